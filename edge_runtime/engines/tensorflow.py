@@ -1,0 +1,28 @@
+"""TensorFlow on the bundle's saved_model: the reference, and what runs where nothing else is installed."""
+
+import typing
+
+import numpy as np
+
+from edge_runtime.bundle import INPUT_NAME, OUTPUT_NAME
+from edge_runtime.engines.base import Engine
+from edge_runtime.requirements import require
+
+
+class TensorFlowEngine(Engine):
+    _model: typing.Any = None
+    _function: typing.Any = None
+
+    def _open(self):
+        tensorflow = require("tensorflow")
+        self._model = tensorflow.saved_model.load(self.info.path)  # kept: its function does not hold its variables
+        self._function = self._model.signatures["serving_default"]
+
+    def _infer(self, batch):
+        return np.array(self._function(**{INPUT_NAME: require("tensorflow").constant(batch)})[OUTPUT_NAME])
+
+    def _close(self):
+        self._model = self._function = None
+
+
+create = TensorFlowEngine

@@ -1,0 +1,42 @@
+"""The errors a user can meet, each with the exit code it ends the command with.
+
+PicnicError                 1   base class, never raised itself
+  UsageError                2   wrong arguments, a missing input, a table that cannot be read
+  SomeInputsFailed          3   --strict, and some inputs could not be used
+  MissingRequirement        4   this machine lacks a library, a GPU, a camera
+  BundleError               5   bundle or engine corrupt, tampered with, or built for another machine
+  ParityError               6   an engine differs too much from the model it was made of
+ImageError                  -   one photo cannot be used; it becomes the error of that photo's row
+
+Anything else that reaches the top is a bug of ours: exit code 1 and a traceback.
+"""
+
+
+class PicnicError(Exception):
+    """A failure that is explained to the user in one message, without a traceback."""
+
+    exit_code = 1
+
+
+class UsageError(PicnicError):
+    exit_code = 2
+
+
+class SomeInputsFailed(PicnicError):
+    exit_code = 3
+
+
+class MissingRequirement(PicnicError):
+    exit_code = 4
+
+
+class BundleError(PicnicError):
+    exit_code = 5
+
+
+class ParityError(PicnicError):
+    exit_code = 6
+
+
+class ImageError(Exception):
+    """One photo cannot be read; the message is the reason, without the file's name."""

@@ -1,0 +1,102 @@
+"""Files and folders that are there whole or not at all, and sha256 sums."""
+
+import contextlib
+import ctypes
+import hashlib
+import json
+import os
+import platform
+import shutil
+import tempfile
+
+
+def sha256_of(path):
+    """Returns the hexadecimal sha256 of a file, read in pieces."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        for piece in iter(lambda: file.read(1 << 20), b""):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def write_json(path, value):
+    """Writes a JSON document whole or not at all."""
+    with whole_file(path) as file:
+        json.dump(value, file, indent=2, sort_keys=True)
+        file.write("\n")
+
+
+@contextlib.contextmanager
+def whole_file(path):
+    """A text file (UTF-8, undecodable names kept) that appears under its name only when the block ends well."""
+    folder = os.path.dirname(os.path.abspath(path))
+    descriptor, temporary = tempfile.mkstemp(prefix=".%s." % os.path.basename(path)[:100], dir=folder)
+    try:
+        with open(descriptor, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp made it private
+        os.replace(temporary, path)
+        _sync_folder(folder)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+
+
+@contextlib.contextmanager
+def whole_folder(path):
+    """A folder that appears under its name, in place of an older one, only when the block ends well.
+
+    Yields the name of a temporary folder beside it to fill. On an error or a crash the older folder stays.
+    """
+    path = os.path.abspath(path)
+    parent = os.path.dirname(path)
+    os.makedirs(parent, exist_ok=True)
+    temporary = tempfile.mkdtemp(prefix=".%s." % os.path.basename(path), suffix=".unfinished", dir=parent)
+    try:
+        yield temporary
+        os.chmod(temporary, 0o777 & ~_umask())
+        for folder, _, names in os.walk(temporary):
+            for name in names:
+                with open(os.path.join(folder, name), "rb") as file:
+                    os.fsync(file.fileno())
+            _sync_folder(folder)
+        if os.path.lexists(path):
+            _exchange(temporary, path)
+        else:
+            os.rename(temporary, path)
+        _sync_folder(parent)
+    finally:  # after an exchange this is the older folder
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _exchange(first, second):
+    """Swaps two names in one step (Linux renameat2), in two where the system or file system cannot."""
+    numbers = {"x86_64": 316, "aarch64": 276}
+    number = numbers.get(platform.machine())
+    if number is not None:
+        here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+        syscall = ctypes.CDLL(None, use_errno=True).syscall
+        done = syscall(number, here, os.fsencode(first), here, os.fsencode(second), ctypes.c_uint(exchange))
+        if done == 0:
+            return
+    aside = first + ".older"
+    os.rename(second, aside)
+    os.rename(first, second)
+    os.rename(aside, first)
+
+
+def _sync_folder(folder):
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _umask():
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

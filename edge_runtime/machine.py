@@ -1,0 +1,94 @@
+"""What this machine is: written into engines, benchmarks and doctor's report."""
+
+import os
+import platform
+
+# Instruction sets that CPU engines are compiled for; an engine made with one does not run on a CPU without it.
+_CPU_FEATURES = (
+    "avx",
+    "avx2",
+    "fma",
+    "avx512f",
+    "avx512_vnni",
+    "avx512_bf16",
+    "amx_tile",
+    "amx_bf16",
+    "amx_int8",
+)
+_CPU_FEATURES += ("asimd", "asimddp", "asimdhp", "bf16", "i8mm", "sve")
+
+
+def describe():
+    """Returns a dict of plain values: system, architecture, cpu, cores, features, memory_bytes, python."""
+    cpu = cpu_info()
+    return {
+        "system": platform.platform(),
+        "architecture": platform.machine(),
+        "cpu": cpu.get("model name") or cpu.get("Hardware") or platform.processor() or "unknown",
+        "cpu_features": cpu_features(),
+        "cores": core_count(),
+        "memory_bytes": memory_info().get("MemTotal"),
+        "python": platform.python_version(),
+    }
+
+
+def core_count():
+    """Returns how many cores this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not Linux
+        return os.cpu_count() or 1
+
+
+def cpu_features():
+    """Returns the sorted instruction sets of _CPU_FEATURES that this CPU has."""
+    info = cpu_info()
+    flags = (info.get("flags") or info.get("Features") or "").split()
+    return sorted(set(flags) & set(_CPU_FEATURES))
+
+
+def cpu_info():
+    """Returns the fields of the first processor in /proc/cpuinfo, {} where there is none."""
+    fields = {}
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
+            for line in file:
+                name, _, value = line.partition(":")
+                fields.setdefault(name.strip(), value.strip())
+    except OSError:
+        pass
+    return fields
+
+
+def memory_info():
+    """Returns /proc/meminfo as {name: bytes}, {} where there is none."""
+    try:
+        with open("/proc/meminfo", encoding="ascii") as file:
+            lines = [line.split() for line in file]
+    except OSError:
+        return {}
+    return {fields[0].rstrip(":"): int(fields[1]) * 1024 for fields in lines if fields[-1] == "kB"}
+
+
+def peak_memory_bytes():
+    """Returns the largest resident size this process has had."""
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def library_version(name):
+    """Returns the version of an installed distribution (as pip names it), None where it is not installed."""
+    try:
+        from importlib import metadata
+    except ImportError:  # Python < 3.8
+        import pkg_resources
+
+        try:
+            return pkg_resources.get_distribution(name).version
+        except pkg_resources.DistributionNotFound:
+            return None
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None

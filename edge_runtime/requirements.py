@@ -1,0 +1,31 @@
+"""Heavy libraries are imported late, by name, with an error that says how to get them."""
+
+import importlib
+
+from edge_runtime.errors import MissingRequirement
+
+# module -> what brings it
+INSTALL = {
+    "onnxruntime": "pip install onnxruntime",
+    "openvino": "pip install 'openvino>=2024' (Python 3.9 or newer)",
+    "tensorflow": "pip install tensorflow-cpu (x86 PC) or tensorflow; on a Jetson NVIDIA's own wheel",
+    "tensorrt": "it comes with JetPack on a Jetson: sudo apt-get install python3-libnvinfer; "
+    "on a PC with an NVIDIA GPU: pip install tensorrt",
+    "pycuda": "on a Jetson: pip3 install 'pycuda<2021.1'; on a PC with an NVIDIA GPU: pip install pycuda",
+    "tf2onnx": "pip install tf2onnx onnx",
+    "onnx": "pip install onnx",
+    "sklearn": "pip install scikit-learn",
+    "pandas": "pip install pandas; on a Jetson: sudo apt-get install python3-pandas",
+}
+
+
+def require(module):
+    """Imports a module by name. Raises MissingRequirement (exit code 4) that names the cause and the command."""
+    try:
+        return importlib.import_module(module)
+    except (ImportError, OSError) as error:  # OSError: a shared library that cannot be loaded
+        top = module.split(".")[0]
+        raise MissingRequirement(
+            "%s is needed here and cannot be imported (%s).\nTo get it: %s"
+            % (top, error, INSTALL.get(top, "pip install %s" % top))
+        ) from error

@@ -1,0 +1,97 @@
+"""Tables of photos: reading `file<TAB>label` files, writing results as TSV, CSV or JSON lines."""
+
+import csv
+import json
+import os
+import typing
+
+from edge_runtime.errors import UsageError
+
+Row = typing.NamedTuple(
+    "Row",
+    [
+        ("line", int),  # of the table, from 1
+        ("file", str),  # as written there
+        ("label", str),  # "" where the table has none
+        ("problem", str),  # why the row cannot be used, "" where it can
+    ],
+)
+
+
+def read_rows(path, need_label=False):
+    """Yields the rows of a tab-separated table (Python's excel-tab dialect; a BOM and CRLF are fine).
+
+    Args:
+        path: table with a header line; columns `file` and, if need_label, `label`; others are ignored.
+        need_label: an empty or missing label is a problem of the row.
+
+    Yields:
+        Row, in the table's order, blank lines left out. Undecodable bytes in names are kept (surrogateescape).
+
+    Raises:
+        UsageError: the table cannot be read at all, or lacks a column.
+    """
+    try:
+        file = open(path, newline="", encoding="utf-8-sig", errors="surrogateescape")
+    except OSError as error:
+        raise UsageError("%s: cannot be read (%s)" % (path, error.strerror))
+    with file:
+        reader = csv.reader(file, dialect="excel-tab")
+        try:
+            header = [name.strip() for name in next(reader, [])]
+            needed = ["file", "label"] if need_label else ["file"]
+            missing = [name for name in needed if name not in header]
+            if missing:
+                raise UsageError(
+                    "%s: no column named %s; its first line must be a header such as file<TAB>label, and is %s"
+                    % (path, " or ".join(missing), "<TAB>".join(header)[:200] or "empty")
+                )
+            for fields in reader:
+                if any(field.strip() for field in fields):
+                    yield _row(reader.line_num, header, fields, need_label)
+        except (csv.Error, OSError) as error:  # a NUL byte, an endless field, a failing disk, a directory
+            raise UsageError("%s, line %d: cannot be read as tab-separated text (%s)" % (path, reader.line_num, error))
+
+
+def _row(line, header, fields, need_label):
+    value = dict(zip(header, fields))
+    name, label = value.get("file", ""), value.get("label", "").strip()
+    problem = ""
+    if any(extra.strip() for extra in fields[len(header) :]):
+        problem = "line has %d fields, the header %d" % (len(fields), len(header))
+    elif not name.strip():
+        problem = "no file name"
+    elif need_label and not label:
+        problem = "no label"
+    return Row(line, name, label, problem or path_problem(name))
+
+
+def path_problem(name):
+    """Why a file name from a table is refused, "" where it is fine: tables name files inside the images folder."""
+    if os.path.isabs(name):
+        return "absolute path; names are relative to the images folder"
+    if ".." in name.split("/"):
+        return "path leaves the images folder (..)"
+    return ""
+
+
+def row_writer(file, columns, suffix):
+    """Returns a function that writes one result row (values in the order of columns) to a text file.
+
+    Args:
+        file: open text file (newline="").
+        columns: column names; written as a header for tables.
+        suffix: ".tsv", ".csv" or ".jsonl".
+    """
+    if suffix == ".jsonl":
+        return lambda values: file.write(json.dumps(dict(zip(columns, values))) + "\n")
+    dialect = "excel-tab" if suffix == ".tsv" else "excel"
+    plain = csv.writer(file, dialect, lineterminator="\n")
+    # Older Pythons do not quote a carriage return of their own accord when the line ends with "\n" alone.
+    quoted = csv.writer(file, dialect, lineterminator="\n", quoting=csv.QUOTE_ALL)
+
+    def write(values):
+        (quoted if any("\r" in str(value) for value in values) else plain).writerow(values)
+
+    write(columns)
+    return write

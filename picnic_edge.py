@@ -1,0 +1,102 @@
+"""The front door: `picnic-edge VERB ...`. A verb's package is imported only when the verb is called."""
+
+import argparse
+import importlib
+import os
+import shlex
+import subprocess
+import sys
+import time
+
+__version__ = "0.1.0"
+
+# verb -> (module with main(argv), one line for --help)
+VERBS = {
+    "train": ("train.cli", "labelled photos -> classifier -> bundle"),
+    "evaluate": ("train.evaluate", "accuracy, macro-F1 and a per-class table of a bundle on labelled photos"),
+    "predict": ("train.predict", "label the photos of a TSV: a submission with columns file and label"),
+    "convert": ("convert.cli", "bundle -> engine for this machine, checked against the original"),
+    "classify": ("edge_runtime.cli", "label images, folders, globs or TSVs with a bundle"),
+    "bench": ("benchmarks.cli", "latency and throughput of a bundle's engines, side by side"),
+    "doctor": (
+        "edge_runtime.doctor",
+        "what this machine can run, what is missing, and the command that mends it",
+    ),
+    "demo": ("", "the whole path on photos that the demo draws itself"),
+}
+
+
+def main(argv=None):
+    """Runs one verb and returns its exit code."""
+    parser = argparse.ArgumentParser(
+        prog="picnic-edge",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Train a photo classifier, turn it into a checked engine, run it on an edge device.\n\n"
+        + "\n".join("  %-10s%s" % (verb, text) for verb, (_, text) in VERBS.items()),
+        epilog="example: picnic-edge classify bundle photos/ --out labels.tsv\n"
+        "`picnic-edge VERB --help` explains a verb",
+    )
+    parser.add_argument("verb", choices=list(VERBS), metavar="VERB")
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...")
+    parser.add_argument("--version", action="version", version="picnic-edge %s" % __version__)
+    options = parser.parse_args(argv)
+    verb = demo if options.verb == "demo" else importlib.import_module(VERBS[options.verb][0]).main
+    from edge_runtime.command import run_verb
+
+    return run_verb(verb, options.arguments)
+
+
+def demo(argv):
+    """Draws sample photos and runs every verb of the main path on them, each in a process of its own."""
+    parser = argparse.ArgumentParser(
+        prog="picnic-edge demo",
+        description="Draw sample photos, then train, evaluate, convert, classify and benchmark on them.",
+        epilog="example: picnic-edge demo --out demo",
+    )
+    parser.add_argument("--out", default="demo", metavar="DIR", help="where everything is written (default demo)")
+    parser.add_argument("--weights", metavar="W", help="as for train (default: imagenet if it can be had, else none)")
+    options = parser.parse_args(argv)
+    from edge_runtime.command import say
+    from train.samples import draw_samples
+
+    started = time.perf_counter()
+    say("== drawing photos of products")
+    draw_samples(options.out)
+    train_tsv, test_tsv, labels_tsv = (
+        os.path.join(options.out, name) for name in ("train.tsv", "test.tsv", "labels.tsv")
+    )
+    bundle, photos = os.path.join(options.out, "bundle"), os.path.join(options.out, "photos")
+    train = ["train", train_tsv, "--images", photos, "--out", bundle, "--weights"]
+    code = _run(*train, options.weights or "imagenet", may_lack=not options.weights)
+    if code:
+        say("== ImageNet weights cannot be had here: going on with random ones")
+        _run(*train, "none")
+    _run("evaluate", bundle, test_tsv, "--images", photos)
+    _run("convert", bundle, "--to", "onnxruntime")
+    _run("convert", bundle, "--to", "openvino", may_lack=True)
+    _run("classify", bundle, photos, "--out", labels_tsv, "--top", "2")
+    _run("bench", bundle, "--images", photos, "--seconds", "2", "--report", os.path.join(options.out, "bench"))
+    say(
+        "\nDone in %.0f s. Made in %s:\n"
+        "  photos/ train.tsv test.tsv   the drawn photos and their labels\n"
+        "  bundle/                      the classifier, and its engines under engines/\n"
+        "  labels.tsv                   a label for every photo\n"
+        "  bench/                       the speed of each engine\n"
+        "Next: picnic-edge classify %s YOUR_PHOTOS/" % (time.perf_counter() - started, options.out, bundle)
+    )
+
+
+def _run(*arguments, may_lack=False):
+    """Runs a verb as a user would. Returns 0, or with may_lack the exit code for what this machine lacks."""
+    from edge_runtime.errors import MissingRequirement
+
+    shown = " ".join(shlex.quote(argument) for argument in arguments)
+    print("\n== picnic-edge %s" % shown, file=sys.stderr, flush=True)
+    code = subprocess.call([sys.executable, "-m", "picnic_edge"] + list(arguments))
+    if code and not (may_lack and code == MissingRequirement.exit_code):
+        raise SystemExit(code)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,47 @@
+"""Installs the packages and the command picnic-edge."""
+
+import re
+
+from setuptools import setup
+
+with open("picnic_edge.py", encoding="utf-8") as source:
+    VERSION = re.search(r'__version__ = "(.+?)"', source.read()).group(1)
+
+ONNXRUNTIME = ["onnxruntime>=1.10,<2"]
+OPENVINO = ["openvino>=2024.0; python_version >= '3.9'"]
+TRAIN = [
+    # A CPU build where there is one: a tenth of the download. With a GPU: pip install 'tensorflow[and-cuda]'.
+    "tensorflow-cpu>=2.9,<2.22; python_version >= '3.8' and platform_machine == 'x86_64'",
+    "tensorflow>=2.9,<2.22; python_version >= '3.8' and platform_machine != 'x86_64'",
+    "tensorflow>=2.6,<2.8; python_version < '3.8'",
+    "keras>=2.6,<2.8; python_version < '3.8'",
+    "tf2onnx>=1.9,<2",
+    "onnx>=1.10,<2; python_version >= '3.8'",
+    "onnx>=1.10,<1.11; python_version < '3.8'",
+    "scikit-learn>=0.24",
+]
+CHECKS = ["pytest>=7,<10", "ruff>=0.6,<1; python_version >= '3.8'", "mypy>=1.8,<3; python_version >= '3.9'"]
+
+setup(
+    name="picnic-edge",
+    version=VERSION,
+    description="Train a product photo classifier, convert it to a checked engine, run it on an edge device",
+    python_requires=">=3.6",
+    packages=["edge_runtime", "edge_runtime.engines", "convert", "train", "benchmarks"],
+    py_modules=["picnic_edge"],
+    entry_points={"console_scripts": ["picnic-edge=picnic_edge:main"]},
+    # What runs on the device needs no more than this and one engine library.
+    install_requires=[
+        "numpy>=1.17",
+        "opencv-python-headless>=4.1",  # decoding and resizing; the build without windows needs no system libraries
+        "pillow>=8",  # headers, EXIF, GIF and transparency
+        "tqdm>=4.50,<5",  # progress bars
+    ],
+    extras_require={
+        "onnxruntime": ONNXRUNTIME,  # run on any CPU
+        "openvino": OPENVINO,  # run faster on x86 CPUs
+        "train": TRAIN + ONNXRUNTIME,  # train, export, evaluate
+        "demo": TRAIN + ONNXRUNTIME + OPENVINO,  # all that `make demo` shows
+        "test": TRAIN + ONNXRUNTIME + OPENVINO + CHECKS + ["pandas>=1.1"],  # `make test`
+    },
+)

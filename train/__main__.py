@@ -1,0 +1,9 @@
+"""python -m train: the same as picnic-edge train."""
+
+import sys
+
+from edge_runtime.command import run_verb
+from train import cli
+
+if __name__ == "__main__":
+    sys.exit(run_verb(cli.main, sys.argv[1:]))

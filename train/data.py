@@ -1,0 +1,173 @@
+"""Labelled photos: reading them from a TSV or from class folders, checking them, splitting them."""
+
+import collections
+import concurrent.futures
+import os
+import typing
+
+import numpy as np
+
+from edge_runtime import images, machine, sources, tables
+from edge_runtime.command import progress, say
+from edge_runtime.errors import ImageError, UsageError
+
+Photo = typing.NamedTuple("Photo", [("file", str), ("path", str), ("label", str)])
+Problem = typing.NamedTuple("Problem", [("file", str), ("what", str)])
+
+_SHOWN = 10  # problems of one kind that are spelled out on the screen; the file has them all
+
+
+def read_labels(source, images_folder=None):
+    """Reads labelled photos and sets aside rows that cannot be used.
+
+    Args:
+        source: TSV with the columns `file` and `label`, or a folder of class folders (the label is the folder's
+            name relative to source, so that nested classes are told apart).
+        images_folder: where a TSV's file names start (default: the TSV's folder).
+
+    Returns:
+        (photos, problems): lists of Photo and Problem. No photo was opened yet.
+
+    Raises:
+        UsageError: the source cannot be read, or a TSV lacks a column.
+    """
+    rows, reasons = [], []
+    if os.path.isdir(source):
+        for item in sources.open_source(source):
+            label = os.path.dirname(item.name)
+            rows.append(Photo(item.name, item.path, label))
+            reasons.append(item.problem or ("" if label else "lies in no class folder"))
+    elif not os.path.lexists(source):
+        raise UsageError("%s: no such table or folder" % source)
+    else:
+        folder = os.path.dirname(source) if images_folder is None else images_folder
+        if not os.path.isdir(folder or "."):
+            raise UsageError("--images %s: no such folder" % folder)
+        for row in tables.read_rows(source, need_label=True):
+            rows.append(Photo(row.file or "line %d" % row.line, os.path.join(folder, row.file), row.label))
+            reasons.append(row.problem)
+    listed, problems = _partition(rows, reasons)
+    photos, repeated = _partition(listed, _repeats(listed))
+    return photos, problems + repeated
+
+
+def check_photos(photos):
+    """Opens every photo. Returns (readable photos, problems)."""
+    with concurrent.futures.ThreadPoolExecutor(machine.core_count()) as pool:
+        reasons = pool.map(_why_unreadable, photos)
+        return _partition(photos, progress(reasons, len(photos), "check photos"))
+
+
+def drop_small_classes(photos, least=2):
+    """Sets aside classes with fewer than `least` photos. Returns (photos, problems)."""
+    counts = collections.Counter(photo.label for photo in photos)
+    few = {
+        label: "class %r has %d usable photo, %d are needed" % (label, count, least)
+        for label, count in counts.items()
+        if count < least
+    }
+    return _partition(photos, (few.get(photo.label, "") for photo in photos))
+
+
+def drop_shared(photos, validation):
+    """Sets aside training photos that are validation photos too. Returns (photos, problems)."""
+    held_out = {os.path.realpath(photo.path) for photo in validation}
+    reason = "is a validation photo too: left out of training"
+    return _partition(photos, (reason * (os.path.realpath(photo.path) in held_out) for photo in photos))
+
+
+def drop_unknown_labels(photos, class_names):
+    """Sets aside photos whose label is none of class_names. Returns (photos, problems)."""
+    reason = "label %r is not among the training classes"
+    return _partition(photos, ("" if photo.label in class_names else reason % photo.label for photo in photos))
+
+
+def split(photos, share, seed):
+    """Splits photos class by class.
+
+    Args:
+        photos: every class has at least 2.
+        share: of each class that goes to validation, 0..1; at least 1 photo stays on either side.
+        seed: same seed, same photos: same split.
+
+    Returns:
+        (training photos, validation photos), both in the order of photos.
+    """
+    random = np.random.RandomState(seed)
+    by_label = collections.defaultdict(list)
+    for index, photo in enumerate(photos):
+        by_label[photo.label].append(index)
+    held_out = set()
+    for label in sorted(by_label):
+        indices = by_label[label]
+        count = min(max(1, int(round(share * len(indices)))), len(indices) - 1)
+        held_out.update(random.permutation(indices)[:count].tolist())
+    training = [photo for index, photo in enumerate(photos) if index not in held_out]
+    return training, [photos[index] for index in sorted(held_out)]
+
+
+def report_problems(problems, path, strict):
+    """Names what was set aside: on the screen in short, in a file in full.
+
+    Args:
+        problems: list of Problem.
+        path: TSV to write all of them to; None for the screen alone.
+        strict: raise UsageError when there is any.
+    """
+    if not problems:
+        return
+    by_kind = collections.defaultdict(list)
+    for problem in problems:
+        by_kind[problem.what].append(problem.file)
+    say("%d labelled photos cannot be used:" % len(problems))
+    for what, names in sorted(by_kind.items(), key=lambda kind: -len(kind[1])):
+        more = ", and %d more" % (len(names) - _SHOWN) if len(names) > _SHOWN else ""
+        say("  %d: %s: %s%s" % (len(names), what, ", ".join(ascii_name(name) for name in names[:_SHOWN]), more))
+    if path:
+        with open(path, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+            write = tables.row_writer(file, ["file", "problem"], ".tsv")
+            for problem in problems:
+                write(problem)
+        say("  the whole list: %s" % path)
+    if strict:
+        raise UsageError("--strict: %d labelled photos cannot be used (listed above)" % len(problems))
+
+
+def ascii_name(name):
+    """A file name that any terminal can show: control and undecodable characters escaped."""
+    return name.encode("unicode_escape", "backslashreplace").decode("ascii") if not name.isprintable() else name
+
+
+def _partition(photos, reasons):
+    """Returns (photos without a reason against them, Problems of the others)."""
+    good: typing.List[Photo] = []
+    problems: typing.List[Problem] = []
+    for photo, reason in zip(photos, reasons):
+        if reason:
+            problems.append(Problem(photo.file, reason))
+        else:
+            good.append(photo)
+    return good, problems
+
+
+def _repeats(photos):
+    """Yields a reason per photo: one listed twice counts once, one under two labels is not to be trusted at all."""
+    labels = collections.defaultdict(set)
+    for photo in photos:
+        labels[os.path.normpath(photo.path)].add(photo.label)
+    seen = set()
+    for photo in photos:
+        path = os.path.normpath(photo.path)
+        if len(labels[path]) > 1:
+            yield "is listed under several labels: %s" % ", ".join(sorted(labels[path]))
+        else:
+            yield "is listed more than once: counted once" if path in seen else ""
+        seen.add(path)
+
+
+def _why_unreadable(photo):
+    try:
+        images.read_image(photo.path)
+    except ImageError as error:
+        return str(error)
+    return ""

@@ -1,0 +1,146 @@
+"""Trained model -> bundle: frozen SavedModel, ONNX, sample photos, manifest; proven equal before it is published."""
+
+import collections
+import itertools
+import logging
+import os
+
+import cv2
+import numpy as np
+
+from edge_runtime import files, images, machine, pipeline
+from edge_runtime.bundle import INPUT_NAME, OUTPUT_NAME, write_manifest
+from edge_runtime.command import progress, say
+from edge_runtime.engines import EngineInfo, create_engine
+from edge_runtime.errors import ParityError
+from edge_runtime.requirements import require
+from train.data import ascii_name
+from train.model import scale
+
+OPSET = 13  # the newest that TensorRT 8.2 on the Jetson TX2 reads
+MAX_DIFFERENCE = 1e-5  # of a probability, between the Keras model and an exported file, in fp32
+SAMPLE_PHOTOS = 128
+_CHECK_BATCH = 8
+
+
+def export_bundle(out, base, head, class_names, photos, probabilities, metrics, training):
+    """Writes a bundle, whole or not at all.
+
+    Args:
+        out: folder to publish the bundle under; an older bundle there is replaced in one step.
+        base, head: Keras models as train.model builds them.
+        class_names: in the order of the head's outputs.
+        photos: train.data.Photo list that the exported files are compared on; the sample is taken from them.
+        probabilities: float32 [len(photos), classes], the Keras model's own answers.
+        metrics, training: plain dicts for the manifest; the agreement found here is added to metrics.
+
+    Returns:
+        the agreement: {file: {"max_abs_difference", "top1_equal", "photos"}}.
+
+    Raises:
+        ParityError: an exported file answers differently; nothing is published.
+    """
+    say("exporting the bundle")
+    with files.whole_folder(out) as folder:
+        graph = _freeze(base, head)
+        _save_model(graph, os.path.join(folder, "saved_model"))
+        _save_onnx(graph, os.path.join(folder, "model.onnx"))
+        _save_sample(os.path.join(folder, "sample"), photos, probabilities)
+        agreement = {
+            name: _compare(kind, os.path.join(folder, name), photos, probabilities)
+            for kind, name in (("tensorflow", "saved_model"), ("onnxruntime", "model.onnx"))
+        }
+        write_manifest(folder, class_names, dict(metrics, agreement=agreement), training)
+    return agreement
+
+
+def _freeze(base, head):
+    """Returns the whole network, from uint8 pixels to probabilities, as a ConcreteFunction without variables.
+
+    A SavedModel with variables from a current TensorFlow does not load in the board's (unknown op DisableCopyOnRead);
+    one whose variables were folded to constants does.
+    """
+    tensorflow = require("tensorflow")
+    constants = require("tensorflow.python.framework.convert_to_constants")
+    classify = tensorflow.function(
+        lambda pixels: head(base(scale(pixels), training=False), training=False),
+        input_signature=[_input_spec()],
+        autograph=False,
+    )
+    return constants.convert_variables_to_constants_v2(classify.get_concrete_function())
+
+
+def _input_spec():
+    tensorflow = require("tensorflow")
+    return tensorflow.TensorSpec([None] + images.INPUT_SPEC["shape"], tensorflow.uint8, name=INPUT_NAME)
+
+
+def _save_model(graph, folder):
+    tensorflow = require("tensorflow")
+    module = tensorflow.Module()
+    module.classify = tensorflow.function(
+        lambda pixels: {OUTPUT_NAME: graph(pixels)[0]}, input_signature=[_input_spec()], autograph=False
+    )
+    tensorflow.saved_model.save(module, folder, signatures={"serving_default": module.classify})
+
+
+def _save_onnx(graph, path):
+    """tf2onnx folds the batch norms into the convolutions and leaves one transpose, at the input."""
+    logging.getLogger("tf2onnx").setLevel(logging.ERROR)
+    tf2onnx = require("tf2onnx")
+    (source,), (target,) = graph.inputs, graph.outputs
+    model, _ = tf2onnx.convert.from_graph_def(
+        graph.graph.as_graph_def(), input_names=[source.name], output_names=[target.name], opset=OPSET
+    )
+    renamed = {source.name: INPUT_NAME, target.name: OUTPUT_NAME}
+    for node in model.graph.node:
+        node.input[:] = [renamed.get(name, name) for name in node.input]
+        node.output[:] = [renamed.get(name, name) for name in node.output]
+    for value in list(model.graph.input) + list(model.graph.output):
+        value.name = renamed[value.name]
+        value.type.tensor_type.shape.dim[0].dim_param = "batch"
+    with open(path, "wb") as file:
+        file.write(model.SerializeToString())
+
+
+def _save_sample(folder, photos, probabilities):
+    """Keeps some photos as the network sees them (PNG: bit by bit) with the model's answers, for the converter."""
+    os.makedirs(folder)
+    chosen = spread(photos, SAMPLE_PHOTOS)
+    for number, index in enumerate(chosen):
+        rgb = images.read_image(photos[index].path)
+        cv2.imwrite(os.path.join(folder, "%03d.png" % number), cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))
+    files.write_json(
+        os.path.join(folder, "sample.json"),
+        [{"file": ascii_name(photos[index].file), "label": photos[index].label} for index in chosen],
+    )
+    np.save(os.path.join(folder, "probabilities.npy"), probabilities[chosen], allow_pickle=False)
+
+
+def spread(photos, count):
+    """Returns the indices of at most count photos, taken from the classes in turn."""
+    by_label = collections.defaultdict(list)
+    for index, photo in enumerate(photos):
+        by_label[photo.label].append(index)
+    turns = itertools.zip_longest(*(by_label[label] for label in sorted(by_label)))
+    in_turn = [index for turn in turns for index in turn if index is not None]
+    return in_turn[:count]
+
+
+def _compare(kind, path, photos, expected):
+    """Runs an exported file over photos and compares its answers with the Keras model's."""
+    info = EngineInfo(kind, kind, "fp32", path, None)
+    answers = []
+    with create_engine(info, expected.shape[1], _CHECK_BATCH, None).open() as engine:
+        paths = (photo.path for photo in progress(photos, what="check " + os.path.basename(path)))
+        for answer in pipeline.classify_items(paths, images.read_image, engine, _CHECK_BATCH, machine.core_count()):
+            answers.append(answer.probabilities)
+    found = np.array(answers)
+    difference = float(np.abs(found - expected).max())
+    same = int((found.argmax(axis=1) == expected.argmax(axis=1)).sum())
+    if not difference <= MAX_DIFFERENCE or same < len(photos):
+        raise ParityError(
+            "export: %s differs from the trained model by up to %.2g (at most %.0e is allowed), same label for %d of "
+            "%d photos; nothing was written" % (os.path.basename(path), difference, MAX_DIFFERENCE, same, len(photos))
+        )
+    return {"max_abs_difference": difference, "top1_equal": same, "photos": len(photos)}

@@ -1,0 +1,185 @@
+"""The network: InceptionV3 as a frozen base, a dense softmax head on its pooled features."""
+
+import logging
+import os
+import random
+import socket
+import subprocess
+
+import numpy as np
+
+from edge_runtime import files, images, machine
+from edge_runtime.command import progress, say
+from edge_runtime.errors import MissingRequirement, UsageError
+from edge_runtime.requirements import require
+from train.pipeline import photo_batches
+
+FEATURES = 2048
+DROPOUT = 0.4
+LEARNING_RATE = 1e-3
+PATIENCE_EPOCHS = 8
+_FEATURE_BATCH = 16
+_HEAD_BATCH = 32
+_DOWNLOAD_TIMEOUT_S = 20
+
+
+def load_tensorflow():
+    """Imports TensorFlow without its start-up messages; errors are still shown."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    require("tensorflow").get_logger().setLevel("ERROR")
+
+
+def set_seed(seed):
+    """Seeds Python, numpy and TensorFlow."""
+    random.seed(seed)
+    np.random.seed(seed)
+    require("tensorflow").random.set_seed(seed)
+
+
+def limit_gpu_memory(fraction):
+    """Lets TensorFlow take GPU memory as it needs it, or at most a fraction of it; without a GPU nothing happens.
+
+    Must run before anything is placed on a GPU. On a Jetson the GPU's memory is the board's.
+
+    Args:
+        fraction: 0..1, or None for growth without a limit.
+    """
+    tensorflow = require("tensorflow")
+    for index, gpu in enumerate(tensorflow.config.list_physical_devices("GPU")):
+        if fraction is None:
+            tensorflow.config.experimental.set_memory_growth(gpu, True)
+        else:
+            limit_mib = int(fraction * gpu_memory_bytes(index)) >> 20
+            limit = tensorflow.config.experimental.VirtualDeviceConfiguration(memory_limit=limit_mib)
+            tensorflow.config.experimental.set_virtual_device_configuration(gpu, [limit])
+
+
+def gpu_memory_bytes(index):
+    """Returns a GPU's memory: a graphics card's own, or on a Jetson (which has no nvidia-smi) the board's."""
+    query = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits", "--id=%d" % index]
+    try:
+        return int(subprocess.check_output(query, stderr=subprocess.DEVNULL).decode().strip()) << 20
+    except (OSError, ValueError, subprocess.CalledProcessError):
+        return machine.memory_info()["MemTotal"]
+
+
+def build_base(weights, paths=()):
+    """Builds the frozen InceptionV3 base.
+
+    Args:
+        weights: "imagenet" (downloaded by Keras, kept in ~/.keras), the name of an .h5 file of the no-top network, or
+            "none" for random weights.
+        paths: photos to fit random weights' batch norms to.
+
+    Returns:
+        (model, weights id): a Keras model, float32 [n, 299, 299, 3] in [-1, 1] -> float32 [n, 2048]; and a string
+        that says which weights these are.
+
+    Raises:
+        UsageError: the file does not hold such weights. MissingRequirement: they cannot be downloaded.
+    """
+    keras = require("tensorflow").keras
+
+    def inception(source):
+        return keras.applications.InceptionV3(
+            include_top=False, weights=source, input_shape=tuple(images.INPUT_SPEC["shape"]), pooling="avg"
+        )
+
+    if weights == "imagenet":
+        waiting_s = socket.getdefaulttimeout()
+        socket.setdefaulttimeout(_DOWNLOAD_TIMEOUT_S)  # Keras would wait for ever behind a firewall that drops packets
+        try:
+            base = inception("imagenet")
+        except Exception as error:  # Keras raises a bare Exception for any failed download
+            raise MissingRequirement(
+                "the ImageNet weights cannot be had (%s).\nDownload inception_v3_weights_tf_dim_ordering_tf_kernels_"
+                "notop.h5 elsewhere and pass it with --weights FILE.h5, or start from --weights none" % error
+            ) from error
+        finally:
+            socket.setdefaulttimeout(waiting_s)
+        weights_id = "imagenet (Keras Applications)"
+    elif weights == "none":
+        base = inception(None)
+        weights_id = "random"
+    else:
+        if not os.path.isfile(weights):
+            raise UsageError("--weights %s: no such file; expected imagenet, none or an .h5 file" % weights)
+        try:
+            base = inception(weights)
+        except Exception as error:  # h5py and Keras raise OSError, ValueError, KeyError, ...
+            raise UsageError(
+                "--weights %s: holds no InceptionV3 weights without top (%s)" % (weights, error)
+            ) from error
+        weights_id = "%s (sha256 %s)" % (os.path.basename(weights), files.sha256_of(weights))
+    base.trainable = False
+    return base, weights_id
+
+
+def scale(pixels):
+    """uint8 pixels -> float32 in [-1, 1]: the one definition, for training and, traced, inside the exported graph."""
+    tensorflow = require("tensorflow")
+    return tensorflow.cast(pixels, tensorflow.float32) / 127.5 - 1.0
+
+
+def compute_features(base, paths):
+    """Runs the frozen base once over photos.
+
+    Returns:
+        float32 array [len(paths), 2048].
+    """
+    tensorflow = require("tensorflow")
+    run = tensorflow.function(lambda pixels: base(scale(pixels), training=False), autograph=False)
+    features = np.empty((len(paths), FEATURES), np.float32)
+    done = 0
+    with progress(total=len(paths), what="features") as bar:
+        for pixels in photo_batches(paths, _FEATURE_BATCH):
+            count = int(pixels.shape[0])
+            features[done : done + count] = run(pixels).numpy()
+            done += count
+            bar.update(count)
+    return features
+
+
+def train_head(features, labels, val_features, val_labels, class_count, epochs):
+    """Trains dropout -> dense -> softmax on cached features, with early stopping on the validation loss.
+
+    Args:
+        features, val_features: float32 [n, 2048].
+        labels, val_labels: int [n], indices of classes.
+        class_count: outputs.
+        epochs: at most so many; training stops PATIENCE_EPOCHS after the best, whose weights are kept.
+
+    Returns:
+        (head, history): a Keras model float32 [n, 2048] -> float32 [n, classes], and {metric: [value per epoch]}.
+    """
+    keras = require("tensorflow").keras
+    head = keras.Sequential(
+        [
+            keras.layers.InputLayer((FEATURES,)),
+            keras.layers.Dropout(DROPOUT),
+            keras.layers.Dense(class_count, activation="softmax"),
+        ]
+    )
+    head.compile(keras.optimizers.Adam(LEARNING_RATE), "sparse_categorical_crossentropy", metrics=["accuracy"])
+    history = head.fit(
+        features,
+        labels,
+        batch_size=_HEAD_BATCH,
+        epochs=epochs,
+        validation_data=(val_features, val_labels),
+        callbacks=[
+            keras.callbacks.EarlyStopping("val_loss", patience=PATIENCE_EPOCHS, restore_best_weights=True),
+            keras.callbacks.LambdaCallback(on_epoch_end=_say_epoch),
+        ],
+        verbose=0,
+    )
+    return head, {name: [float(value) for value in values] for name, values in history.history.items()}
+
+
+def _say_epoch(epoch, logs):
+    if epoch % 5 == 0:
+        say(
+            "head: epoch %d  loss %.3f  val loss %.3f  val accuracy %.3f"
+            % (epoch + 1, logs["loss"], logs["val_loss"], logs["val_accuracy"])
+        )

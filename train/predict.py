@@ -1,0 +1,48 @@
+"""picnic-edge predict"""
+
+import argparse
+import os
+
+from edge_runtime import files, tables
+from edge_runtime.classifier import Classifier
+from edge_runtime.command import progress, say
+from edge_runtime.errors import UsageError
+from edge_runtime.sources import table_items
+
+
+def parser():
+    """Returns the argument parser of `picnic-edge predict`."""
+    this = argparse.ArgumentParser(
+        prog="picnic-edge predict",
+        description="Label the photos of a TSV, in its order, as a submission with the columns file and label.",
+        epilog="example: picnic-edge predict bundle test.tsv --images photos/ --out submission.tsv",
+    )
+    this.add_argument("bundle", help="folder written by `picnic-edge train`")
+    this.add_argument("photos", metavar="TSV", help="table with the column file")
+    this.add_argument("--images", metavar="DIR", help="where its file names start (default: the TSV's folder)")
+    this.add_argument("--out", metavar="FILE", required=True, help="the submission to write")
+    this.add_argument("--engine", default="auto", metavar="NAME", help="default auto: the fastest valid here")
+    return this
+
+
+def main(argv=None):
+    """Writes a submission. Raises PicnicError as the exit codes say."""
+    options = parser().parse_args(argv)
+    folder = os.path.dirname(options.photos) if options.images is None else options.images
+    items = list(table_items(options.photos, folder))
+    if not items:
+        raise UsageError("%s: has no rows" % options.photos)
+    unreadable = []
+    with Classifier.open(options.bundle, options.engine) as classifier:
+        try:
+            with files.whole_file(options.out) as file:
+                write = tables.row_writer(file, ["file", "label"], ".tsv")
+                for found in progress(classifier.classify(items), len(items), "predict"):
+                    write([found.name, found.label])
+                    if found.error:
+                        unreadable.append(found)
+        except OSError as error:
+            raise UsageError("--out %s: cannot be written (%s)" % (options.out, error.strerror))
+    for found in unreadable:
+        say("%s: %s: its label is left empty" % (found.name, found.error))
+    say("%d rows, %d without a label, written to %s" % (len(items), len(unreadable), os.path.normpath(options.out)))
