@@ -43,7 +43,7 @@ def main(argv=None):
     bundle = Bundle.open(options.bundle)
     if options.report:
         _make_folder(options.report)
-    names = [info.name for info in list_engines(bundle)] if options.engine == ["all"] else options.engine
+    names = _engine_names(bundle, options.engine)
     with tempfile.TemporaryDirectory() as scratch:
         folder = options.images or _write_sample(bundle, os.path.join(scratch, "photos"))
         items = [item for item in open_source(folder) if not item.problem]
@@ -64,10 +64,7 @@ def main(argv=None):
     }
     table = format_table(result)
     if options.report:
-        files.write_json(os.path.join(options.report, "bench.json"), result)
-        with files.whole_file(os.path.join(options.report, "bench.md")) as file:
-            file.write(table + "\n")
-        say("written: %s/bench.json and bench.md" % options.report)
+        _write_report(options.report, result, table)
     if options.json:
         print_json(result)
     else:
@@ -135,6 +132,19 @@ def _write_sample(bundle, folder):
     return folder
 
 
+def _engine_names(bundle, asked):
+    """Returns the names of the engines to measure; an unknown one is met before any time is spent on the others."""
+    known = list_engines(bundle)
+    if asked == ["all"]:
+        return [info.name for info in known]
+    for name in asked:
+        if name != "auto" and not any(name in (info.name, info.kind) for info in known):
+            raise UsageError(
+                "%s: has no engine %s, only %s" % (bundle.path, name, ", ".join(info.name for info in known))
+            )
+    return asked
+
+
 def _make_folder(path):
     try:
         os.makedirs(path, exist_ok=True)
@@ -142,8 +152,21 @@ def _make_folder(path):
         raise UsageError("--report %s: cannot be made (%s)" % (path, error.strerror))
 
 
+def _write_report(folder, result, table):
+    try:
+        files.write_json(os.path.join(folder, "bench.json"), result)
+        with files.whole_file(os.path.join(folder, "bench.md")) as file:
+            file.write(table + "\n")
+    except OSError as error:
+        raise UsageError("--report %s: cannot be written (%s)" % (folder, error.strerror))
+    say("written: %s/bench.json and bench.md" % folder)
+
+
 def _batches(text):
-    sizes = [int(part) for part in text.split(",")]
-    if not sizes or min(sizes) < 1:
+    try:
+        sizes = sorted({int(part) for part in text.split(",")})
+    except ValueError:
+        sizes = []
+    if not sizes or sizes[0] < 1:
         raise argparse.ArgumentTypeError("expected batch sizes such as 1,4,8, got %s" % text)
-    return sorted(set(sizes))
+    return sizes

@@ -1,6 +1,7 @@
 """The measurements. Warm-up and measurement run the same step; nothing is clipped or averaged away."""
 
 import time
+import typing
 
 import numpy as np
 
@@ -33,7 +34,7 @@ def latencies_ms(engine, pictures, batch, seconds):
 
     for number in range(_WARM_UP_CALLS):
         step(number)
-    measured = []
+    measured: typing.List[float] = []
     started = time.perf_counter()
     while time.perf_counter() - started < seconds or len(measured) < 10:
         measured.append(step(len(measured)))

@@ -52,10 +52,11 @@ def reference_sample(bundle, calibration=None):
     usable = [(item.name, picture) for item, picture in loaded if not isinstance(picture, ImageError)]
     if not usable:
         raise UsageError("--calibration %s: no readable photo in it" % calibration)
-    names, pictures = zip(*usable)
+    names = [name for name, _ in usable]
+    pictures = np.stack([picture for _, picture in usable])
     with _unconverted(bundle) as engine:
-        answers = run(engine, np.stack(pictures), engine.max_batch)
-    return Sample(list(names), np.stack(pictures), [""] * len(names), answers)
+        answers = run(engine, pictures, engine.max_batch)
+    return Sample(names, pictures, [""] * len(names), answers)
 
 
 def run(engine, pictures, batch):

@@ -59,7 +59,9 @@ class Bundle:
         try:
             listed = dict(manifest["files"])
             bundle = cls(path, manifest)
-            names_fit = len(set(bundle.class_names)) == len(bundle.class_names) >= 2
+            names = bundle.class_names
+            names_fit = isinstance(names, list) and all(isinstance(name, str) for name in names)
+            names_fit = names_fit and len(set(names)) == len(names) >= 2
         except (KeyError, TypeError, ValueError) as error:
             raise BundleError("%s: the manifest lacks or garbles %s; train again" % (path, error))
         if not names_fit or "model.onnx" not in listed or manifest["id"] != _identity(manifest):
@@ -137,7 +139,7 @@ def verify_files(folder, listed, mend):
     root = os.path.realpath(folder)
     for name, facts in sorted(listed.items()):
         path = os.path.join(folder, name)
-        if os.path.isabs(name) or not os.path.realpath(path).startswith(root + os.sep):
+        if os.path.isabs(name) or "\0" in name or not os.path.realpath(path).startswith(root + os.sep):
             raise BundleError("%s: lists the file %s, which is outside it; %s" % (folder, name, mend))
         try:
             size_bytes = os.path.getsize(path)
@@ -157,9 +159,9 @@ def publishable(path):
     ):
         raise UsageError("%s: exists and is no bundle; give --out another name" % path)
     parent = os.path.dirname(os.path.abspath(path))
-    while not os.path.isdir(parent):
+    while not os.path.lexists(parent):
         parent = os.path.dirname(parent)
-    if not os.access(parent, os.W_OK):
+    if not os.path.isdir(parent) or not os.access(parent, os.W_OK):
         raise UsageError("%s: cannot write to %s" % (path, parent))
     free_bytes = shutil.disk_usage(parent).free
     if free_bytes < 500 << 20:
@@ -174,7 +176,7 @@ def _read_manifest(path):
         raise UsageError("%s: is no bundle (no %s in it); `picnic-edge train` writes one" % (path, MANIFEST))
     except OSError as error:
         raise UsageError("%s: cannot be read (%s)" % (path, error.strerror))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BundleError("%s: its %s is no JSON (%s); train again, or copy it again" % (path, MANIFEST, error))
     version = manifest.get("format_version") if isinstance(manifest, dict) else None
     if version != FORMAT_VERSION:

@@ -9,6 +9,7 @@ from edge_runtime import images, machine, pipeline
 from edge_runtime.bundle import Bundle
 from edge_runtime.engines import open_engine
 from edge_runtime.errors import ImageError
+from edge_runtime.sources import Item
 
 
 class Prediction(typing.NamedTuple):
@@ -94,10 +95,14 @@ class Classifier:
 def _load(photo):
     if isinstance(photo, np.ndarray):
         return images.fit_image(photo)
-    if getattr(photo, "problem", ""):
+    if not isinstance(photo, Item):
+        return images.read_image(photo)
+    if photo.problem:
         raise ImageError(photo.problem)
-    return images.read_image(getattr(photo, "path", photo))
+    return images.read_image(photo.path)
 
 
 def _name(photo):
-    return "" if isinstance(photo, np.ndarray) else getattr(photo, "name", None) or os.fspath(photo)
+    if isinstance(photo, np.ndarray):
+        return ""
+    return photo.name if isinstance(photo, Item) else os.fspath(photo)

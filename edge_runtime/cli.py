@@ -49,14 +49,17 @@ def main(argv=None):
         raise UsageError("--out %s: expected a name that ends in %s" % (options.out, ", ".join(SUFFIXES)))
     if options.out and not os.path.isdir(os.path.dirname(os.path.abspath(options.out))):
         raise UsageError("--out %s: its folder does not exist" % options.out)
+    if options.out and os.path.isdir(options.out):
+        raise UsageError("--out %s: is a folder" % options.out)
     items = open_source(options.source, options.images)
     started = time.perf_counter()
     with Classifier.open(options.bundle, options.engine, options.batch) as classifier:
         say("classifying %s with %s, batch %d" % (options.source, classifier.engine.name, options.batch))
         columns = columns_of(min(options.top, len(classifier.bundle.class_names)))
         counts = {"photos": 0, "unreadable": 0}
-        rows = _rows(classifier, items, options, columns, counts)
-        listed = _write(rows, options, columns, suffix)
+        # Stopped half way, the pipeline ends before the engine that it uses is closed.
+        with contextlib.closing(_rows(classifier, items, options, columns, counts)) as rows:
+            listed = _write(rows, options, columns, suffix)
         summary = dict(
             counts,
             seconds=round(time.perf_counter() - started, 3),

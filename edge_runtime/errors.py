@@ -22,11 +22,11 @@ class UsageError(PicnicError):
     exit_code = 2
 
 
-class SomeInputsFailed(PicnicError):
+class SomeInputsFailed(PicnicError):  # noqa: N818
     exit_code = 3
 
 
-class MissingRequirement(PicnicError):
+class MissingRequirement(PicnicError):  # noqa: N818
     exit_code = 4
 
 

@@ -51,10 +51,10 @@ def whole_folder(path):
 
     Yields the name of a temporary folder beside it to fill. On an error or a crash the older folder stays.
     """
-    path = os.path.abspath(path)
+    path = os.path.realpath(path)  # a link keeps pointing to it
     parent = os.path.dirname(path)
     os.makedirs(parent, exist_ok=True)
-    temporary = tempfile.mkdtemp(prefix=".%s." % os.path.basename(path), suffix=".unfinished", dir=parent)
+    temporary = tempfile.mkdtemp(prefix=".%s." % os.path.basename(path)[:100], suffix=".unfinished", dir=parent)
     try:
         yield temporary
         os.chmod(temporary, 0o777 & ~_umask())

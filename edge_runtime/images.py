@@ -26,7 +26,8 @@ INPUT_SPEC: typing.Dict[str, typing.Any] = {
     "layout": "NHWC",
     # The whole photo is squashed to the square: no product at the edge is cut off. INTER_AREA averages all source
     # pixels, so that a 12-megapixel photo shrinks without aliasing; INTER_LINEAR serves the rare enlargement.
-    "resize": "squash; INTER_AREA to shrink, INTER_LINEAR to enlarge; JPEG decoded at 1/8, 1/4 or 1/2 where that covers",
+    "resize": "squash; INTER_AREA to shrink, INTER_LINEAR to enlarge; "
+    "JPEG decoded at 1/8, 1/4 or 1/2 where that covers",
     "scaling": "x / 127.5 - 1, inside the graph",
 }
 
@@ -35,6 +36,7 @@ FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP")
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp")
 MAX_PIXELS = 178956970  # Pillow's own limit for a decompression bomb: 512 MiB of RGB
 
+_JPEG = ("JPEG", "MPO")  # MPO: a JPEG with more pictures behind the first, as some phones and cameras write
 _EXIF_ORIENTATION = 0x0112
 _REDUCED = ((8, cv2.IMREAD_REDUCED_COLOR_8), (4, cv2.IMREAD_REDUCED_COLOR_4), (2, cv2.IMREAD_REDUCED_COLOR_2))
 
@@ -79,7 +81,7 @@ def decode_image(data, scaled=True):
         ImageError: not a photo, truncated, corrupt, or more than MAX_PIXELS.
     """
     header = _read_header(data)
-    if header.format == "GIF" or header.mode in ("RGBA", "LA", "PA") or "transparency" in header.info:
+    if header.format == "GIF" or _is_animated_webp(header) or _is_transparent(header):
         rgb = _over_white(header)
     else:
         rgb = _decode_opaque(data, header, scaled)
@@ -123,18 +125,49 @@ def _read_header(data):
     except Image.DecompressionBombError:
         raise ImageError("is larger than %d megapixels: refused before decoding" % (MAX_PIXELS // 1000000))
     except Exception:  # whatever a broken header makes the parser raise
+        if data[8:12] == b"WEBP":  # Pillow reads the whole of a WebP at once
+            raise ImageError("is truncated or corrupt (WEBP)")
         raise ImageError("is not a JPEG, PNG, BMP, GIF or WebP picture")
     if header.size[0] * header.size[1] > MAX_PIXELS:  # an application may have switched Pillow's own check off
         raise ImageError("is %d x %d pixels: refused before decoding" % header.size)
-    if header.format == "JPEG" and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda"):
-        # Inside a scan 0xff is always escaped, so a whole file has its end mark after the last start of scan.
+    if header.format in _JPEG and not _has_jpeg_end(data):
         raise ImageError("is truncated (JPEG without its end)")
     return header
 
 
+def _has_jpeg_end(data):
+    """Whether the first picture of a JPEG file reaches its end mark.
+
+    Segments before the picture are stepped over: an EXIF thumbnail has marks of its own. What follows the picture (the
+    film of a phone's motion photo, a depth map) is not looked at. Inside the picture 0xff is always escaped.
+    """
+    place = data.find(b"\xff", 2)
+    while 0 <= place < len(data) - 3:
+        marker = data[place + 1]
+        if marker == 0xDA:  # start of scan
+            return data.find(b"\xff\xd9", place) >= 0
+        if marker == 0xFF:  # padding
+            place += 1
+        elif 0xC0 <= marker <= 0xFE and not 0xD0 <= marker <= 0xD9:  # a segment, its length behind the marker
+            place = data.find(b"\xff", place + 2 + int.from_bytes(data[place + 2 : place + 4], "big"))
+        else:
+            place = data.find(b"\xff", place + 2)
+    return False
+
+
+def _is_animated_webp(header):
+    """OpenCV 4.5 cannot decode these."""
+    return header.format == "WEBP" and getattr(header, "is_animated", False)
+
+
+def _is_transparent(header):
+    # Pillow clips 16-bit grey (mode I) to white; OpenCV scales it, and leaves out its one transparent grey.
+    return header.mode in ("RGBA", "LA", "PA") or ("transparency" in header.info and header.mode[0] != "I")
+
+
 def _decode_opaque(data, header, scaled):
     flag = cv2.IMREAD_COLOR
-    if scaled and header.format == "JPEG":
+    if scaled and header.format in _JPEG:
         flag = next((flag for scale, flag in _REDUCED if min(header.size) >= SIDE * scale), flag)
     try:
         bgr = cv2.imdecode(np.frombuffer(data, np.uint8), flag | cv2.IMREAD_IGNORE_ORIENTATION)

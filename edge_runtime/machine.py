@@ -2,6 +2,7 @@
 
 import os
 import platform
+import typing
 
 # Instruction sets that CPU engines are compiled for; an engine made with one does not run on a CPU without it.
 _CPU_FEATURES = (
@@ -14,8 +15,13 @@ _CPU_FEATURES = (
     "amx_tile",
     "amx_bf16",
     "amx_int8",
+    "asimd",
+    "asimddp",
+    "asimdhp",
+    "bf16",
+    "i8mm",
+    "sve",
 )
-_CPU_FEATURES += ("asimd", "asimddp", "asimdhp", "bf16", "i8mm", "sve")
 
 
 def describe():
@@ -49,7 +55,7 @@ def cpu_features():
 
 def cpu_info():
     """Returns the fields of the first processor in /proc/cpuinfo, {} where there is none."""
-    fields = {}
+    fields: typing.Dict[str, str] = {}
     try:
         with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
             for line in file:

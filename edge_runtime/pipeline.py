@@ -11,7 +11,6 @@ import typing
 
 import numpy as np
 
-from edge_runtime import images
 from edge_runtime.engines.base import EngineError
 from edge_runtime.errors import ImageError
 
@@ -54,12 +53,12 @@ def classify_items(items, load, engine, batch_size, decode_threads, times=None):
     times = times if times is not None else StageTimes()
     pool = concurrent.futures.ThreadPoolExecutor(decode_threads, "decode")
     engine_thread = concurrent.futures.ThreadPoolExecutor(1, "engine")
-    loading = collections.deque()  # (item, future of picture or ImageError), in order
-    running = collections.deque()  # (items, errors, future of probabilities or None), in order
+    loading: collections.deque = collections.deque()  # (item, future of picture or ImageError), in order
+    running: collections.deque = collections.deque()  # (items, errors, future of probabilities or None), in order
     window = _BATCHES_IN_FLIGHT * batch_size + decode_threads
 
     def start_batch():
-        taken, errors, pictures = [], [], []
+        taken, errors, pictures = [], [], []  # type: list, list, list
         while loading and len(pictures) < batch_size:
             item, future = loading.popleft()
             picture, seconds = future.result()

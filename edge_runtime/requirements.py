@@ -1,6 +1,7 @@
 """Heavy libraries are imported late, by name, with an error that says how to get them."""
 
 import importlib
+import os
 
 from edge_runtime.errors import MissingRequirement
 
@@ -21,6 +22,7 @@ INSTALL = {
 
 def require(module):
     """Imports a module by name. Raises MissingRequirement (exit code 4) that names the cause and the command."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow's chatter at start-up; errors are still shown
     try:
         return importlib.import_module(module)
     except (ImportError, OSError) as error:  # OSError: a shared library that cannot be loaded

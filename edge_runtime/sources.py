@@ -37,10 +37,13 @@ def open_source(source, images_folder=None):
         return _folder(source)
     if os.path.lexists(source):
         if source.lower().endswith(".tsv"):
-            return table_items(source, images_folder if images_folder is not None else os.path.dirname(source))
+            folder = images_folder if images_folder is not None else os.path.dirname(source)
+            if not os.path.isdir(folder or "."):
+                raise UsageError("--images %s: no such folder" % folder)
+            return table_items(source, folder)
         return iter([Item(source, source, "")])
     if glob.has_magic(source):
-        matches = sorted(glob.glob(source, recursive=True))
+        matches = sorted(set(_glob(source)))
         found = [path for path in matches if _is_photo_name(path) or not os.path.isdir(path)]
         if found:
             return (Item(path, path, "") for path in found)
@@ -51,40 +54,80 @@ def open_source(source, images_folder=None):
 def table_items(path, images_folder):
     """Yields an Item per row of a table (see edge_runtime.tables.read_rows), its files below images_folder."""
     for row in tables.read_rows(path):
-        yield Item(row.file, os.path.join(images_folder, row.file), row.problem)
+        # A table is UTF-8 whatever the locale is; a service on a board often runs with LANG unset.
+        inner = os.fsdecode(row.file.encode("utf-8", "surrogateescape"))
+        yield Item(row.file, os.path.join(images_folder, inner), row.problem)
 
 
 def _is_photo_name(path):
     return path.lower().endswith(images.SUFFIXES)
 
 
+def _glob(pattern):
+    """Yields what glob.glob(recursive=True) does, but goes through no link back to a folder that contains it.
+
+    With one such link glob repeats every file 40 times, with several it does not come to an end.
+    """
+    parts = pattern.split(os.sep)
+    if "**" not in parts:
+        yield from glob.iglob(pattern)
+        return
+    place = parts.index("**")
+    tops = glob.iglob(os.sep.join(parts[:place] + [""])) if place else [""]
+    for top in tops:
+        for folder in _folders(top):
+            yield from _glob(os.path.join(glob.escape(folder), *(parts[place + 1 :] or ["*"])))
+
+
+def _folders(top):
+    """Yields a folder and those below it, without hidden ones and those that cannot be listed."""
+    pending: typing.List[typing.Tuple[str, tuple]] = [(top, ())]  # (folder, identities of the folders above it)
+    while pending:
+        folder, above = pending.pop()
+        try:
+            identity, names = _list(folder or ".")
+        except OSError:
+            continue
+        if identity not in above:
+            yield folder
+            paths = [os.path.join(folder, name) for name in names if not name.startswith(".")]
+            pending += [(path, above + (identity,)) for path in paths if _is_folder(path)]
+
+
 def _folder(top):
-    """Walks depth first, names sorted, holding one directory's names at a time; links are followed, loops are not."""
-    for name, problem in _walk(top, "", ()):
+    """Walks depth first, names sorted, holding the names on the way down only; links are followed, loops are not."""
+    for name, problem in _walk(top):
         yield Item(name, os.path.join(top, name), problem)
 
 
-def _walk(top, inner, ancestors):
+def _walk(top):
     """Yields (name relative to top, problem or "")."""
-    folder = os.path.join(top, inner)
-    try:
-        status = os.stat(folder)
-        names = sorted(os.listdir(folder))
-    except OSError as error:
-        yield inner or ".", "cannot list this folder (%s)" % error.strerror
-        return
-    identity = (status.st_dev, status.st_ino)
-    if identity in ancestors:
-        yield inner, "is a link back to a folder that contains it: not followed"
-        return
-    for name in names:
-        path = os.path.join(inner, name)
-        if _is_folder(os.path.join(top, path)):
-            if _is_photo_name(name):
-                yield path, "is a directory"
-            yield from _walk(top, path, ancestors + (identity,))
-        elif _is_photo_name(name):
-            yield path, ""
+    # (name, identities of the folders above it), the next one last; no recursion: trees are deep
+    pending: typing.List[typing.Tuple[str, tuple]] = [("", ())]
+    while pending:
+        inner, above = pending.pop()
+        folder = os.path.join(top, inner)
+        if not _is_folder(folder):
+            if _is_photo_name(inner):
+                yield inner, ""
+            continue
+        try:
+            identity, names = _list(folder)
+        except OSError as error:
+            yield inner or ".", "cannot list this folder (%s)" % error.strerror
+            continue
+        if identity in above:
+            yield inner, "is a link back to a folder that contains it: not followed"
+            continue
+        if _is_photo_name(inner):
+            yield inner, "is a directory"
+        pending += [(os.path.join(inner, name), above + (identity,)) for name in sorted(names, reverse=True)]
+
+
+def _list(folder):
+    """Returns (identity of a folder whatever its name, names in it). Raises OSError."""
+    status = os.stat(folder)
+    return (status.st_dev, status.st_ino), os.listdir(folder)
 
 
 def _is_folder(path):

@@ -32,11 +32,12 @@ def read_rows(path, need_label=False):
         UsageError: the table cannot be read at all, or lacks a column.
     """
     try:
-        file = open(path, newline="", encoding="utf-8-sig", errors="surrogateescape")
+        file = open(path, newline="", encoding="utf-8-sig", errors="surrogateescape")  # noqa: SIM115
     except OSError as error:
         raise UsageError("%s: cannot be read (%s)" % (path, error.strerror))
     with file:
-        reader = csv.reader(file, dialect="excel-tab")
+        # Before Python 3.11 a NUL byte stops the csv module; like this it costs one row only.
+        reader = csv.reader((line.replace("\0", "\ufffd") for line in file), dialect="excel-tab")
         try:
             header = [name.strip() for name in next(reader, [])]
             needed = ["file", "label"] if need_label else ["file"]
@@ -49,7 +50,7 @@ def read_rows(path, need_label=False):
             for fields in reader:
                 if any(field.strip() for field in fields):
                     yield _row(reader.line_num, header, fields, need_label)
-        except (csv.Error, OSError) as error:  # a NUL byte, an endless field, a failing disk, a directory
+        except (csv.Error, OSError) as error:  # an endless field, a failing disk, a directory
             raise UsageError("%s, line %d: cannot be read as tab-separated text (%s)" % (path, reader.line_num, error))
 
 

@@ -30,7 +30,7 @@ def parser():
     this = argparse.ArgumentParser(
         prog="picnic-edge train",
         description="Train InceptionV3 on labelled photos by transfer learning and write a bundle.",
-        epilog="example: picnic-edge train train.tsv --images photos/ --out bundle --weights imagenet",
+        epilog="example: picnic-edge train train.tsv --images photos/ --out bundle",
     )
     this.add_argument(
         "labels", metavar="TSV", help="table with the columns file and label, or a folder of class folders"
@@ -113,7 +113,12 @@ def main(argv=None):
         "machine": machine.describe(),
         "seconds": round(time.perf_counter() - started, 1),
     }
-    agreement = export.export_bundle(options.out, base, head, class_names, validation, probabilities, figures, record)
+    # The exported files are compared on the validation photos; where those are few, training photos join them.
+    order = export.in_turn(validation)
+    more = export.in_turn(training)[: max(0, export.SAMPLE_PHOTOS - len(validation))]
+    shown = [validation[index] for index in order] + [training[index] for index in more]
+    answers = np.concatenate([probabilities[order], head(features[more], training=False).numpy()])
+    agreement = export.export_bundle(options.out, base, head, class_names, shown, answers, figures, record)
     print(metrics.format_table(table))
     print("validation: accuracy %.4f, macro-F1 %.4f on %d photos" % (accuracy, macro_f1, len(validation)))
     for name, found in sorted(agreement.items()):

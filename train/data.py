@@ -7,7 +7,7 @@ import typing
 
 import numpy as np
 
-from edge_runtime import images, machine, sources, tables
+from edge_runtime import files, images, machine, sources, tables
 from edge_runtime.command import progress, say
 from edge_runtime.errors import ImageError, UsageError
 
@@ -113,6 +113,9 @@ def report_problems(problems, path, strict):
         problems: list of Problem.
         path: TSV to write all of them to; None for the screen alone.
         strict: raise UsageError when there is any.
+
+    Raises:
+        UsageError: as strict asks, or path cannot be written.
     """
     if not problems:
         return
@@ -124,10 +127,14 @@ def report_problems(problems, path, strict):
         more = ", and %d more" % (len(names) - _SHOWN) if len(names) > _SHOWN else ""
         say("  %d: %s: %s%s" % (len(names), what, ", ".join(ascii_name(name) for name in names[:_SHOWN]), more))
     if path:
-        with open(path, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-            write = tables.row_writer(file, ["file", "problem"], ".tsv")
-            for problem in problems:
-                write(problem)
+        try:
+            os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
+            with files.whole_file(path) as file:
+                write = tables.row_writer(file, ["file", "problem"], ".tsv")
+                for problem in problems:
+                    write(problem)
+        except OSError as error:
+            raise UsageError("%s: the list of these photos cannot be written (%s)" % (path, error.strerror))
         say("  the whole list: %s" % path)
     if strict:
         raise UsageError("--strict: %d labelled photos cannot be used (listed above)" % len(problems))

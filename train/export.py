@@ -30,7 +30,8 @@ def export_bundle(out, base, head, class_names, photos, probabilities, metrics, 
         out: folder to publish the bundle under; an older bundle there is replaced in one step.
         base, head: Keras models as train.model builds them.
         class_names: in the order of the head's outputs.
-        photos: train.data.Photo list that the exported files are compared on; the sample is taken from them.
+        photos: train.data.Photo list that the exported files are compared on; the first SAMPLE_PHOTOS of them are kept
+            in the bundle.
         probabilities: float32 [len(photos), classes], the Keras model's own answers.
         metrics, training: plain dicts for the manifest; the agreement found here is added to metrics.
 
@@ -106,25 +107,24 @@ def _save_onnx(graph, path):
 def _save_sample(folder, photos, probabilities):
     """Keeps some photos as the network sees them (PNG: bit by bit) with the model's answers, for the converter."""
     os.makedirs(folder)
-    chosen = spread(photos, SAMPLE_PHOTOS)
-    for number, index in enumerate(chosen):
-        rgb = images.read_image(photos[index].path)
+    kept = photos[:SAMPLE_PHOTOS]
+    for number, photo in enumerate(kept):
+        rgb = images.read_image(photo.path)
         cv2.imwrite(os.path.join(folder, "%03d.png" % number), cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))
     files.write_json(
         os.path.join(folder, "sample.json"),
-        [{"file": ascii_name(photos[index].file), "label": photos[index].label} for index in chosen],
+        [{"file": ascii_name(photo.file), "label": photo.label} for photo in kept],
     )
-    np.save(os.path.join(folder, "probabilities.npy"), probabilities[chosen], allow_pickle=False)
+    np.save(os.path.join(folder, "probabilities.npy"), probabilities[: len(kept)], allow_pickle=False)
 
 
-def spread(photos, count):
-    """Returns the indices of at most count photos, taken from the classes in turn."""
+def in_turn(photos):
+    """Returns the indices of all photos, taken from the classes in turn: any first part has all classes alike."""
     by_label = collections.defaultdict(list)
     for index, photo in enumerate(photos):
         by_label[photo.label].append(index)
     turns = itertools.zip_longest(*(by_label[label] for label in sorted(by_label)))
-    in_turn = [index for turn in turns for index in turn if index is not None]
-    return in_turn[:count]
+    return [index for turn in turns for index in turn if index is not None]
 
 
 def _compare(kind, path, photos, expected):

@@ -15,7 +15,7 @@ def parser():
     this = argparse.ArgumentParser(
         prog="picnic-edge predict",
         description="Label the photos of a TSV, in its order, as a submission with the columns file and label.",
-        epilog="example: picnic-edge predict bundle test.tsv --images photos/ --out submission.tsv",
+        epilog="example: picnic-edge predict bundle test.tsv --images photos --out labels.tsv",
     )
     this.add_argument("bundle", help="folder written by `picnic-edge train`")
     this.add_argument("photos", metavar="TSV", help="table with the column file")
@@ -29,6 +29,8 @@ def main(argv=None):
     """Writes a submission. Raises PicnicError as the exit codes say."""
     options = parser().parse_args(argv)
     folder = os.path.dirname(options.photos) if options.images is None else options.images
+    if not os.path.isdir(folder or "."):
+        raise UsageError("--images %s: no such folder" % folder)
     items = list(table_items(options.photos, folder))
     if not items:
         raise UsageError("%s: has no rows" % options.photos)

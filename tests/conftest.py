@@ -1,0 +1,66 @@
+import os
+import shutil
+
+import pytest
+
+from tests.helpers import ROOT, picnic_edge, write_tiny_bundle
+
+# Where developers keep real photos and weights; tests that want them are skipped where they are not.
+SHARED = os.environ.get("PICNIC_EDGE_SHARED", os.path.join(ROOT, "..", "shared"))
+# Bundles that one Python's suite trained stay here, so that another Python's suite can read them.
+BUILD = os.path.join(ROOT, "build", "test-bundles")
+
+
+def shared_path(*names):
+    """Returns a path below SHARED, or skips the test."""
+    path = os.path.join(SHARED, *names)
+    if not os.path.exists(path):
+        pytest.skip("needs %s, which is not here" % os.path.join("shared", *names))
+    return path
+
+
+@pytest.fixture(scope="session")
+def grocery():
+    """The folder of the real grocery photos: train/, val/, train.tsv, val.tsv."""
+    return shared_path("data", "grocery")
+
+
+@pytest.fixture(scope="session")
+def picnic():
+    """The folder of the hackathon's own label files."""
+    return shared_path("data", "picnic")
+
+
+@pytest.fixture(scope="session")
+def pristine_bundle(tmp_path_factory):
+    return write_tiny_bundle(tmp_path_factory.mktemp("tiny") / "bundle")
+
+
+@pytest.fixture
+def tiny_bundle(pristine_bundle, tmp_path):
+    """A small whole bundle of its own for each test: 3 classes (tests.helpers.COLOURS), no saved_model."""
+    return shutil.copytree(pristine_bundle, str(tmp_path / "bundle"))
+
+
+@pytest.fixture(scope="session")
+def samples(tmp_path_factory):
+    """Drawn product photos: photos/, train.tsv, test.tsv, boxes.tsv; 10 per class."""
+    from train.samples import draw_samples
+
+    folder = str(tmp_path_factory.mktemp("samples"))
+    draw_samples(folder, images_per_class=10, seed=0)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def trained(samples):
+    """What `picnic-edge train --weights none` made of the samples: (bundle, CompletedProcess). About a minute."""
+    import sys
+
+    bundle = os.path.join(BUILD, "python%d.%d" % sys.version_info[:2])
+    shutil.rmtree(bundle, ignore_errors=True)
+    done = picnic_edge(
+        "train", samples + "/train.tsv", "--images", samples + "/photos", "--out", bundle, "--weights", "none"
+    )
+    assert done.returncode == 0, done.stderr
+    return bundle, done

@@ -1,0 +1,308 @@
+"""Engines are listed fastest first, checked before they are loaded, and their answers are checked too."""
+
+import json
+import logging
+import os
+import shutil
+
+import numpy as np
+import pytest
+
+from edge_runtime import engines, files
+from edge_runtime.bundle import Bundle
+from edge_runtime.engines import EngineInfo, list_engines, open_engine
+from edge_runtime.engines.base import Engine, EngineError
+from edge_runtime.errors import BundleError, MissingRequirement, UsageError
+from tests.helpers import COLOURS, flip_byte, photo, picnic_edge, write_bytes, write_photo
+
+CONVERTED = "onnxruntime-fp32"
+
+
+@pytest.fixture(scope="module")
+def converted_once(pristine_bundle, tmp_path_factory):
+    folder = shutil.copytree(pristine_bundle, str(tmp_path_factory.mktemp("converted") / "bundle"))
+    done = picnic_edge("convert", folder, "--to", "onnxruntime")
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture
+def converted(converted_once, tmp_path):
+    """A bundle of its own for each test, with one converted engine."""
+    return Bundle.open(shutil.copytree(converted_once, str(tmp_path / "bundle")))
+
+
+def folder_of(bundle, name=CONVERTED):
+    return os.path.join(bundle.path, "engines", name)
+
+
+def change_record(bundle, change, name=CONVERTED):
+    """Applies a function to an engine's engine.json."""
+    path = os.path.join(folder_of(bundle, name), engines.ENGINE_JSON)
+    with open(path, encoding="utf-8") as file:
+        record = json.load(file)
+    change(record)
+    files.write_json(path, record)
+
+
+def add_engine(bundle, kind, precision, images_per_s):
+    """Copies the converted engine under another name, with another speed."""
+    name = "%s-%s" % (kind, precision)
+    if name != CONVERTED:
+        shutil.copytree(folder_of(bundle), folder_of(bundle, name))
+    change_record(bundle, lambda record: record.update(kind=kind, precision=precision, images_per_s=images_per_s), name)
+
+
+def names_of(bundle):
+    return [info.name for info in list_engines(bundle)]
+
+
+# --- listing
+
+
+def test_a_bundle_runs_as_it_is_by_two_libraries(tiny_bundle):
+    assert names_of(Bundle.open(tiny_bundle)) == ["onnxruntime", "tensorflow"]
+
+
+def test_converted_engines_come_first_the_fastest_before_all(converted):
+    for precision, images_per_s in (("fp16", 30), ("fp32", 20.5), ("int8", 100)):
+        add_engine(converted, "onnxruntime", precision, images_per_s)
+    assert names_of(converted) == [
+        "onnxruntime-int8",
+        "onnxruntime-fp16",
+        "onnxruntime-fp32",
+        "onnxruntime",
+        "tensorflow",
+    ]
+
+
+def test_an_engine_that_is_just_being_built_is_not_listed(converted):
+    os.mkdir(folder_of(converted, ".onnxruntime-fp16.abc.unfinished"))
+    assert names_of(converted) == [CONVERTED, "onnxruntime", "tensorflow"]
+
+
+# --- choosing
+
+
+def test_auto_opens_the_converted_engine(converted):
+    with open_engine(converted) as engine:
+        assert engine.name == CONVERTED
+
+
+def test_auto_opens_the_bundle_s_own_model_where_there_is_nothing_faster(tiny_bundle):
+    with open_engine(Bundle.open(tiny_bundle)) as engine:
+        assert engine.name == "onnxruntime"
+
+
+@pytest.mark.parametrize("name", [CONVERTED, "onnxruntime"])
+def test_an_engine_is_opened_by_its_name(converted, name):
+    with open_engine(converted, name) as engine:
+        assert engine.name == name
+
+
+def test_a_kind_opens_the_fastest_of_that_kind(converted):
+    os.rename(folder_of(converted), folder_of(converted, "openvino-fp32"))
+    change_record(converted, lambda record: record.update(kind="openvino"), "openvino-fp32")
+    shutil.copytree(folder_of(converted, "openvino-fp32"), folder_of(converted, "openvino-bf16"))
+    change_record(converted, lambda record: record.update(precision="bf16", images_per_s=1e9), "openvino-bf16")
+    flip_byte(os.path.join(folder_of(converted, "openvino-bf16"), "model.onnx"))
+    with pytest.raises(BundleError, match="openvino-bf16"):  # the fastest was chosen, and is named as broken
+        open_engine(converted, "openvino")
+
+
+def test_an_unknown_name_is_wrong_usage_and_lists_the_known(converted):
+    with pytest.raises(UsageError) as refused:
+        open_engine(converted, "warp-drive")
+    assert "has no engine warp-drive, only onnxruntime-fp32, onnxruntime, tensorflow" in str(refused.value)
+
+
+def test_the_converted_engine_answers_as_the_model_does(converted):
+    sample = converted.sample()
+    with open_engine(converted, CONVERTED, max_batch=len(sample.images)) as engine:
+        assert np.allclose(engine.infer(sample.images), sample.probabilities, atol=1e-4)
+
+
+# --- an engine that is not valid here
+
+REBUILD = "picnic-edge convert %s --to onnxruntime --precision fp32"
+
+
+def changed(change):
+    return lambda bundle: change_record(bundle, change)
+
+
+def with_content(data):
+    return lambda bundle: write_bytes(os.path.join(folder_of(bundle), engines.ENGINE_JSON), data)
+
+
+SPOILED = {
+    "another bundle": (
+        changed(lambda r: r["source"].update(bundle_id="0123456789ab")),
+        "made from bundle 0123456789ab",
+    ),
+    "a CPU feature": (changed(lambda r: r["machine"]["cpu_features"].append("avx9000")), "a CPU with avx9000"),
+    "an architecture": (changed(lambda r: r["machine"].update(architecture="vax")), "made for vax"),
+    "a library version": (
+        changed(lambda r: r["libraries"].update(onnxruntime="0.0.1")),
+        "checked with onnxruntime 0.0.1",
+    ),
+    "a changed byte": (lambda bundle: flip_byte(os.path.join(folder_of(bundle), "model.onnx")), "its file model.onnx"),
+    "a missing file": (lambda bundle: os.unlink(os.path.join(folder_of(bundle), "model.onnx")), "its file model.onnx"),
+    "a file outside": (changed(lambda r: r["files"].update({"../x": {}})), "lists the file ../x, which is outside"),
+    "no engine.json": (lambda b: os.unlink(os.path.join(folder_of(b), engines.ENGINE_JSON)), "engine.json is missing"),
+    "half an engine.json": (with_content(b'{"format_version": 1,'), "engine.json is missing or garbled"),
+    "a binary engine.json": (with_content(b"\xff\xfe\0"), "engine.json is missing or garbled"),
+    "a list": (with_content(b"[]"), "engine.json is missing or garbled"),
+    "no machine": (changed(lambda r: r.pop("machine")), "engine.json is missing or garbled"),
+    "no speed": (changed(lambda r: r.pop("images_per_s")), "engine.json is missing or garbled"),
+    "a newer format": (changed(lambda r: r.update(format_version=99)), "engine.json is missing or garbled"),
+    "another kind": (changed(lambda r: r.update(kind="openvino")), "engine.json is missing or garbled"),
+}
+
+
+@pytest.mark.parametrize("spoil, problem", list(SPOILED.values()), ids=list(SPOILED))
+def test_an_engine_that_is_not_valid_here_is_refused_with_the_command_that_makes_it_again(converted, spoil, problem):
+    spoil(converted)
+    with pytest.raises(BundleError) as refused:
+        open_engine(converted, CONVERTED)
+    assert str(refused.value).startswith(folder_of(converted)) and problem in str(refused.value)
+    assert REBUILD % converted.path in str(refused.value)
+
+
+@pytest.mark.parametrize("spoil, problem", list(SPOILED.values()), ids=list(SPOILED))
+def test_auto_skips_an_engine_that_is_not_valid_here_with_one_line(converted, caplog, spoil, problem):
+    spoil(converted)
+    with caplog.at_level(logging.WARNING, "picnic_edge"):
+        with open_engine(converted) as engine:
+            assert engine.name == "onnxruntime"
+    (record,) = [record for record in caplog.records if record.name == "picnic_edge"]
+    assert CONVERTED in record.getMessage() and problem in record.getMessage()
+    assert "\n" not in record.getMessage()
+
+
+def test_the_command_ends_with_5_for_a_spoiled_engine_that_was_named(converted, tmp_path):
+    flip_byte(os.path.join(folder_of(converted), "model.onnx"))
+    write_photo(str(tmp_path / "a.jpg"), photo(COLOURS["red"]))
+    done = picnic_edge("classify", converted.path, tmp_path / "a.jpg", "--engine", CONVERTED)
+    assert done.returncode == 5 and done.stdout == b""
+    assert REBUILD % converted.path in done.stderr and "Traceback" not in done.stderr
+
+
+def test_the_command_goes_on_with_the_next_engine_where_none_was_named(converted, tmp_path):
+    flip_byte(os.path.join(folder_of(converted), "model.onnx"))
+    write_photo(str(tmp_path / "a.jpg"), photo(COLOURS["red"]))
+    done = picnic_edge("classify", converted.path, tmp_path / "a.jpg")
+    assert done.returncode == 0
+    assert b"\tred\t" in done.stdout
+    assert len([line for line in done.stderr.splitlines() if "skipped" in line]) == 1
+
+
+def test_where_no_engine_can_run_each_is_named_with_its_reason(tiny_bundle, monkeypatch):
+    def missing(info, *_):
+        raise MissingRequirement("%s is not here\nsecond line" % info.kind)
+
+    monkeypatch.setattr(engines, "create_engine", missing)
+    with pytest.raises(MissingRequirement) as refused:
+        open_engine(Bundle.open(tiny_bundle))
+    assert str(refused.value).splitlines()[1:] == [
+        "onnxruntime: onnxruntime is not here",
+        "tensorflow: tensorflow is not here",
+    ]
+
+
+# --- what every engine checks
+
+
+class FakeEngine(Engine):
+    """Answers with what it is given; counts its calls."""
+
+    def __init__(self, answer=None, failing=False):
+        super().__init__(EngineInfo("fake", "fake", "fp32", "", None), 3, 4, 1)
+        self.answer, self.failing, self.closed = answer, failing, 0
+
+    def _open(self):
+        if self.failing:
+            raise MissingRequirement("no such thing")
+
+    def _infer(self, batch):
+        if self.answer is not None:
+            return self.answer
+        return np.full((len(batch), 3), 1 / 3.0, np.float32)
+
+    def _close(self):
+        self.closed += 1
+
+
+def batch_of(count, dtype=np.uint8):
+    return np.zeros((count, 299, 299, 3), dtype)
+
+
+@pytest.mark.parametrize("count", [1, 4])
+def test_a_batch_up_to_the_largest_is_answered_row_by_row(count):
+    assert FakeEngine().infer(batch_of(count)).shape == (count, 3)
+
+
+@pytest.mark.parametrize(
+    "batch",
+    [batch_of(5), batch_of(0), batch_of(1, np.float32), batch_of(1)[0], np.zeros((1, 3, 299, 299), np.uint8)],
+    ids=["too large", "empty", "float", "one picture", "channels first"],
+)
+def test_a_batch_of_another_kind_is_the_caller_s_bug(batch):
+    with pytest.raises(ValueError, match=r"fake: expected uint8 \[1\.\.4, 299, 299, 3\], got "):
+        FakeEngine().infer(batch)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_an_answer_that_is_no_number_is_an_error(value):
+    answer = np.full((2, 3), 0.3, np.float32)
+    answer[1, 2] = value
+    with pytest.raises(EngineError, match="fake: .*NaN or infinite"):
+        FakeEngine(answer).infer(batch_of(2))
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [np.zeros((1, 3), np.float32), np.zeros((2, 4), np.float32), np.zeros(6, np.float32), np.zeros((2, 3))],
+    ids=["a row missing", "a class too many", "flat", "float64"],
+)
+def test_an_answer_of_another_shape_or_type_is_an_error(answer):
+    with pytest.raises(EngineError, match=r"fake: expected float32 \[2, 3\], the engine returned "):
+        FakeEngine(answer).infer(batch_of(2))
+
+
+def test_an_opening_that_fails_gives_back_what_it_took():
+    engine = FakeEngine(failing=True)
+    with pytest.raises(MissingRequirement):
+        engine.open()
+    assert engine.closed == 1
+
+
+def test_leaving_the_block_closes_the_engine_also_after_an_error():
+    engine = FakeEngine()
+    with pytest.raises(ZeroDivisionError):
+        with engine.open():
+            raise ZeroDivisionError()
+    assert engine.closed == 1
+
+
+def test_a_real_engine_may_be_closed_twice(tiny_bundle):
+    engine = open_engine(Bundle.open(tiny_bundle))
+    engine.close()
+    engine.close()
+    assert engine._session is None
+
+
+def test_an_answer_belongs_to_the_caller(tiny_bundle):
+    with open_engine(Bundle.open(tiny_bundle)) as engine:
+        first = engine.infer(np.full((1, 299, 299, 3), 200, np.uint8))
+        before = first.copy()
+        engine.infer(batch_of(1))
+        assert np.array_equal(first, before)
+
+
+def test_a_real_engine_takes_every_batch_size_up_to_the_largest(tiny_bundle):
+    sample = Bundle.open(tiny_bundle).sample()
+    with open_engine(Bundle.open(tiny_bundle), max_batch=5) as engine:
+        for count in range(1, 6):
+            answers = engine.infer(sample.images[:count])
+            assert np.allclose(answers, sample.probabilities[:count], atol=1e-4)

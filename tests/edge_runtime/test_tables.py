@@ -1,0 +1,185 @@
+"""Reading tables that people and spreadsheets write, and writing tables that every csv reader reads back."""
+
+import csv
+import io
+import json
+
+import pytest
+
+from edge_runtime import tables
+from edge_runtime.errors import UsageError
+from tests.helpers import NASTY_NAMES, write_bytes
+
+
+@pytest.fixture
+def rows_of(tmp_path):
+    """A function: the bytes of a table -> its rows."""
+
+    def read(data, **settings):
+        return list(tables.read_rows(write_bytes(tmp_path / "table.tsv", data), **settings))
+
+    return read
+
+
+def problem_of(rows):
+    (row,) = rows
+    return row.problem
+
+
+# --- reading
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"file\tlabel\na.jpg\tham\nb c.jpg\tegg\n",
+        b"\xef\xbb\xbffile\tlabel\na.jpg\tham\nb c.jpg\tegg\n",
+        b"file\tlabel\r\na.jpg\tham\r\nb c.jpg\tegg\r\n",
+        b"file\tlabel\na.jpg\tham\nb c.jpg\tegg",
+        b'file\tlabel\n"a.jpg"\t"ham"\n"b c.jpg"\t"egg"\n',
+        b"label\tnote\tfile\nham\tx\ta.jpg\negg\ty\tb c.jpg\n",
+        b" file \t label \na.jpg\t ham \nb c.jpg\tegg\t\t\n",
+        b"file\tlabel\n\na.jpg\tham\n\t\n   \nb c.jpg\tegg\n\n",
+    ],
+    ids=["plain", "BOM", "CRLF", "no last newline", "quoted", "more columns", "spaces, tabs at the end", "blank lines"],
+)
+def test_a_table_reads_the_same_however_it_was_saved(rows_of, data):
+    assert [row[1:] for row in rows_of(data)] == [("a.jpg", "ham", ""), ("b c.jpg", "egg", "")]
+
+
+def test_a_quoted_name_may_hold_a_tab_a_newline_and_quotes(rows_of):
+    (row,) = rows_of(b'file\tlabel\n"a\tb\nc""d.jpg"\tham\n')
+    assert row.file == 'a\tb\nc"d.jpg' and row.label == "ham"
+
+
+def test_bytes_that_are_not_utf_8_are_kept(rows_of):
+    (row,) = rows_of(b"file\nlatin\xfc.jpg\n")
+    assert row.file.encode("utf-8", "surrogateescape") == b"latin\xfc.jpg"
+
+
+def test_the_line_of_a_row_is_the_table_s_line(rows_of):
+    assert [row.line for row in rows_of(b"file\na.jpg\n\nb.jpg\n")] == [2, 4]
+
+
+def test_a_long_row_is_a_problem_of_that_row_alone(rows_of):
+    rows = rows_of(b"file\tlabel\na.jpg\tham\ttoo much\nb.jpg\tegg\n")
+    assert [row.problem for row in rows] == ["line has 3 fields, the header 2", ""]
+
+
+def test_a_short_row_has_no_label(rows_of):
+    (row,) = rows_of(b"file\tlabel\na.jpg\n")
+    assert (row.file, row.label, row.problem) == ("a.jpg", "", "")
+
+
+@pytest.mark.parametrize("line", [b"a.jpg", b"a.jpg\t", b"a.jpg\t  "])
+def test_a_missing_label_is_a_problem_where_labels_are_needed(rows_of, line):
+    assert problem_of(rows_of(b"file\tlabel\n" + line + b"\n", need_label=True)) == "no label"
+
+
+@pytest.mark.parametrize("line", [b"\tham", b"  \tham", b'""\tham'])
+def test_a_missing_name_is_a_problem(rows_of, line):
+    assert problem_of(rows_of(b"file\tlabel\n" + line + b"\n")) == "no file name"
+
+
+@pytest.mark.parametrize("name", ["/etc/passwd", "//server/a.jpg"])
+def test_an_absolute_path_is_a_problem(rows_of, name):
+    assert "absolute path" in problem_of(rows_of(b"file\n" + name.encode() + b"\n"))
+
+
+@pytest.mark.parametrize("name", ["../a.jpg", "a/../../b.jpg", "..", "a/.."])
+def test_a_path_out_of_the_images_folder_is_a_problem(rows_of, name):
+    assert problem_of(rows_of(b"file\n" + name.encode() + b"\n")) == "path leaves the images folder (..)"
+
+
+@pytest.mark.parametrize("name", ["a..jpg", "..a/b.jpg", "a/b..", "..."])
+def test_two_dots_inside_a_name_are_fine(rows_of, name):
+    assert problem_of(rows_of(b"file\n" + name.encode() + b"\n")) == ""
+
+
+def test_a_nul_byte_costs_one_row_only(rows_of):
+    rows = rows_of(b"file\tlabel\na\0.jpg\tham\nb.jpg\tegg\n")
+    assert [row.file for row in rows] == ["a\ufffd.jpg", "b.jpg"]
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"\n", b"\xef\xbb\xbf", b"a.jpg\tham\n", b"File\tLabel\n", b"file,label\na.jpg,ham\n"]
+)
+def test_a_table_without_the_column_is_wrong_usage(rows_of, data):
+    with pytest.raises(UsageError, match="no column named file"):
+        rows_of(data)
+
+
+def test_a_table_without_labels_is_wrong_usage_where_they_are_needed(rows_of):
+    with pytest.raises(UsageError, match="no column named label"):
+        rows_of(b"file\na.jpg\n", need_label=True)
+
+
+def test_a_table_with_a_header_alone_has_no_rows(rows_of):
+    assert rows_of(b"file\tlabel\n") == []
+
+
+def test_a_utf_16_table_is_wrong_usage(rows_of):
+    with pytest.raises(UsageError, match="no column named file"):
+        rows_of("file\tlabel\na.jpg\tham\n".encode("utf-16"))
+
+
+def test_a_missing_table_is_wrong_usage(tmp_path):
+    with pytest.raises(UsageError, match="cannot be read .No such file"):
+        list(tables.read_rows(str(tmp_path / "nowhere.tsv")))
+
+
+def test_a_folder_given_as_a_table_is_wrong_usage(tmp_path):
+    with pytest.raises(UsageError, match="directory"):
+        list(tables.read_rows(str(tmp_path)))
+
+
+def test_a_field_without_end_is_wrong_usage_that_names_the_line(rows_of):
+    with pytest.raises(UsageError, match="table.tsv, line 3: .*field"):
+        rows_of(b"file\na.jpg\n" + b"x" * (csv.field_size_limit() + 10) + b"\n")
+
+
+# --- writing
+
+COLUMNS = ["file", "label", "confidence", "error"]
+CELLS = NASTY_NAMES + ["", "plain", '"', '""', "\r", "\n", "\r\n", "\t", ",", "a\\", "'", "#comment", "NA", "1e5"]
+
+
+def written(rows, suffix):
+    file = io.StringIO(newline="")
+    write = tables.row_writer(file, COLUMNS, suffix)
+    for row in rows:
+        write(row)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("suffix, dialect", [(".tsv", "excel-tab"), (".csv", "excel")])
+def test_what_is_written_reads_back_with_python_s_csv_module(suffix, dialect):
+    rows = [[cell, "label", "0.5", cell] for cell in CELLS]
+    assert list(csv.reader(io.StringIO(written(rows, suffix), newline=""), dialect)) == [COLUMNS] + rows
+
+
+@pytest.mark.parametrize("suffix, separator", [(".tsv", "\t"), (".csv", ",")])
+def test_what_is_written_reads_back_with_pandas(suffix, separator):
+    pandas = pytest.importorskip("pandas")
+    rows = [[cell, "label", "0.5", cell] for cell in CELLS if cell == cell.encode("utf-8", "replace").decode()]
+    assert len(rows) > 20
+    table = pandas.read_csv(io.BytesIO(written(rows, suffix).encode()), sep=separator, dtype=str, keep_default_na=False)
+    assert [list(row) for row in table.itertuples(index=False)] == rows
+
+
+def test_a_written_name_reads_back_as_a_table_s_own(tmp_path):
+    path = write_bytes(
+        tmp_path / "out.tsv",
+        written([[name] + [""] * 3 for name in NASTY_NAMES], ".tsv").encode("utf-8", "surrogateescape"),
+    )
+    assert [row.file for row in tables.read_rows(path)] == NASTY_NAMES
+
+
+def test_plain_values_are_written_without_quotes():
+    assert written([["a b.jpg", "ham", 0.5, ""]], ".tsv") == "file\tlabel\tconfidence\terror\na b.jpg\tham\t0.5\t\n"
+
+
+def test_json_lines_keep_names_and_types():
+    rows = [[name, "ham", 0.5, ""] for name in NASTY_NAMES]
+    lines = written(rows, ".jsonl").splitlines()
+    assert [json.loads(line) for line in lines] == [dict(zip(COLUMNS, row)) for row in rows]

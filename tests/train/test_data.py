@@ -1,0 +1,361 @@
+"""Labels: reading, checking, splitting, and naming whatever cannot be used."""
+
+import collections
+import csv
+import os
+
+import pytest
+
+from edge_runtime.errors import UsageError
+from tests import helpers
+from train import cli, data
+from train.data import Photo
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Class folders with 4 photos each; the rows of a table of them."""
+    folder = tmp_path / "photos"
+    return folder, helpers.write_photos(folder)
+
+
+@pytest.fixture
+def no_long_work(monkeypatch):
+    """Fails the test when training goes further than reading the labels."""
+
+    def started():
+        raise AssertionError("training went on")
+
+    monkeypatch.setattr("train.model.load_tensorflow", started)
+
+
+def read_options(*arguments):
+    return cli.read_photos(cli.parser().parse_args([str(argument) for argument in arguments]))
+
+
+def labelled(**counts):
+    """Returns Photos: labelled(a=3, b=2)."""
+    return [
+        Photo("%s%d.jpg" % (label, number), "%s%d.jpg" % (label, number), label)
+        for label, count in sorted(counts.items())
+        for number in range(count)
+    ]
+
+
+# ---- reading
+
+
+def test_table_and_class_folders_give_the_same_photos(photos, tmp_path):
+    folder, rows = photos
+    helpers.write_table(tmp_path / "train.tsv", rows)
+    from_table, problems = data.read_labels(str(tmp_path / "train.tsv"), str(folder))
+    from_folder, more = data.read_labels(str(folder))
+    assert problems == more == []
+    assert [(photo.file, photo.label) for photo in from_table] == rows
+    assert sorted(from_folder) == sorted(from_table)
+    assert all(os.path.isfile(photo.path) for photo in from_table)
+
+
+def test_images_folder_defaults_to_the_table_s(photos):
+    folder, rows = photos
+    helpers.write_table(folder / "train.tsv", rows)
+    found, problems = data.read_labels(str(folder / "train.tsv"))
+    assert (len(found), problems) == (len(rows), [])
+    assert all(os.path.isfile(photo.path) for photo in found)
+
+
+def test_nested_class_folders_keep_their_whole_name(tmp_path):
+    for name in ("Fruit/Apple/a.jpg", "Fruit/Pear/a.jpg", "Dairy/Apple/a.jpg"):
+        helpers.write_photo(tmp_path / name, helpers.photo((9, 9, 9)))
+    helpers.write_photo(tmp_path / "stray.jpg", helpers.photo((9, 9, 9)))
+    found, problems = data.read_labels(str(tmp_path))
+    assert [photo.label for photo in found] == ["Dairy/Apple", "Fruit/Apple", "Fruit/Pear"]
+    assert problems == [data.Problem("stray.jpg", "lies in no class folder")]
+
+
+def test_more_columns_in_any_order_are_ignored(photos, tmp_path):
+    folder, rows = photos
+    helpers.write_table(
+        tmp_path / "t.tsv", [(label, "7", file) for file, label in rows], header=("label", "weight", "file")
+    )
+    found, problems = data.read_labels(str(tmp_path / "t.tsv"), str(folder))
+    assert problems == []
+    assert [(photo.file, photo.label) for photo in found] == rows
+
+
+@pytest.mark.parametrize(
+    "row, name, what",
+    [
+        (("a.jpg", ""), "a.jpg", "no label"),
+        (("a.jpg", "   "), "a.jpg", "no label"),
+        (("a.jpg",), "a.jpg", "no label"),
+        (("", "red"), "line 4", "no file name"),
+        (("a.jpg", "red", "more", "fields"), "a.jpg", "line has 4 fields, the header 2"),
+        (("/etc/passwd", "red"), "/etc/passwd", "absolute path; names are relative to the images folder"),
+        (("../a.jpg", "red"), "../a.jpg", "path leaves the images folder (..)"),
+        (("x/../../a.jpg", "red"), "x/../../a.jpg", "path leaves the images folder (..)"),
+    ],
+)
+def test_each_unusable_row_is_set_aside_and_named(tmp_path, row, name, what):
+    helpers.write_table(tmp_path / "t.tsv", [("1.jpg", "red"), ("2.jpg", "red"), row, ("3.jpg", "red")])
+    found, problems = data.read_labels(str(tmp_path / "t.tsv"))
+    assert [photo.file for photo in found] == ["1.jpg", "2.jpg", "3.jpg"]
+    assert problems == [data.Problem(name, what)]
+
+
+def test_a_photo_listed_twice_counts_once(tmp_path):
+    helpers.write_table(tmp_path / "t.tsv", [("a.jpg", "red"), ("b.jpg", "red"), ("./a.jpg", "red")])
+    found, problems = data.read_labels(str(tmp_path / "t.tsv"))
+    assert [photo.file for photo in found] == ["a.jpg", "b.jpg"]
+    assert problems == [data.Problem("./a.jpg", "is listed more than once: counted once")]
+
+
+def test_a_photo_under_two_labels_is_not_used_at_all(tmp_path):
+    helpers.write_table(tmp_path / "t.tsv", [("a.jpg", "red"), ("b.jpg", "red"), ("a.jpg", "green")])
+    found, problems = data.read_labels(str(tmp_path / "t.tsv"))
+    assert [photo.file for photo in found] == ["b.jpg"]
+    assert problems == [data.Problem("a.jpg", "is listed under several labels: green, red")] * 2
+
+
+@pytest.mark.parametrize(
+    "content, said",
+    [
+        (b"file\tname\na.jpg\tred\n", "no column named label"),
+        (b"a.jpg\tred\n", "no column named file or label"),
+        (b"", "is empty"),
+        (b"file,label\na.jpg,red\n", "no column named file or label"),
+    ],
+)
+def test_a_table_without_the_columns_is_refused(tmp_path, content, said):
+    (tmp_path / "t.tsv").write_bytes(content)
+    with pytest.raises(UsageError) as refused:
+        data.read_labels(str(tmp_path / "t.tsv"))
+    assert said in str(refused.value)
+    assert str(tmp_path / "t.tsv") in str(refused.value)
+
+
+def test_missing_table_and_missing_images_folder_are_told_apart(tmp_path):
+    with pytest.raises(UsageError, match="nosuch.tsv: no such table or folder"):
+        data.read_labels(str(tmp_path / "nosuch.tsv"))
+    helpers.write_table(tmp_path / "t.tsv", [])
+    with pytest.raises(UsageError, match="--images .*nosuch: no such folder"):
+        data.read_labels(str(tmp_path / "t.tsv"), str(tmp_path / "nosuch"))
+
+
+# ---- checking
+
+
+def test_every_kind_of_unreadable_photo_is_named_with_its_reason(tmp_path):
+    good = helpers.photo((200, 30, 30), height=200, width=300)
+    helpers.write_photo(tmp_path / "good.jpg", good)
+    helpers.write_photo(tmp_path / "good.png", good)
+    whole = {kind: (tmp_path / ("good." + kind)).read_bytes() for kind in ("jpg", "png")}
+    (tmp_path / "half.jpg").write_bytes(whole["jpg"][: len(whole["jpg"]) // 2])
+    (tmp_path / "half.png").write_bytes(whole["png"][: len(whole["png"]) // 2])
+    (tmp_path / "empty.jpg").write_bytes(b"")
+    (tmp_path / "text.jpg").write_bytes(b"not a photo at all")
+    (tmp_path / "folder.jpg").mkdir()
+    (tmp_path / "dangling.jpg").symlink_to("nowhere.jpg")
+    os.mkfifo(str(tmp_path / "pipe.jpg"))
+    names = sorted(os.listdir(str(tmp_path))) + ["missing.jpg"]
+    listed = [Photo(name, str(tmp_path / name), "red") for name in names]
+    readable, problems = data.check_photos(listed)
+    assert [photo.file for photo in readable] == ["good.jpg", "good.png"]
+    reasons = dict(problems)
+    assert set(reasons) == set(names) - {"good.jpg", "good.png"}
+    assert reasons["missing.jpg"] == reasons["dangling.jpg"] == "No such file or directory"
+    assert reasons["half.jpg"] == "is truncated (JPEG without its end)"
+    assert "truncated or corrupt" in reasons["half.png"]
+    assert reasons["empty.jpg"] == "is empty (0 bytes)"
+    assert reasons["text.jpg"] == "is not a JPEG, PNG, BMP, GIF or WebP picture"
+    assert reasons["folder.jpg"] == "is a directory"
+    assert reasons["pipe.jpg"] == "is not a regular file"
+
+
+def test_a_class_with_one_photo_is_set_aside():
+    kept, problems = data.drop_small_classes(labelled(a=2, b=1, c=3))
+    assert collections.Counter(photo.label for photo in kept) == {"a": 2, "c": 3}
+    assert problems == [data.Problem("b0.jpg", "class 'b' has 1 usable photo, 2 are needed")]
+
+
+# ---- splitting
+
+
+def test_split_takes_the_share_of_every_class_and_loses_nothing():
+    every = labelled(a=50, b=20, c=10)
+    training, validation = data.split(every, 0.2, seed=0)
+    assert collections.Counter(photo.label for photo in validation) == {"a": 10, "b": 4, "c": 2}
+    assert sorted(training + validation) == sorted(every)
+    assert training == [photo for photo in every if photo not in validation]
+    assert validation == [photo for photo in every if photo in validation]
+
+
+def test_split_follows_the_seed():
+    every = labelled(a=50, b=20)
+    assert data.split(every, 0.3, seed=5) == data.split(every, 0.3, seed=5)
+    assert data.split(every, 0.3, seed=5) != data.split(every, 0.3, seed=6)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.5, 0.999, 1.0])
+def test_split_empties_no_class_on_either_side(share):
+    for side in data.split(labelled(a=2, b=3, c=40), share, seed=1):
+        assert {photo.label for photo in side} == {"a", "b", "c"}
+
+
+# ---- reporting
+
+
+def test_report_names_all_in_the_file_and_the_first_ten_on_the_screen(tmp_path, capsys):
+    problems = [data.Problem("%02d.jpg" % number, "No such file or directory") for number in range(13)]
+    problems += [data.Problem("odd\tname\n.jpg", "is empty (0 bytes)")]
+    path = str(tmp_path / "problems.tsv")
+    data.report_problems(problems, path, strict=False)
+    said = capsys.readouterr().err
+    assert "14 labelled photos cannot be used:" in said
+    assert "  13: No such file or directory: 00.jpg, 01.jpg," in said
+    assert "09.jpg, and 3 more\n" in said
+    assert "10.jpg" not in said
+    assert "  1: is empty (0 bytes): odd\\tname\\n.jpg\n" in said  # no control characters on the terminal
+    assert "the whole list: " + path in said
+    with open(path, newline="", encoding="utf-8") as file:
+        rows = list(csv.reader(file, "excel-tab"))
+    assert rows == [["file", "problem"]] + [list(problem) for problem in problems]
+
+
+def test_report_is_silent_without_problems(tmp_path, capsys):
+    data.report_problems([], str(tmp_path / "problems.tsv"), strict=True)
+    assert capsys.readouterr().err == ""
+    assert os.listdir(str(tmp_path)) == []
+
+
+def test_report_makes_the_folder_of_the_bundle_to_be(tmp_path, capsys):
+    path = tmp_path / "new" / "bundle.problems.tsv"
+    data.report_problems([data.Problem("a.jpg", "is empty")], str(path), strict=False)
+    assert "a.jpg\tis empty" in path.read_text()
+
+
+def test_report_that_cannot_be_written_is_the_user_s_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match="problems.tsv"):
+        data.report_problems([data.Problem("a", "b")], str(tmp_path / "file" / "problems.tsv"), strict=False)
+
+
+# ---- through the command
+
+
+def test_strict_exits_with_2_before_any_long_work(photos, tmp_path, no_long_work, capsys):
+    folder, rows = photos
+    helpers.write_table(tmp_path / "t.tsv", rows + [("missing.jpg", "red")])
+    command = [str(tmp_path / "t.tsv"), "--images", str(folder), "--out", str(tmp_path / "bundle"), "--strict"]
+    with pytest.raises(UsageError, match="--strict: 1 labelled photos cannot be used"):
+        cli.main(command)
+    assert "missing.jpg" in capsys.readouterr().err
+    assert (tmp_path / "bundle.problems.tsv").read_text() == "file\tproblem\nmissing.jpg\tNo such file or directory\n"
+    assert not (tmp_path / "bundle").exists()
+    done = helpers.picnic_edge("train", *command)
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert "Traceback" not in done.stderr
+
+
+def test_without_strict_the_rest_goes_on(photos, tmp_path, capsys):
+    folder, rows = photos
+    helpers.write_table(tmp_path / "t.tsv", rows + [("missing.jpg", "red")])
+    training, validation = read_options(
+        tmp_path / "t.tsv", "--images", folder, "--out", tmp_path / "bundle", "--val-split", "0.25"
+    )
+    assert sorted(photo.file for photo in training + validation) == sorted(file for file, _ in rows)
+    assert collections.Counter(photo.label for photo in validation) == dict.fromkeys(helpers.COLOURS, 1)
+    assert "1 labelled photos cannot be used" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kept", [0, 1, 5])
+def test_fewer_than_two_classes_left_exits_with_2(photos, tmp_path, no_long_work, kept):
+    folder, rows = photos
+    ones = [row for row in rows if row[1] == "red"][:kept] + [row for row in rows if row[1] == "blue things"][:1]
+    helpers.write_table(tmp_path / "t.tsv", ones)
+    with pytest.raises(UsageError, match="at least 2 classes with 2 photos each are needed"):
+        cli.main([str(tmp_path / "t.tsv"), "--images", str(folder), "--out", str(tmp_path / "bundle")])
+
+
+def test_no_readable_photo_at_all_exits_with_2(tmp_path, no_long_work):
+    helpers.write_table(tmp_path / "t.tsv", [("%d.jpg" % n, "ab"[n % 2]) for n in range(8)])
+    done = helpers.picnic_edge("train", tmp_path / "t.tsv", "--out", tmp_path / "new" / "bundle")
+    assert done.returncode == 2, done.stderr
+    assert "0 usable photos of 0 classes" in done.stderr
+
+
+@pytest.mark.parametrize("linked", ["training", "validation"])
+def test_validation_photos_are_left_out_of_training(photos, tmp_path, capsys, linked):
+    folder, rows = photos
+    helpers.write_table(tmp_path / "train.tsv", rows)
+    held_out = [row for row in rows if row[0].endswith("00.jpg")]
+    (tmp_path / "link").symlink_to(folder)  # the same photos by another name
+    helpers.write_table(tmp_path / "val.tsv", held_out)
+    images, val_images = (tmp_path / "link", folder) if linked == "training" else (folder, tmp_path / "link")
+    training, validation = read_options(
+        *[tmp_path / "train.tsv", "--images", images, "--val", tmp_path / "val.tsv", "--val-images", val_images]
+        + ["--out", tmp_path / "bundle"]
+    )
+    assert sorted(photo.file for photo in validation) == sorted(file for file, _ in held_out)
+    assert sorted(photo.file for photo in training) == sorted(file for file, _ in set(rows) - set(held_out))
+    said = capsys.readouterr().err
+    assert "  3: is a validation photo too: left out of training: " in said
+    assert "is --val-images missing?" in said  # all of the validation photos are training photos
+
+
+def test_validation_photos_with_unknown_labels_are_set_aside(photos, tmp_path, capsys):
+    folder, rows = photos
+    helpers.write_table(tmp_path / "train.tsv", [row for row in rows if not row[0].endswith("00.jpg")])
+    unknown = [(file, "purple" if label == "red" else label) for file, label in rows if file.endswith("00.jpg")]
+    helpers.write_table(tmp_path / "val.tsv", unknown)
+    training, validation = read_options(
+        tmp_path / "train.tsv", "--images", folder, "--out", tmp_path / "bundle", "--val", tmp_path / "val.tsv"
+    )
+    assert len(training) == 9
+    assert {photo.label for photo in validation} == {"blue things", "green, fresh & ripe"}
+    assert "label 'purple' is not among the training classes" in capsys.readouterr().err
+
+
+def test_validation_without_any_usable_photo_exits_with_2(photos, tmp_path, no_long_work):
+    folder, rows = photos
+    helpers.write_table(tmp_path / "train.tsv", rows)
+    helpers.write_table(tmp_path / "val.tsv", [("nosuch.jpg", "red")])
+    with pytest.raises(UsageError, match="and 0 for validation"):
+        cli.main(
+            [str(tmp_path / "train.tsv"), "--images", str(folder), "--out", str(tmp_path / "bundle")]
+            + ["--val", str(tmp_path / "val.tsv")]
+        )
+
+
+@pytest.mark.parametrize("arguments", [["--val-split", "1.5"], ["--epochs", "0"], ["--val", "v", "--val-split", "0.1"]])
+def test_senseless_options_exit_with_2(arguments, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["t.tsv", "--out", str(tmp_path / "bundle")] + arguments)
+    assert stopped.value.code == 2
+    assert arguments[-2] in capsys.readouterr().err
+
+
+# ---- the hackathon's own files
+
+
+def test_real_picnic_labels(picnic):
+    found, problems = data.read_labels(os.path.join(picnic, "train.tsv"))
+    assert (len(found), problems) == (7258, [])
+    counts = collections.Counter(photo.label for photo in found)
+    assert len(counts) == 25
+    assert counts["Bananas, apples & pears"] == 851
+    assert counts["Asparagus, string beans & brussels sprouts"] == 129
+    assert min(counts.values()) == counts["Fish"] == 93
+    assert found[0].file == "0.png"
+    training, validation = data.split(found, 0.2, seed=0)
+    assert len(training) + len(validation) == 7258
+    for label, count in collections.Counter(photo.label for photo in validation).items():
+        assert abs(count - 0.2 * counts[label]) <= 0.5
+
+
+def test_real_picnic_labels_without_their_photos(picnic, tmp_path, no_long_work, capsys):
+    with pytest.raises(UsageError, match="0 usable photos of 0 classes"):
+        cli.main([os.path.join(picnic, "train.tsv"), "--out", str(tmp_path / "bundle")])
+    assert "  7258: No such file or directory: 0.png, 1.png," in capsys.readouterr().err
+    with open(str(tmp_path / "bundle.problems.tsv"), encoding="utf-8") as file:
+        assert len(file.readlines()) == 7259

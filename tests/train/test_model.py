@@ -1,0 +1,193 @@
+"""The network's pieces: weights, features, the head, the GPU's memory."""
+
+import os
+import types
+
+import numpy as np
+import pytest
+
+from edge_runtime import machine
+from edge_runtime.errors import UsageError
+from tests import helpers
+from train import cli, model
+
+
+@pytest.fixture(scope="module")
+def tensorflow():
+    found = pytest.importorskip("tensorflow", reason="training needs TensorFlow")
+    model.load_tensorflow()
+    return found
+
+
+# ---- the head
+
+
+def random_features(seed, count=60, classes=3):
+    random = np.random.RandomState(seed)
+    labels = np.arange(count) % classes
+    features = np.zeros((count, model.FEATURES), np.float32)  # most say nothing, as where a ReLU stays shut
+    features[:, :300] = random.rand(count, 300)
+    for position in range(0, 300, 3):  # 100 telling features per class
+        features[np.arange(count), position + labels] += 1
+    return features, labels
+
+
+def train(seed, epochs=4):
+    features, labels = random_features(0)
+    val_features, val_labels = random_features(1, 30)
+    model.set_seed(seed)
+    head, history = model.train_head(features, labels, val_features, val_labels, 3, epochs)
+    return head.predict(val_features, verbose=0), history
+
+
+def test_one_seed_trains_the_same_head_and_another_seed_another(tensorflow):
+    first, first_history = train(seed=7)
+    again, again_history = train(seed=7)
+    other, _ = train(seed=8)
+    assert np.array_equal(first, again)
+    assert first_history == again_history
+    assert not np.array_equal(first, other)
+
+
+def test_head_learns_and_records_every_epoch(tensorflow, capsys):
+    answers, history = train(seed=0, epochs=12)
+    assert answers.shape == (30, 3)
+    assert np.allclose(answers.sum(axis=1), 1, atol=1e-5)
+    assert set(history) == {"loss", "accuracy", "val_loss", "val_accuracy"}
+    assert {len(values) for values in history.values()} == {12}
+    assert all(type(value) is float for values in history.values() for value in values)
+    assert history["loss"][-1] < history["loss"][0]
+    assert np.mean(answers.argmax(axis=1) == random_features(1, 30)[1]) > 0.8
+    assert "head: epoch 11  loss " in capsys.readouterr().err
+
+
+def test_training_stops_early_and_keeps_the_weights_of_the_best_epoch(tensorflow, monkeypatch):
+    monkeypatch.setattr(model, "PATIENCE_EPOCHS", 2)
+    features, labels = random_features(0)
+    opposed = np.where(np.arange(60) % 2, labels, (labels + 1) % 3)  # what is learned soon hurts the validation
+
+    def answers(epochs):
+        model.set_seed(0)
+        head, history = model.train_head(features, labels, features, opposed, 3, epochs)
+        return head.predict(features, verbose=0), history["val_loss"]
+
+    stopped, losses = answers(200)
+    best = int(np.argmin(losses))
+    assert len(losses) == best + 1 + 2 < 200
+    assert np.array_equal(stopped, answers(best + 1)[0])
+
+
+# ---- features
+
+
+def test_features_of_all_photos_in_order_and_scaled_to_plus_minus_one(tensorflow, tmp_path):
+    levels = list(range(5, 250, 13))  # 19 photos: one whole batch and a smaller one
+    paths = []
+    for level in levels:
+        paths.append(str(tmp_path / ("%03d.png" % level)))
+        helpers.write_photo(paths[-1], np.full((30, 40, 3), level, np.uint8))
+    seen = []
+
+    def base(pixels, training):
+        seen.append(training)
+        return tensorflow.repeat(tensorflow.reduce_mean(pixels, [1, 2, 3])[:, None], model.FEATURES, 1)
+
+    features = model.compute_features(base, paths)
+    assert features.shape == (19, model.FEATURES)
+    assert features.dtype == np.float32
+    assert features[:, 0] == pytest.approx([level / 127.5 - 1 for level in levels], abs=1e-5)
+    assert set(seen) == {False}  # dropout and batch norms must not be in training mode
+
+
+# ---- weights
+
+
+@pytest.fixture(scope="module")
+def other_weights(tensorflow, tmp_path_factory):
+    """An .h5 file of another network."""
+    path = str(tmp_path_factory.mktemp("weights") / "other.h5")
+    keras = tensorflow.keras
+    keras.Sequential([keras.layers.InputLayer((4,)), keras.layers.Dense(2)]).save(path)
+    return path
+
+
+def test_weights_that_are_not_there_exit_with_2(tensorflow):
+    with pytest.raises(UsageError, match="--weights nosuch.h5: no such file; expected imagenet, none or an .h5 file"):
+        model.build_base("nosuch.h5")
+
+
+def test_garbage_weights_exit_with_2(tensorflow, tmp_path):
+    (tmp_path / "garbage.h5").write_bytes(b"no HDF5 at all" * 100)
+    helpers.write_photos(tmp_path / "photos")
+    with pytest.raises(UsageError, match="garbage.h5: holds no InceptionV3 weights without top"):
+        cli.main(
+            [str(tmp_path / "photos"), "--out", str(tmp_path / "bundle"), "--weights", str(tmp_path / "garbage.h5")]
+        )
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_weights_of_another_network_exit_with_2(other_weights):
+    with pytest.raises(UsageError, match="other.h5: holds no InceptionV3 weights without top"):
+        model.build_base(other_weights)
+
+
+# ---- the GPU's memory
+
+
+class FakeConfig:
+    """tensorflow.config of a machine with two GPUs; records what is asked of it."""
+
+    def __init__(self):
+        self.asked = []
+        self.experimental = self
+
+    def list_physical_devices(self, kind):
+        assert kind == "GPU"
+        return ["gpu0", "gpu1"]
+
+    def set_memory_growth(self, gpu, growing):
+        self.asked.append((gpu, "growth", growing))
+
+    def VirtualDeviceConfiguration(self, memory_limit):  # noqa: N802
+        return "%d MiB" % memory_limit
+
+    def set_virtual_device_configuration(self, gpu, limits):
+        self.asked.append((gpu, "limit", limits))
+
+
+@pytest.fixture
+def gpus(monkeypatch):
+    config = FakeConfig()
+    monkeypatch.setattr(model, "require", lambda name: types.SimpleNamespace(config=config))
+    monkeypatch.setattr(model, "gpu_memory_bytes", lambda index: (8 << 30) * (index + 1))
+    return config
+
+
+def test_without_a_fraction_the_gpu_s_memory_grows(gpus):
+    model.limit_gpu_memory(None)
+    assert gpus.asked == [("gpu0", "growth", True), ("gpu1", "growth", True)]
+
+
+def test_a_fraction_limits_each_gpu_to_its_own_share(gpus):
+    model.limit_gpu_memory(0.25)
+    assert gpus.asked == [("gpu0", "limit", ["2048 MiB"]), ("gpu1", "limit", ["4096 MiB"])]
+
+
+def test_without_a_gpu_nothing_happens(tensorflow, monkeypatch):
+    monkeypatch.setattr(tensorflow.config, "list_physical_devices", lambda kind: [])
+    model.limit_gpu_memory(0.5)
+    model.limit_gpu_memory(None)
+
+
+def test_the_card_s_memory_is_asked_from_nvidia_smi(tmp_path, monkeypatch):
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text('#!/bin/sh\n[ "$3" = --id=1 ] && echo 11019\n')
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path) + os.pathsep + os.environ["PATH"])
+    assert model.gpu_memory_bytes(1) == 11019 << 20
+    assert model.gpu_memory_bytes(0) == machine.memory_info()["MemTotal"]  # the tool failed
+
+
+def test_a_board_without_nvidia_smi_shares_its_memory(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert model.gpu_memory_bytes(0) == machine.memory_info()["MemTotal"]

@@ -1,0 +1,317 @@
+"""What `picnic-edge train --weights none` makes of the drawn samples: the bundle, and its way through the verbs.
+
+One training (fixture trained, about a minute) serves the whole session. The pieces have tests of their own beside this.
+"""
+
+import csv
+import json
+import os
+import sys
+
+import numpy as np
+import pytest
+
+from edge_runtime import bundle as bundles
+from edge_runtime import images, machine, tables
+from edge_runtime.bundle import Bundle
+from edge_runtime.engines import EngineInfo, create_engine
+from edge_runtime.errors import UsageError
+from tests import helpers
+from train import cli, data, evaluate, metrics, predict
+
+
+@pytest.fixture(scope="module")
+def bundle(trained):
+    return Bundle.open(trained[0])
+
+
+@pytest.fixture(scope="module")
+def onnx_model(bundle):
+    onnx = pytest.importorskip("onnx")
+    return onnx.load(bundle.file("model.onnx"))
+
+
+@pytest.fixture(scope="module")
+def train_rows(samples):
+    return list(tables.read_rows(os.path.join(samples, "train.tsv"), need_label=True))
+
+
+def built_in(bundle, kind, batch=8):
+    name = {"onnxruntime": "model.onnx", "tensorflow": "saved_model"}[kind]
+    return create_engine(EngineInfo(kind, kind, "fp32", bundle.file(name), None), len(bundle.class_names), batch, None)
+
+
+def compared_photos(bundle):
+    """All validation photos; where those are fewer than 128, training photos join them."""
+    validation, training = bundle.manifest["metrics"]["val_photos"], bundle.manifest["training"]["photos"]
+    return max(validation, min(128, validation + training))
+
+
+# ---- the manifest
+
+
+def test_class_names_are_those_of_the_table_sorted(bundle, train_rows):
+    assert bundle.class_names == sorted({row.label for row in train_rows})
+    assert len(bundle.class_names) >= 6
+
+
+def test_manifest_says_how_it_was_trained(bundle, samples, train_rows):
+    training = bundle.manifest["training"]
+    assert training["command"] == (
+        ["picnic-edge", "train", samples + "/train.tsv", "--images", samples + "/photos", "--out", bundle.path]
+        + ["--weights", "none"]
+    )
+    assert training["seed"] == 0
+    assert training["weights"].startswith("random")
+    assert training["photos"] + bundle.manifest["metrics"]["val_photos"] == len(train_rows)
+    assert training["machine"] == machine.describe()
+    for library in ("numpy", "onnxruntime", "opencv-python-headless", "keras", "tf2onnx"):
+        assert training["versions"][library] == machine.library_version(library) is not None
+    assert training["versions"]["tensorflow"] or training["versions"]["tensorflow-cpu"]
+    assert bundle.manifest["input_spec"] == images.INPUT_SPEC
+    assert bundle.manifest["format_version"] == bundles.FORMAT_VERSION
+    assert not os.path.exists(bundle.path + ".problems.tsv")
+
+
+def test_manifest_lists_every_file_and_nothing_else(bundle):
+    found = set(bundles.list_files(bundle.path)) - {"manifest.json"}
+    assert set(bundle.manifest["files"]) == found
+    assert {"model.onnx", "saved_model/saved_model.pb", "sample/sample.json", "sample/probabilities.npy"} <= found
+    assert not [name for name in found if name.endswith((".pkl", ".pickle", ".h5"))]
+    assert sorted(name for name in os.listdir(os.path.dirname(bundle.path)) if "unfinished" in name) == []
+
+
+def test_metrics_are_those_of_the_validation_photos(bundle):
+    found = bundle.manifest["metrics"]
+    assert 0 < found["val_accuracy"] <= 1
+    assert found["val_macro_f1"] == pytest.approx(np.mean([row["f1"] for row in found["per_class"]]))
+    assert sum(row["photos"] for row in found["per_class"]) == found["val_photos"]
+    correct = sum(row["recall"] * row["photos"] for row in found["per_class"])
+    assert found["val_accuracy"] == pytest.approx(correct / found["val_photos"])
+    assert set(found["history"]) == {"loss", "accuracy", "val_loss", "val_accuracy"}
+    assert 1 <= len(found["history"]["loss"]) <= 100
+
+
+def test_the_classifier_has_learned_something(bundle):
+    assert bundle.manifest["metrics"]["val_accuracy"] > 2.0 / len(bundle.class_names)  # chance is 1 in 8
+
+
+def test_exported_files_agree_with_the_trained_model(bundle, trained):
+    agreement = bundle.manifest["metrics"]["agreement"]
+    assert set(agreement) == {"model.onnx", "saved_model"}
+    for found in agreement.values():
+        assert 0 <= found["max_abs_difference"] <= 1e-5
+        assert found["top1_equal"] == found["photos"] == compared_photos(bundle)
+    said = trained[1].stdout.decode("utf-8")
+    for name in agreement:
+        assert name + " agrees with the trained model: largest difference of a probability " in said
+
+
+def test_the_command_prints_its_result_on_stdout_and_the_rest_on_stderr(bundle, trained):
+    out = trained[1].stdout.decode("utf-8").splitlines()
+    assert out[0].split() == ["class", "precision", "recall", "F1", "photos"]
+    found = bundle.manifest["metrics"]
+    line = "validation: accuracy %(val_accuracy).4f, macro-F1 %(val_macro_f1).4f on %(val_photos)d photos" % found
+    assert line in out
+    assert out[-1].startswith("bundle: %s (" % bundle.path)
+    assert "exporting the bundle" in trained[1].stderr
+
+
+# ---- model.onnx
+
+
+def test_onnx_is_what_tensorrt_8_2_reads(onnx_model):
+    assert [(opset.domain, opset.version) for opset in onnx_model.opset_import if opset.domain in ("", "ai.onnx")] == [
+        ("", 13)
+    ]
+    assert {node.domain for node in onnx_model.graph.node} <= {"", "ai.onnx"}  # no operator of a vendor
+    kinds = [node.op_type for node in onnx_model.graph.node]
+    assert "BatchNormalization" not in kinds  # folded into the convolutions
+    assert kinds.count("Conv") == 94
+    assert kinds.count("Transpose") <= 1
+    assert kinds.count("Dropout") == 0
+
+
+def test_onnx_takes_uint8_nhwc_and_gives_probabilities(onnx_model):
+    import onnx
+
+    onnx.checker.check_model(onnx_model)
+    weights = {value.name for value in onnx_model.graph.initializer}
+    (source,) = [value for value in onnx_model.graph.input if value.name not in weights]
+    (target,) = onnx_model.graph.output
+    assert (source.name, target.name) == ("images", "probabilities")
+    assert source.type.tensor_type.elem_type == onnx.TensorProto.UINT8
+    assert target.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
+    dims = source.type.tensor_type.shape.dim
+    assert dims[0].dim_param and not dims[0].dim_value
+    assert [dim.dim_value for dim in dims[1:]] == [299, 299, 3]
+    assert target.type.tensor_type.shape.dim[1].dim_value == 8
+
+
+# ---- saved_model
+
+
+def test_saved_model_has_the_signature_and_no_variables(bundle):
+    tensorflow = pytest.importorskip("tensorflow")
+    loaded = tensorflow.saved_model.load(bundle.file("saved_model"))
+    assert list(loaded.signatures) == ["serving_default"]
+    signature = loaded.signatures["serving_default"]
+    _, inputs = signature.structured_input_signature
+    assert list(inputs) == ["images"]
+    assert inputs["images"].shape.as_list() == [None, 299, 299, 3]
+    assert inputs["images"].dtype == tensorflow.uint8
+    assert list(signature.structured_outputs) == ["probabilities"]
+    assert signature.structured_outputs["probabilities"].shape.as_list() == [None, 8]
+    assert signature.structured_outputs["probabilities"].dtype == tensorflow.float32
+
+
+def test_saved_model_has_only_operators_that_an_older_tensorflow_knows(bundle):
+    pytest.importorskip("tensorflow")
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    saved = saved_model_pb2.SavedModel()
+    with open(bundle.file("saved_model/saved_model.pb"), "rb") as file:
+        saved.ParseFromString(file.read())
+    graph = saved.meta_graphs[0].graph_def
+    kinds = {node.op for node in graph.node}
+    for function in graph.library.function:
+        kinds.update(node.op for node in function.node_def)
+    assert "Conv2D" in kinds
+    assert kinds & {"DisableCopyOnRead", "ReadVariableOp", "PyFunc", "EagerPyFunc"} == set()
+
+
+# ---- both, on the sample
+
+
+@pytest.mark.parametrize("kind", ["onnxruntime", "tensorflow"])
+def test_the_sample_s_answers_are_the_model_s(bundle, kind):
+    pytest.importorskip(kind)
+    sample = bundle.sample()
+    assert len(sample.names) == min(128, compared_photos(bundle))
+    assert len(set(sample.names)) == len(sample.names)
+    assert set(sample.labels) == set(bundle.class_names)
+    assert sample.probabilities.sum(axis=1) == pytest.approx(1, abs=1e-5)
+    with built_in(bundle, kind).open() as engine:
+        found = np.concatenate([engine.infer(sample.images[start : start + 8]) for start in range(0, 16, 8)])
+    assert np.abs(found - sample.probabilities[:16]).max() <= 1e-5
+    assert np.array_equal(found.argmax(axis=1), sample.probabilities[:16].argmax(axis=1))
+
+
+@pytest.mark.parametrize("kind", ["onnxruntime", "tensorflow"])
+def test_any_batch_size_gives_a_photo_the_same_answer(bundle, kind):
+    pytest.importorskip(kind)
+    pictures = bundle.sample().images[:5]
+    with built_in(bundle, kind).open() as engine:
+        alone = np.concatenate([engine.infer(pictures[index : index + 1]) for index in range(5)])
+        for size in (2, 5):
+            assert engine.infer(pictures[:size]) == pytest.approx(alone[:size], abs=1e-5)
+
+
+# ---- its way through the other verbs
+
+
+def test_evaluate_on_the_test_split(bundle, samples, tmp_path, capsys):
+    table = os.path.join(samples, "test.tsv")
+    report = tmp_path / "report"
+    evaluate.main([bundle.path, table, "--images", os.path.join(samples, "photos"), "--report", str(report)])
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 1 + 8 + 1
+    assert lines[-1].endswith("on 16 photos, with onnxruntime")
+    assert sorted(os.listdir(str(report))) == ["evaluation.json", "per_class.tsv", "predictions.tsv"]
+    with open(str(report / "predictions.tsv"), newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file, dialect="excel-tab"))
+    expected = [(row.file, row.label) for row in tables.read_rows(table, need_label=True)]
+    assert [(row["file"], row["truth"]) for row in rows] == expected
+    accuracy, macro_f1, _ = metrics.score(
+        [row["truth"] for row in rows], [row["label"] for row in rows], bundle.class_names
+    )
+    assert lines[-1].startswith("accuracy %.4f, macro-F1 %.4f on" % (accuracy, macro_f1))
+    result = json.loads((report / "evaluation.json").read_text())
+    assert (result["accuracy"], result["macro_f1"], result["bundle_id"]) == (accuracy, macro_f1, bundle.id)
+    assert accuracy > 1.0 / 8
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "tensorflow"])
+def test_evaluating_the_training_table_again_finds_the_figures_of_the_manifest(
+    bundle, samples, engine, tmp_path, capsys
+):
+    """The validation photos go through the device's decoder and engines and score what training said they score."""
+    pytest.importorskip(engine)
+    options = cli.parser().parse_args(
+        [samples + "/train.tsv", "--images", samples + "/photos", "--out", bundle.path, "--weights", "none"]
+    )
+    _, validation = cli.read_photos(options)
+    folder = os.path.join(samples, "photos")
+    table = tmp_path / "validation.tsv"
+    helpers.write_table(table, [(photo.file, photo.label) for photo in validation])
+    capsys.readouterr()
+    evaluate.main([bundle.path, str(table), "--images", folder, "--engine", engine, "--json"])
+    result = json.loads(capsys.readouterr().out)
+    found = bundle.manifest["metrics"]
+    assert (result["accuracy"], result["photos"]) == (found["val_accuracy"], found["val_photos"])
+    assert result["macro_f1"] == pytest.approx(found["val_macro_f1"])
+    assert [row["label"] for row in result["per_class"]] == [row["label"] for row in found["per_class"]]
+
+
+def test_predict_keeps_the_table_s_order(bundle, samples, tmp_path):
+    rows = [(row.file,) for row in tables.read_rows(os.path.join(samples, "test.tsv"))][::-1]
+    helpers.write_table(tmp_path / "t.tsv", rows, header=("file",))
+    predict.main(
+        [bundle.path, str(tmp_path / "t.tsv"), "--images", os.path.join(samples, "photos")]
+        + ["--out", str(tmp_path / "submission.tsv")]
+    )
+    with open(str(tmp_path / "submission.tsv"), newline="", encoding="utf-8") as file:
+        header, *found = csv.reader(file, "excel-tab")
+    assert header == ["file", "label"]
+    assert [name for name, _ in found] == [name for (name,) in rows]
+    assert {label for _, label in found} <= set(bundle.class_names)
+
+
+# ---- refused before any work
+
+
+@pytest.fixture
+def no_reading(monkeypatch):
+    monkeypatch.setattr(data, "read_labels", None)
+
+
+def test_an_out_that_is_something_else_is_refused_and_left_alone(tmp_path, no_reading):
+    folder = tmp_path / "holiday"
+    folder.mkdir()
+    (folder / "diary.txt").write_text("dear diary")
+    (tmp_path / "file").write_text("text")
+    (tmp_path / "link").symlink_to("nowhere")
+    for name in ("holiday", "file", "link"):
+        with pytest.raises(UsageError, match="%s: exists and is no bundle; give --out another name" % name):
+            cli.main(["t.tsv", "--out", str(tmp_path / name)])
+    assert (folder / "diary.txt").read_text() == "dear diary"
+    assert (tmp_path / "file").read_text() == "text"
+    assert os.readlink(str(tmp_path / "link")) == "nowhere"
+    done = helpers.picnic_edge("train", "t.tsv", "--out", folder)
+    assert (done.returncode, done.stdout) == (2, b"")
+
+
+def test_an_out_below_a_file_is_met_before_training(tmp_path, no_reading):
+    (tmp_path / "file").write_text("text")
+    with pytest.raises(UsageError, match="cannot write to "):
+        cli.main(["t.tsv", "--out", str(tmp_path / "file" / "bundle")])
+
+
+def test_a_full_disk_is_met_before_training(tmp_path, monkeypatch, no_reading):
+    import collections
+    import shutil
+
+    usage = collections.namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(1 << 40, 1 << 40, 100 << 20))
+    with pytest.raises(UsageError, match="only 100 MiB are free"):
+        cli.main(["t.tsv", "--out", str(tmp_path / "bundle")])
+
+
+def test_without_tensorflow_training_exits_with_4_and_says_how_to_get_it(tmp_path, monkeypatch):
+    from edge_runtime.errors import MissingRequirement
+
+    helpers.write_photos(tmp_path / "photos", per_class=2)
+    monkeypatch.setitem(sys.modules, "tensorflow", None)
+    with pytest.raises(MissingRequirement, match="tensorflow is needed here(.|\n)*pip install tensorflow"):
+        cli.main([str(tmp_path / "photos"), "--out", str(tmp_path / "bundle")])
+    assert not (tmp_path / "bundle").exists()
