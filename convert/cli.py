@@ -14,6 +14,7 @@ from edge_runtime.cli import positive, share
 from edge_runtime.command import say
 from edge_runtime.engines import ENGINE_JSON, FORMAT_VERSION, LIBRARIES, EngineInfo, create_engine
 from edge_runtime.errors import UsageError
+from edge_runtime.sources import open_source
 
 # --to -> module with PRECISIONS (the default first) and build(bundle, precision, max_batch, folder)
 TARGETS = {
@@ -62,6 +63,8 @@ def main(argv=None):
     precision = options.precision or builder.PRECISIONS[0]
     if precision not in builder.PRECISIONS:
         raise UsageError("--to %s makes %s, not %s" % (options.to, " or ".join(builder.PRECISIONS), precision))
+    if options.calibration:
+        open_source(options.calibration)  # a wrong name is told before the long work
     record = convert(bundle, options.to, builder, precision, options)
     found = record["parity"]
     print(

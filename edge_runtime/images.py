@@ -181,11 +181,12 @@ def _decode_opaque(data, header, scaled):
 def _over_white(header):
     """Pillow decodes what OpenCV versions treat differently: GIF and transparency (product photos stand on white)."""
     try:
-        rgba = np.asarray(header.convert("RGBA"))
+        picture = header.convert("RGBA")
+        white = Image.new("RGB", picture.size, "white")
+        white.paste(picture, mask=picture.getchannel("A"))
+        return np.asarray(white)
     except Exception as error:  # Pillow raises OSError, SyntaxError, struct.error, ... on broken data
         raise ImageError("is truncated or corrupt (%s: %s)" % (header.format, error))
-    alpha = rgba[..., 3:].astype(np.uint16)
-    return ((rgba[..., :3] * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
 
 
 def _orientation(header):

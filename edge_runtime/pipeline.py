@@ -6,6 +6,7 @@ the caller pulls, and stopping half way (an error, Ctrl-C, closing the generator
 
 import collections
 import concurrent.futures
+import os
 import time
 import typing
 
@@ -116,5 +117,9 @@ def _infer(engine, pictures, items):
     try:
         return engine.infer(np.stack(pictures)), time.perf_counter() - started
     except Exception as error:
-        names = ", ".join(str(getattr(item, "name", "a frame")) for item in items)
+        names = ", ".join(_name_of(item) for item in items)
         raise EngineError("%s; while classifying %s" % (error, names)) from error
+
+
+def _name_of(item):
+    return os.fspath(item) if isinstance(item, (str, os.PathLike)) else getattr(item, "name", "a frame")

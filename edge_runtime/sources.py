@@ -54,9 +54,12 @@ def open_source(source, images_folder=None):
 def table_items(path, images_folder):
     """Yields an Item per row of a table (see edge_runtime.tables.read_rows), its files below images_folder."""
     for row in tables.read_rows(path):
-        # A table is UTF-8 whatever the locale is; a service on a board often runs with LANG unset.
-        inner = os.fsdecode(row.file.encode("utf-8", "surrogateescape"))
-        yield Item(row.file, os.path.join(images_folder, inner), row.problem)
+        yield Item(row.file, path_of(row.file, images_folder), row.problem)
+
+
+def path_of(name, images_folder):
+    """Returns the path of a file named in a table, which is UTF-8 whatever the locale is (LANG is often unset)."""
+    return os.path.join(images_folder, os.fsdecode(name.encode("utf-8", "surrogateescape")))
 
 
 def _is_photo_name(path):

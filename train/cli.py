@@ -70,6 +70,8 @@ def main(argv=None):
     arguments = sys.argv[1:] if argv is None else argv
     options = parser().parse_args(arguments)
     bundle.publishable(options.out)
+    if options.weights not in ("imagenet", "none") and not os.path.isfile(options.weights):
+        raise UsageError("--weights %s: no such file; expected imagenet, none or an .h5 file" % options.weights)
     started = time.perf_counter()
     training, validation = read_photos(options)
 

@@ -2,6 +2,7 @@
 
 import collections
 import concurrent.futures
+import contextlib
 import os
 import typing
 
@@ -44,7 +45,7 @@ def read_labels(source, images_folder=None):
         if not os.path.isdir(folder or "."):
             raise UsageError("--images %s: no such folder" % folder)
         for row in tables.read_rows(source, need_label=True):
-            rows.append(Photo(row.file or "line %d" % row.line, os.path.join(folder, row.file), row.label))
+            rows.append(Photo(row.file or "line %d" % row.line, sources.path_of(row.file, folder), row.label))
             reasons.append(row.problem)
     listed, problems = _partition(rows, reasons)
     photos, repeated = _partition(listed, _repeats(listed))
@@ -117,6 +118,9 @@ def report_problems(problems, path, strict):
     Raises:
         UsageError: as strict asks, or path cannot be written.
     """
+    if path:
+        with contextlib.suppress(OSError):
+            os.unlink(path)  # an earlier run's
     if not problems:
         return
     by_kind = collections.defaultdict(list)

@@ -20,6 +20,7 @@ FEATURES = 2048
 DROPOUT = 0.2
 L2 = 1e-3
 LEARNING_RATE = 1e-3
+LEAST_DEVIATION = 0.1  # of the features' mean standard deviation
 PATIENCE_EPOCHS = 15
 _CALIBRATION_BATCH = 32
 _FEATURE_BATCH = 16
@@ -108,8 +109,6 @@ def build_base(weights, paths=()):
         calibrate_batch_norm(base, (scale(pixels) for pixels in photo_batches(chosen, _CALIBRATION_BATCH)))
         weights_id = "random"
     else:
-        if not os.path.isfile(weights):
-            raise UsageError("--weights %s: no such file; expected imagenet, none or an .h5 file" % weights)
         try:
             base = inception(weights)
         except Exception as error:  # h5py and Keras raise OSError, ValueError, KeyError, ...
@@ -162,7 +161,9 @@ def train_head(features, labels, val_features, val_labels, class_count, epochs):
         (head, history): a Keras model float32 [n, 2048] -> float32 [n, classes], and {metric: [value per epoch]}.
     """
     keras = require("tensorflow").keras
-    mean, deviation = features.mean(axis=0), features.std(axis=0) + 1e-6
+    mean, deviation = features.mean(axis=0), features.std(axis=0)
+    # A feature that is silent in training must not shout when another photo wakes it.
+    deviation = np.maximum(deviation, LEAST_DEVIATION * deviation.mean()) + 1e-12
     head = _build_head(class_count)
     head.compile(keras.optimizers.Adam(LEARNING_RATE), "sparse_categorical_crossentropy", metrics=["accuracy"])
     history = head.fit(

@@ -13,7 +13,7 @@ import typing
 
 from edge_runtime import machine
 from edge_runtime.bundle import verify_files
-from edge_runtime.errors import BundleError, MissingRequirement, UsageError
+from edge_runtime.errors import BundleError, MissingRequirement, PicnicError, UsageError
 
 ENGINE_JSON = "engine.json"
 FORMAT_VERSION = 1
@@ -41,10 +41,11 @@ log = logging.getLogger("picnic_edge")
 def list_engines(bundle):
     """Returns an EngineInfo for each way to run a bundle: the converted, fastest first, then the built-in ones."""
     folder = bundle.file("engines")
-    names = os.listdir(folder) if os.path.isdir(folder) else []
-    converted = [_read_info(bundle, name) for name in sorted(names) if not name.startswith(".")]
+    names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
+    converted = [_read_info(bundle, name) for name in names if name.rpartition("-")[0] in LIBRARIES]
     converted.sort(key=lambda info: -(info.record or {}).get("images_per_s", 0))
-    return converted + [EngineInfo(kind, kind, "fp32", bundle.file(path), None) for kind, path in _BUILT_IN]
+    built_in = [EngineInfo(kind, kind, "fp32", bundle.file(path), None) for kind, path in _BUILT_IN]
+    return converted + [info for info in built_in if os.path.exists(info.path)]
 
 
 def open_engine(bundle, name="auto", max_batch=8, threads=None):
@@ -127,7 +128,12 @@ def create_engine(info, class_count, max_batch, threads):
 
 def _open(bundle, info, max_batch, threads):
     check_engine(bundle, info)
-    return create_engine(info, len(bundle.class_names), max_batch, threads).open()
+    try:
+        return create_engine(info, len(bundle.class_names), max_batch, threads).open()
+    except PicnicError:
+        raise
+    except Exception as error:  # each library has exceptions of its own
+        raise BundleError("%s: cannot be loaded: %s" % (info.path, error)) from error
 
 
 def _read_info(bundle, name):
@@ -139,10 +145,12 @@ def _read_info(bundle, name):
         whole = (
             record["format_version"] == FORMAT_VERSION
             and "%s-%s" % (record["kind"], record["precision"]) == name
-            and all(key in record["machine"] for key in ("architecture", "cpu_features"))
-            and "bundle_id" in record["source"]
+            and isinstance(record["machine"]["architecture"], str)
+            and isinstance(record["machine"]["cpu_features"], list)
+            and isinstance(record["source"]["bundle_id"], str)
             and isinstance(record["libraries"], dict)
             and isinstance(record["files"], dict)
+            and len(record["files"]) > 0
             and isinstance(record["images_per_s"], (int, float))
         )
     except (OSError, ValueError, KeyError, TypeError):

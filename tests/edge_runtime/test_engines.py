@@ -61,6 +61,8 @@ def names_of(bundle):
 
 
 def test_a_bundle_runs_as_it_is_by_two_libraries(tiny_bundle):
+    assert names_of(Bundle.open(tiny_bundle)) == ["onnxruntime"]
+    os.mkdir(os.path.join(tiny_bundle, "saved_model"))
     assert names_of(Bundle.open(tiny_bundle)) == ["onnxruntime", "tensorflow"]
 
 
@@ -72,13 +74,18 @@ def test_converted_engines_come_first_the_fastest_before_all(converted):
         "onnxruntime-fp16",
         "onnxruntime-fp32",
         "onnxruntime",
-        "tensorflow",
     ]
 
 
 def test_an_engine_that_is_just_being_built_is_not_listed(converted):
     os.mkdir(folder_of(converted, ".onnxruntime-fp16.abc.unfinished"))
-    assert names_of(converted) == [CONVERTED, "onnxruntime", "tensorflow"]
+    assert names_of(converted) == [CONVERTED, "onnxruntime"]
+
+
+@pytest.mark.parametrize("name", ["notes", "README", "warp-drive", "-fp32"])
+def test_a_folder_that_is_no_engine_is_not_listed(converted, name):
+    os.mkdir(folder_of(converted, name))
+    assert names_of(converted) == [CONVERTED, "onnxruntime"]
 
 
 # --- choosing
@@ -113,7 +120,7 @@ def test_a_kind_opens_the_fastest_of_that_kind(converted):
 def test_an_unknown_name_is_wrong_usage_and_lists_the_known(converted):
     with pytest.raises(UsageError) as refused:
         open_engine(converted, "warp-drive")
-    assert "has no engine warp-drive, only onnxruntime-fp32, onnxruntime, tensorflow" in str(refused.value)
+    assert "has no engine warp-drive, only onnxruntime-fp32, onnxruntime;" in str(refused.value)
 
 
 def test_the_converted_engine_answers_as_the_model_does(converted):
@@ -156,6 +163,9 @@ SPOILED = {
     "no machine": (changed(lambda r: r.pop("machine")), "engine.json is missing or garbled"),
     "no speed": (changed(lambda r: r.pop("images_per_s")), "engine.json is missing or garbled"),
     "a newer format": (changed(lambda r: r.update(format_version=99)), "engine.json is missing or garbled"),
+    "no list of features": (changed(lambda r: r["machine"].update(cpu_features=None)), "is missing or garbled"),
+    "a text for a source": (changed(lambda r: r.update(source="bundle_id")), "is missing or garbled"),
+    "no files": (changed(lambda r: r.update(files={})), "is missing or garbled"),
     "another kind": (changed(lambda r: r.update(kind="openvino")), "engine.json is missing or garbled"),
 }
 
@@ -206,7 +216,6 @@ def test_where_no_engine_can_run_each_is_named_with_its_reason(tiny_bundle, monk
         open_engine(Bundle.open(tiny_bundle))
     assert str(refused.value).splitlines()[1:] == [
         "onnxruntime: onnxruntime is not here",
-        "tensorflow: tensorflow is not here",
     ]
 
 
@@ -306,3 +315,10 @@ def test_a_real_engine_takes_every_batch_size_up_to_the_largest(tiny_bundle):
         for count in range(1, 6):
             answers = engine.infer(sample.images[:count])
             assert np.allclose(answers, sample.probabilities[:count], atol=1e-4)
+
+
+def test_a_model_that_its_library_cannot_load_is_the_bundle_s_error(tiny_bundle):
+    pytest.importorskip("tensorflow")
+    os.mkdir(os.path.join(tiny_bundle, "saved_model"))
+    with pytest.raises(BundleError, match="saved_model: cannot be loaded"):
+        open_engine(Bundle.open(tiny_bundle), "tensorflow")

@@ -111,9 +111,9 @@ def other_weights(tensorflow, tmp_path_factory):
     return path
 
 
-def test_weights_that_are_not_there_exit_with_2(tensorflow):
+def test_weights_that_are_not_there_exit_with_2_before_any_photo_is_read(tmp_path):
     with pytest.raises(UsageError, match="--weights nosuch.h5: no such file; expected imagenet, none or an .h5 file"):
-        model.build_base("nosuch.h5")
+        cli.main([str(tmp_path / "nosuch.tsv"), "--out", str(tmp_path / "bundle"), "--weights", "nosuch.h5"])
 
 
 def test_garbage_weights_exit_with_2(tensorflow, tmp_path):
