@@ -27,6 +27,7 @@ setup(
     version=VERSION,
     description="Train a product photo classifier, convert it to a checked engine, run it on an edge device",
     python_requires=">=3.6",
+    package_dir={"": "."},
     packages=["edge_runtime", "edge_runtime.engines", "convert", "train", "benchmarks"],
     py_modules=["picnic_edge"],
     entry_points={"console_scripts": ["picnic-edge=picnic_edge:main"]},

@@ -8,6 +8,7 @@ from edge_runtime.classifier import Classifier
 from edge_runtime.command import progress, say
 from edge_runtime.errors import UsageError
 from edge_runtime.sources import table_items
+from train import data
 
 
 def parser():
@@ -42,9 +43,8 @@ def main(argv=None):
                 for found in progress(classifier.classify(items), len(items), "predict"):
                     write([found.name, found.label])
                     if found.error:
-                        unreadable.append(found)
+                        unreadable.append(data.Problem(found.name, found.error))
         except OSError as error:
             raise UsageError("--out %s: cannot be written (%s)" % (options.out, error.strerror))
-    for found in unreadable:
-        say("%s: %s: its label is left empty" % (found.name, found.error))
+    data.report_problems(unreadable, None, strict=False)
     say("%d rows, %d without a label, written to %s" % (len(items), len(unreadable), os.path.normpath(options.out)))

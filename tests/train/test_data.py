@@ -211,7 +211,7 @@ def test_report_names_all_in_the_file_and_the_first_ten_on_the_screen(tmp_path, 
     path = str(tmp_path / "problems.tsv")
     data.report_problems(problems, path, strict=False)
     said = capsys.readouterr().err
-    assert "14 labelled photos cannot be used:" in said
+    assert "14 photos cannot be used:" in said
     assert "  13: No such file or directory: 00.jpg, 01.jpg," in said
     assert "09.jpg, and 3 more\n" in said
     assert "10.jpg" not in said
@@ -265,7 +265,7 @@ def test_without_strict_the_rest_goes_on(photos, tmp_path, capsys):
     )
     assert sorted(photo.file for photo in training + validation) == sorted(file for file, _ in rows)
     assert collections.Counter(photo.label for photo in validation) == dict.fromkeys(helpers.COLOURS, 1)
-    assert "1 labelled photos cannot be used" in capsys.readouterr().err
+    assert "1 photos cannot be used" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("kept", [0, 1, 5])

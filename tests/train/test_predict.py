@@ -53,9 +53,9 @@ def test_every_row_gets_a_row_also_unusable_and_repeated_ones(tiny_bundle, photo
     assert (done.returncode, done.stdout) == (0, b"")
     labels = [rows[0][1], "", rows[1][1], "", "", "", rows[0][1]]
     assert read_table(tmp_path / "out.tsv")[1:] == [list(row) for row in zip(names, labels)]
-    assert "missing.jpg: No such file or directory: its label is left empty" in done.stderr
-    assert "empty.jpg: is empty (0 bytes): its label is left empty" in done.stderr
-    assert "/etc/passwd: absolute path" in done.stderr
+    assert "No such file or directory: missing.jpg" in done.stderr
+    assert "is empty (0 bytes): empty.jpg" in done.stderr
+    assert "absolute path; names are relative to the images folder: /etc/passwd" in done.stderr
     assert "7 rows, 4 without a label" in done.stderr
 
 
