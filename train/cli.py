@@ -120,7 +120,8 @@ def main(argv=None):
     more = export.in_turn(training)[: max(0, export.SAMPLE_PHOTOS - len(validation))]
     shown = [validation[index] for index in order] + [training[index] for index in more]
     answers = np.concatenate([probabilities[order], head(features[more], training=False).numpy()])
-    agreement = export.export_bundle(options.out, base, head, class_names, shown, answers, figures, record)
+    limit = export.MAX_DIFFERENCE_RANDOM if options.weights == "none" else export.MAX_DIFFERENCE
+    agreement = export.export_bundle(options.out, base, head, class_names, shown, answers, figures, record, limit)
     print(metrics.format_table(table))
     print("validation: accuracy %.4f, macro-F1 %.4f on %d photos" % (accuracy, macro_f1, len(validation)))
     for name, found in sorted(agreement.items()):

@@ -19,11 +19,14 @@ from train.model import scale
 
 OPSET = 13  # the newest that TensorRT 8.2 on the Jetson TX2 reads
 MAX_DIFFERENCE = 1e-5  # of a probability, between the Keras model and an exported file, in fp32
+# Random features vary little about a large mean, so that rounding weighs more: with them TensorFlow differs from itself
+# by up to 1e-5 between batch sizes.
+MAX_DIFFERENCE_RANDOM = 1e-4
 SAMPLE_PHOTOS = 128
 _CHECK_BATCH = 8
 
 
-def export_bundle(out, base, head, class_names, photos, probabilities, metrics, training):
+def export_bundle(out, base, head, class_names, photos, probabilities, metrics, training, max_difference):
     """Writes a bundle, whole or not at all.
 
     Args:
@@ -34,6 +37,7 @@ def export_bundle(out, base, head, class_names, photos, probabilities, metrics, 
             in the bundle.
         probabilities: float32 [len(photos), classes], the Keras model's own answers.
         metrics, training: plain dicts for the manifest; the agreement found here is added to metrics.
+        max_difference: of a probability, between the Keras model and an exported file.
 
     Returns:
         the agreement: {file: {"max_abs_difference", "top1_equal", "photos"}}.
@@ -48,7 +52,7 @@ def export_bundle(out, base, head, class_names, photos, probabilities, metrics, 
         _save_onnx(graph, os.path.join(folder, "model.onnx"))
         _save_sample(os.path.join(folder, "sample"), photos, probabilities)
         agreement = {
-            name: _compare(kind, os.path.join(folder, name), photos, probabilities)
+            name: _compare(kind, os.path.join(folder, name), photos, probabilities, max_difference)
             for kind, name in (("tensorflow", "saved_model"), ("onnxruntime", "model.onnx"))
         }
         write_manifest(folder, class_names, dict(metrics, agreement=agreement), training)
@@ -127,7 +131,7 @@ def in_turn(photos):
     return [index for turn in turns for index in turn if index is not None]
 
 
-def _compare(kind, path, photos, expected):
+def _compare(kind, path, photos, expected, max_difference):
     """Runs an exported file over photos and compares its answers with the Keras model's."""
     info = EngineInfo(kind, kind, "fp32", path, None)
     answers = []
@@ -138,9 +142,9 @@ def _compare(kind, path, photos, expected):
     found = np.array(answers)
     difference = float(np.abs(found - expected).max())
     same = int((found.argmax(axis=1) == expected.argmax(axis=1)).sum())
-    if not difference <= MAX_DIFFERENCE or same < len(photos):
+    if not difference <= max_difference or same < len(photos):
         raise ParityError(
             "export: %s differs from the trained model by up to %.2g (at most %.0e is allowed), same label for %d of "
-            "%d photos; nothing was written" % (os.path.basename(path), difference, MAX_DIFFERENCE, same, len(photos))
+            "%d photos; nothing was written" % (os.path.basename(path), difference, max_difference, same, len(photos))
         )
     return {"max_abs_difference": difference, "top1_equal": same, "photos": len(photos)}

@@ -75,7 +75,7 @@ def files_below(folder):
 
 
 def publish(out, photos, answers):
-    return export.export_bundle(out, None, None, NAMES, photos, answers, {"val_photos": len(photos)}, {"seed": 5})
+    return export.export_bundle(out, None, None, NAMES, photos, answers, {"val_photos": len(photos)}, {"seed": 5}, 1e-5)
 
 
 def test_a_new_bundle_opens_and_holds_what_it_was_given(tmp_path, photos, answers, tiny_network):
