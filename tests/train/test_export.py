@@ -43,10 +43,10 @@ def tiny_network(pristine_bundle, monkeypatch):
         with open(os.path.join(folder, "saved_model.pb"), "wb") as file:
             file.write(b"stands for a SavedModel")
 
-    def compare_onnx(kind, path, photos, expected):
+    def compare_onnx(kind, path, photos, expected, limit):
         if kind == "tensorflow":
             return {"max_abs_difference": 0.0, "top1_equal": len(photos), "photos": len(photos)}
-        return compare(kind, path, photos, expected)
+        return compare(kind, path, photos, expected, limit)
 
     monkeypatch.setattr(export, "_freeze", lambda base, head: None)
     monkeypatch.setattr(export, "_save_model", save_model)
