@@ -17,8 +17,8 @@ from PIL import Image
 
 from edge_runtime.errors import ImageError
 
-# Written into every bundle; a reader refuses a bundle whose spec differs from its own.
 SIDE = 299
+# Written into every bundle; a reader refuses a bundle whose spec differs from its own.
 INPUT_SPEC: typing.Dict[str, typing.Any] = {
     "shape": [SIDE, SIDE, 3],
     "dtype": "uint8",
@@ -109,12 +109,6 @@ def fit_image(rgb):
     if rgb.shape[:2] != (SIDE, SIDE):
         rgb = cv2.resize(rgb, (SIDE, SIDE), interpolation=cv2.INTER_LINEAR)
     return rgb
-
-
-def image_size(data):
-    """Returns (width, height, format name) from the header. Raises ImageError as decode_image does."""
-    header = _read_header(data)
-    return header.size[0], header.size[1], header.format
 
 
 def _read_header(data):

@@ -1,5 +1,6 @@
 """From the bytes of a photo to the picture the network takes: every kind of file, and every way it can be broken."""
 
+import io
 import os
 import signal
 import struct
@@ -168,7 +169,7 @@ def multi_picture(first, second):
 @pytest.fixture
 def two_pictures():
     data = multi_picture(encoded(gradient(1200, 1300), "jpg"), encoded(gradient()[::-1], "jpg"))
-    assert images.image_size(data) == (1300, 1200, "MPO")  # or this would test a plain JPEG
+    assert Image.open(io.BytesIO(data)).format == "MPO"  # or this would test a plain JPEG
     return data
 
 
@@ -363,10 +364,6 @@ def test_a_decompression_bomb_is_refused_before_it_is_decoded(kind, no_decoder):
 def test_a_bomb_is_refused_even_where_the_application_switched_pillow_s_check_off(kind, no_decoder, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
     assert reason_of(BOMBS[kind]) == "is 20000 x 20000 pixels: refused before decoding"
-
-
-def test_image_size_reads_the_header_only(no_decoder):
-    assert images.image_size(encoded(gradient(30, 50), "png")) == (50, 30, "PNG")
 
 
 # --- scaled decoding
