@@ -34,7 +34,10 @@ setup(
     # What runs on the device needs no more than this and one engine library.
     install_requires=[
         "numpy>=1.17",
-        "opencv-python-headless>=4.1",  # decoding and resizing; the build without windows needs no system libraries
+        # Decoding and resizing; the build without windows needs no system libraries. Newer ones have no
+        # wheel for Python 3.6: pip would compile them.
+        "opencv-python-headless>=4.1; python_version >= '3.7'",
+        "opencv-python-headless>=4.1,<4.6; python_version < '3.7'",
         "pillow>=8",  # headers, EXIF, GIF and transparency
         "tqdm>=4.50,<5",  # progress bars
     ],
