@@ -11,12 +11,19 @@ ONNXRUNTIME = ["onnxruntime>=1.10,<2"]
 OPENVINO = ["openvino>=2024.0; python_version >= '3.9'"]
 TRAIN = [
     # A CPU build where there is one: a tenth of the download. With a GPU: pip install 'tensorflow[and-cuda]'.
-    "tensorflow-cpu>=2.9,<2.22; python_version >= '3.8' and platform_machine == 'x86_64'",
-    "tensorflow>=2.9,<2.22; python_version >= '3.8' and platform_machine != 'x86_64'",
+    "tensorflow-cpu>=2.17,<2.22; python_version >= '3.10' and platform_machine == 'x86_64'",
+    "tensorflow>=2.17,<2.22; python_version >= '3.10' and platform_machine != 'x86_64'",
+    # Newer ones crash beside the protobuf that tf2onnx 1.16 needs.
+    "tensorflow-cpu>=2.9,<2.16; python_version >= '3.8' and python_version < '3.10' and platform_machine == 'x86_64'",
+    "tensorflow>=2.9,<2.16; python_version >= '3.8' and python_version < '3.10' and platform_machine != 'x86_64'",
     "tensorflow>=2.6,<2.8; python_version < '3.8'",
     "keras>=2.6,<2.8; python_version < '3.8'",
-    "tf2onnx>=1.9,<2",
-    "onnx>=1.10,<2; python_version >= '3.8'",
+    # tf2onnx 1.17 goes with current onnx and protobuf; 1.16, the last for Python 3.8 and 3.9, needs older ones.
+    "tf2onnx>=1.17,<2; python_version >= '3.10'",
+    "tf2onnx>=1.16,<1.17; python_version >= '3.8' and python_version < '3.10'",
+    "tf2onnx>=1.9,<1.15; python_version < '3.8'",
+    "onnx>=1.17,<2; python_version >= '3.10'",
+    "onnx>=1.14,<1.17; python_version >= '3.8' and python_version < '3.10'",
     "onnx>=1.10,<1.11; python_version < '3.8'",
     "scikit-learn>=0.24",
 ]
