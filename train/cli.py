@@ -55,6 +55,17 @@ def parser():
     )
     this.add_argument("--epochs", type=positive, default=100, metavar="N", help="at most; stops early (default 100)")
     this.add_argument(
+        "--fine-tune",
+        type=int,
+        choices=range(12),
+        default=0,
+        metavar="BLOCKS",
+        help="then train the last BLOCKS (1..11) of InceptionV3 on augmented photos (default 0: the head only)",
+    )
+    this.add_argument(
+        "--fine-tune-epochs", type=positive, default=10, metavar="N", help="epochs of --fine-tune (default 10)"
+    )
+    this.add_argument(
         "--gpu-memory-fraction",
         type=share,
         metavar="F",
@@ -75,7 +86,7 @@ def main(argv=None):
     started = time.perf_counter()
     training, validation = read_photos(options)
 
-    from train import export, model
+    from train import export, finetune, model
 
     model.load_tensorflow()
 
@@ -96,6 +107,11 @@ def main(argv=None):
         len(class_names),
         options.epochs,
     )
+    if options.fine_tune:
+        history["fine_tune"] = finetune.fine_tune(
+            base, head, training, validation, class_names, options.fine_tune, options.fine_tune_epochs, options.seed
+        )
+        val_features = model.compute_features(base, [photo.path for photo in validation])
     probabilities = head.predict(val_features, verbose=0)
     predicted = [class_names[best] for best in probabilities.argmax(axis=1)]
     accuracy, macro_f1, table = metrics.score([photo.label for photo in validation], predicted, class_names)
@@ -119,6 +135,8 @@ def main(argv=None):
     order = export.in_turn(validation)
     more = export.in_turn(training)[: max(0, export.SAMPLE_PHOTOS - len(validation))]
     shown = [validation[index] for index in order] + [training[index] for index in more]
+    if options.fine_tune:
+        features[more] = model.compute_features(base, [training[index].path for index in more])
     answers = np.concatenate([probabilities[order], head(features[more], training=False).numpy()])
     limit = export.MAX_DIFFERENCE_RANDOM if options.weights == "none" else export.MAX_DIFFERENCE
     agreement = export.export_bundle(options.out, base, head, class_names, shown, answers, figures, record, limit)

@@ -6,25 +6,23 @@ from edge_runtime.requirements import require
 _READ_AHEAD = 2  # batches decoded while the model works on one
 
 
-def photo_batches(paths, batch_size):
+def photo_batches(paths, batch_size, load=images.read_image):
     """Returns a tf.data.Dataset of all photos, in order.
 
     Args:
         paths: file names of readable photos.
         batch_size: the last batch may be smaller; no photo is left out.
+        load: path -> uint8 [299, 299, 3]; training's augmentation goes here.
 
     Returns:
-        Dataset of uint8 tensors [n, 299, 299, 3], RGB: exactly what the edge runtime makes of the same files, because
-        the same function decodes them (tf.image knows neither EXIF orientation nor CMYK nor scaled decoding, and
-        would resize differently).
+        Dataset of uint8 tensors [n, 299, 299, 3], RGB. Without load it is exactly what the edge runtime makes of the
+        same files, because the same function decodes them (tf.image knows neither EXIF orientation nor CMYK nor
+        scaled decoding, and would resize differently).
     """
     tensorflow = require("tensorflow")
 
-    def load(index):
-        return images.read_image(paths[index])
-
     def load_photo(index):
-        photo = tensorflow.numpy_function(load, [index], tensorflow.uint8)
+        photo = tensorflow.numpy_function(lambda place: load(paths[place]), [index], tensorflow.uint8)
         photo.set_shape(images.INPUT_SPEC["shape"])
         return photo
 

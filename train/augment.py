@@ -1,0 +1,72 @@
+"""Random changes to training photos that leave their label true: other places, other light, other cameras.
+
+All of it is numpy and OpenCV on uint8 pictures, in the threads that decode. Each photo of each epoch has a random
+generator of its own, so that what it becomes depends on (seed, epoch, photo) alone and on no thread's timing: a run
+that was interrupted sees the same pictures when it goes on.
+"""
+
+import cv2
+import numpy as np
+
+from edge_runtime.images import SIDE
+
+ROTATION_DEGREES = 25.0
+ZOOM = (0.75, 1.45)  # below 1 the photo shrinks and its mirrored edge shows
+STRETCH = 1.2  # of the aspect ratio, either way
+SHIFT = 0.12  # of the side
+GAIN = (0.6, 1.4)  # brightness
+CAST = 0.12  # of each colour channel: lamps differ
+CONTRAST = (0.7, 1.35)
+SATURATION = (0.6, 1.4)
+BLUR_CHANCE, BLUR_SIGMA = 0.15, (0.5, 1.6)
+ERASE_CHANCE, ERASE_SIDE = 0.25, (0.15, 0.4)  # of the photo's side
+
+
+def augment(image, random):
+    """Returns a changed copy of a picture.
+
+    Args:
+        image: uint8 [299, 299, 3], RGB.
+        random: numpy.random.RandomState that all choices are drawn from.
+    """
+    image = cv2.warpAffine(
+        image, _placement(random), (SIDE, SIDE), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101
+    )
+    if random.rand() < BLUR_CHANCE:
+        image = cv2.GaussianBlur(image, (0, 0), random.uniform(*BLUR_SIGMA))
+    image = _relight(image, random)
+    if random.rand() < ERASE_CHANCE:
+        _erase(image, random)
+    return image
+
+
+def _placement(random):
+    """A 2 x 3 affine matrix: mirror, rotate, zoom, stretch, shift about the centre."""
+    angle = np.deg2rad(random.uniform(-ROTATION_DEGREES, ROTATION_DEGREES))
+    zoom = np.exp(random.uniform(*np.log(ZOOM)))
+    stretch = np.exp(random.uniform(-np.log(STRETCH), np.log(STRETCH)))
+    mirror = 1 if random.rand() < 0.5 else -1
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    matrix = turn.dot(np.diag([mirror * zoom * stretch, zoom / stretch]))
+    centre = np.full(2, (SIDE - 1) / 2.0)
+    shift = random.uniform(-SHIFT, SHIFT, 2) * SIDE
+    return np.column_stack([matrix, centre + shift - matrix.dot(centre)])
+
+
+def _relight(image, random):
+    """Brightness and colour cast, contrast about the mean, saturation about the grey picture: one colour matrix."""
+    gains = random.uniform(*GAIN) * random.uniform(1 - CAST, 1 + CAST, 3)
+    contrast, saturation = random.uniform(*CONTRAST), random.uniform(*SATURATION)
+    luma = np.array([0.299, 0.587, 0.114])
+    mix = saturation * np.eye(3) + (1 - saturation) * np.tile(luma, (3, 1))
+    matrix = contrast * mix * gains  # scales the columns: gains first
+    mean = float(cv2.mean(image)[:3] @ (luma * gains))
+    offset = np.full((3, 1), (1 - contrast) * mean)
+    return cv2.transform(image, np.hstack([matrix, offset]))
+
+
+def _erase(image, random):
+    """Paints one rectangle of the picture in one random colour: part of the product is hidden."""
+    height, width = (random.uniform(*ERASE_SIDE, size=2) * SIDE).astype(int)
+    top, left = random.randint(0, SIDE - height), random.randint(0, SIDE - width)
+    image[top : top + height, left : left + width] = random.randint(0, 256, 3)
