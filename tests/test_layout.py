@@ -233,10 +233,7 @@ def test_setup_lists_every_package_and_module():
 
 
 def test_links_of_the_readme_lead_somewhere():
-    path = os.path.join(ROOT, "README.md")
-    if not os.path.exists(path):
-        pytest.skip("README.md is not written yet")
-    with open(path, encoding="utf-8") as file:
+    with open(os.path.join(ROOT, "README.md"), encoding="utf-8") as file:
         text = file.read()
     targets = re.findall(r"\]\(\s*<?([^)>\s]+)", text) + re.findall(r'(?:src|href)="([^"]+)"', text)
     local = [target.split("#")[0] for target in targets if not re.match(r"[a-z]+:", target)]

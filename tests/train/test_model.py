@@ -175,8 +175,9 @@ def test_a_fraction_limits_each_gpu_to_its_own_share(gpus):
 
 def test_without_a_gpu_nothing_happens(tensorflow, monkeypatch):
     monkeypatch.setattr(tensorflow.config, "list_physical_devices", lambda kind: [])
-    model.limit_gpu_memory(0.5)
-    model.limit_gpu_memory(None)
+    monkeypatch.setattr(model, "gpu_memory_bytes", None)  # asking for a card's memory would raise
+    assert model.limit_gpu_memory(0.5) is None
+    assert model.limit_gpu_memory(None) is None
 
 
 def test_the_card_s_memory_is_asked_from_nvidia_smi(tmp_path, monkeypatch):
