@@ -13,7 +13,7 @@ from edge_runtime import files, machine
 from edge_runtime.bundle import Bundle
 from edge_runtime.classifier import Classifier
 from edge_runtime.command import print_json, say
-from edge_runtime.engines import LIBRARIES, list_engines, open_engine
+from edge_runtime.engines import LIBRARIES, find_engine, list_engines, open_engine
 from edge_runtime.errors import BundleError, MissingRequirement, UsageError
 from edge_runtime.sources import open_source
 
@@ -134,15 +134,9 @@ def _write_sample(bundle, folder):
 
 def _engine_names(bundle, asked):
     """Returns the names of the engines to measure; an unknown one is met before any time is spent on the others."""
-    known = list_engines(bundle)
     if asked == ["all"]:
-        return [info.name for info in known]
-    for name in asked:
-        if name != "auto" and not any(name in (info.name, info.kind) for info in known):
-            raise UsageError(
-                "%s: has no engine %s, only %s" % (bundle.path, name, ", ".join(info.name for info in known))
-            )
-    return asked
+        return [info.name for info in list_engines(bundle)]
+    return [name if name == "auto" else find_engine(bundle, name).name for name in asked]
 
 
 def _make_folder(path):

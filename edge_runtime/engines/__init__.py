@@ -63,24 +63,28 @@ def open_engine(bundle, name="auto", max_batch=8, threads=None):
     Raises:
         UsageError: no engine of that name. BundleError: it is not valid here. MissingRequirement: no library for it.
     """
-    found = list_engines(bundle)
     if name != "auto":
-        named = [info for info in found if info.name == name] or [info for info in found if info.kind == name]
-        if not named:
-            known = ", ".join(info.name for info in found)
-            raise UsageError(
-                "%s: has no engine %s, only %s; `picnic-edge convert %s --to ...` makes more"
-                % (bundle.path, name, known, bundle.path)
-            )
-        return _open(bundle, named[0], max_batch, threads)
+        return _open(bundle, find_engine(bundle, name), max_batch, threads)
     reasons = []
-    for info in found:
+    for info in list_engines(bundle):
         try:
             return _open(bundle, info, max_batch, threads)
         except (BundleError, MissingRequirement) as error:
             reasons.append("%s: %s" % (info.name, str(error).splitlines()[0]))
             log.warning("engine %s", reasons[-1] + " - skipped")
     raise MissingRequirement("no engine of %s can run here:\n%s" % (bundle.path, "\n".join(reasons)))
+
+
+def find_engine(bundle, name):
+    """Returns the EngineInfo of an engine's name, or of a kind's fastest engine. Raises UsageError: there is none."""
+    known = list_engines(bundle)
+    named = [info for info in known if info.name == name] or [info for info in known if info.kind == name]
+    if not named:
+        raise UsageError(
+            "%s: has no engine %s, only %s; `picnic-edge convert %s --to ...` makes more"
+            % (bundle.path, name, ", ".join(info.name for info in known), bundle.path)
+        )
+    return named[0]
 
 
 def check_engine(bundle, info):
