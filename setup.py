@@ -27,6 +27,13 @@ TRAIN = [
     "onnx>=1.10,<1.11; python_version < '3.8'",
     "scikit-learn>=0.24",
 ]
+REPORTS = [
+    "jinja2>=3,<4",  # the pages
+    "matplotlib>=3.3,<4",  # their plots
+    "imagehash>=4.3,<5",  # explore: photos that look the same
+    "cleanlab>=2.2,<3",  # explore: labels that look wrong
+    "scikit-learn>=0.24",
+]
 CHECKS = ["pytest>=7,<10", "ruff>=0.6,<1; python_version >= '3.8'", "mypy>=1.8,<3; python_version >= '3.9'"]
 
 setup(
@@ -35,7 +42,8 @@ setup(
     description="Train a product photo classifier, convert it to a checked engine, run it on an edge device",
     python_requires=">=3.6",
     package_dir={"": "."},
-    packages=["edge_runtime", "edge_runtime.engines", "convert", "train", "benchmarks"],
+    packages=["edge_runtime", "edge_runtime.engines", "convert", "train", "train.pages", "benchmarks"],
+    package_data={"train.pages": ["*.html"]},
     py_modules=["picnic_edge"],
     entry_points={"console_scripts": ["picnic-edge=picnic_edge:main"]},
     # What runs on the device needs no more than this and one engine library.
@@ -52,7 +60,8 @@ setup(
         "onnxruntime": ONNXRUNTIME,  # run on any CPU
         "openvino": OPENVINO,  # run faster on x86 CPUs
         "train": TRAIN + ONNXRUNTIME,  # train, export, evaluate
-        "demo": TRAIN + ONNXRUNTIME + OPENVINO,  # all that `make demo` shows
-        "test": TRAIN + ONNXRUNTIME + OPENVINO + CHECKS + ["pandas>=1.1"],  # `make test`
+        "reports": REPORTS + ONNXRUNTIME,  # explore, explain, and the HTML page of evaluate --report
+        "demo": TRAIN + REPORTS + ONNXRUNTIME + OPENVINO,  # all that `make demo` shows
+        "test": TRAIN + REPORTS + ONNXRUNTIME + OPENVINO + CHECKS + ["pandas>=1.1"],  # `make test`
     },
 )

@@ -16,6 +16,11 @@ INSTALL = {
     "tf2onnx": "pip install tf2onnx onnx",
     "onnx": "pip install onnx",
     "sklearn": "pip install scikit-learn",
+    "jinja2": "pip install jinja2 matplotlib",
+    "markupsafe": "pip install jinja2 matplotlib",
+    "matplotlib": "pip install jinja2 matplotlib",
+    "imagehash": "pip install imagehash",
+    "cleanlab": "pip install cleanlab",
     "pandas": "pip install pandas; on a Jetson: sudo apt-get install python3-pandas",
 }
 
