@@ -12,9 +12,11 @@ __version__ = "0.1.0"
 
 # verb -> (module with main(argv), one line for --help)
 VERBS = {
+    "explore": ("train.explore", "what is in labelled photos and what is wrong with them, as a page"),
     "train": ("train.cli", "labelled photos -> classifier -> bundle"),
     "evaluate": ("train.evaluate", "accuracy, macro-F1 and a per-class table of a bundle on labelled photos"),
     "predict": ("train.predict", "label the photos of a TSV: a submission with columns file and label"),
+    "explain": ("train.explain", "heat maps and feature maps: what the network looks at in a photo"),
     "convert": ("convert.cli", "bundle -> engine for this machine, checked against the original"),
     "classify": ("edge_runtime.cli", "label images, folders, globs or TSVs with a bundle"),
     "bench": ("benchmarks.cli", "latency and throughput of a bundle's engines, side by side"),
@@ -66,7 +68,7 @@ def demo(argv):
         os.path.join(options.out, name) for name in ("train.tsv", "test.tsv", "labels.tsv")
     )
     bundle, photos = os.path.join(options.out, "bundle"), os.path.join(options.out, "photos")
-    train = ["train", train_tsv, "--images", photos, "--out", bundle, "--weights"]
+    train = ["train", train_tsv, "--images", photos, "--out", bundle, "--fine-tune-epochs", "5", "--weights"]
     code = _run(*train, options.weights or "imagenet", may_lack=not options.weights)
     if code:
         say("== ImageNet weights cannot be had here: going on with random ones")

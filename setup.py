@@ -9,7 +9,12 @@ with open("picnic_edge.py", encoding="utf-8") as source:
 
 ONNXRUNTIME = ["onnxruntime>=1.10,<2"]
 OPENVINO = ["openvino>=2024.0; python_version >= '3.9'"]
-TRAIN = [
+ONNX = [
+    "onnx>=1.17,<2; python_version >= '3.10'",
+    "onnx>=1.14,<1.17; python_version >= '3.8' and python_version < '3.10'",
+    "onnx>=1.10,<1.11; python_version < '3.8'",
+]
+TRAIN = ONNX + [
     # A CPU build where there is one: a tenth of the download. With a GPU: pip install 'tensorflow[and-cuda]'.
     "tensorflow-cpu>=2.17,<2.22; python_version >= '3.10' and platform_machine == 'x86_64'",
     "tensorflow>=2.17,<2.22; python_version >= '3.10' and platform_machine != 'x86_64'",
@@ -22,15 +27,13 @@ TRAIN = [
     "tf2onnx>=1.17,<2; python_version >= '3.10'",
     "tf2onnx>=1.16,<1.17; python_version >= '3.8' and python_version < '3.10'",
     "tf2onnx>=1.9,<1.15; python_version < '3.8'",
-    "onnx>=1.17,<2; python_version >= '3.10'",
-    "onnx>=1.14,<1.17; python_version >= '3.8' and python_version < '3.10'",
-    "onnx>=1.10,<1.11; python_version < '3.8'",
     "scikit-learn>=0.24",
 ]
-REPORTS = [
+REPORTS = ONNX + [
     "jinja2>=3,<4",  # the pages
     "matplotlib>=3.3,<4",  # their plots
     "imagehash>=4.3,<5",  # explore: photos that look the same
+    "tensorboard>=2.6,<3",  # train --tensorboard
     "cleanlab>=2.2,<3",  # explore: labels that look wrong
     "scikit-learn>=0.24",
 ]

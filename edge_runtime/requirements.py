@@ -19,6 +19,7 @@ INSTALL = {
     "jinja2": "pip install jinja2 matplotlib",
     "markupsafe": "pip install jinja2 matplotlib",
     "matplotlib": "pip install jinja2 matplotlib",
+    "tensorboard": "pip install tensorboard",
     "imagehash": "pip install imagehash",
     "cleanlab": "pip install cleanlab",
     "pandas": "pip install pandas; on a Jetson: sudo apt-get install python3-pandas",

@@ -76,13 +76,14 @@ def path_problem(name):
     return ""
 
 
-def row_writer(file, columns, suffix):
+def row_writer(file, columns, suffix, header=True):
     """Returns a function that writes one result row (values in the order of columns) to a text file.
 
     Args:
         file: open text file (newline="").
         columns: column names; written as a header for tables.
         suffix: ".tsv", ".csv" or ".jsonl".
+        header: False to add to a table that has one.
     """
     if suffix == ".jsonl":
         return lambda values: file.write(json.dumps(dict(zip(columns, values))) + "\n")
@@ -94,5 +95,6 @@ def row_writer(file, columns, suffix):
     def write(values):
         (quoted if any("\r" in str(value) for value in values) else plain).writerow(values)
 
-    write(columns)
+    if header:
+        write(columns)
     return write

@@ -7,6 +7,8 @@ from tests.helpers import ROOT, picnic_edge, write_tiny_bundle
 
 # Where developers keep real photos and weights; tests that want them are skipped where they are not.
 SHARED = os.environ.get("PICNIC_EDGE_SHARED", os.path.join(ROOT, "..", "shared"))
+# All stages but the refit, after which a bundle does not give the figures of its own validation.
+TRAIN_OPTIONS = ["--fine-tune", "1", "--fine-tune-epochs", "2", "--no-refit"]
 # Bundles that one Python's suite trained stay here, so that another Python's suite can read them.
 BUILD = os.path.join(ROOT, "build", "test-bundles")
 
@@ -17,6 +19,12 @@ def shared_path(*names):
     if not os.path.exists(path):
         pytest.skip("needs %s, which is not here" % os.path.join("shared", *names))
     return path
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache_folder(tmp_path_factory):
+    """No test reads or fills the user's own cache of features."""
+    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(scope="session")
@@ -60,7 +68,8 @@ def trained(samples):
     bundle = os.path.join(BUILD, "python%d.%d" % sys.version_info[:2])
     shutil.rmtree(bundle, ignore_errors=True)
     done = picnic_edge(
-        "train", samples + "/train.tsv", "--images", samples + "/photos", "--out", bundle, "--weights", "none"
+        *["train", samples + "/train.tsv", "--images", samples + "/photos", "--out", bundle, "--weights", "none"]
+        + TRAIN_OPTIONS
     )
     assert done.returncode == 0, done.stderr
     return bundle, done

@@ -105,6 +105,62 @@ def write_tiny_bundle(folder):
     return str(folder)
 
 
+def write_blocks_bundle(folder):
+    """Writes a bundle whose network has the 11 blocks of an InceptionV3, and names the dominant colour.
+
+    Every block gives 9 x 9 places of 4 channels: red, green, blue (0..1) and their mean. mixed9 and mixed10 join
+    two branches inside, as InceptionV3's do. kernel[:3] is a class's colour less the classes' mean colour, so that in a
+    photo of several colours the places of a colour speak for its class and against the others.
+    """
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    names = sorted(COLOURS)
+    weights = np.array([COLOURS[name] for name in names]).T / 255 * 8
+    kernel = np.vstack([weights - weights.mean(axis=1, keepdims=True), np.zeros(len(names))])
+    keep = np.eye(3, 4)[:, :, None, None]
+    mean = np.full((1, 4, 1, 1), 1 / 3.0) * (np.arange(4) < 3)[None, :, None, None]
+    constants = {"scale": 1 / 255.0, "kernel": kernel, "bias": np.zeros(len(names)), "keep": keep, "mean": mean}
+    constants.update(red=keep[:1], others=keep[1:], start=keep[:, :3], start_mean=mean[:, :3])
+    nodes = [
+        helper.make_node("Cast", ["images"], ["pixels"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["pixels", "scale"], ["scaled"]),
+        helper.make_node("Transpose", ["scaled"], ["planes"], perm=[0, 3, 1, 2]),
+        helper.make_node("AveragePool", ["planes"], ["places"], kernel_shape=[33, 33], strides=[33, 33]),
+    ]
+    source = "places"
+    for number in range(11):
+        colour, grey, end = ("%s%d" % (name, number) for name in ("colour", "grey", "end"))
+        if number < 9:
+            nodes.append(helper.make_node("Conv", [source, "keep" if number else "start"], [colour]))
+        else:
+            branches = ["%s%d" % (name, number) for name in ("red", "others")]
+            nodes += [helper.make_node("Conv", [source, name.rstrip("0123456789")], [name]) for name in branches]
+            nodes.append(helper.make_node("Concat", branches, [colour], axis=1))
+        nodes.append(helper.make_node("Conv", [source, "mean" if number else "start_mean"], [grey]))
+        nodes.append(helper.make_node("Concat", [colour, grey], [end], axis=1))
+        source = end
+    nodes += [
+        helper.make_node("ReduceMean", [source], ["pooled"], axes=[2, 3], keepdims=0),
+        helper.make_node("MatMul", ["pooled", "kernel"], ["products"]),
+        helper.make_node("Add", ["products", "bias"], ["logits"]),
+        helper.make_node("Softmax", ["logits"], ["probabilities"], axis=1),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "blocks",
+        [helper.make_tensor_value_info("images", TensorProto.UINT8, ["batch"] + images.INPUT_SPEC["shape"])],
+        [helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["batch", len(names)])],
+        [numpy_helper.from_array(np.asarray(value, np.float32), name) for name, value in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)])
+    model.ir_version = 7
+    with files.whole_folder(str(folder)) as temporary:
+        onnx.save(model, os.path.join(temporary, "model.onnx"))
+        bundle.write_manifest(temporary, names, {}, {})
+    return str(folder)
+
+
 def add_tiny_saved_model(folder):
     """Adds to a bundle of write_tiny_bundle the same network as a SavedModel, and lists it in the manifest."""
     import onnx

@@ -22,41 +22,47 @@ BLUR_CHANCE, BLUR_SIGMA = 0.15, (0.5, 1.6)
 ERASE_CHANCE, ERASE_SIDE = 0.25, (0.15, 0.4)  # of the photo's side
 
 
-def augment(image, random):
+def augment(image, random, strength=1.0):
     """Returns a changed copy of a picture.
 
     Args:
         image: uint8 [299, 299, 3], RGB.
         random: numpy.random.RandomState that all choices are drawn from.
+        strength: 1 for the ranges above, 0.5 for half as far, 0 for no change but the mirror.
     """
     image = cv2.warpAffine(
-        image, _placement(random), (SIDE, SIDE), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101
+        image, _placement(random, strength), (SIDE, SIDE), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101
     )
-    if random.rand() < BLUR_CHANCE:
+    if random.rand() < BLUR_CHANCE * strength:
         image = cv2.GaussianBlur(image, (0, 0), random.uniform(*BLUR_SIGMA))
-    image = _relight(image, random)
-    if random.rand() < ERASE_CHANCE:
+    image = _relight(image, random, strength)
+    if random.rand() < ERASE_CHANCE * strength:
         _erase(image, random)
     return image
 
 
-def _placement(random):
+def _placement(random, strength):
     """A 2 x 3 affine matrix: mirror, rotate, zoom, stretch, shift about the centre."""
-    angle = np.deg2rad(random.uniform(-ROTATION_DEGREES, ROTATION_DEGREES))
-    zoom = np.exp(random.uniform(*np.log(ZOOM)))
-    stretch = np.exp(random.uniform(-np.log(STRETCH), np.log(STRETCH)))
+    angle = strength * np.deg2rad(random.uniform(-ROTATION_DEGREES, ROTATION_DEGREES))
+    zoom = _factor(ZOOM, random, strength)
+    stretch = _factor((1 / STRETCH, STRETCH), random, strength)
     mirror = 1 if random.rand() < 0.5 else -1
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     matrix = turn.dot(np.diag([mirror * zoom * stretch, zoom / stretch]))
     centre = np.full(2, (SIDE - 1) / 2.0)
-    shift = random.uniform(-SHIFT, SHIFT, 2) * SIDE
+    shift = strength * random.uniform(-SHIFT, SHIFT, 2) * SIDE
     return np.column_stack([matrix, centre + shift - matrix.dot(centre)])
 
 
-def _relight(image, random):
+def _factor(bounds, random, strength, size=None):
+    """A factor within bounds, even on the logarithmic scale: half as likely is as likely as twice."""
+    return np.exp(strength * random.uniform(*np.log(bounds), size=size))
+
+
+def _relight(image, random, strength):
     """Brightness and colour cast, contrast about the mean, saturation about the grey picture: one colour matrix."""
-    gains = random.uniform(*GAIN) * random.uniform(1 - CAST, 1 + CAST, 3)
-    contrast, saturation = random.uniform(*CONTRAST), random.uniform(*SATURATION)
+    gains = _factor(GAIN, random, strength) * _factor((1 - CAST, 1 + CAST), random, strength, 3)
+    contrast, saturation = _factor(CONTRAST, random, strength), _factor(SATURATION, random, strength)
     luma = np.array([0.299, 0.587, 0.114])
     mix = saturation * np.eye(3) + (1 - saturation) * np.tile(luma, (3, 1))
     matrix = contrast * mix * gains  # scales the columns: gains first

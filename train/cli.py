@@ -1,17 +1,24 @@
 """picnic-edge train"""
 
 import argparse
+import datetime
+import fcntl
 import os
+import shlex
 import sys
 import time
+import typing
 
 import numpy as np
 
-from edge_runtime import bundle, machine
+from edge_runtime import bundle, images, machine, tables
 from edge_runtime.cli import positive, share
 from edge_runtime.command import say
 from edge_runtime.errors import UsageError
-from train import data, metrics
+from edge_runtime.requirements import require
+from train import data, export, metrics, model, recipe, report, workers
+from train.augment import augment
+from train.checkpoint import Checkpoint
 
 VERSIONS = (
     "tensorflow",
@@ -23,6 +30,9 @@ VERSIONS = (
     "numpy",
     "opencv-python-headless",
 )
+
+
+_SAMPLES, _VARIANTS = 8, 6  # of augmented photos in the report
 
 
 def parser():
@@ -53,18 +63,48 @@ def parser():
         metavar="W",
         help="imagenet (downloaded), none, or an .h5 file (default imagenet)",
     )
-    this.add_argument("--epochs", type=positive, default=100, metavar="N", help="at most; stops early (default 100)")
+    this.add_argument(
+        "--epochs", type=positive, default=100, metavar="N", help="of the head, at most; stops early (default 100)"
+    )
     this.add_argument(
         "--fine-tune",
         type=int,
         choices=range(12),
-        default=0,
         metavar="BLOCKS",
-        help="then train the last BLOCKS (1..11) of InceptionV3 on augmented photos (default 0: the head only)",
+        help="then train the last BLOCKS (1..11) of InceptionV3 too; 0: the head only (default %d; 0 with --weights "
+        "none, since random weights have nothing to keep)" % recipe.BLOCKS,
     )
     this.add_argument(
-        "--fine-tune-epochs", type=positive, default=10, metavar="N", help="epochs of --fine-tune (default 10)"
+        "--fine-tune-epochs",
+        type=positive,
+        default=recipe.FINE_TUNE_EPOCHS,
+        metavar="N",
+        help="epochs of --fine-tune (default %d)" % recipe.FINE_TUNE_EPOCHS,
     )
+    augmented = this.add_mutually_exclusive_group()
+    augmented.add_argument(
+        "--augment",
+        action="store_const",
+        const=1.0,
+        default=1.0,
+        help="turn, zoom, relight and partly hide the photos of --fine-tune, anew in every epoch (the default)",
+    )
+    augmented.add_argument(
+        "--augment-strength", dest="augment", type=float, metavar="F", help="the same, F times as far (0 to 2)"
+    )
+    augmented.add_argument(
+        "--no-augment", dest="augment", action="store_const", const=0.0, help="show them as they are"
+    )
+    this.add_argument(
+        "--no-refit",
+        dest="refit",
+        action="store_false",
+        help="keep the model that was validated; else it then learns from the validation photos too, for %d %%%% of "
+        "the epochs" % (100 * recipe.REFIT_SHARE),
+    )
+    this.add_argument("--resume", action="store_true", help="go on where a training that was stopped left off")
+    this.add_argument("--report", metavar="DIR", help="write there, about the validation: " + ", ".join(report.FILES))
+    this.add_argument("--tensorboard", metavar="DIR", help="write logs for TensorBoard there")
     this.add_argument(
         "--gpu-memory-fraction",
         type=share,
@@ -83,83 +123,167 @@ def main(argv=None):
     bundle.publishable(options.out)
     if options.weights not in ("imagenet", "none") and not os.path.isfile(options.weights):
         raise UsageError("--weights %s: no such file; expected imagenet, none or an .h5 file" % options.weights)
+    if not 0 <= options.augment <= 2:
+        raise UsageError("--augment-strength %g: expected 0 to 2" % options.augment)
+    if options.fine_tune is None:
+        options.fine_tune = 0 if options.weights == "none" else recipe.BLOCKS
+    worker, worker_count = workers.cluster()
+    if options.report:
+        report.check_requirements()
+    if options.tensorboard:
+        require("tensorboard")
     started = time.perf_counter()
-    training, validation = read_photos(options)
-
-    from train import export, finetune, model
+    sums: typing.Dict[str, str] = {}
+    training, validation = read_photos(options, sums)
 
     model.load_tensorflow()
-
+    model.limit_gpu_memory(options.gpu_memory_fraction)
+    strategy = workers.new_strategy()
     class_names = sorted({photo.label for photo in training})
     say("training: %d photos, %d classes; validation: %d photos" % (len(training), len(class_names), len(validation)))
-    model.limit_gpu_memory(options.gpu_memory_fraction)
     model.set_seed(options.seed)
-    base, weights_id = model.build_base(options.weights, [photo.path for photo in training])
-    say("InceptionV3 with %s weights, frozen" % weights_id)
-    features = model.compute_features(base, [photo.path for photo in training])
-    val_features = model.compute_features(base, [photo.path for photo in validation])
-    index = {name: position for position, name in enumerate(class_names)}
-    head, history = model.train_head(
-        features,
-        np.array([index[photo.label] for photo in training]),
-        val_features,
-        np.array([index[photo.label] for photo in validation]),
-        len(class_names),
-        options.epochs,
+    with strategy.scope():
+        base, weights_id = model.build_base(options.weights, [photo.path for photo in training])
+    say("InceptionV3 with %s weights" % weights_id)
+    settings = recipe.Settings(
+        options.epochs, options.fine_tune, options.fine_tune_epochs, options.augment, options.refit, options.seed
     )
-    if options.fine_tune:
-        history["fine_tune"] = finetune.fine_tune(
-            base, head, training, validation, class_names, options.fine_tune, options.fine_tune_epochs, options.seed
-        )
-        val_features = model.compute_features(base, [photo.path for photo in validation])
-    probabilities = head.predict(val_features, verbose=0)
-    predicted = [class_names[best] for best in probabilities.argmax(axis=1)]
+    identity = dict(settings._asdict(), weights=weights_id, photos=data.identity(training, validation, sums))
+    checkpoint = Checkpoint(os.path.normpath(options.out) + ".training", identity, options.resume)
+    watch = _watch(options.tensorboard if worker == 0 else None)
+    done = recipe.train(base, strategy, training, validation, class_names, sums, settings, checkpoint, watch)
+    if worker:
+        say("worker %d of %d is done; worker 0 writes the bundle" % (worker, worker_count))
+        return
+
+    predicted = [class_names[best] for best in done.probabilities.argmax(axis=1)]
     accuracy, macro_f1, table = metrics.score([photo.label for photo in validation], predicted, class_names)
     figures = {
         "val_accuracy": accuracy,
         "val_macro_f1": macro_f1,
         "val_photos": len(validation),
-        "history": history,
+        "calibration": done.calibration,
+        "history": done.history,
         "per_class": [row._asdict() for row in table],
     }
+    trained_on = training + validation if done.refitted else training
     record = {
         "command": ["picnic-edge", "train"] + [data.ascii_name(argument) for argument in arguments],
         "seed": options.seed,
         "weights": weights_id,
-        "photos": len(training),
+        "photos": len(trained_on),
+        "photos_id": identity["photos"],
+        "photos_sha256": sorted(sums[photo.path][:16] for photo in trained_on),
+        "refitted": done.refitted,
+        "workers": worker_count,
         "versions": {name: machine.library_version(name) for name in VERSIONS},
         "machine": machine.describe(),
         "seconds": round(time.perf_counter() - started, 1),
+        "peak_memory_bytes": machine.peak_memory_bytes(),
     }
+    out = os.path.normpath(options.out) + (".interrupted" if done.interrupted else "")
     # The exported files are compared on the validation photos; where those are few, training photos join them.
-    order = export.in_turn(validation)
-    more = export.in_turn(training)[: max(0, export.SAMPLE_PHOTOS - len(validation))]
-    shown = [validation[index] for index in order] + [training[index] for index in more]
-    if options.fine_tune:
-        features[more] = model.compute_features(base, [training[index].path for index in more])
-    answers = np.concatenate([probabilities[order], head(features[more], training=False).numpy()])
+    shown = [validation[index] for index in export.in_turn(validation)]
+    shown += [training[index] for index in export.in_turn(training)[: max(0, export.SAMPLE_PHOTOS - len(validation))]]
+    answers = recipe.predict(done.network, [photo.path for photo in shown])
     limit = export.MAX_DIFFERENCE_RANDOM if options.weights == "none" else export.MAX_DIFFERENCE
-    agreement = export.export_bundle(options.out, base, head, class_names, shown, answers, figures, record, limit)
+    base, head, _ = done.network
+    agreement = export.export_bundle(out, base, head, class_names, shown, answers, figures, record, limit)
+    minutes = (time.perf_counter() - started) / 60
+    _log_run(out, arguments, done, figures, record, minutes)
     print(metrics.format_table(table))
     print("validation: accuracy %.4f, macro-F1 %.4f on %d photos" % (accuracy, macro_f1, len(validation)))
+    print(
+        "calibration: temperature %(temperature).2f, expected calibration error %(ece_before).3f before, "
+        "%(ece_after).3f after" % done.calibration
+    )
+    if done.refitted:
+        print("refit: the bundle has learned from the validation photos too; these figures are from before")
     for name, found in sorted(agreement.items()):
         print(
             "%s agrees with the trained model: largest difference of a probability %.1e, same label for %d of %d photos"
             % (name, found["max_abs_difference"], found["top1_equal"], found["photos"])
         )
-    print("bundle: %s (%.0f s)" % (options.out, time.perf_counter() - started))
+    print("peak memory: %.1f GiB" % (machine.peak_memory_bytes() / 2.0**30))
+    print("bundle: %s (%.0f s)" % (out, 60 * minutes))
+    if options.report:
+        variants = _augmented_samples(training, options) if options.augment else None
+        report.write_report(
+            options.report, bundle.Bundle.open(out), validation, done.probabilities, "the trained model", variants
+        )
+    if done.interrupted:
+        say("interrupted: the best so far is in %s; to go on, give the same command with --resume" % out)
+        raise KeyboardInterrupt
+    checkpoint.remove()
 
 
-def read_photos(options):
-    """Reads, checks and splits the labelled photos of the options. Returns (training, validation) lists of Photo."""
+def _watch(folder):
+    """Returns a function of (stage, epoch, {name: value}) that logs for TensorBoard; without a folder, nothing."""
+    if not folder:
+        return lambda stage, epoch, figures: None
+    summary = require("tensorflow").summary
+    writers: typing.Dict[str, typing.Any] = {}
+
+    def watch(stage, epoch, figures):
+        if stage not in writers:
+            writers[stage] = summary.create_file_writer(os.path.join(folder, stage))
+        with writers[stage].as_default():
+            for name, value in figures.items():
+                summary.scalar(name, value, step=epoch + 1)
+        writers[stage].flush()
+
+    return watch
+
+
+def _augmented_samples(photos, options):
+    """Returns lists of pictures: a training photo as it is, then as some epochs show it; _SAMPLES photos."""
+    rows = []
+    for number in np.random.RandomState(options.seed).permutation(len(photos))[:_SAMPLES]:
+        original = images.read_image(photos[number].path)
+        random = np.random.RandomState([options.seed, number])
+        rows.append([original] + [augment(original, random, options.augment) for _ in range(_VARIANTS)])
+    return rows
+
+
+def _log_run(out, arguments, done, figures, record, minutes):
+    """Adds a line about this training to runs.tsv beside the bundle."""
+    path = os.path.join(os.path.dirname(os.path.abspath(out)), "runs.tsv")
+    curves = [done.history] + [done.history[stage] for stage in ("fine_tune", recipe.REFIT) if stage in done.history]
+    row = {
+        "when": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "command": " ".join(shlex.quote(data.ascii_name(argument)) for argument in arguments),
+        "seed": record["seed"],
+        "photos": record["photos_id"],
+        "weights": record["weights"],
+        "epochs": "+".join(str(len(curve["loss"])) for curve in curves),
+        "val_accuracy": "%.4f" % figures["val_accuracy"],
+        "val_macro_f1": "%.4f" % figures["val_macro_f1"],
+        "minutes": "%.1f" % minutes,
+        "bundle": os.path.basename(out),
+        "bundle_id": bundle.Bundle.open(out).id,
+    }
+    try:
+        with open(path, "a", encoding="utf-8", newline="") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            write = tables.row_writer(file, list(row), ".tsv", header=file.seek(0, os.SEEK_END) == 0)
+            write(list(row.values()))
+    except OSError as error:
+        say("%s: this run cannot be added (%s)" % (path, error.strerror))
+
+
+def read_photos(options, sums):
+    """Reads, checks and splits the labelled photos of the options. Returns (training, validation) lists of Photo.
+
+    Enters {path: sha256 of the photo's bytes} into sums.
+    """
     photos, problems = data.read_labels(options.labels, options.images)
-    photos, unreadable = data.check_photos(photos)
+    photos, unreadable = data.check_photos(photos, sums)
     problems += unreadable
     if options.val:
         val_images = options.val_images if options.val_images is not None else options.images
         validation, val_problems = data.read_labels(options.val, val_images)
-        validation, val_unreadable = data.check_photos(validation)
-        photos, shared = data.drop_shared(photos, validation)
+        validation, val_unreadable = data.check_photos(validation, sums)
+        photos, shared = data.drop_shared(photos, validation, sums)
         if len(shared) * 2 > len(validation):
             say("more than half of the validation photos are training photos: is --val-images missing?")
         photos, small = data.drop_small_classes(photos)

@@ -3,6 +3,8 @@
 import collections
 import concurrent.futures
 import contextlib
+import hashlib
+import json
 import os
 import typing
 
@@ -15,6 +17,7 @@ from edge_runtime.errors import ImageError, UsageError
 Photo = typing.NamedTuple("Photo", [("file", str), ("path", str), ("label", str)])
 Problem = typing.NamedTuple("Problem", [("file", str), ("what", str)])
 
+IMBALANCE = 5  # largest class to smallest, from which classes are weighted
 _SHOWN = 10  # problems of one kind that are spelled out on the screen; the file has them all
 
 
@@ -52,10 +55,10 @@ def read_labels(source, images_folder=None):
     return photos, problems + repeated
 
 
-def check_photos(photos):
-    """Opens every photo. Returns (readable photos, problems)."""
+def check_photos(photos, sums):
+    """Opens every photo. Returns (readable photos, problems) and enters {path: sha256 of the bytes} into sums."""
     with concurrent.futures.ThreadPoolExecutor(machine.core_count()) as pool:
-        reasons = pool.map(_why_unreadable, photos)
+        reasons = pool.map(lambda photo: _why_unreadable(photo, sums), photos)
         return _partition(photos, progress(reasons, len(photos), "check photos"))
 
 
@@ -70,11 +73,11 @@ def drop_small_classes(photos, least=2):
     return _partition(photos, (few.get(photo.label, "") for photo in photos))
 
 
-def drop_shared(photos, validation):
-    """Sets aside training photos that are validation photos too. Returns (photos, problems)."""
-    held_out = {os.path.realpath(photo.path) for photo in validation}
+def drop_shared(photos, validation, sums):
+    """Sets aside training photos that are validation photos too, byte by byte. Returns (photos, problems)."""
+    held_out = {sums[photo.path] for photo in validation}
     reason = "is a validation photo too: left out of training"
-    return _partition(photos, (reason * (os.path.realpath(photo.path) in held_out) for photo in photos))
+    return _partition(photos, (reason * (sums[photo.path] in held_out) for photo in photos))
 
 
 def drop_unknown_labels(photos, class_names):
@@ -105,6 +108,33 @@ def split(photos, share, seed):
         held_out.update(random.permutation(indices)[:count].tolist())
     training = [photo for index, photo in enumerate(photos) if index not in held_out]
     return training, [photos[index] for index in sorted(held_out)]
+
+
+def class_indices(photos, class_names):
+    """Returns int [n]: where each photo's label stands in class_names."""
+    index = {name: position for position, name in enumerate(class_names)}
+    return np.array([index[photo.label] for photo in photos], int)
+
+
+def identity(training, validation, sums):
+    """Returns a name for what is learned from: the photos' bytes, their labels and their split, in any order."""
+    parts = [sorted((sums[photo.path], photo.label) for photo in photos) for photos in (training, validation)]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+
+
+def class_weights(labels, class_count):
+    """Returns float32 [class_count]: what a photo of each class counts, so that all classes count alike.
+
+    The mean over the photos is 1. Where the largest class has at most IMBALANCE times the photos of the smallest, all
+    weights are 1.
+
+    Args:
+        labels: int [n], indices of classes, each at least once.
+    """
+    counts = np.bincount(labels, minlength=class_count)
+    if counts.max() <= IMBALANCE * counts.min():
+        return np.ones(class_count, np.float32)
+    return (len(labels) / (class_count * counts)).astype(np.float32)
 
 
 def report_problems(problems, path, strict):
@@ -176,9 +206,11 @@ def _repeats(photos):
         seen.add(path)
 
 
-def _why_unreadable(photo):
+def _why_unreadable(photo, sums):
     try:
-        images.read_image(photo.path)
+        data = images.read_bytes(photo.path)
+        images.decode_image(data)
+        sums[photo.path] = hashlib.sha256(data).hexdigest()
     except ImageError as error:
         return str(error)
     return ""

@@ -1,9 +1,12 @@
 """Trained model -> bundle: frozen SavedModel, ONNX, sample photos, manifest; proven equal before it is published."""
 
 import collections
+import contextlib
+import gc
 import itertools
 import logging
 import os
+import threading
 
 import cv2
 import numpy as np
@@ -94,9 +97,10 @@ def _save_onnx(graph, path):
     logging.getLogger("tf2onnx").setLevel(logging.ERROR)
     tf2onnx = require("tf2onnx")
     (source,), (target,) = graph.inputs, graph.outputs
-    model, _ = tf2onnx.convert.from_graph_def(
-        graph.graph.as_graph_def(), input_names=[source.name], output_names=[target.name], opset=OPSET
-    )
+    with _collecting_garbage():
+        model, _ = tf2onnx.convert.from_graph_def(
+            graph.graph.as_graph_def(), input_names=[source.name], output_names=[target.name], opset=OPSET
+        )
     renamed = {source.name: INPUT_NAME, target.name: OUTPUT_NAME}
     for node in model.graph.node:
         node.input[:] = [renamed.get(name, name) for name in node.input]
@@ -106,6 +110,28 @@ def _save_onnx(graph, path):
         value.type.tensor_type.shape.dim[0].dim_param = "batch"
     with open(path, "wb") as file:
         file.write(model.SerializeToString())
+
+
+@contextlib.contextmanager
+def _collecting_garbage():
+    """Collects garbage every half second within the block.
+
+    Each pass of tf2onnx leaves a copy of the graph, weights and all, that refers to itself in circles. Python looks for
+    such garbage too rarely for copies of 90 MB: memory would rise from 1.6 to 7.3 GiB (with this, to 3.2).
+    """
+    done = threading.Event()
+
+    def collect():
+        while not done.wait(0.5):
+            gc.collect()
+
+    thread = threading.Thread(target=collect, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
 
 
 def _save_sample(folder, photos, probabilities):

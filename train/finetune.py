@@ -1,86 +1,263 @@
 """Stage 2: the last InceptionV3 blocks and the head, trained together on augmented photos."""
 
+import contextlib
 import math
+import typing
 
 import numpy as np
 
 from edge_runtime import images
 from edge_runtime.command import progress, say
+from edge_runtime.errors import UsageError
 from edge_runtime.requirements import require
+from train import workers
 from train.augment import augment
-from train.model import scale
+from train.model import low_precision, scale
 from train.pipeline import photo_batches
 
-LEARNING_RATE = 6e-4  # peak, after one epoch of warm-up; then half a cosine down to 0
+DROPOUT = 0.4  # of the pooled features
 WEIGHT_DECAY = 0.02  # of kernels, decoupled from the gradient (AdamW: Loshchilov and Hutter 2019, arXiv:1711.05101)
+BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-7
 LABEL_SMOOTHING = 0.1
+WARM_UP_STEPS = 100
+AVERAGE = 0.99  # per step, of the weights' moving average
+LOSS_SCALE = 1024.0  # keeps float16 gradients on a GPU from vanishing
 LAST_BLOCK = 10  # InceptionV3's blocks are mixed0 .. mixed10
 _BATCH = 32
 
+Plan = typing.NamedTuple(
+    "Plan",
+    [
+        ("stage", str),  # names it on the screen and in the checkpoint
+        ("blocks", int),  # 1..11, how many of mixed0 .. mixed10, counted from the last, are trained
+        ("epochs", int),  # passes over the photos, each photo augmented anew
+        ("peak_rate", float),  # of learning, after the warm-up
+        ("augment", float),  # strength of the augmentation, 0 for none
+        ("seed", int),  # of the order, the augmentation and the dropout
+    ],
+)
 
-def fine_tune(base, head, training, validation, class_names, blocks, epochs, seed):
-    """Trains the last blocks of the base together with the head, in place. The weights of the best epoch are kept.
+
+def fine_tune(network, photos, labels, class_weights, validate, plan, checkpoint, watch):
+    """Trains the last blocks of the base together with the head, in place.
 
     Batch norms stay in inference mode: the statistics of small batches would undo what ImageNet taught them.
 
     Args:
-        base, head: Keras models as train.model builds them, the head trained.
-        training, validation: lists of train.data.Photo.
-        class_names: in the order of the head's outputs.
-        blocks: 1..11, how many of mixed0 .. mixed10, counted from the last, are trained.
-        epochs: passes over the training photos, each photo augmented anew.
-        seed: of the order and of the augmentation; the same seed shows the same pictures.
+        network: train.model.Network, its head trained.
+        photos: list of train.data.Photo to train on.
+        labels: int [n], their classes' indices.
+        class_weights: float32 [classes], what a photo of each class counts in the loss.
+        validate: a function of a (uint8 batch -> probabilities) function that returns a dict with val_loss; the
+            weights of the epoch with the least are kept. Or None: the last ones are kept.
+        plan: a Plan.
+        checkpoint: train.checkpoint.Checkpoint: the state is saved there after each epoch, and taken up from there.
+        watch: function of (stage, epoch, {name: value}), called after each epoch.
 
     Returns:
-        history: {"loss", "val_loss", "val_accuracy"}, each a list of one value per epoch; the validation's before the
-        first epoch comes first.
+        (history, interrupted): {"loss": [value per epoch], and what validate returns: [value before the first epoch and
+        after each]}; and whether Ctrl-C ended it, in which case the network has the best weights until then.
+
+    Raises:
+        UsageError: workers that go on from different epochs.
     """
-    tensorflow = require("tensorflow")
-    variables = _unfreeze(base, blocks) + head.trainable_variables
-    index = {name: position for position, name in enumerate(class_names)}
-    labels = np.array([index[photo.label] for photo in training])
-    val_labels = np.array([index[photo.label] for photo in validation])
-    steps = int(math.ceil(len(training) / _BATCH))
-    train_step = _train_step(base, head, variables)
-    predict = tensorflow.function(lambda pixels: head(base(scale(pixels), training=False)), autograph=False)
 
-    def validate():
-        found = [predict(pixels).numpy() for pixels in photo_batches([photo.path for photo in validation], _BATCH)]
-        probabilities = np.concatenate(found)
-        own = probabilities[np.arange(len(val_labels)), val_labels]
-        return float(-np.log(own + 1e-7).mean()), float((probabilities.argmax(axis=1) == val_labels).mean())
+    def agreed(figures):  # or workers would differ about which epoch was best
+        return dict(zip(figures, map(float, workers.mean(network.strategy, list(figures.values())))))
 
-    val_loss, val_accuracy = validate()
-    history = {"loss": [], "val_loss": [val_loss], "val_accuracy": [val_accuracy]}
-    best = [variable.numpy() for variable in variables]
-    for epoch in range(epochs):
-        order = np.random.RandomState([seed, epoch]).permutation(len(training))
-        losses = []
-        with progress(total=len(training), what="fine-tune %d/%d" % (epoch + 1, epochs)) as bar:
-            paths = [training[number].path for number in order]
-            for number, pixels in enumerate(photo_batches(paths, _BATCH, _augmented(training, seed, epoch))):
-                chosen = order[number * _BATCH : number * _BATCH + _BATCH]
-                rate = learning_rate(epoch * steps + number, steps, epochs * steps)
-                losses.append(float(train_step(pixels, _smooth(labels[chosen], len(class_names)), np.float32(rate))))
-                bar.update(len(chosen))
-        val_loss, val_accuracy = validate()
-        history["loss"].append(float(np.mean(losses)))
-        history["val_loss"].append(val_loss)
-        history["val_accuracy"].append(val_accuracy)
-        say("loss %.3f  val loss %.3f  val accuracy %.3f" % (history["loss"][-1], val_loss, val_accuracy))
-        if val_loss <= min(history["val_loss"]):
-            best = [variable.numpy() for variable in variables]
-    for variable, value in zip(variables, best):
-        variable.assign(value)
-    base.trainable = False
-    return history
+    with low_precision():
+        trainer = _Trainer(network, class_weights, plan)
+        first = 0
+        history: typing.Dict[str, list] = {"loss": []}
+        if checkpoint.facts.get("stage") == plan.stage:
+            trainer.restore(checkpoint.arrays)
+            first, history = checkpoint.facts["epoch"], checkpoint.facts["history"]
+            say("%s: going on after epoch %d" % (plan.stage, first))
+        if workers.mean(network.strategy, [first])[0] != first:
+            raise UsageError("--resume: the workers' folders %s differ; copy the chief's to all" % checkpoint.folder)
+        interrupted = False
+        try:
+            if validate and not first:
+                history.update({name: [value] for name, value in agreed(validate(trainer.predict)).items()})
+            for epoch in range(first, plan.epochs):
+                figures = {"loss": trainer.train_epoch(photos, labels, epoch)}
+                with trainer.averaged():
+                    if validate:
+                        figures.update(agreed(validate(trainer.predict)))
+                    last = epoch + 1 == plan.epochs
+                    if figures["val_loss"] <= min(history["val_loss"]) if validate else last:
+                        trainer.keep()
+                for name, value in figures.items():
+                    history[name].append(value)
+                shown = "  ".join("%s %.3f" % item for item in figures.items())
+                say("%s: epoch %d of %d  %s" % (plan.stage, epoch + 1, plan.epochs, shown))
+                watch(plan.stage, epoch, figures)
+                checkpoint.save({"stage": plan.stage, "epoch": epoch + 1, "history": history}, trainer.state())
+        except KeyboardInterrupt:
+            interrupted = True
+        trainer.finish()
+    return history, interrupted
 
 
-def learning_rate(step, warm_up, total):
-    """Returns the rate of a step: linear warm-up, then half a cosine."""
+def learning_rate(step, total, peak):
+    """Returns the rate of one of `total` steps: linear warm-up to the peak, then half a cosine to 0."""
+    warm_up = max(1, min(WARM_UP_STEPS, total // 3))
     if step < warm_up:
-        return LEARNING_RATE * (step + 1) / warm_up
-    return LEARNING_RATE * 0.5 * (1 + math.cos(math.pi * (step - warm_up) / max(1, total - warm_up)))
+        return peak * (step + 1) / warm_up
+    return peak * 0.5 * (1 + math.cos(math.pi * (step - warm_up) / max(1, total - warm_up)))
+
+
+class _Trainer:
+    """The variables that are trained, what AdamW knows about each, their moving average, and the best of it."""
+
+    def __init__(self, network, class_weights, plan):
+        tensorflow = require("tensorflow")
+        self._network, self._plan = network, plan
+        self._class_weights = class_weights
+        self._worker, self._workers = workers.cluster()
+        self._batch = max(1, _BATCH // self._workers) * self._workers
+        variables = _unfreeze(network.base, plan.blocks) + network.head.trainable_variables
+        # Keras 3 wraps TensorFlow's variables, which tf.distribute wants plain.
+        self._variables = [variable if callable(variable.value) else variable.value for variable in variables]
+        for variable, value in zip(self._variables, workers.mean(network.strategy, self._values())):
+            variable.assign(value)  # float noise made each worker's head a little its own
+        with network.strategy.scope():
+            self._moments = [
+                [tensorflow.Variable(value * 0, trainable=False) for value in self._values()] for _ in range(2)
+            ]
+            self._averages = [tensorflow.Variable(value, trainable=False) for value in self._values()]
+        self._best = self._values()
+        self._step = self._build_step()
+        base, head = network.base, network.head
+        self.predict = tensorflow.function(lambda pixels: head(base(scale(pixels), training=False)), autograph=False)
+
+    def train_epoch(self, photos, labels, epoch):
+        """Makes one pass over the photos. Returns the mean loss."""
+        plan, worker, count = self._plan, self._worker, self._workers
+        stage = sum(map(ord, plan.stage))
+        order = np.random.RandomState([plan.seed, stage, epoch]).permutation(len(photos))
+        steps = int(math.ceil(len(photos) / self._batch))
+        groups = [order[start : start + self._batch] for start in range(0, len(order), self._batch)]
+        # A worker without a photo of its own in the last batch takes one that counts nothing.
+        own = [group[worker::count] if len(group) > worker else group[:1] for group in groups]
+        paths = [photos[number].path for numbers in own for number in numbers]
+        losses = []
+        with progress(total=len(photos), what="%s %d/%d" % (plan.stage, epoch + 1, plan.epochs)) as bar:
+            batches = photo_batches(paths, self._batch // count, _augmented(photos, plan, stage, epoch))
+            for number, pixels in enumerate(batches):
+                group, chosen = groups[number], labels[own[number]]
+                weights = self._class_weights[chosen] * (len(group) > worker) / len(group)
+                step = epoch * steps + number
+                rate = learning_rate(step, plan.epochs * steps, plan.peak_rate)
+                loss = self._step(
+                    pixels,
+                    _smooth(chosen, len(self._class_weights)),
+                    weights.astype(np.float32),
+                    np.array([plan.seed, stage * 1000003 + step], np.int32),
+                    len(group),
+                    np.float32(rate),
+                    np.float32(step + 1),
+                )
+                losses.append(float(loss) * len(group))
+                bar.update(len(group))
+        return sum(losses) / len(photos)
+
+    def _build_step(self):
+        """Returns a function that makes one AdamW step on a batch that is shared among the workers."""
+        tensorflow = require("tensorflow")
+        base, head, strategy = self._network
+        variables, dense = self._variables, head.layers[-1]
+        worker, count = self._worker, self._workers
+
+        def gradients_of(pixels, targets, weights, mask):
+            with tensorflow.GradientTape() as tape:
+                logits = tensorflow.matmul(base(scale(pixels), training=False) * mask, dense.kernel) + dense.bias
+                losses = tensorflow.nn.softmax_cross_entropy_with_logits(targets, logits)
+                loss = tensorflow.reduce_sum(weights * losses)
+                scaled = loss * LOSS_SCALE
+            found = tape.gradient(scaled, variables) + [loss]
+            if count == 1:
+                return found
+            return tensorflow.distribute.get_replica_context().all_reduce(tensorflow.distribute.ReduceOp.SUM, found)
+
+        def update(variable, first, second, average, gradient, rate, number):
+            first.assign(BETA_1 * first + (1 - BETA_1) * gradient)
+            second.assign(BETA_2 * second + (1 - BETA_2) * gradient * gradient)
+            change = (first / (1 - BETA_1**number)) / (tensorflow.sqrt(second / (1 - BETA_2**number)) + EPSILON)
+            if len(variable.shape) > 1:  # kernels, not biases
+                change += WEIGHT_DECAY * variable
+            variable.assign_sub(rate * change)
+            decay = tensorflow.minimum(AVERAGE, number / (9.0 + number))
+            average.assign(decay * average + (1 - decay) * variable)
+
+        @tensorflow.function(autograph=False, experimental_relax_shapes=True)
+        def step(pixels, targets, weights, seed, rows, rate, number):
+            # Of the whole batch: a photo loses the same features whichever worker has it.
+            shape = [tensorflow.maximum(rows, count), dense.kernel.shape[0]]
+            kept = tensorflow.random.stateless_uniform(shape, seed)[worker::count] >= DROPOUT
+            mask = tensorflow.cast(kept, tensorflow.float32) / (1 - DROPOUT)
+            found = strategy.run(gradients_of, args=(pixels, targets, weights, mask))
+            found = [strategy.experimental_local_results(value)[0] for value in found]
+            gradients = [gradient / LOSS_SCALE for gradient in found[:-1]]
+            for position, variable in enumerate(variables):
+                strategy.extended.update(
+                    variable,
+                    update,
+                    args=(
+                        self._moments[0][position],
+                        self._moments[1][position],
+                        self._averages[position],
+                        gradients[position],
+                        rate,
+                        number,
+                    ),
+                )
+            return found[-1]
+
+        return step
+
+    @contextlib.contextmanager
+    def averaged(self):
+        """Within the block the network has the averaged weights."""
+        trained = self._values()
+        self._assign([average.numpy() for average in self._averages])
+        yield
+        self._assign(trained)
+
+    def keep(self):
+        """Remembers the network's weights as the best."""
+        self._best = self._values()
+
+    def finish(self):
+        """Gives the network its best weights, frozen."""
+        self._assign(self._best)
+        self._network.base.trainable = False
+
+    def state(self):
+        """Returns all that restore needs to go on, as {name: array}."""
+        lists = [self._values(), self._best]
+        lists += [[variable.numpy() for variable in kept] for kept in self._moments + [self._averages]]
+        return {
+            "%d/%d" % (kind, place): value for kind, values in enumerate(lists) for place, value in enumerate(values)
+        }
+
+    def restore(self, arrays):
+        """Takes up a state."""
+        values, best, first, second, averages = (
+            [arrays["%d/%d" % (kind, place)] for place in range(len(self._variables))] for kind in range(5)
+        )
+        self._assign(values)
+        self._best = best
+        for variables, saved in zip(self._moments + [self._averages], (first, second, averages)):
+            for variable, value in zip(variables, saved):
+                variable.assign(value)
+
+    def _values(self):
+        return [variable.numpy() for variable in self._variables]
+
+    def _assign(self, values):
+        for variable, value in zip(self._variables, values):
+            variable.assign(value)
 
 
 def _unfreeze(base, blocks):
@@ -94,42 +271,15 @@ def _unfreeze(base, blocks):
     return base.trainable_variables
 
 
-def _train_step(base, head, variables):
-    """Returns a function (uint8 pixels, target probabilities, rate) -> loss that makes one AdamW step."""
-    tensorflow = require("tensorflow")
-    optimizer = tensorflow.keras.optimizers.Adam(LEARNING_RATE)
-    if hasattr(optimizer, "build"):
-        optimizer.build(variables)
-
-    @tensorflow.function(autograph=False)
-    def step(pixels, targets, rate):
-        with tensorflow.GradientTape() as tape:
-            probabilities = head(base(scale(pixels), training=False), training=True)
-            loss = -tensorflow.reduce_mean(
-                tensorflow.reduce_sum(targets * tensorflow.math.log(probabilities + 1e-7), axis=1)
-            )
-        gradients = tape.gradient(loss, variables)
-        for variable in variables:
-            if len(variable.shape) > 1:  # kernels, not biases
-                variable.assign_sub(rate * WEIGHT_DECAY * variable)
-        optimizer.apply_gradients(zip(gradients, variables))
-        return loss
-
-    def scheduled(pixels, targets, rate):
-        optimizer.learning_rate = rate
-        return step(pixels, targets, rate)
-
-    return scheduled
-
-
-def _augmented(photos, seed, epoch):
-    """Returns a function path -> augmented picture, whose chance depends on seed, epoch and photo alone."""
+def _augmented(photos, plan, stage, epoch):
+    """Returns a function path -> augmented picture, whose chance depends on seed, stage, epoch and photo alone."""
     number_of = {photo.path: number for number, photo in enumerate(photos)}
 
     def load(path):
-        return augment(images.read_image(path), np.random.RandomState([seed, epoch, number_of[path]]))
+        random = np.random.RandomState([plan.seed, stage, epoch, number_of[path]])
+        return augment(images.read_image(path), random, plan.augment)
 
-    return load
+    return load if plan.augment else images.read_image
 
 
 def _smooth(labels, class_count):

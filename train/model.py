@@ -1,29 +1,33 @@
 """The network: InceptionV3 as a frozen base, a dense softmax head on its pooled features."""
 
+import contextlib
 import logging
 import os
 import random
 import socket
 import subprocess
+import typing
 
 import numpy as np
 
 from edge_runtime import files, images, machine
-from edge_runtime.command import progress, say
+from edge_runtime.command import say
 from edge_runtime.errors import MissingRequirement, UsageError
 from edge_runtime.requirements import require
 from train.pipeline import photo_batches
 from train.random_base import calibrate_batch_norm
 
 FEATURES = 2048
+
+# base: float32 [n, 299, 299, 3] in [-1, 1] -> float32 [n, 2048]; head: features -> float32 [n, classes] probabilities
+Network = typing.NamedTuple("Network", [("base", typing.Any), ("head", typing.Any), ("strategy", typing.Any)])
 # The head's recipe was chosen by validation on ImageNet features of real photos and on random features of drawn ones.
 DROPOUT = 0.2
 L2 = 1e-3
 LEARNING_RATE = 1e-3
 LEAST_DEVIATION = 0.1  # of the features' mean standard deviation
 PATIENCE_EPOCHS = 15
-_CALIBRATION_BATCH = 32
-_FEATURE_BATCH = 16
+_CALIBRATION_BATCH = 8
 _HEAD_BATCH = 32
 _DOWNLOAD_TIMEOUT_S = 20
 
@@ -68,6 +72,26 @@ def gpu_memory_bytes(index):
         return machine.memory_info()["MemTotal"]
 
 
+@contextlib.contextmanager
+def low_precision():
+    """Within the block TensorFlow multiplies in 16 bits where that is faster: float16 on a GPU, bfloat16 on some CPUs.
+
+    Weights, sums and what is no convolution or product stay float32 (TensorFlow's auto_mixed_precision).
+    """
+    tensorflow = require("tensorflow")
+    if tensorflow.config.list_physical_devices("GPU"):
+        options = ["auto_mixed_precision"]
+    elif {"avx512_bf16", "amx_bf16"} & set(machine.cpu_features()):
+        options = ["auto_mixed_precision_onednn_bfloat16"]
+    else:
+        options = []
+    tensorflow.config.optimizer.set_experimental_options(dict.fromkeys(options, True))
+    try:
+        yield
+    finally:
+        tensorflow.config.optimizer.set_experimental_options(dict.fromkeys(options, False))
+
+
 def build_base(weights, paths=()):
     """Builds the frozen InceptionV3 base.
 
@@ -105,7 +129,7 @@ def build_base(weights, paths=()):
         weights_id = "imagenet (Keras Applications)"
     elif weights == "none":
         base = inception(None)
-        chosen = [paths[index] for index in np.random.permutation(len(paths))[: 2 * _CALIBRATION_BATCH]]
+        chosen = [paths[index] for index in np.random.permutation(len(paths))[: 8 * _CALIBRATION_BATCH]]
         calibrate_batch_norm(base, (scale(pixels) for pixels in photo_batches(chosen, _CALIBRATION_BATCH)))
         weights_id = "random"
     else:
@@ -126,79 +150,88 @@ def scale(pixels):
     return tensorflow.cast(pixels, tensorflow.float32) / 127.5 - 1.0
 
 
-def compute_features(base, paths):
-    """Runs the frozen base once over photos.
-
-    Returns:
-        float32 array [len(paths), 2048].
-    """
-    tensorflow = require("tensorflow")
-    run = tensorflow.function(lambda pixels: base(scale(pixels), training=False), autograph=False)
-    features = np.empty((len(paths), FEATURES), np.float32)
-    done = 0
-    with progress(total=len(paths), what="features") as bar:
-        for pixels in photo_batches(paths, _FEATURE_BATCH):
-            count = int(pixels.shape[0])
-            features[done : done + count] = run(pixels).numpy()
-            done += count
-            bar.update(count)
-    return features
-
-
-def train_head(features, labels, val_features, val_labels, class_count, epochs):
-    """Trains dropout -> dense -> softmax on cached features, with early stopping on the validation loss.
+def train_head(features, labels, class_weights, epochs, val_features=None, val_labels=None, watch=None):
+    """Trains dropout -> dense -> softmax on cached features; with validation photos it stops early on their loss.
 
     It trains on standardized features, which the returned head does not need: the standardization is folded into its
     weights.
 
     Args:
-        features, val_features: float32 [n, 2048].
+        features, val_features: train.features.FeatureTable, or float32 [n, 2048].
         labels, val_labels: int [n], indices of classes.
-        class_count: outputs.
-        epochs: at most so many; training stops PATIENCE_EPOCHS after the best, whose weights are kept.
+        class_weights: float32 [classes], what a photo of each class counts in the loss.
+        epochs: at most so many; training stops PATIENCE_EPOCHS after the best, whose weights are kept. Without
+            validation photos exactly so many.
+        watch: None or a function of (stage, epoch, {name: value}), called after each epoch.
 
     Returns:
         (head, history): a Keras model float32 [n, 2048] -> float32 [n, classes], and {metric: [value per epoch]}.
     """
-    keras = require("tensorflow").keras
-    mean, deviation = features.mean(axis=0), features.std(axis=0)
-    # A feature that is silent in training must not shout when another photo wakes it.
-    deviation = np.maximum(deviation, LEAST_DEVIATION * deviation.mean()) + 1e-12
-    head = _build_head(class_count)
+    tensorflow = require("tensorflow")
+    keras = tensorflow.keras
+    mean, deviation = _standard(features)
+
+    def batches(table, truth, shuffled):
+        def gather(indices):
+            return (table[indices] - mean) / deviation, truth[indices], class_weights[truth[indices]]
+
+        types = (tensorflow.float32, tensorflow.int64, tensorflow.float32)
+
+        def load(indices):
+            found = tensorflow.numpy_function(gather, [indices], types)
+            for tensor, shape in zip(found, ([None, FEATURES], [None], [None])):
+                tensor.set_shape(shape)
+            return tuple(found)
+
+        indices = tensorflow.data.Dataset.range(len(truth))
+        if shuffled:
+            indices = indices.shuffle(len(truth), seed=int(np.random.randint(1 << 31)))
+        return indices.batch(_HEAD_BATCH).map(load).prefetch(2)
+
+    head = build_head(len(class_weights), dropout=DROPOUT)
     head.compile(keras.optimizers.Adam(LEARNING_RATE), "sparse_categorical_crossentropy", metrics=["accuracy"])
-    history = head.fit(
-        (features - mean) / deviation,
-        labels,
-        batch_size=_HEAD_BATCH,
-        epochs=epochs,
-        validation_data=((val_features - mean) / deviation, val_labels),
-        callbacks=[
-            keras.callbacks.EarlyStopping("val_loss", patience=PATIENCE_EPOCHS, restore_best_weights=True),
-            keras.callbacks.LambdaCallback(on_epoch_end=_say_epoch),
-        ],
-        verbose=0,
+    validation = {}
+    if val_features is not None:
+        stop = keras.callbacks.EarlyStopping("val_loss", patience=PATIENCE_EPOCHS, restore_best_weights=True)
+        validation = {"validation_data": batches(val_features, val_labels, False), "callbacks": [stop]}
+
+    def show(epoch, logs):
+        if epoch % 5 == 0:
+            say("head: epoch %d  " % (epoch + 1) + "  ".join("%s %.3f" % item for item in logs.items()))
+        if watch:
+            watch("head", epoch, logs)
+
+    callbacks = validation.pop("callbacks", []) + [keras.callbacks.LambdaCallback(on_epoch_end=show)]
+    fitted = head.fit(
+        batches(features, labels, True), shuffle=False, epochs=epochs, callbacks=callbacks, verbose=0, **validation
     )
     kernel, bias = head.get_weights()
     kernel = kernel / deviation[:, None]
-    folded = _build_head(class_count)
+    folded = build_head(len(class_weights))
     folded.set_weights([kernel, bias - mean.dot(kernel)])
-    return folded, {name: [float(value) for value in values] for name, values in history.history.items()}
+    return folded, {name: [float(value) for value in values] for name, values in fitted.history.items()}
 
 
-def _build_head(class_count):
+def build_head(class_count, dropout=0.0):
+    """Returns a Keras model, float32 [n, 2048] features -> float32 [n, class_count] probabilities."""
     keras = require("tensorflow").keras
     return keras.Sequential(
         [
             keras.layers.InputLayer((FEATURES,)),
-            keras.layers.Dropout(DROPOUT),
+            keras.layers.Dropout(dropout),
             keras.layers.Dense(class_count, activation="softmax", kernel_regularizer=keras.regularizers.l2(L2)),
         ]
     )
 
 
-def _say_epoch(epoch, logs):
-    if epoch % 5 == 0:
-        say(
-            "head: epoch %d  loss %.3f  val loss %.3f  val accuracy %.3f"
-            % (epoch + 1, logs["loss"], logs["val_loss"], logs["val_accuracy"])
-        )
+def _standard(features):
+    """Returns (mean, deviation) of each feature, float32 [2048], from a table that is read in pieces."""
+    count, total, squares = 0, np.zeros(FEATURES), np.zeros(FEATURES)
+    for start in range(0, len(features), 1024):
+        piece = features[np.arange(start, min(start + 1024, len(features)))].astype(np.float64)
+        count, total, squares = count + len(piece), total + piece.sum(axis=0), squares + (piece**2).sum(axis=0)
+    mean = total / count
+    deviation = np.sqrt(np.maximum(squares / count - mean**2, 0))
+    # A feature that is silent in training must not shout when another photo wakes it.
+    deviation = np.maximum(deviation, LEAST_DEVIATION * deviation.mean()) + 1e-6
+    return mean.astype(np.float32), deviation.astype(np.float32)

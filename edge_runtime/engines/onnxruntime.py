@@ -14,7 +14,7 @@ def session(path, threads, optimize, save_as=None):
     """Opens a CPU session.
 
     Args:
-        path: .onnx file.
+        path: .onnx file, or the bytes of one.
         threads: per call.
         optimize: rewrite the graph for this CPU first; False for one that was saved optimized.
         save_as: where to save the rewritten graph.

@@ -3,10 +3,13 @@
 import collections
 import csv
 import os
+import shutil
 
+import numpy as np
 import pytest
 
 from edge_runtime.errors import UsageError
+from edge_runtime.files import sha256_of
 from tests import helpers
 from train import cli, data
 from train.data import Photo
@@ -30,7 +33,7 @@ def no_long_work(monkeypatch):
 
 
 def read_options(*arguments):
-    return cli.read_photos(cli.parser().parse_args([str(argument) for argument in arguments]))
+    return cli.read_photos(cli.parser().parse_args([str(argument) for argument in arguments]), {})
 
 
 def labelled(**counts):
@@ -159,7 +162,9 @@ def test_every_kind_of_unreadable_photo_is_named_with_its_reason(tmp_path):
     os.mkfifo(str(tmp_path / "pipe.jpg"))
     names = sorted(os.listdir(str(tmp_path))) + ["missing.jpg"]
     listed = [Photo(name, str(tmp_path / name), "red") for name in names]
-    readable, problems = data.check_photos(listed)
+    sums = {}
+    readable, problems = data.check_photos(listed, sums)
+    assert sums == {photo.path: sha256_of(photo.path) for photo in readable}
     assert [photo.file for photo in readable] == ["good.jpg", "good.png"]
     reasons = dict(problems)
     assert set(reasons) == set(names) - {"good.jpg", "good.png"}
@@ -301,6 +306,38 @@ def test_validation_photos_are_left_out_of_training(photos, tmp_path, capsys, li
     said = capsys.readouterr().err
     assert "  3: is a validation photo too: left out of training: " in said
     assert "is --val-images missing?" in said  # all of the validation photos are training photos
+
+
+def test_a_copy_of_a_validation_photo_is_left_out_too(photos, tmp_path, capsys):
+    folder, rows = photos
+    shutil.copyfile(os.path.join(str(folder), rows[0][0]), str(folder / "copy.jpg"))
+    helpers.write_table(tmp_path / "train.tsv", rows[1:] + [("copy.jpg", rows[0][1])])
+    helpers.write_table(tmp_path / "val.tsv", rows[:1])
+    training, validation = read_options(
+        *[tmp_path / "train.tsv", "--images", folder, "--val", tmp_path / "val.tsv", "--out", tmp_path / "bundle"]
+    )
+    assert [photo.file for photo in validation] == [rows[0][0]]
+    assert "copy.jpg" not in [photo.file for photo in training]
+    assert "1: is a validation photo too: left out of training: copy.jpg" in capsys.readouterr().err
+
+
+def test_classes_are_weighted_when_one_has_more_than_five_times_another_s_photos():
+    even = np.repeat([0, 1], [10, 2])
+    assert data.class_weights(even, 2).tolist() == [1, 1]
+    uneven = np.repeat([0, 1], [11, 2])
+    weights = data.class_weights(uneven, 2)
+    assert weights * [11, 2] == pytest.approx([6.5, 6.5])  # both classes count alike
+    assert weights[uneven].mean() == pytest.approx(1)
+
+
+def test_the_data_s_name_depends_on_photos_labels_and_split_alone():
+    photos = labelled(a=3, b=3)
+    sums = {photo.path: photo.file for photo in photos}
+    name = data.identity(photos[:4], photos[4:], sums)
+    assert data.identity(photos[3::-1], photos[4:], sums) == name
+    assert data.identity(photos[:5], photos[5:], sums) != name
+    assert data.identity(photos[:4], [photo._replace(label="a") for photo in photos[4:]], sums) != name
+    assert data.identity(photos[:4], photos[4:], dict(sums, **{photos[0].path: "other"})) != name
 
 
 def test_validation_photos_with_unknown_labels_are_set_aside(photos, tmp_path, capsys):

@@ -1,16 +1,17 @@
 """Fine-tuning, on a network small enough to be trained in seconds."""
 
-import math
-
 import numpy as np
 import pytest
 
+from edge_runtime import images
 from tests import helpers
-from train import finetune, model
+from tests.train.tune_once import small_network, weights_of
+from train import data, finetune, recipe
+from train.checkpoint import Checkpoint
 from train.data import Photo
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", autouse=True)
 def keras():
     return pytest.importorskip("tensorflow").keras
 
@@ -21,64 +22,118 @@ def photos(tmp_path):
     return [Photo(file, str(tmp_path / file), label) for file, label in rows]
 
 
-def small_network(keras):
-    """A base with two of InceptionV3's block names, and a head."""
-    model.set_seed(0)
-    layers = keras.layers
-    inputs = keras.Input((299, 299, 3))
-    found = layers.Conv2D(8, 32, strides=32, name="early")(inputs)
-    found = layers.BatchNormalization(name="early_norm")(found)
-    found = layers.Activation("relu", name="mixed9")(found)
-    found = layers.Conv2D(model.FEATURES, 1, name="late")(found)
-    found = layers.BatchNormalization(name="late_norm")(found)
-    found = layers.Activation("relu", name="mixed10")(found)
-    base = keras.Model(inputs, layers.GlobalAveragePooling2D()(found))
-    base.trainable = False
-    return base, model._build_head(len(helpers.COLOURS))
-
-
-def tune(keras, photos, epochs=3, seed=0, validation=None):
-    base, head = small_network(keras)
-    before = {layer.name: layer.get_weights() for layer in base.layers}
+def tune(photos, folder, epochs=3, seed=0, validation=None, resume=False, watch=None, stage="fine-tune", rate=6e-4):
+    """Returns (network, its weights before, history, interrupted)."""
+    network = small_network()
+    before = {layer.name: layer.get_weights() for layer in network.base.layers}
     names = sorted(helpers.COLOURS)
-    history = finetune.fine_tune(base, head, photos, validation or photos[::2], names, 1, epochs, seed)
-    return base, head, before, history
+    labels = data.class_indices(photos, names)
+    validation = validation or photos[::2]
+    validate = recipe._validator(validation, data.class_indices(validation, names)) if stage == "fine-tune" else None
+    history, interrupted = finetune.fine_tune(
+        network,
+        photos,
+        labels,
+        np.ones(len(names), np.float32),
+        validate,
+        finetune.Plan(stage, 1, epochs, rate, 1.0, seed),
+        Checkpoint(str(folder / "state"), {}, resume),
+        watch or (lambda *_: None),
+    )
+    return network, before, history, interrupted
 
 
-def test_only_the_last_blocks_learn_and_no_batch_norm_does(keras, photos):
-    base, _, before, history = tune(keras, photos)
+def test_only_the_last_blocks_learn_and_no_batch_norm_does(photos, tmp_path):
+    network, before, history, interrupted = tune(photos, tmp_path)
     for name in ("early", "early_norm", "late_norm"):
-        for old, new in zip(before[name], base.get_layer(name).get_weights()):
+        for old, new in zip(before[name], network.base.get_layer(name).get_weights()):
             assert np.array_equal(old, new), name
-    assert not np.array_equal(before["late"][0], base.get_layer("late").get_weights()[0])
+    assert not np.array_equal(before["late"][0], network.base.get_layer("late").get_weights()[0])
     assert min(history["val_loss"]) < history["val_loss"][0]
-    assert not base.trainable_variables
+    assert not network.base.trainable_variables
+    assert not interrupted
 
 
-def test_the_best_epoch_s_weights_are_kept(keras, photos, monkeypatch):
-    monkeypatch.setattr(finetune, "LEARNING_RATE", 0.02)
+def test_the_best_epoch_s_weights_are_kept(photos, tmp_path):
     names = sorted(helpers.COLOURS)
     others = [photo._replace(label=names[names.index(photo.label) - 1]) for photo in photos]
-    base, _, before, history = tune(keras, photos, epochs=3, validation=others)  # what it learns is wrong
+    # What it learns is wrong.
+    network, before, history, _ = tune(photos, tmp_path, validation=others, rate=0.02)
     assert min(history["val_loss"]) == history["val_loss"][0]
-    assert np.array_equal(before["late"][0], base.get_layer("late").get_weights()[0])
+    assert np.array_equal(before["late"][0], network.base.get_layer("late").get_weights()[0])
 
 
-def test_the_same_seed_ends_at_the_same_place(keras, photos):
-    first, again = (tune(keras, photos, epochs=2, seed=3)[3] for _ in range(2))
+def test_without_validation_the_last_weights_are_kept(photos, tmp_path):
+    network, before, history, _ = tune(photos, tmp_path, stage="refit")
+    assert list(history) == ["loss"] and len(history["loss"]) == 3
+    assert not np.array_equal(before["late"][0], network.base.get_layer("late").get_weights()[0])
+
+
+def test_the_same_seed_ends_at_the_same_place(photos, tmp_path):
+    first, again = (tune(photos, tmp_path, epochs=2, seed=3)[2] for _ in range(2))
     assert first["loss"] == pytest.approx(again["loss"], rel=1e-4)
     assert first["val_loss"] == pytest.approx(again["val_loss"], rel=1e-4)
-    other = tune(keras, photos, epochs=2, seed=4)[3]
+    other = tune(photos, tmp_path, epochs=2, seed=4)[2]
     assert other["loss"] != pytest.approx(first["loss"], rel=1e-4)
 
 
+class KilledError(Exception):
+    """Stands for kill -9: nothing after it runs."""
+
+
+def stop_with(error, epoch):
+    def watch(stage, done, figures):
+        if done == epoch:
+            raise error
+
+    return watch
+
+
+@pytest.mark.parametrize("stage", ["fine-tune", "refit"])
+def test_a_killed_training_goes_on_and_ends_where_a_whole_one_ends(photos, tmp_path, stage):
+    whole, _, history, _ = tune(photos, tmp_path / "whole", stage=stage)
+    with pytest.raises(KilledError):  # in its second epoch's end, before that epoch's state is saved
+        tune(photos, tmp_path / "killed", stage=stage, watch=stop_with(KilledError(), 1))
+    resumed, _, resumed_history, _ = tune(photos, tmp_path / "killed", stage=stage, resume=True)
+    assert resumed_history.keys() == history.keys()
+    for name, values in history.items():
+        assert resumed_history[name] == pytest.approx(values, rel=1e-5), name
+    for value, expected in zip(weights_of(resumed), weights_of(whole)):
+        assert np.abs(value - expected).max() < 1e-5
+
+
+def test_ctrl_c_keeps_the_best_so_far(photos, tmp_path):
+    shorter = []
+
+    def watch(stage, epoch, figures):
+        if epoch == 1:
+            raise KeyboardInterrupt
+        shorter.append(figures)
+
+    network, before, history, interrupted = tune(photos, tmp_path, watch=watch)
+    assert interrupted and len(shorter) == 1 and len(history["loss"]) == 2
+    assert not np.array_equal(before["late"][0], network.base.get_layer("late").get_weights()[0])
+    _, _, whole, again = tune(photos, tmp_path, resume=True)
+    assert not again and len(whole["loss"]) == 3
+
+
+def test_without_augmentation_the_photos_are_shown_as_they_are(photos):
+    plan = finetune.Plan("fine-tune", 1, 1, 1e-3, 0.0, 0)
+    assert finetune._augmented(photos, plan, 0, 0) is images.read_image
+    changed = finetune._augmented(photos, plan._replace(augment=1.0), 0, 0)(photos[0].path)
+    assert not np.array_equal(changed, images.read_image(photos[0].path))
+
+
 def test_the_learning_rate_warms_up_and_then_falls_to_nothing():
-    rates = [finetune.learning_rate(step, 10, 100) for step in range(100)]
-    assert rates[:10] == pytest.approx([finetune.LEARNING_RATE * (step + 1) / 10 for step in range(10)])
-    assert max(rates) == pytest.approx(finetune.LEARNING_RATE)
-    assert all(later <= earlier for earlier, later in zip(rates[9:], rates[10:]))
-    assert rates[55] == pytest.approx(finetune.LEARNING_RATE / 2)
-    assert rates[-1] == pytest.approx(finetune.LEARNING_RATE * 0.5 * (1 + math.cos(math.pi * 89 / 90)))
+    rates = [finetune.learning_rate(step, 1000, 6e-4) for step in range(1000)]
+    assert rates[:100] == pytest.approx([6e-4 * (step + 1) / 100 for step in range(100)])
+    assert max(rates) == pytest.approx(6e-4)
+    assert all(later <= earlier for earlier, later in zip(rates[99:], rates[100:]))
+    assert rates[550] == pytest.approx(3e-4)
+    assert 0 < rates[-1] < 1e-8
+    short = [finetune.learning_rate(step, 9, 6e-4) for step in range(9)]
+    assert short[:3] == pytest.approx([2e-4, 4e-4, 6e-4]) and short[-1] < 1e-4
+    assert finetune.learning_rate(0, 1, 6e-4) == pytest.approx(6e-4)
 
 
 def test_blocks_are_counted_from_the_last(keras):

@@ -60,7 +60,7 @@ def test_splits_share_no_photo_and_hold_every_class(samples):
 
 def test_every_photo_is_usable_and_its_label_is_its_folder(samples):
     photos, problems = data.read_labels(os.path.join(samples, "photos"))
-    readable, unreadable = data.check_photos(photos)
+    readable, unreadable = data.check_photos(photos, {})
     assert problems + unreadable == []
     from_tables = [
         row

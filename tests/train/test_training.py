@@ -6,6 +6,8 @@ One training (fixture trained, about a minute) serves the whole session. The pie
 import csv
 import json
 import os
+import signal
+import subprocess
 import sys
 
 import numpy as np
@@ -16,8 +18,11 @@ from edge_runtime import images, machine, tables
 from edge_runtime.bundle import Bundle
 from edge_runtime.engines import EngineInfo, create_engine
 from edge_runtime.errors import UsageError
+from edge_runtime.files import sha256_of
 from tests import helpers
+from tests.conftest import TRAIN_OPTIONS
 from train import cli, data, evaluate, metrics, predict
+from train import report as reports
 from train.export import MAX_DIFFERENCE_RANDOM
 
 
@@ -61,11 +66,17 @@ def test_manifest_says_how_it_was_trained(bundle, samples, train_rows):
     assert training["command"] == (
         ["picnic-edge", "train", samples + "/train.tsv", "--images", samples + "/photos", "--out", bundle.path]
         + ["--weights", "none"]
+        + TRAIN_OPTIONS
     )
     assert training["seed"] == 0
     assert training["weights"].startswith("random")
     assert training["photos"] + bundle.manifest["metrics"]["val_photos"] == len(train_rows)
     assert training["machine"] == machine.describe()
+    assert training["peak_memory_bytes"] > 100 << 20
+    assert len(training["photos_sha256"]) == training["photos"] and not training["refitted"]
+    own = sha256_of(os.path.join(samples, "photos", train_rows[0].file))[:16]
+    copies = [sha256_of(os.path.join(samples, "photos", row.file))[:16] for row in train_rows]
+    assert set(training["photos_sha256"]) < set(copies) and copies[0] == own
     for library in ("numpy", "onnxruntime", "opencv-python-headless", "keras", "tf2onnx"):
         assert training["versions"][library] == machine.library_version(library) is not None
     assert training["versions"]["tensorflow"] or training["versions"]["tensorflow-cpu"]
@@ -89,8 +100,22 @@ def test_metrics_are_those_of_the_validation_photos(bundle):
     assert sum(row["photos"] for row in found["per_class"]) == found["val_photos"]
     correct = sum(row["recall"] * row["photos"] for row in found["per_class"])
     assert found["val_accuracy"] == pytest.approx(correct / found["val_photos"])
-    assert set(found["history"]) == {"loss", "accuracy", "val_loss", "val_accuracy"}
+    assert set(found["history"]) == {"loss", "accuracy", "val_loss", "val_accuracy", "fine_tune"}
     assert 1 <= len(found["history"]["loss"]) <= 100
+    assert len(found["history"]["fine_tune"]["loss"]) == 2
+    assert found["calibration"]["temperature"] > 0
+    assert 0 <= found["calibration"]["ece_after"] <= 1
+
+
+def test_the_run_is_added_to_runs_tsv_beside_the_bundle(bundle, trained):
+    with open(os.path.join(os.path.dirname(bundle.path), "runs.tsv"), newline="", encoding="utf-8") as file:
+        row = list(csv.DictReader(file, dialect="excel-tab"))[-1]
+    assert (row["bundle"], row["bundle_id"], row["seed"]) == (os.path.basename(bundle.path), bundle.id, "0")
+    assert row["command"].endswith(" ".join(TRAIN_OPTIONS))
+    assert row["val_accuracy"] == "%.4f" % bundle.manifest["metrics"]["val_accuracy"]
+    assert row["epochs"] == "%d+2" % len(bundle.manifest["metrics"]["history"]["loss"])
+    assert row["weights"] == "random" and float(row["minutes"]) > 0
+    assert not os.path.exists(bundle.path + ".training")  # nothing is left to resume
 
 
 def test_the_classifier_has_learned_something(bundle):
@@ -216,9 +241,9 @@ def test_evaluate_on_the_test_split(bundle, samples, tmp_path, capsys):
     report = tmp_path / "report"
     evaluate.main([bundle.path, table, "--images", os.path.join(samples, "photos"), "--report", str(report)])
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 1 + 8 + 1
+    assert len(lines) == 1 + 8 + 2
     assert lines[-1].endswith("on 16 photos, with onnxruntime")
-    assert sorted(os.listdir(str(report))) == ["evaluation.json", "per_class.tsv", "predictions.tsv"]
+    assert sorted(os.listdir(str(report))) == sorted(reports.FILES)
     with open(str(report / "predictions.tsv"), newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file, dialect="excel-tab"))
     expected = [(row.file, row.label) for row in tables.read_rows(table, need_label=True)]
@@ -241,7 +266,7 @@ def test_evaluating_the_training_table_again_finds_the_figures_of_the_manifest(
     options = cli.parser().parse_args(
         [samples + "/train.tsv", "--images", samples + "/photos", "--out", bundle.path, "--weights", "none"]
     )
-    _, validation = cli.read_photos(options)
+    _, validation = cli.read_photos(options, {})
     folder = os.path.join(samples, "photos")
     table = tmp_path / "validation.tsv"
     helpers.write_table(table, [(photo.file, photo.label) for photo in validation])
@@ -266,6 +291,67 @@ def test_predict_keeps_the_table_s_order(bundle, samples, tmp_path):
     assert header == ["file", "label"]
     assert [name for name, _ in found] == [name for (name,) in rows]
     assert {label for _, label in found} <= set(bundle.class_names)
+
+
+# ---- stopped half way
+
+
+def start_training(samples, out, *more):
+    command = [sys.executable, "-m", "picnic_edge", "train", samples + "/train.tsv", "--images", samples + "/photos"]
+    command += ["--out", out, "--weights", "none", "--fine-tune", "1", "--fine-tune-epochs", "3", "--epochs", "4"]
+    environment = dict(os.environ, PYTHONPATH=helpers.ROOT)
+    return subprocess.Popen(
+        command + list(more), env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True
+    )
+
+
+def read_until(process, text):
+    """Reads what a training says until it says a text; then it is busy with what comes next."""
+    for line in process.stderr:
+        if text in line:
+            return
+    raise AssertionError("it ended without saying %r" % text)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "moment", ["training: ", "head: epoch 1 ", "fine-tune: epoch 1 ", "fine-tune: epoch 3 ", "refit: "]
+)
+def test_kill_9_and_resume_ends_where_a_whole_training_ends(samples, tmp_path, moment):
+    whole, killed = str(tmp_path / "whole"), str(tmp_path / "killed")
+    out, said = start_training(samples, whole).communicate()
+    process = start_training(samples, killed)
+    read_until(process, moment)
+    process.kill()
+    process.communicate()
+    assert not os.path.exists(killed)
+    resumed = start_training(samples, killed, "--resume")
+    out, said = resumed.communicate()
+    assert resumed.returncode == 0, said
+    first, second = Bundle.open(whole), Bundle.open(killed)
+    assert np.abs(first.sample().probabilities - second.sample().probabilities).max() < 1e-3
+    for stage in ("fine_tune", "refit"):
+        for name, values in first.manifest["metrics"]["history"][stage].items():
+            assert second.manifest["metrics"]["history"][stage][name] == pytest.approx(values, rel=1e-3)
+    assert not os.path.exists(killed + ".training")
+
+
+@pytest.mark.slow
+def test_ctrl_c_leaves_a_bundle_of_the_best_so_far(samples, tmp_path):
+    out = str(tmp_path / "bundle")
+    process = start_training(samples, out)
+    read_until(process, "fine-tune: epoch 1 ")
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate()
+    assert process.returncode == 130
+    assert "the best so far is in %s.interrupted; to go on, give the same command with --resume" % out in said
+    assert "Traceback" not in said
+    assert len(Bundle.open(out + ".interrupted").manifest["metrics"]["history"]["fine_tune"]["val_loss"]) >= 2
+    assert not os.path.exists(out)
+    resumed = start_training(samples, out, "--resume")
+    _, said = resumed.communicate()
+    assert resumed.returncode == 0 and "fine-tune: going on after epoch 1" in said
+    Bundle.open(out)
 
 
 # ---- refused before any work

@@ -7,6 +7,7 @@ setting and makes every `<table class="sortable">` sortable by its headers.
 import base64
 import io
 import os
+import typing
 
 import cv2
 
@@ -59,8 +60,14 @@ def new_figure(width, height):
     """Returns a matplotlib Figure of so many inches with one Axes, in greys that read on light and on dark."""
     matplotlib = require("matplotlib")
     grey = "#808890"
-    settings = {name: grey for name in ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")}
-    settings.update({"axes.spines.top": False, "axes.spines.right": False, "font.size": 10, "legend.frameon": False})
+    coloured = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
+    settings: typing.Dict[str, typing.Any] = {
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "font.size": 10,
+        "legend.frameon": False,
+    }
+    settings.update(dict.fromkeys(coloured, grey))
     with matplotlib.rc_context(settings):
         figure = require("matplotlib.figure").Figure((width, height))
         require("matplotlib.backends.backend_svg").FigureCanvasSVG(figure)

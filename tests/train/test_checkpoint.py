@@ -1,0 +1,66 @@
+"""The state of a training on disk."""
+
+import os
+
+import numpy as np
+import pytest
+
+from edge_runtime.errors import UsageError
+from train.checkpoint import Checkpoint
+
+
+def saved(folder):
+    state = Checkpoint(folder, {"seed": 1, "photos": "abc"}, resume=False)
+    state.keep("head", {"loss": [1.0]}, kernel=np.arange(6.0).reshape(2, 3))
+    state.save({"stage": "fine-tune", "epoch": 2}, {"0/0": np.ones(3, np.float32)})
+    return state
+
+
+def test_what_was_saved_is_taken_up_again(tmp_path):
+    folder = str(tmp_path / "out.training")
+    saved(folder)
+    found = Checkpoint(folder, {"seed": 1, "photos": "abc"}, resume=True)
+    assert found.facts == {"stage": "fine-tune", "epoch": 2}
+    assert found.kept == {"head": {"loss": [1.0]}}
+    assert found.arrays["0/0"].tolist() == [1, 1, 1] and found.arrays["0/0"].dtype == np.float32
+    assert found.kept_arrays["kernel"].tolist() == [[0, 1, 2], [3, 4, 5]]
+    assert os.listdir(folder) == ["state.npz"]
+
+
+def test_without_resume_it_is_forgotten(tmp_path):
+    folder = str(tmp_path / "out.training")
+    saved(folder)
+    assert Checkpoint(folder, {"seed": 2}, resume=False).facts == {}
+    assert os.listdir(folder) == []
+
+
+def test_nothing_to_resume_is_said_and_is_no_error(tmp_path, capsys):
+    assert Checkpoint(str(tmp_path / "none"), {}, resume=True).facts == {}
+    assert "this one starts anew" in capsys.readouterr().err
+
+
+def test_the_state_of_another_training_is_refused_with_what_differs(tmp_path):
+    saved(str(tmp_path / "a"))
+    with pytest.raises(UsageError, match="another training:\n  seed: 1 then, 2 now\nGive the same"):
+        Checkpoint(str(tmp_path / "a"), {"seed": 2, "photos": "abc"}, resume=True)
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage", b"PK\x03\x04 half a zip"])
+def test_a_damaged_state_is_named(tmp_path, content):
+    saved(str(tmp_path / "a"))
+    (tmp_path / "a" / "state.npz").write_bytes(content)
+    with pytest.raises(UsageError, match="state.npz: cannot be read .*start without --resume"):
+        Checkpoint(str(tmp_path / "a"), {"seed": 1, "photos": "abc"}, resume=True)
+
+
+def test_a_state_that_cannot_be_written_costs_no_training(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    state = Checkpoint(str(tmp_path / "file" / "below"), {}, resume=False)
+    state.save({"stage": "fine-tune"}, {})
+    assert "training goes on without it" in capsys.readouterr().err
+
+
+def test_a_finished_training_leaves_nothing(tmp_path):
+    state = saved(str(tmp_path / "a"))
+    state.remove()
+    assert os.listdir(str(tmp_path)) == []

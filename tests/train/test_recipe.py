@@ -1,0 +1,150 @@
+"""The stages of training, on a network small enough to be trained in seconds."""
+
+import numpy as np
+import pytest
+
+from edge_runtime import machine
+from edge_runtime.files import sha256_of
+from tests import helpers
+from tests.train.tune_once import small_network, weights_of
+from train import calibrate, data, recipe
+from train.checkpoint import Checkpoint
+
+SETTINGS = recipe.Settings(epochs=1, blocks=1, fine_tune_epochs=3, augment=1.0, refit=True, seed=0)
+
+
+class KilledError(Exception):
+    """Stands for kill -9: nothing after it runs."""
+
+
+def stop_with(error, stage, epoch):
+    def watch(at_stage, at_epoch, figures):
+        if (at_stage, at_epoch) == (stage, epoch):
+            raise error
+
+    return watch
+
+
+@pytest.fixture(autouse=True)
+def full_precision(monkeypatch):
+    pytest.importorskip("tensorflow")
+    monkeypatch.setattr(machine, "cpu_features", list)
+
+
+@pytest.fixture
+def train(tmp_path):
+    helpers.write_photos(tmp_path / "photos", per_class=8)
+    photos, _ = data.read_labels(str(tmp_path / "photos"))
+    training, validation = data.split(photos, 0.25, 0)
+    sums = {photo.path: sha256_of(photo.path) for photo in photos}
+
+    def run(folder, resume=False, watch=None, **settings):
+        """Returns (Outcome, the network's probabilities for the validation photos)."""
+        network = small_network()
+        outcome = recipe.train(
+            network.base,
+            network.strategy,
+            training,
+            validation,
+            sorted(helpers.COLOURS),
+            sums,
+            SETTINGS._replace(**settings),
+            Checkpoint(str(tmp_path / folder), {}, resume),
+            watch or (lambda *_: None),
+        )
+        return outcome, recipe.predict(outcome.network, [photo.path for photo in validation])
+
+    run.val_labels = data.class_indices(validation, sorted(helpers.COLOURS))
+    return run
+
+
+def test_all_stages_run_and_their_curves_are_kept(train):
+    outcome, _ = train("state")
+    assert {"loss", "val_loss", "fine_tune", "refit"} <= set(outcome.history)
+    assert len(outcome.history["fine_tune"]["loss"]) == 3
+    assert len(outcome.history["fine_tune"]["val_loss"]) == 4
+    assert len(outcome.history["refit"]["loss"]) == 1
+    assert outcome.refitted and not outcome.interrupted
+    assert outcome.probabilities.shape == (6, 3)
+    assert outcome.probabilities.sum(axis=1) == pytest.approx(1, abs=1e-5)
+    assert set(outcome.calibration) == {"temperature", "ece_before", "ece_after"}
+    assert (outcome.probabilities.argmax(axis=1) == train.val_labels).all()  # colours are easy
+
+
+def test_without_refit_the_network_gives_the_calibrated_probabilities_that_were_scored(train):
+    outcome, answers = train("state", refit=False)
+    assert not outcome.refitted and "refit" not in outcome.history
+    assert answers == pytest.approx(outcome.probabilities, abs=1e-5)
+    assert outcome.calibration["temperature"] != pytest.approx(1, abs=1e-3)
+
+
+def test_the_head_alone_can_be_trained_and_refitted(train):
+    outcome, _ = train("state", blocks=0, epochs=6)
+    assert "fine_tune" not in outcome.history and outcome.refitted
+    best = int(np.argmin(outcome.history["val_loss"]))
+    assert len(outcome.history["refit"]["loss"]) == best + 1
+
+
+@pytest.mark.parametrize("stage, epoch", [("head", 0), ("fine-tune", 0), ("fine-tune", 2), ("refit", 0)])
+def test_a_training_killed_in_any_stage_ends_where_a_whole_one_ends(train, stage, epoch):
+    whole, answers = train("whole")
+    with pytest.raises(KilledError):
+        train("killed", watch=stop_with(KilledError(), stage, epoch))
+    again = []
+    resumed, resumed_answers = train("killed", resume=True, watch=lambda stage, epoch, _: again.append((stage, epoch)))
+    assert again[0] == (stage, epoch)  # what was done is not done again
+    assert resumed.probabilities == pytest.approx(whole.probabilities, abs=1e-5)
+    assert resumed_answers == pytest.approx(answers, abs=1e-5)
+    assert resumed.calibration == pytest.approx(whole.calibration, abs=1e-4)
+    assert resumed.history.keys() == whole.history.keys()
+    for value, expected in zip(weights_of(resumed.network), weights_of(whole.network)):
+        assert np.abs(value - expected).max() < 1e-5
+
+
+def test_a_training_killed_after_its_last_epoch_has_nothing_left_to_train(train):
+    whole, answers = train("state")
+    again = []
+    resumed, resumed_answers = train("state", resume=True, watch=lambda *epoch: again.append(epoch))
+    assert again == []
+    assert resumed_answers == pytest.approx(answers, abs=1e-5)
+    assert resumed.refitted == whole.refitted and resumed.history == whole.history
+
+
+def test_ctrl_c_in_the_fine_tuning_keeps_the_best_so_far(train):
+    outcome, answers = train("state", watch=stop_with(KeyboardInterrupt(), "fine-tune", 1))
+    assert outcome.interrupted and not outcome.refitted
+    assert len(outcome.history["fine_tune"]["val_loss"]) == 3
+    assert answers == pytest.approx(outcome.probabilities, abs=1e-5)
+    whole, whole_answers = train("whole")
+    resumed, resumed_answers = train("state", resume=True)
+    assert resumed_answers == pytest.approx(whole_answers, abs=1e-5)
+
+
+def test_ctrl_c_in_the_refit_keeps_the_validated_model(train):
+    outcome, answers = train("state", watch=stop_with(KeyboardInterrupt(), "refit", 0))
+    assert outcome.interrupted and not outcome.refitted
+    assert answers == pytest.approx(outcome.probabilities, abs=1e-5)
+
+
+def test_a_refit_that_makes_it_worse_is_given_up(train, monkeypatch, capsys):
+    monkeypatch.setattr(recipe, "REFIT_RATE", 50.0)
+    outcome, answers = train("state")
+    assert not outcome.refitted
+    assert answers == pytest.approx(outcome.probabilities, abs=1e-5)
+    assert "refit: made it worse: the validated model is kept" in capsys.readouterr().err
+
+
+def test_where_fine_tuning_does_not_help_the_head_alone_is_refitted(train, monkeypatch):
+    monkeypatch.setattr(recipe, "PEAK_RATE", 50.0)
+    outcome, _ = train("state")
+    assert np.argmin(outcome.history["fine_tune"]["val_loss"]) == 0
+    assert "accuracy" in outcome.history["refit"]  # the head's curve
+    assert outcome.refitted
+
+
+def test_temperature_reaches_the_network(train, monkeypatch):
+    monkeypatch.setattr(calibrate, "fit_temperature", lambda *_: 1.0)
+    _, plain = train("plain", refit=False)
+    monkeypatch.setattr(calibrate, "fit_temperature", lambda *_: 4.0)
+    _, scaled = train("scaled", refit=False)
+    assert scaled == pytest.approx(calibrate.apply_temperature(plain, 4.0), abs=1e-4)

@@ -1,0 +1,160 @@
+"""The training recipe, stage by stage: head, fine-tuning, validation, calibration, refit.
+
+head         on the cached features of the frozen base; stops early
+fine-tune    the last blocks and the head, on augmented photos; the weights of the best epoch are kept
+validation   the figures that the bundle carries, on photos that nothing was trained on so far
+calibration  one temperature, folded into the head
+refit        on training and validation photos together, from where fine-tuning ended (Goodfellow, Bengio, Courville:
+             Deep Learning, 2016, algorithm 7.3): photos from other places and days are too good to be left out of what
+             is shipped. Its figures would mean nothing, so that there are none.
+"""
+
+import typing
+
+import numpy as np
+
+from edge_runtime.command import progress, say
+from edge_runtime.requirements import require
+from train import calibrate, data, finetune, metrics, model
+from train.features import compute_features
+from train.pipeline import photo_batches
+
+BLOCKS = 4
+FINE_TUNE_EPOCHS = 20
+PEAK_RATE = 6e-4
+REFIT_RATE = 3e-4
+REFIT = "refit"
+REFIT_SHARE = 0.4  # of the fine-tuning's epochs
+_BATCH = 32
+
+Settings = typing.NamedTuple(
+    "Settings",
+    [
+        ("epochs", int),  # of the head, at most
+        ("blocks", int),  # of InceptionV3 that are fine-tuned, 0..11
+        ("fine_tune_epochs", int),
+        ("augment", float),  # strength, 0..2
+        ("refit", bool),
+        ("seed", int),
+    ],
+)
+Outcome = typing.NamedTuple(
+    "Outcome",
+    [
+        ("network", model.Network),
+        ("probabilities", np.ndarray),  # float32 [validation photos, classes], calibrated, from before the refit
+        ("history", dict),  # stage -> {metric: [value per epoch]}
+        ("calibration", dict),  # temperature, ece_before, ece_after
+        ("refitted", bool),
+        ("interrupted", bool),  # by Ctrl-C; the network is the best until then
+    ],
+)
+
+
+def train(base, strategy, training, validation, class_names, sums, settings, checkpoint, watch):
+    """Runs all stages, or those that an earlier run has left to do.
+
+    Args:
+        base: Keras model as train.model.build_base makes it.
+        strategy: tf.distribute strategy that the base was built under.
+        training, validation: lists of train.data.Photo.
+        class_names: in the order of the head's outputs.
+        sums: {path: sha256 of the photo's bytes}.
+        settings: Settings.
+        checkpoint: train.checkpoint.Checkpoint.
+        watch: function of (stage, epoch, {name: value}).
+
+    Returns:
+        Outcome.
+    """
+    labels, val_labels = (data.class_indices(photos, class_names) for photos in (training, validation))
+    weights = data.class_weights(labels, len(class_names))
+    if weights.max() > 1:
+        say("classes are weighted: a photo counts from %.2f to %.2f" % (weights.min(), weights.max()))
+    if "head" not in checkpoint.kept:
+        features, val_features = (compute_features(base, photos, sums) for photos in (training, validation))
+        head, history = model.train_head(features, labels, weights, settings.epochs, val_features, val_labels, watch)
+        kernel, bias = head.get_weights()
+        checkpoint.keep("head", history, head_kernel=kernel, head_bias=bias)
+    with strategy.scope():
+        head = model.build_head(len(class_names))
+    head.set_weights([checkpoint.kept_arrays["head_kernel"], checkpoint.kept_arrays["head_bias"]])
+    network = model.Network(base, head, strategy)
+    history, interrupted = dict(checkpoint.kept["head"]), False
+
+    plan = finetune.Plan(
+        "fine-tune", settings.blocks, settings.fine_tune_epochs, PEAK_RATE, settings.augment, settings.seed
+    )
+    if settings.blocks and checkpoint.facts.get("stage") != REFIT:
+        history["fine_tune"], interrupted = finetune.fine_tune(
+            network, training, labels, weights, _validator(validation, val_labels), plan, checkpoint, watch
+        )
+
+    if "validated" in checkpoint.kept and not interrupted:
+        history, calibration = checkpoint.kept["validated"]
+        probabilities = checkpoint.kept_arrays["val_probabilities"]
+    else:
+        raw = predict(network, [photo.path for photo in validation])
+        calibration = {
+            "temperature": calibrate.fit_temperature(raw, val_labels),
+            "ece_before": metrics.expected_calibration_error(raw, val_labels),
+        }
+        probabilities = calibrate.apply_temperature(raw, calibration["temperature"])
+        calibration["ece_after"] = metrics.expected_calibration_error(probabilities, val_labels)
+        if not interrupted:
+            checkpoint.keep("validated", [history, calibration], val_probabilities=probabilities)
+
+    refitted = False
+    if settings.refit and not interrupted:
+        photos, all_labels = training + validation, np.concatenate([labels, val_labels])
+        weights = data.class_weights(all_labels, len(class_names))
+        before = base.get_weights(), head.get_weights()
+        say("refit: learning from all %d photos" % len(photos))
+        if np.argmin(history.get("fine_tune", {}).get("val_loss", [0])):  # fine-tuning did better than the head alone
+            epochs = max(1, int(round(REFIT_SHARE * settings.fine_tune_epochs)))
+            plan = plan._replace(stage=REFIT, epochs=epochs, peak_rate=REFIT_RATE)
+            history[REFIT], interrupted = finetune.fine_tune(
+                network, photos, all_labels, weights, None, plan, checkpoint, watch
+            )
+        else:
+            epochs = int(np.argmin(history["val_loss"])) + 1
+            features = compute_features(base, photos, sums)
+            found, history[REFIT] = model.train_head(features, all_labels, weights, epochs, watch=watch)
+            head.set_weights(found.get_weights())
+        # Now that it has seen these photos, it must know them at least as well.
+        known = (predict(network, [photo.path for photo in validation]).argmax(axis=1) == val_labels).mean()
+        refitted = not interrupted and bool(known >= (probabilities.argmax(axis=1) == val_labels).mean())
+        if not refitted:
+            say("refit: %s: the validated model is kept" % ("interrupted" if interrupted else "made it worse"))
+            base.set_weights(before[0])
+            head.set_weights(before[1])
+    calibrate.fold_temperature(network.head, calibration["temperature"])
+    return Outcome(network, probabilities, history, calibration, refitted, interrupted)
+
+
+def predict(network, paths):
+    """Returns float32 [photos, classes]: the network's probabilities, in float32 arithmetic throughout."""
+    tensorflow = require("tensorflow")
+    base, head, _ = network
+    run = tensorflow.function(lambda pixels: head(base(model.scale(pixels), training=False)), autograph=False)
+    with progress(total=len(paths), what="predict") as bar:
+        found = []
+        for pixels in photo_batches(paths, _BATCH):
+            found.append(run(pixels).numpy())
+            bar.update(len(found[-1]))
+    return np.concatenate(found)
+
+
+def _validator(photos, labels):
+    """Returns a function: (uint8 batch -> probabilities) -> {"val_loss", "val_accuracy"}."""
+
+    def validate(run):
+        batches = photo_batches([photo.path for photo in photos], _BATCH)
+        probabilities = np.concatenate([run(pixels).numpy() for pixels in batches])
+        own = probabilities[np.arange(len(labels)), labels]
+        return {
+            "val_loss": float(-np.log(own + 1e-7).mean()),
+            "val_accuracy": float((probabilities.argmax(axis=1) == labels).mean()),
+        }
+
+    return validate
