@@ -154,6 +154,7 @@ def main(argv=None):
     done = recipe.train(base, strategy, training, validation, class_names, sums, settings, checkpoint, watch)
     if worker:
         say("worker %d of %d is done; worker 0 writes the bundle" % (worker, worker_count))
+        workers.wait_for_all(strategy)
         return
 
     predicted = [class_names[best] for best in done.probabilities.argmax(axis=1)]
@@ -215,6 +216,7 @@ def main(argv=None):
         say("interrupted: the best so far is in %s; to go on, give the same command with --resume" % out)
         raise KeyboardInterrupt
     checkpoint.remove()
+    workers.wait_for_all(strategy)
 
 
 def _watch(folder):

@@ -87,7 +87,7 @@ def train(base, strategy, training, validation, class_names, sums, settings, che
     )
     if settings.blocks and checkpoint.facts.get("stage") != REFIT:
         history["fine_tune"], interrupted = finetune.fine_tune(
-            network, training, labels, weights, _validator(validation, val_labels), plan, checkpoint, watch
+            network, training, labels, weights, _validator(validation, val_labels, class_names), plan, checkpoint, watch
         )
 
     if "validated" in checkpoint.kept and not interrupted:
@@ -145,16 +145,24 @@ def predict(network, paths):
     return np.concatenate(found)
 
 
-def _validator(photos, labels):
-    """Returns a function: (uint8 batch -> probabilities) -> {"val_loss", "val_accuracy"}."""
+def _validator(photos, labels, class_names):
+    """Returns a function: (uint8 batch -> probabilities) -> {"val_loss", "val_accuracy", "val_macro_f1"}.
+
+    The loss is taken at the temperature that suits the photos best: it tells which epoch knows more, not which is less
+    sure of itself, since the temperature is set at the end anyway.
+    """
+
+    truth = [photo.label for photo in photos]
 
     def validate(run):
         batches = photo_batches([photo.path for photo in photos], _BATCH)
         probabilities = np.concatenate([run(pixels).numpy() for pixels in batches])
-        own = probabilities[np.arange(len(labels)), labels]
+        predicted = probabilities.argmax(axis=1)
+        scaled = calibrate.apply_temperature(probabilities, calibrate.fit_temperature(probabilities, labels))
         return {
-            "val_loss": float(-np.log(own + 1e-7).mean()),
-            "val_accuracy": float((probabilities.argmax(axis=1) == labels).mean()),
+            "val_loss": float(-np.log(scaled[np.arange(len(labels)), labels] + 1e-7).mean()),
+            "val_accuracy": float((predicted == labels).mean()),
+            "val_macro_f1": metrics.score(truth, [class_names[best] for best in predicted], class_names)[1],
         }
 
     return validate

@@ -62,3 +62,8 @@ def mean(strategy, values):
     reduce = tensorflow.function(lambda *tensors: strategy.run(average, args=tensors), autograph=False)
     reduced = reduce(*[tensorflow.constant(np.asarray(value, np.float32)) for value in values])
     return [strategy.experimental_local_results(value)[0].numpy() for value in reduced]
+
+
+def wait_for_all(strategy):
+    """Returns when every worker has come here: one that leaves early is reported as crashed to the others."""
+    mean(strategy, [0.0])

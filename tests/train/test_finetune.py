@@ -29,7 +29,9 @@ def tune(photos, folder, epochs=3, seed=0, validation=None, resume=False, watch=
     names = sorted(helpers.COLOURS)
     labels = data.class_indices(photos, names)
     validation = validation or photos[::2]
-    validate = recipe._validator(validation, data.class_indices(validation, names)) if stage == "fine-tune" else None
+    validate = (
+        recipe._validator(validation, data.class_indices(validation, names), names) if stage == "fine-tune" else None
+    )
     history, interrupted = finetune.fine_tune(
         network,
         photos,

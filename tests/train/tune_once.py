@@ -47,7 +47,7 @@ def main(folder, out):
         photos,
         labels,
         np.ones(len(names), np.float32),
-        recipe._validator(photos, labels),
+        recipe._validator(photos, labels, names),
         finetune.Plan("fine-tune", 1, 3, 6e-4, 1.0, 0),
         Checkpoint(out + ".state", {}, False),
         lambda *_: None,
