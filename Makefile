@@ -6,7 +6,13 @@ BIN = $(VENV)/bin
 # pip 21.3 and setuptools 58 are the last that install on Python 3.6 (the Jetson's)
 TOOLS = $(shell $(PYTHON) -c 'import sys; print("pip==21.3.1 setuptools<60 wheel<0.38" if sys.version_info < (3, 7) else "pip setuptools wheel")')
 
-.PHONY: demo test test-slow lint format clean
+# What `make jetson-check` is given: make jetson-check BUNDLE=bundle IMAGES=photos
+BUNDLE ?= bundle
+IMAGES ?=
+REPORT ?= jetson-report.json
+JETSON_VENV ?= .venv-jetson
+
+.PHONY: demo test test-slow lint format clean jetson jetson-check
 
 demo: $(VENV)/.demo
 	$(BIN)/picnic-edge demo
@@ -31,5 +37,22 @@ $(VENV)/.%: setup.py
 	$(BIN)/python -m pip install --quiet --editable '.[$*]'
 	touch $@
 
+# On a Jetson with JetPack 4.6: docs/jetson-tx2.md
+jetson: $(JETSON_VENV)/.done
+
+# The environment sees JetPack's own OpenCV and TensorRT; --no-deps keeps pip from putting its OpenCV before it.
+$(JETSON_VENV)/.done: setup.py requirements/jetson-tx2.txt
+	test -x $(JETSON_VENV)/bin/python || $(PYTHON) -m venv --system-site-packages $(JETSON_VENV)
+	$(JETSON_VENV)/bin/python -m pip install --quiet --upgrade $(patsubst %,'%',$(TOOLS))
+	$(JETSON_VENV)/bin/python -m pip install --quiet --only-binary=:all: --requirement requirements/jetson-tx2.txt
+	$(JETSON_VENV)/bin/python -m pip install --quiet --no-deps --editable .
+	touch $@
+
+# All that can only be simulated without a board; goes on after whatever fails and writes $(REPORT) to send back.
+jetson-check:
+	-$(MAKE) jetson
+	test -e $(JETSON_VENV)/.done && python=$(JETSON_VENV)/bin/python || python=$(PYTHON); \
+	OPENBLAS_CORETYPE=ARMV8 $$python -m benchmarks.jetson_check $(BUNDLE) $(if $(IMAGES),--images $(IMAGES)) --out $(REPORT)
+
 clean:
-	rm -rf $(VENV) demo build *.egg-info
+	rm -rf $(VENV) $(JETSON_VENV) demo build *.egg-info

@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import os
+import platform
 import shlex
 import subprocess
 import sys
@@ -42,6 +43,9 @@ def main(argv=None):
     parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...")
     parser.add_argument("--version", action="version", version="picnic-edge %s" % __version__)
     options = parser.parse_args(argv)
+    if sys.version_info < (3, 7) and platform.machine() == "aarch64":
+        # The last numpy for Python 3.6 ends with "Illegal instruction" on a Jetson without this.
+        os.environ.setdefault("OPENBLAS_CORETYPE", "ARMV8")
     verb = demo if options.verb == "demo" else importlib.import_module(VERBS[options.verb][0]).main
     from edge_runtime.command import run_verb
 

@@ -14,6 +14,7 @@ ONNX = [
     "onnx>=1.14,<1.17; python_version >= '3.8' and python_version < '3.10'",
     "onnx>=1.10,<1.11; python_version < '3.8'",
 ]
+INT8 = ONNX + ["nncf>=2.14,<4; python_version >= '3.9'"]
 TRAIN = ONNX + [
     # A CPU build where there is one: a tenth of the download. With a GPU: pip install 'tensorflow[and-cuda]'.
     "tensorflow-cpu>=2.17,<2.22; python_version >= '3.10' and platform_machine == 'x86_64'",
@@ -62,9 +63,10 @@ setup(
     extras_require={
         "onnxruntime": ONNXRUNTIME,  # run on any CPU
         "openvino": OPENVINO,  # run faster on x86 CPUs
+        "int8": INT8 + ONNXRUNTIME + OPENVINO,  # convert --precision int8
         "train": TRAIN + ONNXRUNTIME,  # train, export, evaluate
         "reports": REPORTS + ONNXRUNTIME,  # explore, explain, and the HTML page of evaluate --report
         "demo": TRAIN + REPORTS + ONNXRUNTIME + OPENVINO,  # all that `make demo` shows
-        "test": TRAIN + REPORTS + ONNXRUNTIME + OPENVINO + CHECKS + ["pandas>=1.1"],  # `make test`
+        "test": TRAIN + REPORTS + INT8 + ONNXRUNTIME + OPENVINO + CHECKS + ["pandas>=1.1"],  # `make test`
     },
 )

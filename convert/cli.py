@@ -3,27 +3,33 @@
 import argparse
 import contextlib
 import datetime
+import errno
 import importlib
 import os
+import shutil
 import time
 
 from convert import parity
+from convert.settings import Settings
 from edge_runtime import files, machine
 from edge_runtime.bundle import Bundle, list_files
 from edge_runtime.cli import positive, share
 from edge_runtime.command import say
-from edge_runtime.engines import ENGINE_JSON, FORMAT_VERSION, LIBRARIES, EngineInfo, create_engine
-from edge_runtime.errors import UsageError
-from edge_runtime.sources import open_source
+from edge_runtime.engines import ENGINE_JSON, FORMAT_VERSION, EngineInfo, create_engine
+from edge_runtime.errors import PicnicError, UsageError
 
-# --to -> module with PRECISIONS (the default first) and build(bundle, precision, max_batch, folder)
+# --to -> module with PRECISIONS (the default first) and build(bundle, settings, folder) -> facts for engine.json
 TARGETS = {
     "onnxruntime": "convert.onnxruntime",
     "openvino": "convert.openvino",
     "tensorrt": "convert.tensorrt",
     "tf-trt": "convert.tf_trt",
 }
+MIN_AGREEMENT = 0.995
+MIN_AGREEMENT_INT8 = 0.98
 _TIMED_S = 2.0
+_SPACE = 4  # free space that a conversion may need, in times of the model's size
+_FULL_BYTES = 16 << 20  # libraries say a full disk in words of their own: with less than this free, that is the reason
 
 
 def parser():
@@ -32,7 +38,7 @@ def parser():
         prog="picnic-edge convert",
         description="Make an engine for this machine from a bundle, check it against the original on photos, and keep "
         "it in the bundle only if it agrees.",
-        epilog="example: picnic-edge convert bundle --to openvino --precision bf16",
+        epilog="example: picnic-edge convert bundle --to openvino --precision int8",
     )
     this.add_argument("bundle", help="folder written by `picnic-edge train`")
     this.add_argument("--to", required=True, choices=list(TARGETS), help="the library that will run the engine")
@@ -43,14 +49,27 @@ def parser():
     this.add_argument(
         "--calibration",
         metavar="DIR",
-        help="photos to check the engine on (default: the sample kept in the bundle)",
+        help="photos to check the engine on, and to quantize by for int8 (default: the sample kept in the bundle)",
     )
+    this.add_argument(
+        "--labels",
+        metavar="TSV",
+        help="labelled photos (columns file and label, or a folder of class folders): the engine's macro-F1 on them "
+        "may be at most %.1f points below the original's" % (100 * parity.MAX_F1_DROP),
+    )
+    this.add_argument("--images", metavar="DIR", help="where a TSV's file names start (default: the TSV's folder)")
     this.add_argument(
         "--min-agreement",
         type=share,
-        default=0.995,
         metavar="P",
-        help="refuse the engine if fewer photos get the original's label (default 0.995)",
+        help="refuse the engine if fewer photos get the original's label (default %s; int8 %s)"
+        % (MIN_AGREEMENT, MIN_AGREEMENT_INT8),
+    )
+    this.add_argument(
+        "--workspace-mib",
+        type=positive,
+        metavar="N",
+        help="memory that building a GPU engine may use (default: by the machine)",
     )
     return this
 
@@ -63,67 +82,118 @@ def main(argv=None):
     precision = options.precision or builder.PRECISIONS[0]
     if precision not in builder.PRECISIONS:
         raise UsageError("--to %s makes %s, not %s" % (options.to, " or ".join(builder.PRECISIONS), precision))
-    if options.calibration:
-        open_source(options.calibration)  # a wrong name is told before the long work
-    record = convert(bundle, options.to, builder, precision, options)
-    found = record["parity"]
-    print(
-        "%s-%s: same label as the original for %.2f %% of %d photos, largest difference of a probability %.1e"
-        % (options.to, precision, 100 * found["top1_agreement"], found["photos"], found["max_abs_difference"])
-    )
+    if options.min_agreement is None:
+        options.min_agreement = MIN_AGREEMENT_INT8 if precision == "int8" else MIN_AGREEMENT
+    record, found = convert(bundle, options.to, builder, precision, options)
+    print(parity.format_table("%s-%s" % (options.to, precision), found))
     print(
         "built in %.1f s, %.1f images/s at batch %d; %s"
         % (
             record["build_s"],
             record["images_per_s"],
-            record["max_batch"],
+            record["batch_profile"]["max"],
             "use it with --engine %s-%s, or leave it to --engine auto" % (options.to, precision),
         )
     )
 
 
 def convert(bundle, kind, builder, precision, options):
-    """Builds, checks and publishes one engine. Returns its record (engine.json).
+    """Builds, checks and publishes one engine. Returns (its record as in engine.json, parity.Parity).
+
+    Other conversions of the same bundle may run at the same time: each has a folder of its own until it is published.
 
     Raises:
-        ParityError: it answers differently; nothing is kept. What the builder raises.
+        ParityError: it answers differently; nothing is kept.
+        UsageError: the bundle cannot be written to, the disk is full, the photos cannot be read.
+        What the builder raises.
     """
     name = "%s-%s" % (kind, precision)
     engines = bundle.file("engines")
+    _check_place(bundle, engines)
     try:
-        with files.whole_folder(os.path.join(engines, name)) as folder:
-            say("building %s" % name)
-            started = time.perf_counter()
-            builder.build(bundle, precision, options.max_batch, folder)
-            build_s = time.perf_counter() - started
-            sample = parity.reference_sample(bundle, options.calibration)
+        with files.whole_folder(os.path.join(engines, name)) as folder, _full_disk_named(engines):
+            files.remove_abandoned(engines)
+            labelled = parity.labelled_photos(bundle, options.labels, options.images) if options.labels else None
+            sample = parity.reference_sample(bundle, options.calibration, options.images)
+            settings = Settings(precision, options.max_batch, options.workspace_mib, sample)
+            record = _build(bundle, kind, builder, settings, folder)
+            record.update(calibration=options.calibration, min_agreement=options.min_agreement)
             say("checking %s on %d photos" % (name, len(sample.names)))
-            info = EngineInfo(name, kind, precision, folder, {})
+            info = EngineInfo(name, kind, precision, folder, record)
             with create_engine(info, len(bundle.class_names), options.max_batch, None).open() as engine:
-                found = parity.compare(engine, sample, sorted({1, options.max_batch}))
+                found = parity.compare(engine, sample, parity.batch_sizes(options.max_batch))
                 parity.require_agreement(name, found, options.min_agreement)
-                images_per_s = _speed(engine, sample.images[: options.max_batch])
-            record = {
-                "format_version": FORMAT_VERSION,
-                "kind": kind,
-                "precision": precision,
-                "max_batch": options.max_batch,
-                "source": {"bundle_id": bundle.id, "model_sha256": bundle.sha256("model.onnx")},
-                "libraries": {LIBRARIES[kind]: machine.library_version(LIBRARIES[kind])},
-                "machine": machine.describe(),
-                "parity": found._asdict(),
-                "min_agreement": options.min_agreement,
-                "build_s": round(build_s, 2),
-                "images_per_s": round(images_per_s, 2),
-                "built_at": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
-                "files": list_files(folder),
-            }
+                record["images_per_s"] = round(_speed(engine, sample.images[: options.max_batch]), 2)
+                answers = parity.classify(bundle, engine, labelled) if labelled else None
+            if labelled:  # one engine in memory at a time
+                found = found._replace(labelled=parity.compare_labelled(bundle, labelled, answers))
+                parity.require_macro_f1(name, found)
+            record.update(parity=found._asdict(), files=list_files(folder))
             files.write_json(os.path.join(folder, ENGINE_JSON), record)
     except BaseException:
         with contextlib.suppress(OSError):
             os.rmdir(engines)  # only if this made it and nothing else is in it
         raise
-    return record
+    return record, found
+
+
+def _build(bundle, kind, builder, settings, folder):
+    """Writes the engine's files into folder. Returns what engine.json says about their making."""
+    say("building %s-%s" % (kind, settings.precision))
+    started = time.perf_counter()
+    facts = builder.build(bundle, settings, folder)
+    return dict(
+        facts,
+        format_version=FORMAT_VERSION,
+        kind=kind,
+        precision=settings.precision,
+        batch_profile={"min": 1, "opt": settings.max_batch, "max": settings.max_batch},
+        source={"bundle_id": bundle.id, "model_sha256": bundle.sha256("model.onnx")},
+        machine=machine.describe(),
+        build_s=round(time.perf_counter() - started, 2),
+        peak_memory_bytes=_peak_memory_bytes(),
+        built_at=datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
+    )
+
+
+def _check_place(bundle, engines):
+    """Raises UsageError when no engine can be written into the bundle: told before the long work."""
+    place = engines if os.path.lexists(engines) else bundle.path
+    if not os.path.isdir(place) or not os.access(place, os.W_OK | os.X_OK):
+        raise UsageError(
+            "%s: cannot be written to (no permission, a read-only disk, or no folder); copy the bundle to a place of "
+            "your own and convert it there" % place
+        )
+    needed_bytes = _SPACE * os.path.getsize(bundle.file("model.onnx"))
+    free_bytes = shutil.disk_usage(place).free
+    if free_bytes < needed_bytes:
+        raise UsageError(
+            "%s: a conversion may take %d MiB for a while and only %d MiB are free on this disk"
+            % (place, needed_bytes >> 20, free_bytes >> 20)
+        )
+
+
+@contextlib.contextmanager
+def _full_disk_named(engines):
+    """Makes a UsageError of what goes wrong on a full disk, whatever the library at work calls it."""
+    try:
+        yield
+    except PicnicError:
+        raise
+    except Exception as error:
+        free_bytes = shutil.disk_usage(engines).free
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or free_bytes < _FULL_BYTES:
+            raise UsageError(
+                "%s: the disk is full (%d MiB left); the bundle is as it was" % (engines, free_bytes >> 20)
+            ) from error
+        raise
+
+
+def _peak_memory_bytes():
+    """Returns the largest resident size that this process, or one of the processes it started, has had."""
+    import resource
+
+    return max(machine.peak_memory_bytes(), resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024)
 
 
 def _speed(engine, batch):

@@ -2,13 +2,15 @@
 
 import concurrent.futures
 import itertools
+import os
 import typing
 
 import numpy as np
 
-from edge_runtime import images, machine, sources
+from edge_runtime import images, machine, sources, tables
 from edge_runtime.bundle import Sample
-from edge_runtime.command import say
+from edge_runtime.classifier import Classifier
+from edge_runtime.command import progress, say
 from edge_runtime.engines import open_engine
 from edge_runtime.engines.base import EngineError
 from edge_runtime.errors import ImageError, MissingRequirement, ParityError, UsageError
@@ -17,30 +19,40 @@ Parity = typing.NamedTuple(
     "Parity",
     [
         ("photos", int),
+        # The worst of all batch sizes:
         ("top1_agreement", float),  # share of the photos with the same best class, 0..1
         ("max_abs_difference", float),  # of a probability
         ("mean_abs_difference", float),
+        ("kl_divergence", float),  # of the engine's answers from the original's, mean over the photos, nats
+        ("non_finite", int),  # probabilities that are NaN or infinite
+        ("batches", dict),  # {batch size: the five figures above}
         ("worst_photos", list),  # names of the photos with the largest differences
+        ("labelled", typing.Optional[dict]),  # what compare_labelled found, None without --labels
     ],
 )
 MAX_PHOTOS = 1000  # 256 MiB of pictures
+ENOUGH_PHOTOS = 100
+MAX_F1_DROP = 0.005
 _WORST = 5
+_SMALLEST = 1e-12  # what a probability of 0 counts as in a logarithm
+_FIGURES = ("top1_agreement", "max_abs_difference", "mean_abs_difference", "kl_divergence", "non_finite")
 
 
-def reference_sample(bundle, calibration=None):
+def reference_sample(bundle, calibration=None, images_folder=None):
     """Returns the photos to compare on and the original's answers to them (edge_runtime.bundle.Sample).
 
     Args:
         bundle: the bundle whose model is the original.
         calibration: folder of photos (or glob, TSV), answered by the bundle's unconverted model; at most MAX_PHOTOS
             are used. None for the sample in the bundle.
+        images_folder: where the file names of a TSV start (default: the TSV's folder).
 
     Raises:
         UsageError: there is no readable photo. MissingRequirement: no library runs the unconverted model.
     """
     if calibration is None:
-        return bundle.sample()
-    items = list(itertools.islice(sources.open_source(calibration), MAX_PHOTOS + 1))
+        return _told_if_small(bundle.sample())
+    items = list(itertools.islice(sources.open_source(calibration, images_folder), MAX_PHOTOS + 1))
     if len(items) > MAX_PHOTOS:
         say("--calibration %s: the first %d photos are used" % (calibration, MAX_PHOTOS))
         items.pop()
@@ -48,24 +60,58 @@ def reference_sample(bundle, calibration=None):
         loaded = list(zip(items, pool.map(_load, items)))
     for item, picture in loaded:
         if isinstance(picture, ImageError):
-            say("%s: %s (left out)" % (item.name, picture))
+            say("%s: %s (left out)" % (_printable(item.name), picture))
     usable = [(item.name, picture) for item, picture in loaded if not isinstance(picture, ImageError)]
     if not usable:
         raise UsageError("--calibration %s: no readable photo in it" % calibration)
     names = [name for name, _ in usable]
     pictures = np.stack([picture for _, picture in usable])
     with _unconverted(bundle) as engine:
-        answers = run(engine, pictures, engine.max_batch)
-    return Sample(names, pictures, [""] * len(names), answers)
+        batches = progress(_pieces(len(pictures), engine.max_batch), what="original", unit=" batches")
+        answers = np.concatenate([engine.infer(pictures[piece]) for piece in batches])
+    return _told_if_small(Sample(names, pictures, [""] * len(names), answers))
 
 
-def run(engine, pictures, batch):
-    """Returns an engine's answers to pictures, float32 [n, classes]; the last batch may be smaller."""
-    return np.concatenate([engine.infer(pictures[start : start + batch]) for start in range(0, len(pictures), batch)])
+def labelled_photos(bundle, source, images_folder=None):
+    """Reads labelled photos for compare_labelled; those of classes that the bundle does not know are left out.
+
+    Args:
+        bundle: knows the classes.
+        source: TSV with the columns `file` and `label`, or a folder of class folders.
+        images_folder: where a TSV's file names start (default: the TSV's folder).
+
+    Returns:
+        [(edge_runtime.sources.Item, index of its class)]. No photo was opened yet.
+
+    Raises:
+        UsageError: the source cannot be read, or no row can be used.
+    """
+    if os.path.isdir(source):
+        rows = [(item, os.path.dirname(item.name)) for item in sources.open_source(source)]
+    else:
+        folder = os.path.dirname(source) if images_folder is None else images_folder
+        if not os.path.isdir(folder or "."):
+            raise UsageError("--images %s: no such folder" % folder)
+        rows = [
+            (sources.Item(row.file, sources.path_of(row.file, folder), row.problem), row.label)
+            for row in tables.read_rows(source, need_label=True)
+        ]
+    known = {name: index for index, name in enumerate(bundle.class_names)}
+    usable = [(item, known[label]) for item, label in rows if label in known and not item.problem]
+    if not usable:
+        raise UsageError("--labels %s: no photo with a label that the bundle knows" % source)
+    if len(usable) < len(rows):
+        say("--labels %s: %d of %d rows have no usable name or label" % (source, len(rows) - len(usable), len(rows)))
+    return usable
+
+
+def batch_sizes(max_batch):
+    """Returns the batch sizes that an engine is checked at: 1, 2, 4 and the largest."""
+    return sorted({size for size in (1, 2, 4) if size < max_batch} | {max_batch})
 
 
 def compare(engine, sample, batches):
-    """Compares an engine with the original at several batch sizes; the worst figures count.
+    """Compares an engine with the original at several batch sizes, each with a last smaller batch.
 
     Args:
         engine: an open Engine.
@@ -73,43 +119,191 @@ def compare(engine, sample, batches):
         batches: batch sizes to run the sample at.
 
     Returns:
-        Parity.
+        Parity; labelled is None.
 
     Raises:
-        ParityError: the engine failed, or answered NaN or infinity.
+        ParityError: the engine failed.
     """
+    figures, worst = {}, np.zeros(len(sample.names))
+    for batch in batches:
+        answers = _run(engine, sample.images, batch)
+        finite = np.isfinite(answers)
+        figures[str(batch)] = _figures(sample.probabilities, answers, finite)
+        difference = np.abs(np.where(finite, answers, np.inf) - sample.probabilities).max(axis=1)
+        worst = np.maximum(worst, difference)
+    extreme = {name: max(found[name] for found in figures.values()) for name in _FIGURES}
+    extreme["top1_agreement"] = min(found["top1_agreement"] for found in figures.values())
+    names = [sample.names[index] for index in np.argsort(-worst, kind="stable")[:_WORST]]
+    return Parity(photos=len(sample.names), batches=figures, worst_photos=names, labelled=None, **extreme)
+
+
+def classify(bundle, engine, labelled):
+    """Returns an open engine's answer to each of the labelled photos: float32 [classes], None for an unreadable one.
+
+    Raises:
+        ParityError: the engine failed.
+    """
+    classifier = Classifier(bundle, engine, engine.max_batch)
+    found = classifier.classify(item for item, _ in labelled)
     try:
-        found = [run(engine, sample.images, batch) for batch in batches]
+        return [answer.probabilities for answer in progress(found, len(labelled), engine.name)]
     except EngineError as error:
-        raise ParityError("%s is refused: %s" % (engine.name, error)) from error
-    differences = np.max([np.abs(answers - sample.probabilities) for answers in found], axis=0)
-    best = sample.probabilities.argmax(axis=1)
-    agreement = min(float(np.mean(answers.argmax(axis=1) == best)) for answers in found)
-    worst = np.argsort(-differences.max(axis=1))[:_WORST]
-    return Parity(
-        photos=len(sample.names),
-        top1_agreement=agreement,
-        max_abs_difference=float(differences.max()),
-        mean_abs_difference=float(differences.mean()),
-        worst_photos=[sample.names[index] for index in worst],
-    )
+        raise ParityError("%s is refused and was not kept: %s" % (engine.name, error)) from error
+
+
+def compare_labelled(bundle, labelled, answers):
+    """Scores an engine's and the original's labels against the true ones.
+
+    Args:
+        bundle: the original.
+        labelled: what labelled_photos returned.
+        answers: what classify returned for the engine.
+
+    Returns:
+        {"photos", "top1_original", "top1_engine", "macro_f1_original", "macro_f1_engine", "macro_f1_drop"}; all but
+        the first 0..1. Photos that cannot be read are left out.
+
+    Raises:
+        UsageError: none of the photos can be read.
+    """
+    with _unconverted(bundle) as engine:
+        originals = classify(bundle, engine, labelled)
+    rows = [
+        (label, original.argmax(), answer.argmax())
+        for (_, label), original, answer in zip(labelled, originals, answers)
+        if original is not None and answer is not None
+    ]
+    if len(rows) < len(labelled):
+        say("%d of %d labelled photos cannot be read (left out)" % (len(labelled) - len(rows), len(labelled)))
+    if not rows:
+        raise UsageError("--labels: none of the %d photos can be read" % len(labelled))
+    truth, original, found = np.array(rows).T
+    f1_original, f1_engine = macro_f1(truth, original), macro_f1(truth, found)
+    return {
+        "photos": len(rows),
+        "top1_original": float(np.mean(original == truth)),
+        "top1_engine": float(np.mean(found == truth)),
+        "macro_f1_original": f1_original,
+        "macro_f1_engine": f1_engine,
+        "macro_f1_drop": f1_original - f1_engine,
+    }
+
+
+def macro_f1(truth, predicted):
+    """Returns the mean F1 of the classes that have true photos or were predicted, 0..1, as `picnic-edge evaluate` does.
+
+    Args:
+        truth, predicted: int [n], n >= 1.
+    """
+    scores = [
+        2.0 * np.sum((truth == name) & (predicted == name)) / (np.sum(truth == name) + np.sum(predicted == name))
+        for name in np.union1d(truth, predicted)
+    ]
+    return float(np.mean(scores))
 
 
 def require_agreement(engine_name, parity, least):
-    """Raises ParityError when too few photos get the original's label."""
-    if parity.top1_agreement < least:
-        raise ParityError(
-            "%s is refused and was not kept: same label as the original for %.2f %% of %d photos, %.2f %% are needed "
-            "(--min-agreement); largest difference of a probability %.4f.\nMost different: %s"
-            % (
-                engine_name,
-                100 * parity.top1_agreement,
-                parity.photos,
-                100 * least,
-                parity.max_abs_difference,
-                ", ".join(parity.worst_photos),
-            )
+    """Raises ParityError when the engine answered NaN or infinity, or too few photos get the original's label."""
+    reason = ""
+    if parity.non_finite:
+        reason = "%d of its probabilities are NaN or infinite" % parity.non_finite
+    elif parity.top1_agreement < least:
+        reason = "same label as the original for %.2f %% of %d photos, %.2f %% are needed (--min-agreement)" % (
+            100 * parity.top1_agreement,
+            parity.photos,
+            100 * least,
         )
+    if reason:
+        raise ParityError(_refusal(engine_name, reason, parity))
+
+
+def require_macro_f1(engine_name, parity):
+    """Raises ParityError when the engine's macro-F1 on the labelled photos lies too far below the original's."""
+    if parity.labelled["macro_f1_drop"] > MAX_F1_DROP:
+        reason = "macro-F1 is %.2f points below the original's, %.1f are allowed" % (
+            100 * parity.labelled["macro_f1_drop"],
+            100 * MAX_F1_DROP,
+        )
+        raise ParityError(_refusal(engine_name, reason, parity))
+
+
+def format_table(engine_name, parity):
+    """Returns the figures of a Parity as text for the screen."""
+    lines = [
+        "%s beside the original, on %d photos" % (engine_name, parity.photos),
+        "batch  same label  largest difference  mean difference  KL divergence  non-finite",
+    ]
+    for size, found in parity.batches.items():
+        values = [found[name] for name in _FIGURES]
+        lines.append("%5s  %8.2f %%  %18.1e  %15.1e  %13.1e  %10d" % tuple([size, 100 * values[0]] + values[1:]))
+    if parity.labelled:
+        shown = {name: 100 * value for name, value in parity.labelled.items()}
+        lines += [
+            "on %d labelled photos  original  engine" % parity.labelled["photos"],
+            "top-1                  %(top1_original)8.2f  %(top1_engine)6.2f" % shown,
+            "macro-F1               %(macro_f1_original)8.2f  %(macro_f1_engine)6.2f" % shown,
+        ]
+    return "\n".join(lines)
+
+
+def _figures(original, answers, finite):
+    """Returns the five figures of one batch size. Answers that are not finite agree with nothing and count as 0."""
+    answers = np.where(finite, answers, 0)
+    difference = np.abs(answers - original)
+    same = (answers.argmax(axis=1) == original.argmax(axis=1)) & finite.all(axis=1)
+    ratio = np.maximum(original, _SMALLEST).astype(np.float64) / np.maximum(answers, _SMALLEST)
+    values = (
+        float(same.mean()),
+        float(difference.max()),
+        float(difference.mean()),
+        max(float((original * np.log(ratio)).sum(axis=1).mean()), 0.0),  # rounding can make it negative
+        int((~finite).sum()),
+    )
+    return dict(zip(_FIGURES, values))
+
+
+def _run(engine, pictures, batch):
+    """Returns an engine's answers, float32 [n, classes], NaN and infinity kept. The last batch is a smaller one."""
+    answers = []
+    for piece in _pieces(len(pictures), batch):
+        try:
+            answers.append(engine.infer(pictures[piece]))
+        except EngineError as error:
+            if error.answers is None:
+                raise ParityError("%s is refused and was not kept: %s" % (engine.name, error)) from error
+            answers.append(error.answers)
+    return np.concatenate(answers)
+
+
+def _pieces(count, batch):
+    """Returns slices of at most batch photos that make up count, one of them smaller than batch if that can be."""
+    starts = list(range(0, count, batch))
+    if batch > 1 and count % batch == 0:
+        starts.append(count - 1)  # the last full batch becomes two
+    return [slice(*ends) for ends in zip(starts, starts[1:] + [count])]
+
+
+def _refusal(engine_name, reason, parity):
+    return "%s is refused and was not kept: %s.\n%s\nMost different: %s" % (
+        engine_name,
+        reason,
+        format_table(engine_name, parity),
+        ", ".join(map(_printable, parity.worst_photos)),
+    )
+
+
+def _printable(name):
+    """Returns a file's name for the screen, with its control characters and odd bytes spelled out."""
+    return name if name.isprintable() else ascii(name)[1:-1]
+
+
+def _told_if_small(sample):
+    if len(sample.names) < ENOUGH_PHOTOS:
+        say(
+            "only %d photos to check the engine on: give %d or more with --calibration for a surer answer"
+            % (len(sample.names), ENOUGH_PHOTOS)
+        )
+    return sample
 
 
 def _load(item):

@@ -1,17 +1,162 @@
-"""TF-TRT: its place. This version says what the machine lacks; building engines comes next."""
+"""TF-TRT: the bundle's frozen saved_model through TrtGraphConverterV2, its engines built for the batches it will run.
 
-from edge_runtime.errors import MissingRequirement
+Not yet run on hardware: it is written from the converter's source in TensorFlow 2.6 to 2.17.
+"""
+
+import collections
+import os
+import typing
+
+import numpy as np
+
+from convert.child import run_in_child
+from edge_runtime import images
+from edge_runtime.command import say
+from edge_runtime.engines import tf_trt
+from edge_runtime.errors import BundleError, MissingRequirement
 from edge_runtime.requirements import require
 
 PRECISIONS = ("fp16", "fp32")
+_WORKSPACE_MIB = 512  # a Jetson's GPU shares the board's memory, and TensorFlow's own default takes 1 GiB or all of it
+
+Coverage = typing.NamedTuple(
+    "Coverage",
+    [
+        ("segments", list),  # names of the TRTEngineOps
+        ("ops_in_engines", int),
+        ("ops", int),  # all that compute: without inputs, outputs and constants
+    ],
+)
+_NO_COMPUTATION = {"Const", "Placeholder", "Identity", "NoOp", "_Arg", "_Retval", "TRTEngineOp"}
 
 
-def build(bundle, precision, max_batch, folder):
-    """Raises MissingRequirement: always, in this version."""
-    # Asking the build flags is safe; TensorFlow 2.6's converter ends the process where TensorRT is missing.
-    if not require("tensorflow.compiler.tf2tensorrt._pywrap_py_utils").is_tensorrt_enabled():
-        raise MissingRequirement(
-            "TensorFlow %s here was built without TensorRT; on a Jetson install NVIDIA's own TensorFlow wheel"
-            % require("tensorflow").__version__
+def build(bundle, settings, folder):
+    """Writes the engine's SavedModel, with its TensorRT engines as assets, into folder; in a process of its own.
+
+    Returns:
+        facts for engine.json: libraries, gpu, segments, ops_in_engines, ops, batches.
+
+    Raises:
+        MissingRequirement: TensorFlow, its TensorRT, a GPU or memory is missing.
+        BundleError: the bundle has no saved_model.
+        ChildError: the converter failed.
+    """
+    source = bundle.file("saved_model")
+    target = os.path.join(folder, tf_trt.SAVED_MODEL)
+    workspace_mib = settings.workspace_mib or _WORKSPACE_MIB
+    name = "tf-trt-%s" % settings.precision
+    facts = run_in_child(name, convert, source, target, settings.precision, settings.max_batch, workspace_mib)
+    say(
+        "%s: %d of %d operations run in TensorRT, in %d segment%s, for batches of %s"
+        % (
+            name,
+            facts["ops_in_engines"],
+            facts["ops"],
+            len(facts["segments"]),
+            "" if len(facts["segments"]) == 1 else "s",
+            " and ".join(str(batch) for batch in facts["batches"]),
         )
-    raise MissingRequirement("this version of picnic-edge does not build TF-TRT engines yet; use --to onnxruntime")
+    )
+    return facts
+
+
+def convert(source, target, precision, max_batch, workspace_mib):
+    """Converts a frozen SavedModel and builds its engines.
+
+    Args:
+        source, target: SavedModel folders.
+        precision: one of PRECISIONS.
+        max_batch: engines are built for 1 and for this; smaller batches run in the smallest that fits.
+        workspace_mib: memory that TensorRT may use on the GPU beside the weights.
+
+    Returns:
+        as build.
+
+    Raises:
+        MissingRequirement: TensorFlow, its TensorRT or a GPU is missing, or an engine could not be built.
+        BundleError: there is no source.
+    """
+    found = tf_trt.probe()
+    tf_trt.require_tensorrt(found)
+    gpu = tf_trt.require_gpu()
+    if not os.path.isdir(source):
+        raise BundleError("%s: is missing, and is what TF-TRT converts; train again" % source)
+    slow = tf_trt.slow_protobuf()
+    if slow:
+        say("warning: " + slow)
+    batches = sorted({1, max_batch})
+    module = require("tensorflow.python.compiler.tensorrt.trt_convert")
+    # conversion_params alone is what TensorFlow 2.6 to 2.17 all take.
+    converter = module.TrtGraphConverterV2(
+        input_saved_model_dir=source,
+        conversion_params=_parameters(module, found.tensorflow, precision, len(batches), workspace_mib),
+    )
+    converted = converter.convert()
+    coverage = cover(converted.graph.as_graph_def())
+    if not coverage.segments:
+        raise MissingRequirement(
+            "TF-TRT put none of the %d operations into TensorRT: what it said is above; use --to tensorrt"
+            % coverage.ops
+        )
+    # Smallest first: a batch that a built engine can hold builds none of its own.
+    converter.build(input_fn=lambda: ((_pictures(batch),) for batch in batches))
+    converter.save(target)
+    for segment in coverage.segments:
+        _check_engines(target, segment, len(batches))
+    return dict(coverage._asdict(), libraries=tf_trt.libraries(found), gpu=gpu, batches=batches)
+
+
+def cover(graph_def):
+    """Counts what of a converted GraphDef runs in TensorRT (Coverage)."""
+    functions = {function.signature.name: function.node_def for function in graph_def.library.function}
+    nodes = collections.deque(graph_def.node)
+    segments, inside, outside = [], 0, 0
+    while nodes:
+        node = nodes.popleft()
+        if node.op == "TRTEngineOp":
+            segments.append(node.name)
+            inside += _count(functions.get(node.attr["segment_func"].func.name, ()))
+        elif node.op in ("PartitionedCall", "StatefulPartitionedCall"):
+            nodes.extend(functions.get(node.attr["f"].func.name, ()))
+        else:
+            outside += _count([node])
+    return Coverage(segments, inside, inside + outside)
+
+
+def _count(nodes):
+    return sum(node.op not in _NO_COMPUTATION for node in nodes)
+
+
+def _parameters(module, tensorflow, precision, engine_count, workspace_mib):
+    # TensorFlow 2.6 hands False to the converted operations before build(), which then builds nothing; later ones set
+    # it in save(). With an engine for the largest batch, 2.6 finds nothing to build when it runs either.
+    late = tuple(int(part) for part in tensorflow.split(".")[:2]) < (2, 7)
+    return module.DEFAULT_TRT_CONVERSION_PARAMS._replace(
+        precision_mode=precision.upper(),
+        max_workspace_size_bytes=workspace_mib << 20,
+        maximum_cached_engines=engine_count,
+        use_calibration=False,
+        allow_build_at_runtime=late,
+    )
+
+
+def _pictures(batch):
+    """A batch of grey pictures: an engine's shape is what counts."""
+    return np.full([batch] + images.INPUT_SPEC["shape"], 128, np.uint8)
+
+
+def _check_engines(saved_model, segment, expected):
+    """Raises MissingRequirement when a segment's engines were not all saved.
+
+    TensorFlow writes a record for each engine that it could build, and goes on without the others.
+    """
+    path = os.path.join(saved_model, "assets", "trt-serialized-engine." + segment.split("/")[-1])
+    built = 0
+    if os.path.exists(path):
+        tensorflow = require("tensorflow")
+        built = sum(1 for _ in tensorflow.data.TFRecordDataset(path))
+    if built != expected:
+        raise MissingRequirement(
+            "TF-TRT built %d of %d engines of %s: what TensorRT said is above. Most often memory is short: stop other "
+            "programs, or try --max-batch 1, or another --workspace-mib" % (built, expected, segment)
+        )

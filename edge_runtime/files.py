@@ -2,12 +2,16 @@
 
 import contextlib
 import ctypes
+import fcntl
 import hashlib
 import json
 import os
 import platform
 import shutil
 import tempfile
+import typing
+
+_UNFINISHED = ".unfinished"
 
 
 def sha256_of(path):
@@ -27,12 +31,13 @@ def write_json(path, value):
 
 
 @contextlib.contextmanager
-def whole_file(path):
-    """A text file (UTF-8, undecodable names kept) that appears under its name only when the block ends well."""
+def whole_file(path, binary=False):
+    """A file that appears under its name only when the block ends well; text is UTF-8, undecodable names kept."""
     folder = os.path.dirname(os.path.abspath(path))
     descriptor, temporary = tempfile.mkstemp(prefix=".%s." % os.path.basename(path)[:100], dir=folder)
     try:
-        with open(descriptor, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+        text: typing.Any = {"encoding": "utf-8", "errors": "surrogateescape", "newline": ""}
+        with open(descriptor, "wb" if binary else "w", **({} if binary else text)) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -49,27 +54,72 @@ def whole_file(path):
 def whole_folder(path):
     """A folder that appears under its name, in place of an older one, only when the block ends well.
 
-    Yields the name of a temporary folder beside it to fill. On an error or a crash the older folder stays.
+    Yields the name of a temporary folder beside it to fill. On an error or a crash the older folder stays. Several
+    processes may write the same folder at the same time: the last one to end is kept, whole. What a killed process left
+    goes with remove_abandoned.
     """
     path = os.path.realpath(path)  # a link keeps pointing to it
     parent = os.path.dirname(path)
-    os.makedirs(parent, exist_ok=True)
-    temporary = tempfile.mkdtemp(prefix=".%s." % os.path.basename(path)[:100], suffix=".unfinished", dir=parent)
+    with contextlib.ExitStack() as held:
+        temporary = _make_temporary(path, held)
+        try:
+            yield temporary
+            os.chmod(temporary, 0o777 & ~_umask())
+            for folder, _, names in os.walk(temporary):
+                for name in names:
+                    with open(os.path.join(folder, name), "rb") as file:
+                        os.fsync(file.fileno())
+                _sync_folder(folder)
+            with _locked(parent):
+                if os.path.lexists(path):
+                    _exchange(temporary, path)
+                else:
+                    os.rename(temporary, path)
+            _sync_folder(parent)
+        finally:  # after an exchange this is the older folder
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def remove_abandoned(parent):
+    """Removes the temporary folders in parent that killed processes left. One in use is locked, and stays."""
+    with _locked(parent):
+        for name in os.listdir(parent):
+            if name.startswith(".") and name.endswith(_UNFINISHED):
+                folder = os.path.join(parent, name)
+                with contextlib.suppress(OSError), _locked(folder, wait=False):
+                    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _make_temporary(path, held):
+    """Returns a new folder beside path, locked until the ExitStack held ends."""
+    parent, name = os.path.split(path)
+    while True:
+        os.makedirs(parent, exist_ok=True)
+        # A process that failed may just have removed the parent that it had made. Locked: remove_abandoned waits.
+        with contextlib.suppress(FileNotFoundError), _locked(parent):
+            temporary = tempfile.mkdtemp(prefix=".%s." % name[:100], suffix=_UNFINISHED, dir=parent)
+            held.enter_context(_locked(temporary))
+            return temporary
+
+
+@contextlib.contextmanager
+def _locked(folder, wait=True):
+    """Holds a folder's lock, which the system gives back however the process ends.
+
+    Raises:
+        OSError: there is no such folder; with wait=False also: another process holds the lock, or the file system
+            has none. With wait=True the block then runs without the lock.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        yield temporary
-        os.chmod(temporary, 0o777 & ~_umask())
-        for folder, _, names in os.walk(temporary):
-            for name in names:
-                with open(os.path.join(folder, name), "rb") as file:
-                    os.fsync(file.fileno())
-            _sync_folder(folder)
-        if os.path.lexists(path):
-            _exchange(temporary, path)
-        else:
-            os.rename(temporary, path)
-        _sync_folder(parent)
-    finally:  # after an exchange this is the older folder
-        shutil.rmtree(temporary, ignore_errors=True)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except OSError:
+            if not wait:
+                raise
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _exchange(first, second):

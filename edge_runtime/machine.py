@@ -46,18 +46,18 @@ def core_count():
         return os.cpu_count() or 1
 
 
-def cpu_features():
-    """Returns the sorted instruction sets of _CPU_FEATURES that this CPU has."""
-    info = cpu_info()
+def cpu_features(info=None):
+    """Returns the sorted instruction sets of _CPU_FEATURES that a CPU has: this one, or one of cpu_info."""
+    info = cpu_info() if info is None else info
     flags = (info.get("flags") or info.get("Features") or "").split()
     return sorted(set(flags) & set(_CPU_FEATURES))
 
 
-def cpu_info():
+def cpu_info(path="/proc/cpuinfo"):
     """Returns the fields of the first processor in /proc/cpuinfo, {} where there is none."""
     fields: typing.Dict[str, str] = {}
     try:
-        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
+        with open(path, encoding="utf-8", errors="replace") as file:
             for line in file:
                 name, _, value = line.partition(":")
                 fields.setdefault(name.strip(), value.strip())
@@ -66,14 +66,14 @@ def cpu_info():
     return fields
 
 
-def memory_info():
+def memory_info(path="/proc/meminfo"):
     """Returns /proc/meminfo as {name: bytes}, {} where there is none."""
     try:
-        with open("/proc/meminfo", encoding="ascii") as file:
+        with open(path, encoding="ascii") as file:
             lines = [line.split() for line in file]
     except OSError:
         return {}
-    return {fields[0].rstrip(":"): int(fields[1]) * 1024 for fields in lines if fields[-1] == "kB"}
+    return {fields[0].rstrip(":"): int(fields[1]) * 1024 for fields in lines if fields[-1:] == ["kB"]}
 
 
 def peak_memory_bytes():

@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import sys
 
 from edge_runtime.errors import MissingRequirement
 
@@ -9,10 +10,12 @@ from edge_runtime.errors import MissingRequirement
 INSTALL = {
     "onnxruntime": "pip install onnxruntime",
     "openvino": "pip install 'openvino>=2024' (Python 3.9 or newer)",
+    "nncf": "pip install nncf (Python 3.9 or newer)",
     "tensorflow": "pip install tensorflow-cpu (x86 PC) or tensorflow; on a Jetson NVIDIA's own wheel",
     "tensorrt": "it comes with JetPack on a Jetson: sudo apt-get install python3-libnvinfer; "
     "on a PC with an NVIDIA GPU: pip install tensorrt",
     "pycuda": "on a Jetson: pip3 install 'pycuda<2021.1'; on a PC with an NVIDIA GPU: pip install pycuda",
+    "modelopt": "pip install 'nvidia-modelopt[onnx]'",
     "tf2onnx": "pip install tf2onnx onnx",
     "onnx": "pip install onnx",
     "sklearn": "pip install scikit-learn",
@@ -29,6 +32,9 @@ INSTALL = {
 def require(module):
     """Imports a module by name. Raises MissingRequirement (exit code 4) that names the cause and the command."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow's chatter at start-up; errors are still shown
+    if module.split(".")[0] in ("openvino", "nncf"):
+        # Importing them reports the use to Intel over the network; where they do not find this package they do not.
+        sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     try:
         return importlib.import_module(module)
     except (ImportError, OSError) as error:  # OSError: a shared library that cannot be loaded

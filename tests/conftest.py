@@ -50,6 +50,25 @@ def tiny_bundle(pristine_bundle, tmp_path):
     return shutil.copytree(pristine_bundle, str(tmp_path / "bundle"))
 
 
+@pytest.fixture
+def simulated(monkeypatch):
+    """Puts TensorRT and a GPU here: simulated(version, **knobs) -> Simulator. Fails the test if anything leaks."""
+    from edge_runtime.engines import tensorrt as engine
+    from tests import simulator
+
+    installed = []
+
+    def install(version="8.2.1", **knobs):
+        engine._primary_context.cache_clear()  # is kept until the process ends: it may be another simulator's
+        installed.append(simulator.install(monkeypatch, version=version, **knobs))
+        return installed[-1]
+
+    yield install
+    engine._primary_context.cache_clear()
+    for one in installed:
+        one.assert_clean()
+
+
 @pytest.fixture(scope="session")
 def samples(tmp_path_factory):
     """Drawn product photos: photos/, train.tsv, test.tsv, boxes.tsv; 10 per class."""

@@ -28,6 +28,15 @@ def picnic_edge(*arguments, **settings):
     return done
 
 
+def is_running(process):
+    """Whether a process (its number) is there and is no zombie, which only waits for its parent to ask for its code."""
+    try:
+        with open("/proc/%s/stat" % process) as file:
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
 def photo(colour, seed=0, height=120, width=160):
     """Returns a noisy picture of one colour, uint8 RGB."""
     noise = np.random.RandomState(seed).randint(-18, 19, (height, width, 3))

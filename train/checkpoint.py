@@ -75,8 +75,8 @@ class Checkpoint:
         ).encode("utf-8")
         try:
             os.makedirs(self.folder, exist_ok=True)
-            with files.whole_file(os.path.join(self.folder, _STATE)) as file:
-                np.savez(file.buffer, facts=np.frombuffer(text, np.uint8), **dict(arrays, **self.kept_arrays))
+            with files.whole_file(os.path.join(self.folder, _STATE), binary=True) as file:
+                np.savez(file, facts=np.frombuffer(text, np.uint8), **dict(arrays, **self.kept_arrays))
         except OSError as error:
             say("%s: the state cannot be written (%s); training goes on without it" % (self.folder, error))
 

@@ -21,6 +21,8 @@ LIBRARIES = {
     "onnxruntime": "onnxruntime",
     "openvino": "openvino",
     "tensorflow": "tensorflow",
+    "tensorrt": "tensorrt",
+    "tf-trt": "tensorflow",
 }  # kind -> distribution
 _BUILT_IN = (("onnxruntime", "model.onnx"), ("tensorflow", "saved_model"))
 
@@ -88,35 +90,62 @@ def find_engine(bundle, name):
 
 
 def check_engine(bundle, info):
-    """Raises BundleError when a converted engine is not whole, not of this bundle, or not made for this machine."""
+    """Checks that a converted engine is whole, of this bundle, and made for this machine; nothing of it is loaded.
+
+    Raises:
+        BundleError: it is not; with the command that makes it again.
+        MissingRequirement: the library or the GPU that it needs is not here.
+    """
     record = info.record
     if record is None:
         return
     kind, folder = info.kind, info.path
     mend = rebuild_command(bundle, kind, info.precision)
-    here = machine.describe()
-    library = LIBRARIES.get(kind)
-    version = record["libraries"].get(library)
-    lacking = sorted(set(record["machine"]["cpu_features"]) - set(here["cpu_features"]))
+    problem = _foreign(bundle, kind, record)
+    if problem:
+        raise BundleError("%s: %s; make it again: %s" % (folder, problem, mend))
+    verify_files(folder, record["files"], "make it again: " + mend)
+
+
+def here(kind):
+    """Returns what this machine has of what an engine of a kind is bound to, without loading an engine.
+
+    Returns:
+        {"libraries": {name: version, None where it is not installed}, "gpu": None or {"name", "compute_capability"}}.
+
+    Raises:
+        MissingRequirement: a kind that runs on a GPU finds no library or GPU.
+    """
+    module = _module(kind)
+    if hasattr(module, "here"):
+        return module.here()
+    return {"libraries": {LIBRARIES[kind]: machine.library_version(LIBRARIES[kind])}, "gpu": None}
+
+
+def _foreign(bundle, kind, record):
+    """Returns why an engine with this record is not for this bundle and this machine, "" where it is."""
+    made_for, this = record["machine"], machine.describe()
+    lacking = sorted(set(made_for["cpu_features"]) - set(this["cpu_features"]))
     if record["source"]["bundle_id"] != bundle.id:
-        problem = "was made from bundle %s, this is %s" % (record["source"]["bundle_id"], bundle.id)
-    elif record["machine"]["architecture"] != here["architecture"]:
-        problem = "was made for %s, this machine is %s" % (
-            record["machine"]["architecture"],
-            here["architecture"],
-        )
-    elif lacking:
-        problem = "was made for a CPU with %s, which this one lacks" % ", ".join(lacking)
-    elif machine.library_version(library) not in (None, version):  # None: opening it says what is missing
-        problem = "was made and checked with %s %s, here is %s" % (
-            library,
-            version,
-            machine.library_version(library),
-        )
-    else:
-        verify_files(folder, record["files"], "make it again: " + mend)
-        return
-    raise BundleError("%s: %s; make it again: %s" % (folder, problem, mend))
+        return "was made from bundle %s, this is %s" % (record["source"]["bundle_id"], bundle.id)
+    if made_for["architecture"] != this["architecture"]:
+        return "was made for %s, this machine is %s" % (made_for["architecture"], this["architecture"])
+    if lacking:
+        return "was made for a CPU with %s, which this one lacks" % ", ".join(lacking)
+    found = here(kind)
+    for library, version in sorted(found["libraries"].items()):
+        if version not in (None, record["libraries"].get(library)):  # None: opening it says what is missing
+            made_with = record["libraries"].get(library)
+            return "was made and checked with %s %s, here is %s" % (library, made_with, version)
+    if found["gpu"] != record.get("gpu"):
+        return "was made for %s, here is %s" % (_gpu_text(record.get("gpu")), _gpu_text(found["gpu"]))
+    return ""
+
+
+def _gpu_text(gpu):
+    if not gpu:
+        return "no GPU"
+    return "the GPU %s (compute capability %s)" % (gpu.get("name"), gpu.get("compute_capability"))
 
 
 def rebuild_command(bundle, kind, precision):
@@ -126,8 +155,11 @@ def rebuild_command(bundle, kind, precision):
 
 def create_engine(info, class_count, max_batch, threads):
     """Returns the Engine object for an EngineInfo, not open yet and not checked."""
-    module = importlib.import_module("edge_runtime.engines." + info.kind)
-    return module.create(info, class_count, max_batch, threads or machine.core_count())
+    return _module(info.kind).create(info, class_count, max_batch, threads or machine.core_count())
+
+
+def _module(kind):
+    return importlib.import_module("edge_runtime.engines." + kind.replace("-", "_"))
 
 
 def _open(bundle, info, max_batch, threads):
@@ -137,7 +169,8 @@ def _open(bundle, info, max_batch, threads):
     except PicnicError:
         raise
     except Exception as error:  # each library has exceptions of its own
-        raise BundleError("%s: cannot be loaded: %s" % (info.path, error)) from error
+        mend = "\nMake it again: " + rebuild_command(bundle, info.kind, info.precision) if info.record else ""
+        raise BundleError("%s: cannot be loaded: %s%s" % (info.path, error, mend)) from error
 
 
 def _read_info(bundle, name):
@@ -153,6 +186,7 @@ def _read_info(bundle, name):
             and isinstance(record["machine"]["cpu_features"], list)
             and isinstance(record["source"]["bundle_id"], str)
             and isinstance(record["libraries"], dict)
+            and isinstance(record.get("gpu") or {}, dict)
             and isinstance(record["files"], dict)
             and len(record["files"]) > 0
             and isinstance(record["images_per_s"], (int, float))

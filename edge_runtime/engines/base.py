@@ -8,7 +8,14 @@ from edge_runtime import images
 
 
 class EngineError(RuntimeError):
-    """The engine failed on a batch, or answered something that cannot be right."""
+    """The engine failed on a batch, or answered something that cannot be right.
+
+    answers: float32 [n, classes] where it answered NaN or infinity, None otherwise.
+    """
+
+    def __init__(self, message, answers=None):
+        super().__init__(message)
+        self.answers = answers
 
 
 class Engine(abc.ABC):
@@ -59,7 +66,7 @@ class Engine(abc.ABC):
                 % (self.name, len(batch), self._class_count, probabilities.dtype, probabilities.shape)
             )
         if not np.isfinite(probabilities).all():
-            raise EngineError("%s: the engine returned NaN or infinite probabilities" % self.name)
+            raise EngineError("%s: the engine returned NaN or infinite probabilities" % self.name, probabilities)
         return probabilities
 
     def close(self):

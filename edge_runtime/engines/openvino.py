@@ -1,4 +1,4 @@
-"""OpenVINO on the CPU: the IR that the converter saved, in fp32 or, where the CPU computes it, bf16."""
+"""OpenVINO on the CPU: the IR that the converter saved, in fp32, int8 or, where the CPU computes it, bf16."""
 
 import os
 import typing
@@ -9,7 +9,7 @@ from edge_runtime.engines.base import Engine
 from edge_runtime.requirements import require
 
 IR_MODEL = "model.xml"
-_HINTS = {"fp32": "f32", "bf16": "bf16"}
+_HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}  # int8: of the few layers that are not quantized
 
 
 class OpenVinoEngine(Engine):

@@ -15,8 +15,12 @@ class TensorFlowEngine(Engine):
 
     def _open(self):
         tensorflow = require("tensorflow")
-        self._model = tensorflow.saved_model.load(self.info.path)  # kept: its function does not hold its variables
+        self._model = tensorflow.saved_model.load(self._path())  # kept: its function does not hold its variables
         self._function = self._model.signatures["serving_default"]
+
+    def _path(self):
+        """Returns the folder of the SavedModel."""
+        return self.info.path
 
     def _infer(self, batch):
         return np.array(self._function(**{INPUT_NAME: require("tensorflow").constant(batch)})[OUTPUT_NAME])

@@ -153,6 +153,12 @@ SPOILED = {
         changed(lambda r: r["libraries"].update(onnxruntime="0.0.1")),
         "checked with onnxruntime 0.0.1",
     ),
+    "a GPU": (
+        changed(lambda r: r.update(gpu={"name": "Deep Thought", "compute_capability": "4.2"})),
+        "made for the GPU Deep Thought (compute capability 4.2), here is no GPU",
+    ),
+    "a text for a GPU": (changed(lambda r: r.update(gpu="Deep Thought")), "engine.json is missing or garbled"),
+    "a library left out": (changed(lambda r: r.update(libraries={})), "checked with onnxruntime None"),
     "a changed byte": (lambda bundle: flip_byte(os.path.join(folder_of(bundle), "model.onnx")), "its file model.onnx"),
     "a missing file": (lambda bundle: os.unlink(os.path.join(folder_of(bundle), "model.onnx")), "its file model.onnx"),
     "a file outside": (changed(lambda r: r["files"].update({"../x": {}})), "lists the file ../x, which is outside"),

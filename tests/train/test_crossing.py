@@ -4,6 +4,7 @@ The suite of each Python leaves its trained bundle in build/test-bundles; this o
 """
 
 import os
+import re
 import sys
 
 import pytest
@@ -16,7 +17,9 @@ from train.export import MAX_DIFFERENCE_RANDOM
 
 OWN = "python%d.%d" % sys.version_info[:2]
 FOREIGN = sorted(
-    name for name in (os.listdir(BUILD) if os.path.isdir(BUILD) else ()) if name[:1] != "." and name != OWN
+    name
+    for name in (os.listdir(BUILD) if os.path.isdir(BUILD) else ())
+    if re.fullmatch(r"python\d+\.\d+", name) and name != OWN
 )
 WHY_NOT = "no bundle of another Python in %s: run the suite with another Python first" % BUILD
 

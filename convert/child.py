@@ -1,0 +1,97 @@
+"""Builds that may use up the machine's memory run in a process of their own: it may be killed, the tool goes on."""
+
+import ctypes
+import multiprocessing
+import os
+import signal
+import time
+import traceback
+import typing
+
+from edge_runtime import board, machine
+from edge_runtime.command import say
+from edge_runtime.errors import MissingRequirement, PicnicError
+
+HEARTBEAT_S = 30
+_DIE_WITH_PARENT = 1  # prctl: PR_SET_PDEATHSIG
+
+
+class ChildError(RuntimeError):
+    """The function raised what is no PicnicError, or ended its process; the message is its traceback, or says how."""
+
+
+def run_in_child(what, function, *arguments):
+    """Runs function(*arguments) in a fresh Python process, with a line on stderr every HEARTBEAT_S.
+
+    Args:
+        what: for messages, such as "tf-trt-fp16".
+        function: of a module; it, the arguments and what it returns can be pickled. Standard output and error are the
+            tool's own.
+
+    Returns:
+        what the function returned.
+
+    Raises:
+        PicnicError: the one that the function raised.
+        MissingRequirement: the system killed the process (SIGKILL), as it does when memory runs out.
+        ChildError: anything else.
+    """
+    context = multiprocessing.get_context("spawn")  # a fork would share the parent's TensorFlow, which then hangs
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_child, args=(os.getpid(), sender, function, arguments), daemon=True)
+    before = memory_text()
+    started = time.monotonic()
+    process.start()
+    sender.close()
+    try:
+        while not receiver.poll(HEARTBEAT_S):
+            say("still building %s (%d s; %s)" % (what, time.monotonic() - started, memory_text()))
+        error, value = receiver.recv()
+    except EOFError:  # it ended without an answer
+        process.join()
+        raise _died(what, process.exitcode, before)
+    except BaseException:
+        process.terminate()
+        raise
+    finally:
+        receiver.close()
+        process.join()
+    if isinstance(error, PicnicError):
+        raise error
+    if error is not None:
+        raise ChildError("building %s failed:\n%s" % (what, error))
+    return value
+
+
+def memory_text():
+    """Returns what memory is left, for people."""
+    info = machine.memory_info()
+    figures = tuple(info.get(name, 0) >> 20 for name in ("MemAvailable", "SwapFree"))
+    return "%d MiB of memory and %d MiB of swap free" % figures
+
+
+def _child(parent, sender, function, arguments):
+    ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
+    if os.getppid() != parent:  # it died before that
+        return
+    answer: typing.Tuple[typing.Any, typing.Any]
+    try:
+        answer = (None, function(*arguments))
+    except PicnicError as error:
+        answer = (error, None)
+    except KeyboardInterrupt:  # the parent got it too
+        return
+    except Exception:
+        answer = (traceback.format_exc(), None)
+    sender.send(answer)
+
+
+def _died(what, code, before):
+    if code == -signal.SIGKILL:
+        return MissingRequirement(
+            "building %s was killed by the system, which does that when memory runs out (before it: %s).\n"
+            "Stop other programs, or give it less (--workspace-mib 256, --max-batch 1), or add swap:\n%s"
+            % (what, before, board.SWAP_COMMANDS)
+        )
+    how = "signal %s" % signal.Signals(-code).name if code < 0 else "exit code %d" % code
+    return ChildError("building %s ended its process with %s; what it said is above" % (what, how))

@@ -1,0 +1,390 @@
+"""TensorRT engines on a simulated GPU: right answers, every refusal told, nothing leaked."""
+
+import logging
+import os
+import shutil
+import sys
+import threading
+
+import numpy as np
+import pytest
+
+from edge_runtime import engines, files, pipeline
+from edge_runtime.bundle import Bundle
+from edge_runtime.engines import open_engine
+from edge_runtime.engines import tensorrt as runtime
+from edge_runtime.engines.base import EngineError
+from edge_runtime.errors import BundleError, MissingRequirement
+from tests.helpers import flip_byte
+
+pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+
+VERSIONS = ["8.2.1", "8.6.1", "10.3", "11.1"]
+NAME = "tensorrt-fp32"
+REBUILD = "picnic-edge convert %s --to tensorrt --precision fp32"
+
+
+@pytest.fixture(scope="module")
+def converted_once(pristine_bundle, tmp_path_factory):
+    """Returns a function of a version: a bundle with a plan for batches of 1 to 4, made once per version."""
+    from convert import cli
+    from tests import simulator
+
+    made = {}
+
+    def make(version):
+        if version not in made:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(cli, "_TIMED_S", 0.01)
+                installed = simulator.install(patch, version=version)
+                folder = shutil.copytree(pristine_bundle, str(tmp_path_factory.mktemp("plan") / "bundle"))
+                cli.main([folder, "--to", "tensorrt", "--precision", "fp32", "--max-batch", "4"])
+                runtime._primary_context.cache_clear()
+                installed.assert_clean()
+            made[version] = folder
+        return made[version]
+
+    return make
+
+
+@pytest.fixture
+def bundle_for(converted_once, tmp_path, simulated):
+    """Returns a function of a version and knobs: (a converted bundle of the test's own, the Simulator to run it on)."""
+
+    def prepare(version="8.2.1", **knobs):
+        folder = shutil.copytree(converted_once(version), str(tmp_path / "bundle"))
+        return Bundle.open(folder), simulated(version, **knobs)
+
+    return prepare
+
+
+def change_record(bundle, **changes):
+    path = os.path.join(bundle.file("engines"), NAME, engines.ENGINE_JSON)
+    with open(path, encoding="utf-8") as file:
+        record = engines.json.load(file)
+    record.update(changes)
+    files.write_json(path, record)
+
+
+def agrees(answers, sample, count):
+    return np.allclose(answers, sample.probabilities[:count], atol=1e-3)
+
+
+# --- answers
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_every_batch_size_gets_the_original_s_answers(bundle_for, version):
+    bundle, _ = bundle_for(version)
+    sample = bundle.sample()
+    with open_engine(bundle, NAME, max_batch=4) as engine:
+        for count in (4, 1, 3, 3, 2):
+            assert agrees(engine.infer(sample.images[:count]), sample, count)
+
+
+@pytest.mark.parametrize("version, dtype", [("8.2.1", np.float32), ("8.6.1", np.uint8), ("11.1", np.uint8)])
+def test_uint8_goes_to_the_gpu_where_tensorrt_takes_it(bundle_for, version, dtype):
+    bundle, simulator = bundle_for(version)
+    with open_engine(bundle, NAME, max_batch=4) as engine:
+        assert engine._slots[0].host["images"].dtype == dtype
+        engine.infer(bundle.sample().images[:2])
+    assert simulator.pageable_copies == 0
+
+
+def test_a_batch_larger_than_the_plan_s_is_run_in_pieces(bundle_for):
+    bundle, _ = bundle_for()
+    sample = bundle.sample()
+    with open_engine(bundle, NAME, max_batch=11) as engine:
+        assert agrees(engine.infer(sample.images[:11]), sample, 11)
+
+
+def test_no_more_memory_is_taken_than_the_largest_batch_asked_for_needs(bundle_for):
+    bundle, _ = bundle_for()
+    with open_engine(bundle, NAME, max_batch=1) as engine:
+        assert engine._slots[0].host["images"].shape == (1, 299, 299, 3)
+
+
+def test_an_answer_belongs_to_the_caller(bundle_for):
+    bundle, _ = bundle_for()
+    sample = bundle.sample()
+    with open_engine(bundle, NAME, max_batch=4) as engine:
+        first = engine.infer(sample.images[:4])
+        engine.infer(sample.images[4:8])
+    assert agrees(first, sample, 4)
+
+
+def test_a_batch_that_is_a_view_is_taken_and_stays_as_it_is(bundle_for):
+    bundle, _ = bundle_for()
+    sample = bundle.sample()
+    turned = np.ascontiguousarray(sample.images[:4, :, ::-1])
+    view = turned[:, :, ::-1]
+    with open_engine(bundle, NAME, max_batch=4) as engine:
+        assert agrees(engine.infer(view), sample, 4)
+    assert np.array_equal(view, sample.images[:4])
+
+
+# --- threads
+
+
+@pytest.mark.parametrize("version", ["8.2.1", "10.3"])
+def test_an_engine_may_be_used_and_closed_on_other_threads_than_it_was_opened_on(bundle_for, version):
+    bundle, _ = bundle_for(version)
+    sample = bundle.sample()
+    engine = open_engine(bundle, NAME, max_batch=4)
+    found = []
+
+    def use():
+        found.append(engine.infer(sample.images[:4]))
+
+    for work in (use, use, engine.close):
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+    assert len(found) == 2 and all(agrees(answers, sample, 4) for answers in found)
+
+
+def test_two_threads_at_once_get_their_own_answers(bundle_for):
+    bundle, _ = bundle_for()
+    sample = bundle.sample()
+    wrong = []
+    with open_engine(bundle, NAME, max_batch=4) as engine:
+
+        def use(place):
+            for _ in range(5):
+                answers = engine.infer(sample.images[place : place + 1])
+                if not np.allclose(answers, sample.probabilities[place], atol=1e-3):
+                    wrong.append(place)
+
+        threads = [threading.Thread(target=use, args=(place,)) for place in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert wrong == []
+
+
+def test_the_pipeline_runs_it(bundle_for):
+    bundle, _ = bundle_for()
+    sample = bundle.sample()
+    with open_engine(bundle, NAME, max_batch=4) as engine:
+        answers = list(pipeline.classify_items(range(10), lambda item: sample.images[item], engine, 4, 2))
+    assert [answer.probabilities.argmax() for answer in answers] == list(sample.probabilities[:10].argmax(axis=1))
+
+
+# --- nothing is left behind (the fixture looks for leaks)
+
+
+@pytest.mark.parametrize("version", ["8.2.1", "11.1"])
+def test_opening_and_closing_a_hundred_times_leaves_nothing(bundle_for, version):
+    bundle, simulator = bundle_for(version)
+    sample = bundle.sample()
+    for number in range(100):
+        engine = open_engine(bundle, NAME, max_batch=1)
+        if number % 25 == 0:
+            assert agrees(engine.infer(sample.images[:1]), sample, 1)
+        engine.close()
+        engine.close()
+        assert simulator.gpu.used_bytes() == 0
+    assert simulator.gpu.stack() == []
+
+
+@pytest.mark.parametrize("version", ["8.2.1", "10.3"])
+def test_opening_that_fails_for_want_of_memory_gives_all_back_wherever_it_fails(bundle_for, version):
+    bundle, simulator = bundle_for(version)
+    with open_engine(bundle, NAME, max_batch=4):
+        needed_bytes = simulator.gpu.used_bytes()
+    for part in (0, 0.01, 0.3, 0.7, 0.999):
+        simulator.set(memory_limit_bytes=int(part * needed_bytes))
+        with pytest.raises(MissingRequirement, match="memory"):
+            open_engine(bundle, NAME, max_batch=4)
+        assert simulator.gpu.used_bytes() == 0
+    simulator.set(memory_limit_bytes=needed_bytes)
+    open_engine(bundle, NAME, max_batch=4).close()
+
+
+# --- refusals
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_run_that_tensorrt_does_not_accept_is_an_error_and_no_old_answer(bundle_for, version):
+    bundle, simulator = bundle_for(version)
+    sample = bundle.sample()
+    with open_engine(bundle, NAME, max_batch=4) as engine:
+        engine.infer(sample.images[:4])
+        simulator.set(fail_enqueue=True)
+        with pytest.raises(EngineError, match="tensorrt-fp32: TensorRT did not run the batch: "):
+            engine.infer(sample.images[4:8])
+        simulator.set(fail_enqueue=False)
+        assert agrees(engine.infer(sample.images[:2]), sample, 2)
+
+
+@pytest.mark.parametrize("version", ["8.2.1", "10.3"])
+def test_a_shape_that_tensorrt_does_not_accept_is_an_error_with_its_reason(bundle_for, version):
+    bundle, _ = bundle_for(version)
+    sample = bundle.sample()
+    with open_engine(bundle, NAME, max_batch=8) as engine:
+        engine._largest = 5  # more than the plan's profile
+        engine._slots[0].host["images"] = np.zeros((5, 299, 299, 3), np.float32)
+        with pytest.raises(EngineError, match=r"refused a batch of \(5, 299, 299, 3\): .*[Ee]rror"):
+            engine.infer(sample.images[:5])
+        engine._slots[0].host.pop("images")  # is no page-locked memory
+
+
+def test_no_execution_context_is_told_as_such(bundle_for):
+    bundle, simulator = bundle_for(fail_context=True)
+    with pytest.raises(MissingRequirement, match="no execution context; most often too little memory"):
+        open_engine(bundle, NAME)
+    assert simulator.gpu.used_bytes() == 0
+
+
+def test_a_plan_that_tensorrt_cannot_load_is_told_with_its_reason(bundle_for):
+    bundle, _ = bundle_for(fail_deserialize=True)
+    with pytest.raises(MissingRequirement, match="did not load it(.|\n)*Magic tag does not match"):
+        open_engine(bundle, NAME)
+
+
+# --- an engine that is not for this machine: refused before it is loaded
+
+
+@pytest.fixture
+def never_loaded(monkeypatch):
+    monkeypatch.setattr(engines, "create_engine", lambda *_: pytest.fail("the engine was to be loaded"))
+
+
+@pytest.mark.parametrize(
+    "made_by, here, knobs, problem",
+    [
+        ("8.2.1", "8.6.1", {}, "was made and checked with tensorrt 8.2.1.8, here is 8.6.1.8"),
+        ("10.3", "8.2.1", {}, "was made and checked with tensorrt 10.3.0.8, here is 8.2.1.8"),
+        ("8.2.1", "8.2.1", {"device_name": "NVIDIA Tegra X1"}, "was made for the GPU NVIDIA Tegra X2"),
+        (
+            "8.2.1",
+            "8.2.1",
+            {"compute_capability": (7, 2)},
+            r"here is the GPU NVIDIA Tegra X2 \(compute capability 7.2\)",
+        ),
+    ],
+)
+def test_a_foreign_plan_is_refused_with_the_command_that_makes_it_again(
+    converted_once, tmp_path, simulated, never_loaded, made_by, here, knobs, problem
+):
+    bundle = Bundle.open(shutil.copytree(converted_once(made_by), str(tmp_path / "bundle")))
+    simulated(here, **knobs)
+    with pytest.raises(BundleError, match=problem) as refused:
+        open_engine(bundle, NAME)
+    assert REBUILD % bundle.path in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "gpu, said",
+    [(None, "no GPU"), ({}, "no GPU"), ({"name": "X"}, r"the GPU X \(compute capability None\)")],
+)
+def test_a_record_without_the_gpu_is_refused(bundle_for, never_loaded, gpu, said):
+    bundle, _ = bundle_for()
+    change_record(bundle, gpu=gpu)
+    with pytest.raises(BundleError, match="made for %s, here is the GPU NVIDIA Tegra X2" % said):
+        open_engine(bundle, NAME)
+
+
+def test_a_changed_byte_of_the_plan_is_refused(bundle_for, never_loaded):
+    bundle, _ = bundle_for()
+    flip_byte(os.path.join(bundle.file("engines"), NAME, runtime.PLAN))
+    with pytest.raises(BundleError, match="its file model.plan is not the one that was written") as refused:
+        open_engine(bundle, NAME)
+    assert REBUILD % bundle.path in str(refused.value)
+
+
+def test_auto_takes_the_plan_where_it_is_valid_and_skips_it_with_one_line_elsewhere(bundle_for, simulated, caplog):
+    bundle, _ = bundle_for()
+    with open_engine(bundle) as engine:
+        assert engine.name == NAME
+    simulated("10.3")
+    with caplog.at_level(logging.WARNING, "picnic_edge"):
+        with open_engine(bundle) as engine:
+            assert engine.name == "onnxruntime"
+    assert [record.getMessage().split(":")[0] for record in caplog.records] == ["engine tensorrt-fp32"]
+    assert "\n" not in caplog.records[0].getMessage()
+
+
+# --- what is missing here
+
+
+@pytest.mark.parametrize(
+    "module, said", [("tensorrt", "python3-libnvinfer"), ("pycuda", "pip3 install 'pycuda<2021.1'")]
+)
+def test_a_missing_library_is_named_with_its_command(bundle_for, monkeypatch, module, said):
+    bundle, _ = bundle_for()
+    for name in [name for name in sys.modules if name.split(".")[0] == module]:
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(MissingRequirement, match="%s is needed here" % module) as missing:
+        open_engine(bundle, NAME)
+    assert said in str(missing.value)
+    with open_engine(bundle) as engine:
+        assert engine.name == "onnxruntime"
+
+
+def test_an_old_pycuda_is_told_to_be_too_old(bundle_for):
+    bundle, _ = bundle_for(pycuda_version="2019.1.2")
+    with pytest.raises(MissingRequirement, match="pycuda here is too old"):
+        open_engine(bundle, NAME)
+
+
+def test_a_gpu_that_gives_no_context_is_told_as_such(bundle_for, monkeypatch):
+    bundle, simulator = bundle_for()
+    cuda = simulator.pycuda.driver
+
+    def retain(device):
+        raise cuda.MemoryError("cuDevicePrimaryCtxRetain failed: out of memory")
+
+    monkeypatch.setattr(cuda.Device, "retain_primary_context", retain)
+    with pytest.raises(MissingRequirement, match="gives no context; .* out of memory"):
+        open_engine(bundle, NAME)
+
+
+@pytest.mark.parametrize("kind", ["Runtime", "Builder"])
+def test_a_tensorrt_that_cannot_start_on_the_gpu_is_told_as_such(simulated, kind):
+    tensorrt = simulated().tensorrt
+    log = runtime.make_log(tensorrt)
+
+    def refuse(given):
+        given.log(tensorrt.ILogger.ERROR, "CUDA initialization failure with error: 3")
+        raise TypeError("pybind11::init(): factory function returned nullptr")
+
+    with pytest.raises(MissingRequirement, match="cannot use the GPU:\nCUDA initialization failure"):
+        runtime.start(refuse, log)
+    assert type(runtime.start(getattr(tensorrt, kind), log)).__name__ == kind
+
+
+def test_no_gpu_is_told_as_such(bundle_for, monkeypatch):
+    bundle, simulator = bundle_for()
+    cuda = simulator.pycuda.driver
+
+    def init(flags=0):
+        raise cuda.RuntimeError("cuInit failed: no CUDA-capable device is detected")
+
+    monkeypatch.setattr(cuda, "init", init)
+    with pytest.raises(MissingRequirement, match="no NVIDIA GPU can be used here .*no CUDA-capable device"):
+        open_engine(bundle, NAME)
+
+
+def test_here_is_what_a_plan_is_bound_to(simulated):
+    simulated("8.2.1")
+    assert engines.here("tensorrt") == {
+        "libraries": {"tensorrt": "8.2.1.8"},
+        "gpu": {"name": "NVIDIA Tegra X2", "compute_capability": "6.2"},
+    }
+
+
+def test_the_log_never_raises_and_keeps_the_last_errors(simulated):
+    tensorrt = simulated().tensorrt
+
+    def show(line):
+        raise ValueError(line)
+
+    logger = runtime.make_log(tensorrt, show)
+    assert logger.reason() == "TensorRT gave no reason"
+    for text in ["error %d" % number for number in range(9)]:
+        logger.log(tensorrt.ILogger.ERROR, text)
+        logger.log(tensorrt.ILogger.WARNING, "warning")
+    assert logger.reason() == "\n".join("error %d" % number for number in range(4, 9))
