@@ -14,7 +14,7 @@ ONNX = [
     "onnx>=1.14,<1.17; python_version >= '3.8' and python_version < '3.10'",
     "onnx>=1.10,<1.11; python_version < '3.8'",
 ]
-INT8 = ONNX + ["nncf>=2.14,<4; python_version >= '3.9'"]
+INT8 = ONNX + ["nncf>=3.4,<4; python_version >= '3.10'", "nncf>=2.18,<3; python_version == '3.9'"]
 TRAIN = ONNX + [
     # A CPU build where there is one: a tenth of the download. With a GPU: pip install 'tensorflow[and-cuda]'.
     "tensorflow-cpu>=2.17,<2.22; python_version >= '3.10' and platform_machine == 'x86_64'",
