@@ -189,7 +189,8 @@ def main(argv=None):
     answers = recipe.predict(done.network, [photo.path for photo in shown])
     limit = export.MAX_DIFFERENCE_RANDOM if options.weights == "none" else export.MAX_DIFFERENCE
     base, head, _ = done.network
-    agreement = export.export_bundle(out, base, head, class_names, shown, answers, figures, record, limit)
+    sample = _unfamiliar_sample(done.network, shown, options.seed) if done.refitted else None
+    agreement = export.export_bundle(out, base, head, class_names, shown, answers, figures, record, limit, sample)
     minutes = (time.perf_counter() - started) / 60
     _log_run(out, arguments, done, figures, record, minutes)
     print(metrics.format_table(table))
@@ -217,6 +218,21 @@ def main(argv=None):
         raise KeyboardInterrupt
     checkpoint.remove()
     workers.wait_for_all(strategy)
+
+
+def _unfamiliar_sample(network, photos, seed):
+    """Returns the sample of a network that learned from all photos: each is changed, so that it is not known by heart.
+
+    Sure of itself throughout, the network would give the same labels in any engine, and the converter's check would say
+    little.
+    """
+    photos = photos[: export.SAMPLE_PHOTOS]
+    number_of = {photo.path: number for number, photo in enumerate(photos)}
+
+    def load(path):
+        return augment(images.read_image(path), np.random.RandomState([seed, number_of[path]]))
+
+    return export.take_sample(photos, recipe.predict(network, [photo.path for photo in photos], load), load)
 
 
 def _watch(folder):

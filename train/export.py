@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from edge_runtime import files, images, machine, pipeline
-from edge_runtime.bundle import INPUT_NAME, OUTPUT_NAME, write_manifest
+from edge_runtime.bundle import INPUT_NAME, OUTPUT_NAME, Sample, write_manifest
 from edge_runtime.command import progress, say
 from edge_runtime.engines import EngineInfo, create_engine
 from edge_runtime.errors import ParityError
@@ -29,18 +29,18 @@ SAMPLE_PHOTOS = 128
 _CHECK_BATCH = 8
 
 
-def export_bundle(out, base, head, class_names, photos, probabilities, metrics, training, max_difference):
+def export_bundle(out, base, head, class_names, photos, probabilities, metrics, training, max_difference, sample=None):
     """Writes a bundle, whole or not at all.
 
     Args:
         out: folder to publish the bundle under; an older bundle there is replaced in one step.
         base, head: Keras models as train.model builds them.
         class_names: in the order of the head's outputs.
-        photos: train.data.Photo list that the exported files are compared on; the first SAMPLE_PHOTOS of them are kept
-            in the bundle.
+        photos: train.data.Photo list that the exported files are compared on.
         probabilities: float32 [len(photos), classes], the Keras model's own answers.
         metrics, training: plain dicts for the manifest; the agreement found here is added to metrics.
         max_difference: of a probability, between the Keras model and an exported file.
+        sample: edge_runtime.bundle.Sample to keep in the bundle; None for the first SAMPLE_PHOTOS of photos.
 
     Returns:
         the agreement: {file: {"max_abs_difference", "top1_equal", "photos"}}.
@@ -53,7 +53,9 @@ def export_bundle(out, base, head, class_names, photos, probabilities, metrics, 
         graph = _freeze(base, head)
         _save_model(graph, os.path.join(folder, "saved_model"))
         _save_onnx(graph, os.path.join(folder, "model.onnx"))
-        _save_sample(os.path.join(folder, "sample"), photos, probabilities)
+        if sample is None:
+            sample = take_sample(photos[:SAMPLE_PHOTOS], probabilities[:SAMPLE_PHOTOS], images.read_image)
+        _save_sample(os.path.join(folder, "sample"), sample)
         agreement = {
             name: _compare(kind, os.path.join(folder, name), photos, probabilities, max_difference)
             for kind, name in (("tensorflow", "saved_model"), ("onnxruntime", "model.onnx"))
@@ -134,18 +136,21 @@ def _collecting_garbage():
         thread.join()
 
 
-def _save_sample(folder, photos, probabilities):
-    """Keeps some photos as the network sees them (PNG: bit by bit) with the model's answers, for the converter."""
+def take_sample(photos, probabilities, load):
+    """Returns the bundle.Sample of photos as load (path -> uint8 [299, 299, 3]) shows them to the network."""
+    pictures = np.stack([load(photo.path) for photo in photos])
+    names, labels = [ascii_name(photo.file) for photo in photos], [photo.label for photo in photos]
+    return Sample(names, pictures, labels, probabilities)
+
+
+def _save_sample(folder, sample):
+    """Keeps photos as the network sees them (PNG: bit by bit) with the model's answers, for the converter."""
     os.makedirs(folder)
-    kept = photos[:SAMPLE_PHOTOS]
-    for number, photo in enumerate(kept):
-        rgb = images.read_image(photo.path)
+    for number, rgb in enumerate(sample.images):
         cv2.imwrite(os.path.join(folder, "%03d.png" % number), cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))
-    files.write_json(
-        os.path.join(folder, "sample.json"),
-        [{"file": ascii_name(photo.file), "label": photo.label} for photo in kept],
-    )
-    np.save(os.path.join(folder, "probabilities.npy"), probabilities[: len(kept)], allow_pickle=False)
+    listed = [{"file": name, "label": label} for name, label in zip(sample.names, sample.labels)]
+    files.write_json(os.path.join(folder, "sample.json"), listed)
+    np.save(os.path.join(folder, "probabilities.npy"), sample.probabilities, allow_pickle=False)
 
 
 def in_turn(photos):

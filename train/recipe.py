@@ -13,6 +13,7 @@ import typing
 
 import numpy as np
 
+from edge_runtime import images
 from edge_runtime.command import progress, say
 from edge_runtime.requirements import require
 from train import calibrate, data, finetune, metrics, model
@@ -132,14 +133,14 @@ def train(base, strategy, training, validation, class_names, sums, settings, che
     return Outcome(network, probabilities, history, calibration, refitted, interrupted)
 
 
-def predict(network, paths):
+def predict(network, paths, load=images.read_image):
     """Returns float32 [photos, classes]: the network's probabilities, in float32 arithmetic throughout."""
     tensorflow = require("tensorflow")
     base, head, _ = network
     run = tensorflow.function(lambda pixels: head(base(model.scale(pixels), training=False)), autograph=False)
     with progress(total=len(paths), what="predict") as bar:
         found = []
-        for pixels in photo_batches(paths, _BATCH):
+        for pixels in photo_batches(paths, _BATCH, load):
             found.append(run(pixels).numpy())
             bar.update(len(found[-1]))
     return np.concatenate(found)

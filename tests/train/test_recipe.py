@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from edge_runtime import machine
+from edge_runtime import images, machine
 from edge_runtime.files import sha256_of
 from tests import helpers
 from tests.train.tune_once import small_network, weights_of
-from train import calibrate, data, recipe
+from train import calibrate, cli, data, model, recipe
 from train.checkpoint import Checkpoint
 
 SETTINGS = recipe.Settings(epochs=1, blocks=1, fine_tune_epochs=3, augment=1.0, refit=True, seed=0)
@@ -148,3 +148,15 @@ def test_temperature_reaches_the_network(train, monkeypatch):
     monkeypatch.setattr(calibrate, "fit_temperature", lambda *_: 4.0)
     _, scaled = train("scaled", refit=False)
     assert scaled == pytest.approx(calibrate.apply_temperature(plain, 4.0), abs=1e-4)
+
+
+def test_the_sample_of_a_refitted_network_shows_photos_that_it_does_not_know_by_heart(tmp_path):
+    rows = helpers.write_photos(tmp_path, per_class=2)
+    photos = [data.Photo(file, str(tmp_path / file), label) for file, label in rows]
+    network = small_network()
+    sample = cli._unfamiliar_sample(network, photos, seed=0)
+    assert (sample.names, sample.labels) == ([row[0] for row in rows], [row[1] for row in rows])
+    for photo, picture in zip(photos, sample.images):
+        assert np.abs(images.read_image(photo.path).astype(int) - picture).mean() > 5
+    run = network.head(network.base(model.scale(sample.images), training=False))
+    assert np.array(run) == pytest.approx(sample.probabilities, abs=1e-5)
