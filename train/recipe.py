@@ -120,6 +120,7 @@ def train(base, strategy, training, validation, class_names, sums, settings, che
         else:
             epochs = int(np.argmin(history["val_loss"])) + 1
             features = compute_features(base, photos, sums)
+            model.set_seed(settings.seed)  # a resumed training has drawn fewer random numbers until here
             found, history[REFIT] = model.train_head(features, all_labels, weights, epochs, watch=watch)
             head.set_weights(found.get_weights())
         # Now that it has seen these photos, it must know them at least as well.

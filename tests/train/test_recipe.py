@@ -136,7 +136,7 @@ def test_a_refit_that_makes_it_worse_is_given_up(train, monkeypatch, capsys):
 
 def test_where_fine_tuning_does_not_help_the_head_alone_is_refitted(train, monkeypatch):
     monkeypatch.setattr(recipe, "PEAK_RATE", 50.0)
-    outcome, _ = train("state")
+    outcome, _ = train("state", epochs=6)
     assert np.argmin(outcome.history["fine_tune"]["val_loss"]) == 0
     assert "accuracy" in outcome.history["refit"]  # the head's curve
     assert outcome.refitted
