@@ -28,7 +28,7 @@ def augment(image, random, strength=1.0):
     Args:
         image: uint8 [299, 299, 3], RGB.
         random: numpy.random.RandomState that all choices are drawn from.
-        strength: 1 for the ranges above, 0.5 for half as far, 0 for no change but the mirror.
+        strength: 1 for the ranges above, 0.5 for half as far; more than 0.
     """
     image = cv2.warpAffine(
         image, _placement(random, strength), (SIDE, SIDE), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101

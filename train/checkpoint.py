@@ -81,10 +81,10 @@ class Checkpoint:
             say("%s: the state cannot be written (%s); training goes on without it" % (self.folder, error))
 
     def keep(self, name, value, **arrays):
-        """Adds the result of a finished stage to what is saved."""
+        """Adds the result of a finished stage to what is saved; the state within that stage is forgotten."""
         self.kept[name] = value
         self.kept_arrays.update(arrays)
-        self.save(self.facts, self.arrays)
+        self.save({}, {})
 
     def remove(self):
         """Forgets the state: the training is done."""

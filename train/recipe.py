@@ -86,15 +86,16 @@ def train(base, strategy, training, validation, class_names, sums, settings, che
     plan = finetune.Plan(
         "fine-tune", settings.blocks, settings.fine_tune_epochs, PEAK_RATE, settings.augment, settings.seed
     )
-    if settings.blocks and checkpoint.facts.get("stage") != REFIT:
-        history["fine_tune"], interrupted = finetune.fine_tune(
-            network, training, labels, weights, _validator(validation, val_labels, class_names), plan, checkpoint, watch
-        )
-
-    if "validated" in checkpoint.kept and not interrupted:
+    if "validated" in checkpoint.kept:
         history, calibration = checkpoint.kept["validated"]
         probabilities = checkpoint.kept_arrays["val_probabilities"]
+        _set_weights(network, checkpoint.kept_arrays)
     else:
+        if settings.blocks:
+            validate = _validator(validation, val_labels, class_names)
+            history["fine_tune"], interrupted = finetune.fine_tune(
+                network, training, labels, weights, validate, plan, checkpoint, watch
+            )
         raw = predict(network, [photo.path for photo in validation])
         calibration = {
             "temperature": calibrate.fit_temperature(raw, val_labels),
@@ -103,13 +104,13 @@ def train(base, strategy, training, validation, class_names, sums, settings, che
         probabilities = calibrate.apply_temperature(raw, calibration["temperature"])
         calibration["ece_after"] = metrics.expected_calibration_error(probabilities, val_labels)
         if not interrupted:
-            checkpoint.keep("validated", [history, calibration], val_probabilities=probabilities)
+            kept = _get_weights(network)
+            checkpoint.keep("validated", [history, calibration], val_probabilities=probabilities, **kept)
 
     refitted = False
     if settings.refit and not interrupted:
         photos, all_labels = training + validation, np.concatenate([labels, val_labels])
         weights = data.class_weights(all_labels, len(class_names))
-        before = base.get_weights(), head.get_weights()
         say("refit: learning from all %d photos" % len(photos))
         if np.argmin(history.get("fine_tune", {}).get("val_loss", [0])):  # fine-tuning did better than the head alone
             epochs = max(1, int(round(REFIT_SHARE * settings.fine_tune_epochs)))
@@ -128,8 +129,7 @@ def train(base, strategy, training, validation, class_names, sums, settings, che
         refitted = not interrupted and bool(known >= (probabilities.argmax(axis=1) == val_labels).mean())
         if not refitted:
             say("refit: %s: the validated model is kept" % ("interrupted" if interrupted else "made it worse"))
-            base.set_weights(before[0])
-            head.set_weights(before[1])
+            _set_weights(network, checkpoint.kept_arrays)
     calibrate.fold_temperature(network.head, calibration["temperature"])
     return Outcome(network, probabilities, history, calibration, refitted, interrupted)
 
@@ -145,6 +145,20 @@ def predict(network, paths, load=images.read_image):
             found.append(run(pixels).numpy())
             bar.update(len(found[-1]))
     return np.concatenate(found)
+
+
+def _get_weights(network):
+    """Returns {name: array} of all weights, for _set_weights."""
+    values = network.base.get_weights() + network.head.get_weights()
+    return {"network/%d" % place: value for place, value in enumerate(values)}
+
+
+def _set_weights(network, arrays):
+    """Gives the network the weights that _get_weights returned; arrays may hold others too."""
+    base_count = len(network.base.get_weights())
+    values = [arrays["network/%d" % place] for place in range(base_count + len(network.head.get_weights()))]
+    network.base.set_weights(values[:base_count])
+    network.head.set_weights(values[base_count:])
 
 
 def _validator(photos, labels, class_names):

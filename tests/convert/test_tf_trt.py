@@ -449,7 +449,5 @@ def test_a_false_flag_reaches_the_real_converted_graph_only_where_it_is_known_to
 
 
 def test_kinds_find_their_module():
-    if "tf-trt" not in engines.LIBRARIES:
-        pytest.skip("tf-trt is not registered yet")
     info = EngineInfo("tf-trt-fp16", "tf-trt", "fp16", "/nowhere", {})
     assert isinstance(engines.create_engine(info, 3, 8, 1), engine_module.TfTrtEngine)

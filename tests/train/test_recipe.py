@@ -126,6 +126,14 @@ def test_ctrl_c_in_the_refit_keeps_the_validated_model(train):
     assert answers == pytest.approx(outcome.probabilities, abs=1e-5)
 
 
+def test_ctrl_c_in_a_resumed_refit_keeps_the_validated_model_too(train):
+    with pytest.raises(KilledError):
+        train("state", watch=stop_with(KilledError(), "refit", 1), fine_tune_epochs=5)
+    outcome, answers = train("state", resume=True, watch=stop_with(KeyboardInterrupt(), "refit", 1), fine_tune_epochs=5)
+    assert outcome.interrupted and not outcome.refitted
+    assert answers == pytest.approx(outcome.probabilities, abs=1e-5)
+
+
 def test_a_refit_that_makes_it_worse_is_given_up(train, monkeypatch, capsys):
     monkeypatch.setattr(recipe, "REFIT_RATE", 50.0)
     outcome, answers = train("state")
