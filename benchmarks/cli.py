@@ -5,6 +5,7 @@ import os
 import sys
 import tempfile
 import time
+import typing
 
 import cv2
 
@@ -13,7 +14,7 @@ from edge_runtime import files, machine
 from edge_runtime.bundle import Bundle
 from edge_runtime.classifier import Classifier
 from edge_runtime.command import print_json, say
-from edge_runtime.engines import LIBRARIES, find_engine, list_engines, open_engine
+from edge_runtime.engines import find_engine, here, list_engines, open_engine
 from edge_runtime.errors import BundleError, MissingRequirement, UsageError
 from edge_runtime.sources import open_source
 
@@ -53,12 +54,15 @@ def main(argv=None):
     measured = [engine for engine in engines if "skipped" not in engine]
     if not measured:
         raise MissingRequirement("no engine could be measured:\n" + "\n".join(_skipped(engines)))
+    libraries: typing.Dict[str, str] = {}
+    for engine in measured:
+        libraries.update(here(find_engine(bundle, engine["name"]).kind)["libraries"])
     result = {
         "bundle_id": bundle.id,
         "photos": options.images or "the bundle's sample as 299 x 299 JPEGs",
         "command": ["picnic-edge", "bench"] + list(arguments),
         "machine": machine.describe(),
-        "libraries": {kind: machine.library_version(library) for kind, library in LIBRARIES.items()},
+        "libraries": libraries,
         "seconds_per_measurement": options.seconds,
         "engines": engines,
     }

@@ -309,7 +309,7 @@ def test_a_tensorrt_that_does_not_fit_is_named_with_what_to_install(found, probl
 
 @pytest.mark.parametrize("loaded", [(8, 2, 1), (8, 6, 1)])
 def test_the_same_or_a_newer_tensorrt_fits(loaded):
-    engine_module.require_tensorrt(BOARD._replace(loaded=loaded))
+    assert engine_module.require_tensorrt(BOARD._replace(loaded=loaded)) is None
 
 
 def test_the_loaded_version_is_asked_only_where_there_is_one(monkeypatch):
@@ -409,10 +409,11 @@ def wheel():
 
 def test_the_real_converter_takes_what_it_is_given(wheel):
     real = wheel.TrtGraphConverterV2
-    inspect.signature(real.__init__).bind(None, input_saved_model_dir="x", conversion_params=None)
-    inspect.signature(real.convert).bind(None)
-    inspect.signature(real.build).bind(None, input_fn=None)
-    inspect.signature(real.save).bind(None, "x")
+    made = inspect.signature(real.__init__).bind(None, input_saved_model_dir="x", conversion_params=None)
+    assert set(made.arguments) == {"self", "input_saved_model_dir", "conversion_params"}  # not swallowed by **kwargs
+    assert list(inspect.signature(real.convert).bind(None).arguments) == ["self"]
+    assert set(inspect.signature(real.build).bind(None, input_fn=None).arguments) == {"self", "input_fn"}
+    assert len(inspect.signature(real.save).bind(None, "x").arguments) == 2
 
 
 def test_the_fake_converter_takes_no_more_than_the_real(wheel):

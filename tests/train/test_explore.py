@@ -405,7 +405,9 @@ def test_drawn_features_with_swapped_labels():
 
 @pytest.mark.parametrize("features", [np.zeros((12, 8), np.float32), np.eye(12, 4, dtype=np.float32)])
 def test_features_that_tell_nothing_cost_nothing(features):
-    label_errors.find_issues(features, ["a"] * 6 + ["b"] * 6)
+    issues = label_errors.find_issues(features, ["a"] * 6 + ["b"] * 6)
+    assert len({issue.index for issue in issues}) == len(issues) <= 12
+    assert all(0 <= issue.self_confidence <= issue.confidence <= 1 for issue in issues)
 
 
 def test_classes_that_cannot_be_judged():
