@@ -38,6 +38,8 @@ REPORTS = ONNX + [
     "cleanlab>=2.2,<3",  # explore: labels that look wrong
     "scikit-learn>=0.24",
 ]
+LOADGEN = ["mlcommons-loadgen>=6,<7; python_version >= '3.9' and platform_machine == 'x86_64'"]  # has wheels there
+PARQUET = ["pyarrow>=6"]
 CHECKS = ["pytest>=7,<10", "ruff>=0.6,<1; python_version >= '3.8'", "mypy>=1.8,<3; python_version >= '3.9'"]
 
 setup(
@@ -46,8 +48,20 @@ setup(
     description="Train a product photo classifier, convert it to a checked engine, run it on an edge device",
     python_requires=">=3.6",
     package_dir={"": "."},
-    packages=["edge_runtime", "edge_runtime.engines", "convert", "train", "train.pages", "benchmarks"],
-    package_data={"train.pages": ["*.html"]},
+    packages=[
+        "edge_runtime",
+        "edge_runtime.engines",
+        "edge_runtime.pages",
+        "convert",
+        "train",
+        "train.pages",
+        "benchmarks",
+    ],
+    package_data={
+        "edge_runtime.pages": ["*.html"],
+        "train.pages": ["*.html"],
+        "benchmarks": ["pages/*.html", "schema.json"],
+    },
     py_modules=["picnic_edge"],
     entry_points={"console_scripts": ["picnic-edge=picnic_edge:main"]},
     # What runs on the device needs no more than this and one engine library.
@@ -66,7 +80,10 @@ setup(
         "int8": INT8 + ONNXRUNTIME + OPENVINO,  # convert --precision int8
         "train": TRAIN + ONNXRUNTIME,  # train, export, evaluate
         "reports": REPORTS + ONNXRUNTIME,  # explore, explain, and the HTML page of evaluate --report
+        "parquet": PARQUET,  # classify --out FILE.parquet
+        "loadgen": LOADGEN,  # bench --loadgen
         "demo": TRAIN + REPORTS + ONNXRUNTIME + OPENVINO,  # all that `make demo` shows
-        "test": TRAIN + REPORTS + INT8 + ONNXRUNTIME + OPENVINO + CHECKS + ["pandas>=1.1"],  # `make test`
+        # `make test`
+        "test": TRAIN + REPORTS + INT8 + ONNXRUNTIME + OPENVINO + PARQUET + LOADGEN + CHECKS + ["pandas>=1.1"],
     },
 )

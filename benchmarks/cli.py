@@ -1,132 +1,280 @@
 """picnic-edge bench"""
 
 import argparse
+import contextlib
+import datetime
+import math
 import os
 import sys
 import tempfile
 import time
-import typing
 
 import cv2
+import numpy as np
 
-from benchmarks import measure
-from edge_runtime import files, machine
+from benchmarks import bench, compare, loadgen, report, rivals, roofline
+from convert import parity
+from edge_runtime import board, images, machine
 from edge_runtime.bundle import Bundle
-from edge_runtime.classifier import Classifier
+from edge_runtime.cli import amount
 from edge_runtime.command import print_json, say
 from edge_runtime.engines import find_engine, here, list_engines, open_engine
-from edge_runtime.errors import BundleError, MissingRequirement, UsageError
+from edge_runtime.errors import ImageError, MissingRequirement, PicnicError, UsageError
+from edge_runtime.requirements import require
 from edge_runtime.sources import open_source
+
+MOST_PHOTOS = 64  # of an end-to-end window; a window goes over them once or more often
 
 
 def parser():
     """Returns the argument parser of `picnic-edge bench`."""
     this = argparse.ArgumentParser(
         prog="picnic-edge bench",
-        description="Measure the engines of a bundle on this machine: latency at batch 1, throughput by batch size, "
-        "and end to end from photo files to a table.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Measure the engines of a bundle on this machine, in turns: cold start, latency at batch 1,\n"
+        "throughput by batch size, end to end from photo files to a table, memory, energy.\n"
+        "picnic-edge bench compare A.json B.json: what changed between two runs (a bundle named compare: ./compare).",
         epilog="example: picnic-edge bench bundle --images photos/ --batch 1,8",
     )
     this.add_argument("bundle", help="folder written by `picnic-edge train`")
     this.add_argument("--engine", nargs="+", default=["all"], metavar="NAME", help="engines to measure (default all)")
     this.add_argument("--images", metavar="DIR", help="photos for the end-to-end run (default: the bundle's sample)")
-    this.add_argument("--batch", type=_batches, default=[1, 4, 8], metavar="1,4,8", help="batch sizes to sweep")
-    this.add_argument("--seconds", type=float, default=3.0, metavar="S", help="length of each measurement (default 3)")
-    this.add_argument("--report", metavar="DIR", help="also write bench.json and bench.md there")
+    this.add_argument(
+        "--labels", metavar="TSV", help="photos with labels, their names below --images: top-1 and macro-F1 on them"
+    )
+    this.add_argument(
+        "--batch", type=_batches, default=[1, 4, 8], metavar="1,4,8", help="batch sizes to sweep; 1 always is"
+    )
+    this.add_argument("--seconds", type=amount, default=3.0, metavar="S", help="length of each measurement (default 3)")
+    this.add_argument("--loadgen", choices=loadgen.MODES, help="also MLPerf LoadGen's scenarios, unofficially")
+    this.add_argument("--rivals", action="store_true", help="also what others would run on the same photos")
+    this.add_argument("--report", metavar="DIR", help="also write %s there" % ", ".join(report.FILES))
     this.add_argument("--json", action="store_true", help="one JSON document on stdout instead of the table")
     return this
 
 
 def main(argv=None):
-    """Measures. Raises PicnicError as the exit codes say."""
-    arguments = sys.argv[1:] if argv is None else argv
+    """Measures, or compares. Raises PicnicError as the exit codes say."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments[:1] == ["compare"]:
+        compare.main(arguments[1:])
+        return
     options = parser().parse_args(arguments)
     bundle = Bundle.open(options.bundle)
+    names = _engine_names(bundle, options.engine)
     if options.report:
         _make_folder(options.report)
-    names = _engine_names(bundle, options.engine)
+    if options.loadgen:
+        require("mlperf_loadgen")
     with tempfile.TemporaryDirectory() as scratch:
-        folder = options.images or _write_sample(bundle, os.path.join(scratch, "photos"))
-        items = [item for item in open_source(folder) if not item.problem]
-        if not items:
-            raise UsageError("--images %s: no photo in it" % folder)
-        engines = [_bench(bundle, name, items, options, os.path.join(scratch, "out.tsv")) for name in names]
-    measured = [engine for engine in engines if "skipped" not in engine]
-    if not measured:
-        raise MissingRequirement("no engine could be measured:\n" + "\n".join(_skipped(engines)))
-    libraries: typing.Dict[str, str] = {}
-    for engine in measured:
-        libraries.update(here(find_engine(bundle, engine["name"]).kind)["libraries"])
-    result = {
+        plan = make_plan(bundle, options, scratch)
+        result = document(bundle, plan, ["picnic-edge", "bench"] + arguments, options.images or options.labels)
+        try:
+            measure_all(result, bundle, names, plan, options.rivals)
+        except KeyboardInterrupt:
+            say("stopped: what was measured is reported, as partial")
+            _finish(result, options)
+            raise
+    if all("skipped" in engine for engine in result["engines"]):
+        reasons = ["%(name)s skipped: %(skipped)s" % engine for engine in result["engines"]]
+        raise MissingRequirement("no engine could be measured:\n" + "\n".join(reasons))
+    _finish(result, options)
+
+
+def make_plan(bundle, options, scratch):
+    """Returns the bench.Plan of the options of `parser`, after meeting what is wrong with the photos.
+
+    Args:
+        scratch: an existing folder, kept until the run is over.
+
+    Raises:
+        UsageError: no photo, none that can be read, or no usable label.
+    """
+    labelled = parity.labelled_photos(bundle, options.labels, options.images) if options.labels else []
+    if options.images:
+        items = [item for item in open_source(options.images) if not item.problem]
+        origin = "--images %s" % options.images
+    elif labelled:
+        items, origin = [item for item, _ in labelled], "--labels %s" % options.labels
+    else:
+        items, origin = list(open_source(_write_sample(bundle, os.path.join(scratch, "photos")))), "the sample"
+    if not items:
+        raise UsageError("%s: no photo in it" % origin)
+    items = _spread(items)
+    return bench.Plan(
+        batches=sorted({1} | set(options.batch)),
+        seconds=options.seconds,
+        items=items,
+        photo=_first_readable(items, origin),
+        labelled=labelled,
+        loadgen=options.loadgen or "",
+        loadgen_logs=os.path.join(options.report or scratch, "loadgen"),
+        opener=_open_engine,
+    )
+
+
+def document(bundle, plan, command, photos):
+    """Returns the result of a run before anything is measured: what and where."""
+    return {
+        "format_version": compare.FORMAT_VERSION,
+        "partial": True,
+        "bundle": bundle.path,
         "bundle_id": bundle.id,
-        "photos": options.images or "the bundle's sample as 299 x 299 JPEGs",
-        "command": ["picnic-edge", "bench"] + list(arguments),
+        "command": command,
+        "started": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "seconds": 0.0,
+        "photos": photos or "the bundle's sample as 299 x 299 JPEGs",
+        "photo_count": len(plan.items),
+        "batches": plan.batches,
+        "seconds_per_measurement": plan.seconds,
+        "version": machine.library_version("picnic-edge"),
         "machine": machine.describe(),
-        "libraries": libraries,
-        "seconds_per_measurement": options.seconds,
-        "engines": engines,
+        "clocks": clocks(),
+        "load_average": os.getloadavg()[0],
+        "libraries": {"numpy": np.__version__, "opencv": cv2.__version__},
+        "power": {"unavailable": "not reached"},
+        "roofline": {"skipped": "not reached"},
+        "engines": [],
+        "loadgen": [],
+        "rivals": [],
     }
-    table = format_table(result)
+
+
+def measure_all(result, bundle, names, plan, with_rivals=False):
+    """Fills a document; at an interruption with what there is, and then "partial" stays True.
+
+    Args:
+        result: of document.
+        bundle: an open Bundle.
+        names: of the engines.
+        plan: a bench.Plan.
+        with_rivals: also run benchmarks.rivals.
+    """
+    started = time.perf_counter()
+    if report.is_busy(result):
+        load = result["load_average"]
+        say("other programs are running here (load %.1f): the figures will be those of a shared machine" % load)
+    subjects = [bench.Subject(name) for name in dict.fromkeys(names)]
+    try:
+        idle = bench.measure_idle()
+        result["power"] = idle
+        bench.run(bundle, subjects, plan, idle)
+        _gather(result, subjects)
+        if any("skipped" not in engine for engine in result["engines"]):
+            result["roofline"] = _place_below_roof(bundle, result["engines"], plan.seconds)
+            if with_rivals:
+                _run_rivals(result, bundle, plan)
+        result["partial"] = False
+    finally:
+        _gather(result, subjects)
+        _name_libraries(result, bundle)
+        result["seconds"] = time.perf_counter() - started
+
+
+def clocks(root="/"):
+    """Returns what decides how fast the machine runs: flat dict of plain values, "" and None where nothing tells.
+
+    Args:
+        root: folder that stands for /.
+    """
+    cpu = "sys/devices/system/cpu/cpu0/cpufreq/"
+    mhz = {
+        name: int(text) // 1000 if text.isdigit() else None
+        for name, text in (
+            (name, board.read(root, cpu + name))
+            for name in ("scaling_min_freq", "scaling_cur_freq", "scaling_max_freq")
+        )
+    }
+    gpu = board.gpu_clock(root)
+    now = machine.cpu_info(os.path.join(root, "proc/cpuinfo")).get("cpu MHz", "")
+    if mhz["scaling_cur_freq"] is None and now:
+        mhz["scaling_cur_freq"] = int(float(now))
+    return {
+        "governor": board.read(root, cpu + "scaling_governor"),
+        "cpu_min_mhz": mhz["scaling_min_freq"],
+        "cpu_now_mhz": mhz["scaling_cur_freq"],
+        "cpu_max_mhz": mhz["scaling_max_freq"],
+        "board": board.model(root),
+        "l4t": board.l4t(root) if board.chip(root) else "",
+        "power_mode": board.power_mode(board.output_of("nvpmodel", "-q")) if board.chip(root) else "",
+        "gpu_min_mhz": gpu[0] if gpu else None,
+        "gpu_max_mhz": gpu[1] if gpu else None,
+    }
+
+
+def _gather(result, subjects):
+    roofs = {engine["name"]: engine for engine in result["engines"]}
+    result["engines"] = []
+    for subject in subjects:
+        found = bench.summarize(subject, result["power"])
+        placed = roofs.get(subject.name, {})
+        found.update({name: value for name, value in placed.items() if name.startswith("roof_")})
+        result["engines"].append(found)
+    result["loadgen"] = [one for subject in subjects for one in subject.loadgen]
+
+
+def _name_libraries(result, bundle):
+    for engine in result["engines"]:
+        if "skipped" not in engine:
+            with contextlib.suppress(PicnicError):
+                result["libraries"].update(here(find_engine(bundle, engine["name"]).kind)["libraries"])
+
+
+def _place_below_roof(bundle, engines, seconds):
+    """Adds roof_... to the engines; returns the measured roofs and the network's work, or why there are none."""
+    say("measuring what the cores and the memory can do at most")
+    try:
+        work = roofline.count_work(bundle.file("model.onnx"))
+        peaks = roofline.measure_peaks(min(1.0, seconds))
+    except PicnicError as error:
+        return {"skipped": str(error).splitlines()[0]}
+    for engine in engines:
+        best = bench.best_model_rate(engine) if "skipped" not in engine else None
+        if best:
+            placed = roofline.place(work, peaks, engine["kind"], engine["precision"], best[0], best[1])
+            engine.update({"roof_" + name: value for name, value in placed.items()}, roof_batch=best[0])
+    return dict(work, **peaks)
+
+
+def _run_rivals(result, bundle, plan):
+    paths, left_out = rivals.common_photos([item.path for item in plan.items])
+    if left_out:
+        say("%d of %d photos are left out, which not every rival can read" % (len(left_out), len(plan.items)))
+    if not paths:
+        say("no rival is measured: none of the photos can be read by all of them")
+        return
+    for name, found in rivals.measure(bundle, paths, seconds=plan.seconds, batch=max(plan.batches)):
+        say("rival %s: %s" % (name, found.get("skipped") or "%.1f images/s" % found["images_per_s"]))
+        found.pop("labels", None)
+        result["rivals"].append(dict(found, name=name))
+
+
+def _finish(result, options):
+    table = report.format_table(result)
     if options.report:
-        _write_report(options.report, result, table)
+        report.write_report(options.report, result, table)
     if options.json:
         print_json(result)
     else:
         print(table)
 
 
-def format_table(result):
-    """Returns the result of a bench run as Markdown: one row per engine."""
-    measured = [engine for engine in result["engines"] if "skipped" not in engine]
-    batches = [found["batch"] for found in measured[0]["throughput"]]
-    head = ["engine", "load s", "p50 ms", "p90 ms", "p99 ms", "max ms"]
-    head += ["images/s b%d" % batch for batch in batches]
-    head += ["end to end images/s", "decode ms", "infer ms", "wait ms", "write ms"]
-    rows = [head, ["---"] + ["--:"] * (len(head) - 1)]
-    for engine in measured:
-        row = [engine["name"], "%.2f" % engine["load_s"]]
-        row += ["%.1f" % engine["latency"][name] for name in ("p50_ms", "p90_ms", "p99_ms", "max_ms")]
-        row += ["%.1f" % found["images_per_s"] for found in engine["throughput"]]
-        row += ["%.1f" % engine["end_to_end"]["images_per_s"]]
-        row += ["%.2f" % engine["end_to_end"][name] for name in ("decode_ms", "infer_ms", "wait_ms", "write_ms")]
-        rows.append(row)
-    widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
-    lines = []
-    for row in rows:
-        cells = [row[0].ljust(widths[0])] + [cell.rjust(width) for cell, width in zip(row[1:], widths[1:])]
-        lines.append("| %s |" % " | ".join(cells))
-    place = result["machine"]
-    lines.append("")
-    lines.append(
-        "%s, %d cores. Latency at batch 1, model only; b8 is batch 8, model only; end to end: %d photos (%s) to a "
-        "table, stages per photo, decode over all threads."
-        % (place["cpu"], place["cores"], measured[0]["end_to_end"]["photos"], result["photos"])
-    )
-    return "\n".join(lines + _skipped(result["engines"]))
+def _open_engine(bundle, name, max_batch):
+    return open_engine(bundle, name, max_batch)
 
 
-def _bench(bundle, name, items, options, out):
-    say("measuring %s" % name)
-    largest = max(options.batch)
-    pictures = bundle.sample().images
-    started = time.perf_counter()
-    try:
-        engine = open_engine(bundle, name, largest)
-    except (BundleError, MissingRequirement) as error:
-        return {"name": name, "skipped": str(error).splitlines()[0]}
-    load_s = time.perf_counter() - started
-    with Classifier(bundle, engine, largest) as classifier:
-        return {
-            "name": engine.name,
-            "load_s": load_s,
-            "latency": measure.latency(engine, pictures, options.seconds),
-            "throughput": [measure.throughput(engine, pictures, size, options.seconds) for size in options.batch],
-            "end_to_end": measure.end_to_end(classifier, items, out),
-        }
+def _spread(items):
+    """Returns at most MOST_PHOTOS of the items, evenly spread, the same ones every time."""
+    step = max(1.0, len(items) / float(MOST_PHOTOS))
+    return [items[int(math.floor(number * step))] for number in range(min(len(items), MOST_PHOTOS))]
 
 
-def _skipped(engines):
-    return ["%(name)s skipped: %(skipped)s" % engine for engine in engines if "skipped" in engine]
+def _first_readable(items, origin):
+    for item in items:
+        with contextlib.suppress(ImageError):
+            images.read_image(item.path)
+            return os.path.abspath(item.path)
+    raise UsageError("%s: none of the %d photos can be read" % (origin, len(items)))
 
 
 def _write_sample(bundle, folder):
@@ -146,18 +294,10 @@ def _engine_names(bundle, asked):
 def _make_folder(path):
     try:
         os.makedirs(path, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
     except OSError as error:
-        raise UsageError("--report %s: cannot be made (%s)" % (path, error.strerror))
-
-
-def _write_report(folder, result, table):
-    try:
-        files.write_json(os.path.join(folder, "bench.json"), result)
-        with files.whole_file(os.path.join(folder, "bench.md")) as file:
-            file.write(table + "\n")
-    except OSError as error:
-        raise UsageError("--report %s: cannot be written (%s)" % (folder, error.strerror))
-    say("written: %s/bench.json and bench.md" % folder)
+        raise UsageError("--report %s: cannot be written (%s)" % (path, error.strerror))
 
 
 def _batches(text):

@@ -13,7 +13,7 @@ from edge_runtime.classifier import Classifier
 from edge_runtime.command import progress, say
 from edge_runtime.engines import open_engine
 from edge_runtime.engines.base import EngineError
-from edge_runtime.errors import ImageError, MissingRequirement, ParityError, UsageError
+from edge_runtime.errors import EngineLost, ImageError, MissingRequirement, ParityError, UsageError
 
 Parity = typing.NamedTuple(
     "Parity",
@@ -141,14 +141,20 @@ def classify(bundle, engine, labelled):
     """Returns an open engine's answer to each of the labelled photos: float32 [classes], None for an unreadable one.
 
     Raises:
-        ParityError: the engine failed.
+        ParityError: the engine failed, on a photo or for good.
     """
     classifier = Classifier(bundle, engine, engine.max_batch)
     found = classifier.classify(item for item, _ in labelled)
     try:
-        return [answer.probabilities for answer in progress(found, len(labelled), engine.name)]
-    except EngineError as error:
+        answers = [answer.probabilities for answer in progress(found, len(labelled), engine.name)]
+    except EngineLost as error:
         raise ParityError("%s is refused and was not kept: %s" % (engine.name, error)) from error
+    if classifier.stats.failed:
+        raise ParityError(
+            "%s is refused and was not kept: it fails on %d of %d photos"
+            % (engine.name, classifier.stats.failed, len(labelled))
+        )
+    return answers
 
 
 def compare_labelled(bundle, labelled, answers):

@@ -1,15 +1,17 @@
 """The Python API: open a bundle, hand it photos, read predictions."""
 
+import contextlib
+import functools
 import os
 import typing
 
 import numpy as np
 
-from edge_runtime import images, machine, pipeline
+from edge_runtime import images, jpeg_hardware, machine, pipeline
 from edge_runtime.bundle import Bundle
 from edge_runtime.engines import open_engine
 from edge_runtime.errors import ImageError
-from edge_runtime.sources import Item
+from edge_runtime.sources import Frame, Item
 
 
 class Prediction(typing.NamedTuple):
@@ -19,6 +21,8 @@ class Prediction(typing.NamedTuple):
     class_names: typing.List[str]
     probabilities: typing.Optional[np.ndarray]  # float32 [classes], in the order of class_names
     error: str = ""
+    item: typing.Any = None  # what the caller gave: a file name, an array, an Item or a Frame
+    ends_batch: bool = False  # as in edge_runtime.pipeline.Answer
 
     @property
     def label(self):
@@ -51,39 +55,68 @@ class Classifier:
         self.bundle = bundle
         self.engine = engine
         self.batch_size = batch_size
-        self.times = pipeline.StageTimes()
+        self.stats = pipeline.Stats()
+        try:
+            self._jpeg_hardware = jpeg_hardware.open_decoder()
+        except BaseException:
+            engine.close()
+            raise
 
     @classmethod
-    def open(cls, bundle, engine="auto", batch_size=8):
+    def open(cls, bundle, engine="auto", batch_size=None):
         """Opens a bundle.
 
         Args:
             bundle: folder that `picnic-edge train` wrote.
             engine: "auto" for the fastest engine valid on this machine, or an engine's name.
-            batch_size: photos per call of the engine.
+            batch_size: photos per call of the engine; None for what the engine was made for (8 for the bundle's own).
 
         Raises:
             UsageError, BundleError, MissingRequirement: as edge_runtime.engines.open_engine.
         """
         opened = Bundle.open(bundle)
-        return cls(opened, open_engine(opened, engine, batch_size), batch_size)
+        opened_engine = open_engine(opened, engine, batch_size)
+        return cls(opened, opened_engine, opened_engine.max_batch)
 
-    def classify(self, photos):
+    def classify(self, photos, max_delay_s=None, stop=None, live=False):
         """Classifies photos, decoding the next ones while the engine works.
 
         Args:
-            photos: iterable of file names, of uint8 arrays [height, width, 3] (RGB), or of edge_runtime.sources.Item.
+            photos: iterable of file names, of uint8 arrays [height, width, 3] (RGB), or of edge_runtime.sources.Item
+                or Frame; read by a thread of its own.
+            max_delay_s: a smaller batch goes to the engine this long after its first photo was read; None: never.
+            stop: threading.Event; once it is set no more photos are read, those that were are answered.
+            live: photos are a camera's frames, which get old: fewer are read ahead.
 
         Yields:
             one Prediction per photo, in order; unreadable ones carry their error.
+
+        Raises:
+            EngineLost: the engine stopped working. Anything that photos raises.
         """
-        answers = pipeline.classify_items(photos, _load, self.engine, self.batch_size, machine.core_count(), self.times)
-        for answer in answers:
-            yield Prediction(_name(answer.item), self.bundle.class_names, answer.probabilities, answer.error)
+        load = _load
+        if self._jpeg_hardware:
+            load = functools.partial(_load, read=self._jpeg_hardware.read_image)
+        answers = pipeline.classify_items(
+            photos,
+            load,
+            self.engine,
+            self.batch_size,
+            machine.core_count(),
+            max_delay_s=max_delay_s,
+            stop=stop,
+            stats=self.stats,
+            live=live,
+        )
+        with contextlib.closing(answers):
+            for item, probabilities, error, ends_batch in answers:
+                yield Prediction(_name(item), self.bundle.class_names, probabilities, error, item, ends_batch)
 
     def close(self):
         """Frees the engine. May be called any number of times."""
         self.engine.close()
+        if self._jpeg_hardware:
+            self._jpeg_hardware.close()
 
     def __enter__(self):
         return self
@@ -92,17 +125,20 @@ class Classifier:
         self.close()
 
 
-def _load(photo):
+def _load(photo, read=None):
+    read = read or images.read_image
     if isinstance(photo, np.ndarray):
         return images.fit_image(photo)
+    if isinstance(photo, Frame):
+        return images.fit_image(photo.picture)
     if not isinstance(photo, Item):
-        return images.read_image(photo)
+        return read(photo)
     if photo.problem:
         raise ImageError(photo.problem)
-    return images.read_image(photo.path)
+    return read(photo.path)
 
 
 def _name(photo):
     if isinstance(photo, np.ndarray):
         return ""
-    return photo.name if isinstance(photo, Item) else os.fspath(photo)
+    return photo.name if isinstance(photo, (Item, Frame)) else os.fsdecode(photo)

@@ -2,20 +2,28 @@
 
 import argparse
 import contextlib
-import io
+import hashlib
+import json
 import os
+import shlex
 import sys
 import threading
 import time
 
-from edge_runtime import tables
+from edge_runtime import annotate, engines, journal, live, machine, results
 from edge_runtime.classifier import Classifier
-from edge_runtime.command import print_json, progress, say
+from edge_runtime.command import print_json, say
 from edge_runtime.errors import SomeInputsFailed, UsageError
-from edge_runtime.sources import open_source
+from edge_runtime.interrupts import draining
+from edge_runtime.latency import Latency
+from edge_runtime.requirements import require
+from edge_runtime.sources import count_source, open_source
+from edge_runtime.status import Status
 
-SUFFIXES = (".tsv", ".csv", ".jsonl")
-UNKNOWN = "unknown"
+# How long a photo waits for others to fill its batch, unless --max-delay-ms says otherwise: a camera's frame, and one
+# named on standard input whose answer goes to standard output, where somebody may be waiting for it.
+_LIVE_DELAY_MS = 50
+_PIPE_DELAY_MS = 200
 
 
 def parser():
@@ -28,14 +36,36 @@ def parser():
     )
     this.add_argument("bundle", help="folder written by `picnic-edge train`")
     this.add_argument(
-        "source", help="an image, a folder (recursive), a glob in quotes, a .tsv with a column `file`, or -"
+        "source",
+        help="an image, a folder (recursive), a glob in quotes, a .tsv with a column `file`, a video file, "
+        "rtsp://..., camera:N, csi:N, or - (file names on standard input)",
     )
     this.add_argument("--images", metavar="DIR", help="where a TSV's file names start (default: the TSV's folder)")
-    this.add_argument("--out", metavar="FILE", help=".tsv, .csv or .jsonl (default: TSV on stdout)")
+    this.add_argument("-0", "--null", action="store_true", help="the names on standard input end with NUL")
+    this.add_argument("--out", metavar="FILE", help=".tsv, .csv, .jsonl or .parquet (default: TSV on stdout)")
+    this.add_argument("--resume", action="store_true", help="go on where the same command with --out was stopped")
+    this.add_argument("--annotate", metavar="DIR|FILE.mp4", help="write the pictures with their labels on them")
+    this.add_argument("--show", action="store_true", help="show them in a window")
     this.add_argument("--engine", default="auto", metavar="NAME", help="default auto: the fastest valid here")
-    this.add_argument("--batch", type=positive, default=8, metavar="N", help="photos per engine call (default 8)")
+    this.add_argument(
+        "--batch",
+        type=positive,
+        metavar="N",
+        help="photos per engine call (default: the engine's own; 1 for a camera or stream)",
+    )
+    this.add_argument(
+        "--max-delay-ms",
+        type=amount,
+        metavar="MS",
+        help="a batch waits so long for more photos (default: until it is full; %d for a camera or stream, %d from "
+        "standard input to standard output)" % (_LIVE_DELAY_MS, _PIPE_DELAY_MS),
+    )
     this.add_argument("--top", type=positive, default=1, metavar="K", help="write the K best labels (default 1)")
     this.add_argument("--threshold", type=share, metavar="P", help="answer `unknown` below this confidence, 0..1")
+    this.add_argument("--seconds", type=amount, metavar="S", help="of a camera or stream: stop after so long")
+    this.add_argument("--frames", type=positive, metavar="N", help="... after so many frames")
+    this.add_argument("--max-fps", type=amount, metavar="F", help="... take no more frames per second than that")
+    this.add_argument("--realtime", action="store_true", help="play a video file as if it were a camera")
     this.add_argument("--strict", action="store_true", help="exit with 3 if any photo could not be read")
     this.add_argument("--json", action="store_true", help="one JSON document on stdout instead of a table")
     return this
@@ -43,56 +73,24 @@ def parser():
 
 def main(argv=None):
     """Classifies a source. Raises PicnicError as the exit codes say."""
-    options = parser().parse_args(argv)
-    suffix = os.path.splitext(options.out)[1].lower() if options.out else ".tsv"
-    if suffix not in SUFFIXES:
-        raise UsageError("--out %s: expected a name that ends in %s" % (options.out, ", ".join(SUFFIXES)))
-    if options.out and not os.path.isdir(os.path.dirname(os.path.abspath(options.out))):
-        raise UsageError("--out %s: its folder does not exist" % options.out)
-    if options.out and os.path.isdir(options.out):
-        raise UsageError("--out %s: is a folder" % options.out)
-    items = open_source(options.source, options.images)
-    started = time.perf_counter()
-    with Classifier.open(options.bundle, options.engine, options.batch) as classifier:
-        say("classifying %s with %s, batch %d" % (options.source, classifier.engine.name, options.batch))
-        columns = columns_of(min(options.top, len(classifier.bundle.class_names)))
-        counts = {"photos": 0, "unreadable": 0}
-        # Stopped half way, the pipeline ends before the engine that it uses is closed.
-        with contextlib.closing(_rows(classifier, items, options, columns, counts)) as rows:
-            listed = _write(rows, options, columns, suffix)
-        summary = dict(
-            counts,
-            seconds=round(time.perf_counter() - started, 3),
-            engine=classifier.engine.name,
-            bundle_id=classifier.bundle.id,
-            out=options.out,
-        )
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    options = parser().parse_args(arguments)
+    _check(options)
+    with journal.locked(options.out) if options.out else contextlib.ExitStack():
+        if options.resume and _is_done(options.out):
+            say("%s is there, and no run of it is unfinished: nothing to do" % options.out)
+            if options.json:
+                print_json({"out": options.out})
+            return
+        summary, stopped = _run(options, arguments)
     if options.json:
-        print_json(dict(summary, results=listed) if listed is not None else summary)
-    say(
-        "%(photos)d photos in %(seconds).1f s" % summary
-        + (", %(unreadable)d unreadable (named in the column error)" % summary if counts["unreadable"] else "")
-        + (", written to %s" % options.out if options.out else "")
-    )
-    if options.strict and counts["unreadable"]:
-        raise SomeInputsFailed("%(unreadable)d of %(photos)d photos could not be read" % counts)
-
-
-def columns_of(top):
-    """Returns the columns of a result table with the top best labels."""
-    more = ["%s_%d" % (name, rank) for rank in range(2, top + 1) for name in ("label", "confidence")]
-    return ["file", "label", "confidence", "error"] + more
-
-
-def row_of(prediction, top, threshold=None):
-    """Returns the values of a Prediction's row, in the order of columns_of(top)."""
-    if prediction.error:
-        return [prediction.name, "", "", prediction.error] + [""] * (2 * top - 2)
-    best = prediction.top(top)
-    cells = [cell for label, confidence in best for cell in (label, round(confidence, 6))]
-    if threshold is not None and best[0][1] < threshold:
-        cells[0] = UNKNOWN
-    return [prediction.name] + cells[:2] + [""] + cells[2:]
+        print_json(summary)
+    unit = "frames" if _is_timed(options) else "photos"
+    say(_told(summary, unit))
+    if stopped:
+        raise KeyboardInterrupt
+    if options.strict and summary["unreadable"]:
+        raise SomeInputsFailed("%d of %d %s could not be read" % (summary["unreadable"], summary["photos"], unit))
 
 
 def positive(text):
@@ -100,6 +98,14 @@ def positive(text):
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError("expected 1 or more, got %s" % text)
+    return value
+
+
+def amount(text):
+    """argparse type: a number above 0."""
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError("expected more than 0, got %s" % text)
     return value
 
 
@@ -111,63 +117,280 @@ def share(text):
     return value
 
 
-def _rows(classifier, items, options, columns, counts):
-    top = (len(columns) - 2) // 2
+def _is_live(options):
+    return live.is_live(options.source) or options.realtime
+
+
+def _is_timed(options):
+    return _is_live(options) or (live.is_video(options.source) and os.path.isfile(options.source))
+
+
+def _check(options):
+    """Raises UsageError for options that cannot be, or do not go together."""
+    if options.out:
+        suffix = os.path.splitext(options.out)[1].lower()
+        if suffix not in results.SUFFIXES:
+            raise UsageError("--out %s: expected a name that ends in %s" % (options.out, ", ".join(results.SUFFIXES)))
+        if not os.path.isdir(os.path.dirname(os.path.abspath(options.out))):
+            raise UsageError("--out %s: its folder does not exist" % options.out)
+        if os.path.isdir(options.out):
+            raise UsageError("--out %s: is a folder" % options.out)
+        if suffix == ".parquet":
+            require("pyarrow.parquet")  # before the work, not after it
+    if options.realtime and not live.is_video(options.source):
+        raise UsageError("--realtime: expected a video file, got %s" % options.source)
+    if options.resume and not options.out:
+        raise UsageError("--resume: there is no file to go on with; give --out FILE")
+    if options.resume and _is_live(options):
+        raise UsageError("--resume: %s is live, what it showed is gone; leave it out" % live.shown_name(options.source))
+    if options.resume and options.annotate and live.is_video(options.annotate):
+        raise UsageError("--annotate %s: a video cannot be gone on with; give a folder" % options.annotate)
+    if options.annotate and os.path.isdir(options.source) and _is_inside(options.annotate, options.source):
+        raise UsageError("--annotate %s: is in the source, whose photos would become more and more" % options.annotate)
+    if options.null and options.source != "-":
+        raise UsageError("--null: is for file names on standard input, got the source %s" % options.source)
+    for name in ("seconds", "frames", "max_fps"):
+        if getattr(options, name) is not None and not _is_live(options):
+            raise UsageError(
+                "--%s: is for a camera or stream, got %s (a video file with --realtime)"
+                % (name.replace("_", "-"), options.source)
+            )
+    if options.json and not options.out and _is_live(options) and not (options.seconds or options.frames):
+        shown = live.shown_name(options.source)
+        raise UsageError("--json: %s has no end, and all its rows would be kept; give --out FILE" % shown)
+
+
+def _is_inside(path, folder):
+    path, folder = os.path.realpath(path), os.path.realpath(folder)
+    return os.path.commonpath([path, folder]) == folder
+
+
+def _is_done(path):
+    unfinished = (journal.partial_of(path), journal.journal_of(path))
+    return os.path.exists(path) and not any(os.path.lexists(name) for name in unfinished)
+
+
+def _run(options, arguments):
+    """Classifies the source.
+
+    Returns:
+        the summary, with the rows under `results` where they go into the document; whether a signal ended it, which is
+        how a camera's run ends.
+
+    Raises:
+        KeyboardInterrupt: a run over photos or a video was stopped; its file is unfinished.
+    """
+    stop, started_s = threading.Event(), time.perf_counter()
+    progress = _Progress(options, arguments)
+    with contextlib.ExitStack() as held:
+        signals = held.enter_context(draining(stop, progress.save, progress.last_words))
+        batch = options.batch or (1 if _is_live(options) else None)  # a camera's frames are not held back for others
+        classifier = held.enter_context(Classifier.open(options.bundle, options.engine, batch))
+        top = min(options.top, len(classifier.bundle.class_names))
+        columns = results.columns_of(top, _is_timed(options))
+        run = _run_facts(options, classifier)
+        checkpoint = results.find_checkpoint(options.out, run) if options.resume else None
+        if checkpoint and checkpoint.whole:
+            say("all rows were done, only the end was missing")
+            results.place(options.out, columns)
+            return _summary(options, classifier, checkpoint, started_s, resumed_at=checkpoint.rows), False
+        items = held.enter_context(_open_items(options, stop))
+        names = _go_on(options, checkpoint, items, stop)
+        say(
+            "classifying %s with %s, batch %d"
+            % (live.shown_name(options.source), classifier.engine.name, classifier.batch_size)
+        )
+        latency = Latency() if _is_live(options) else None
+        with progress.told(), _open_sink(options, columns, run, checkpoint, names) as sink:
+            progress.sink = sink
+            _label(options, classifier, items, stop, sink, top, latency)
+            signals.drained()
+            if stop.is_set() and not _is_live(options):  # by a signal, or the window was closed
+                raise KeyboardInterrupt
+            sink.finish()
+            progress.sink = None
+        summary = _summary(options, classifier, sink, started_s, resumed_at=checkpoint.rows if checkpoint else None)
+        if latency:
+            summary.update(latency=latency.summary(), frames=vars(items.counts))
+        if isinstance(sink, results.ListSink):
+            summary["results"] = sink.listed
+        return summary, bool(signals.received)
+
+
+class _Progress:
+    """What the run can say and save when it ends before its time."""
+
+    def __init__(self, options, arguments):
+        self.sink = None
+        self._options = options
+        # The same command, with what makes it go on.
+        more = [] if options.resume else ["--resume"]
+        self._command = " ".join(shlex.quote(word) for word in ["picnic-edge", "classify"] + arguments + more)
+
+    def save(self):
+        if self.sink:
+            self.sink.save()
+
+    def last_words(self):
+        """How many rows there are, where, and how to go on; whole lines."""
+        if not self.sink or not self.sink.kept_rows:
+            return ""
+        text = "stopped after %d rows" % self.sink.kept_rows
+        if self._options.out:
+            text += "; they are in %s" % journal.partial_of(self._options.out)
+            if not _is_live(self._options):
+                names = " (with the same names on standard input)" if self._options.source == "-" else ""
+                text += "\nto go on: %s%s" % (self._command, names)
+        return text + "\n"
+
+    @contextlib.contextmanager
+    def told(self):
+        try:
+            yield
+        except BrokenPipeError:  # as a shell shows it: without a word
+            raise
+        except BaseException:
+            sys.stderr.write(self.last_words())
+            raise
+
+
+def _run_facts(options, classifier):
+    """Returns all that the rows depend on, as plain values: a resumed run must have the same."""
+    info = classifier.engine.info
+    library = engines.LIBRARIES.get(info.kind)
+    video = os.stat(options.source) if _is_timed(options) and not _is_live(options) else None
+    made_of = {name: (info.record or {}).get(name) for name in ("source", "files")}
+    return {
+        "source": live.shown_name(options.source),
+        "source_path": None if live.is_live(options.source) else os.path.realpath(options.source),
+        "video": "%d bytes, changed at %.6f" % (video.st_size, video.st_mtime) if video else None,
+        "images": os.path.realpath(options.images) if options.images else None,
+        "null": options.null,
+        "bundle": classifier.bundle.id,
+        "engine": classifier.engine.name,
+        "engine_files": hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:12],
+        "engine_library": machine.library_version(library) if library else None,
+        "batch": classifier.batch_size,
+        "max_delay_ms": options.max_delay_ms,
+        "top": options.top,
+        "threshold": options.threshold,
+        "format": os.path.splitext(options.out or "")[1].lower(),
+    }
+
+
+@contextlib.contextmanager
+def _open_items(options, stop):
+    """The source's items: an iterator, with .counts if it is live."""
+    if _is_live(options):
+        with live.open_live(options.source, stop, options.max_fps, options.seconds, options.frames) as frames:
+            yield frames
+    elif _is_timed(options):
+        with live.open_video(options.source) as frames:
+            yield frames
+    else:
+        yield open_source(options.source, options.images, options.null, stop)
+
+
+def _go_on(options, checkpoint, items, stop):
+    """Says what becomes of what an earlier run left; returns the names that were done, None where none are."""
+    partial = journal.partial_of(options.out) if options.out else None
+    if checkpoint:
+        names = results.skip(items, checkpoint, options.source, stop)
+        say("going on after the %d rows that are in %s" % (checkpoint.rows, partial))
+        return names
+    if partial and os.path.lexists(partial):
+        more = "cannot be gone on with" if options.resume else "is not gone on with (--resume would)"
+        say("%s, of a run that was stopped, %s and is overwritten" % (partial, more))
+    elif options.resume:
+        say("there is nothing to go on with: starting anew")
+    return None
+
+
+def _open_sink(options, columns, run, checkpoint, names):
+    if options.out:
+        return results.FileSink(options.out, columns, run, checkpoint, names)
+    return results.ListSink(columns) if options.json else results.StandardOutput(columns)
+
+
+def _label(options, classifier, items, stop, sink, top, latency):
+    """Takes the predictions to the sink, the status line, and where else the pictures go."""
+    timed = _is_timed(options)
+    delay_ms = options.max_delay_ms
+    if delay_ms is None and (latency or (options.source == "-" and not options.out)):
+        delay_ms = _LIVE_DELAY_MS if latency else _PIPE_DELAY_MS
     shown = not (sys.stdout.isatty() and sys.stderr.isatty() and not options.out)  # or it runs through the rows
-    with progress(what="classify", shown=shown) as bar:
-        _count_ahead(bar, options)
-        for prediction in classifier.classify(items):
-            counts["photos"] += 1
-            counts["unreadable"] += bool(prediction.error)
-            yield row_of(prediction, top, options.threshold)
-            bar.update()
+    predictions = classifier.classify(items, delay_ms and delay_ms / 1000.0, stop, live=bool(latency))
+    with contextlib.ExitStack() as held:
+        unit, note = "frames" if timed else "photos", None
+        if latency:
+            note = lambda: "%d dropped" % items.counts.dropped  # noqa: E731
+        status = Status(classifier.stats, done=sink.rows, unit=unit, note=note, shown=shown)
+        viewers = _open_viewers(options, items, stop, held)
+        held.enter_context(status)
+        # Stopped half way, the pipeline ends before the engine that it uses is closed.
+        held.enter_context(contextlib.closing(predictions))
+        for number, prediction in enumerate(predictions):
+            if number == 0 and not timed:
+                _count_ahead(status, options, held)  # not before: on a huge folder it would delay the first answer
+            values = results.row_of(prediction, top, options.threshold)
+            if timed:
+                values.append(round(prediction.item.time_s, 3))
+            sink.write(values, prediction.ends_batch)
+            latency_s = None
+            if latency:
+                latency_s = time.perf_counter() - prediction.item.captured_s
+                latency.add(1000 * latency_s)
+            for viewer in viewers:
+                viewer.write(prediction)
+            status.update(bool(prediction.error), latency_s)
 
 
-def _count_ahead(bar, options):
+def _open_viewers(options, items, stop, held):
+    """Returns what else takes the predictions: each has write(prediction), and ends with the ExitStack held."""
+    viewers = []
+    if options.annotate:
+        rate = None if _is_live(options) else getattr(items, "frames_per_second", None)
+        viewers.append(held.enter_context(annotate.open_annotator(options.annotate, rate)))
+    if options.show:
+        viewers.append(held.enter_context(annotate.open_window(stop)))
+    return viewers
+
+
+def _count_ahead(status, options, held):
     """Counts the source beside the work, so that a large folder starts at once and still gets its ETA."""
-    if options.source == "-":
-        return
+    over = threading.Event()
+    held.callback(over.set)
 
     def count():
-        with contextlib.suppress(UsageError):  # the main thread meets the same error and reports it
-            bar.total = sum(1 for _ in open_source(options.source, options.images))
+        status.total = count_source(options.source, over)
 
     threading.Thread(target=count, daemon=True).start()
 
 
-def _write(rows, options, columns, suffix):
-    """Writes the rows where the options say; returns them as a list of dicts where they go into the JSON document."""
-    if options.out:
-        _write_file(rows, options.out, columns, suffix)
-    elif options.json:
-        return [dict(zip(columns, row)) for row in rows]
-    else:
-        # A file name may hold bytes that are no UTF-8: they are written as they are.
-        stdout = io.TextIOWrapper(
-            sys.stdout.buffer, encoding="utf-8", errors="surrogateescape", newline="", write_through=True
+def _summary(options, classifier, counts, started_s, resumed_at):
+    """counts: what has .rows and .unreadable."""
+    summary = {
+        "photos": counts.rows,
+        "unreadable": counts.unreadable,
+        "seconds": round(time.perf_counter() - started_s, 3),
+        "engine": classifier.engine.name,
+        "bundle_id": classifier.bundle.id,
+        "out": options.out,
+    }
+    return summary if resumed_at is None else dict(summary, resumed_at=resumed_at)
+
+
+def _told(summary, unit):
+    """Returns the summary as one line."""
+    text = "%d %s in %.1f s" % (summary["photos"], unit, summary["seconds"])
+    if "resumed_at" in summary:
+        text += " and the runs before"
+    if summary["unreadable"]:
+        text += ", %(unreadable)d unreadable (named in the column error)" % summary
+    if "latency" in summary:
+        text += (
+            "; capture to label p50 %(p50_ms).0f, p90 %(p90_ms).0f, p99 %(p99_ms).0f, max %(max_ms).0f ms"
+            % (summary["latency"])
         )
-        try:
-            write = tables.row_writer(stdout, columns, suffix)
-            for row in rows:
-                write(row)
-        finally:
-            stdout.detach()
-    return None
-
-
-def _write_file(rows, path, columns, suffix):
-    """Writes to FILE.partial, which gets its name when it is whole; what was done before a failure stays there."""
-    partial = path + ".partial"
-    try:
-        with open(partial, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-            write = tables.row_writer(file, columns, suffix)
-            for row in rows:
-                write(row)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except OSError as error:
-        raise UsageError("--out %s: cannot be written (%s)" % (path, error.strerror))
-    except BaseException:
-        say("stopped half way: the rows that were done are in %s" % partial)
-        raise
+        text += "; %(captured)d captured, %(dropped)d dropped, %(reconnects)d reconnects" % summary["frames"]
+    return text + (", written to %s" % summary["out"] if summary["out"] else "")

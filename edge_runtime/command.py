@@ -21,8 +21,8 @@ def run_verb(verb, arguments):
     Returns:
         the exit code: 0, an error's own, 130 for Ctrl-C, 141 for a reader that went away, 1 with a traceback for a bug.
     """
-    if hasattr(cv2, "setLogLevel"):
-        cv2.setLogLevel(0)  # a broken photo is named in its own row
+    for place in (cv2, getattr(getattr(cv2, "utils", None), "logging", None)):  # the latter from OpenCV 5
+        getattr(place, "setLogLevel", lambda _: None)(0)  # a broken photo is named in its own row
     logging.basicConfig(format="%(message)s", stream=sys.stderr, level=logging.WARNING)
     # What Pillow finds odd in a photo (its size, its EXIF) matters only where edge_runtime/images.py makes it an error.
     warnings.filterwarnings("ignore", module=r"PIL\.")

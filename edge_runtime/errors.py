@@ -4,8 +4,10 @@ PicnicError                 1   base class, never raised itself
   UsageError                2   wrong arguments, a missing input, a table that cannot be read
   SomeInputsFailed          3   --strict, and some inputs could not be used
   MissingRequirement        4   this machine lacks a library, a GPU, a camera
+    EngineLost              4   the engine stopped working on the way; what was answered before is kept
   BundleError               5   bundle or engine corrupt, tampered with, or built for another machine
   ParityError               6   an engine differs too much from the model it was made of
+  GotWorse                  7   bench compare --fail-above: a figure is that much worse than it was
 ImageError                  -   one photo cannot be used; it becomes the error of that photo's row
 
 Anything else that reaches the top is a bug of ours: exit code 1 and a traceback.
@@ -30,12 +32,20 @@ class MissingRequirement(PicnicError):  # noqa: N818
     exit_code = 4
 
 
+class EngineLost(MissingRequirement):  # noqa: N818
+    """The engine fails on whatever it is given; the message says what it said last."""
+
+
 class BundleError(PicnicError):
     exit_code = 5
 
 
 class ParityError(PicnicError):
     exit_code = 6
+
+
+class GotWorse(PicnicError):  # noqa: N818
+    exit_code = 7
 
 
 class ImageError(Exception):

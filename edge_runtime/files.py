@@ -31,19 +31,25 @@ def write_json(path, value):
 
 
 @contextlib.contextmanager
-def whole_file(path, binary=False):
-    """A file that appears under its name only when the block ends well; text is UTF-8, undecodable names kept."""
+def whole_file(path, binary=False, lasting=True):
+    """A file that appears under its name only when the block ends well; text is UTF-8, undecodable names kept.
+
+    lasting: it also outlives a power loss that follows at once, which takes milliseconds to make sure.
+    """
     folder = os.path.dirname(os.path.abspath(path))
-    descriptor, temporary = tempfile.mkstemp(prefix=".%s." % os.path.basename(path)[:100], dir=folder)
+    # 50 letters: of up to 4 bytes each, of the 255 that a name may have.
+    descriptor, temporary = tempfile.mkstemp(prefix=".%s." % os.path.basename(path)[:50], dir=folder)
     try:
         text: typing.Any = {"encoding": "utf-8", "errors": "surrogateescape", "newline": ""}
         with open(descriptor, "wb" if binary else "w", **({} if binary else text)) as file:
             yield file
             file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp made it private
+            if lasting:
+                os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~umask())  # mkstemp made it private
         os.replace(temporary, path)
-        _sync_folder(folder)
+        if lasting:
+            sync_folder(folder)
     except BaseException:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
@@ -64,18 +70,18 @@ def whole_folder(path):
         temporary = _make_temporary(path, held)
         try:
             yield temporary
-            os.chmod(temporary, 0o777 & ~_umask())
+            os.chmod(temporary, 0o777 & ~umask())
             for folder, _, names in os.walk(temporary):
                 for name in names:
                     with open(os.path.join(folder, name), "rb") as file:
                         os.fsync(file.fileno())
-                _sync_folder(folder)
+                sync_folder(folder)
             with _locked(parent):
                 if os.path.lexists(path):
                     _exchange(temporary, path)
                 else:
                     os.rename(temporary, path)
-            _sync_folder(parent)
+            sync_folder(parent)
         finally:  # after an exchange this is the older folder
             shutil.rmtree(temporary, ignore_errors=True)
 
@@ -138,7 +144,8 @@ def _exchange(first, second):
     os.rename(aside, first)
 
 
-def _sync_folder(folder):
+def sync_folder(folder):
+    """Makes the names in a folder outlive a power loss, as fsync does the content of a file."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -146,7 +153,8 @@ def _sync_folder(folder):
         os.close(descriptor)
 
 
-def _umask():
+def umask():
+    """Returns the permissions that new files do not get."""
     mask = os.umask(0)
     os.umask(mask)
     return mask

@@ -80,12 +80,27 @@ def decode_image(data, scaled=True):
     Raises:
         ImageError: not a photo, truncated, corrupt, or more than MAX_PIXELS.
     """
-    header = _read_header(data)
-    if header.format == "GIF" or _is_animated_webp(header) or _is_transparent(header):
-        rgb = _over_white(header)
-    else:
-        rgb = _decode_opaque(data, header, scaled)
-    return _turn_upright(fit_image(rgb), _orientation(header))
+    header = read_header(data)
+    return turn_upright(fit_image(_decode(data, header, scaled, SIDE)), orientation(header))
+
+
+def decode_large(data, side):
+    """Decodes an encoded photo for people to look at, in its own proportions.
+
+    Args:
+        data, and what is raised: as decode_image.
+        side: the longer side of the result in pixels, at most.
+
+    Returns:
+        uint8 array [height, width, 3], RGB, upright.
+    """
+    header = read_header(data)
+    rgb = _decode(data, header, True, side)
+    scale = float(side) / max(rgb.shape[:2])
+    if scale < 1:
+        size = tuple(max(1, int(round(length * scale))) for length in rgb.shape[1::-1])
+        rgb = cv2.resize(rgb, size, interpolation=cv2.INTER_AREA)
+    return turn_upright(rgb, orientation(header))
 
 
 def fit_image(rgb):
@@ -111,7 +126,8 @@ def fit_image(rgb):
     return rgb
 
 
-def _read_header(data):
+def read_header(data):
+    """Returns a photo as Pillow opens it, its pixels not yet decoded. Raises ImageError as decode_image does."""
     if not data:
         raise ImageError("is empty (0 bytes)")
     try:
@@ -159,10 +175,12 @@ def _is_transparent(header):
     return header.mode in ("RGBA", "LA", "PA") or ("transparency" in header.info and header.mode[0] != "I")
 
 
-def _decode_opaque(data, header, scaled):
+def _decode(data, header, scaled, side):
+    if header.format == "GIF" or _is_animated_webp(header) or _is_transparent(header):
+        return _over_white(header)
     flag = cv2.IMREAD_COLOR
     if scaled and header.format in _JPEG:
-        flag = next((flag for scale, flag in _REDUCED if min(header.size) >= SIDE * scale), flag)
+        flag = next((flag for scale, flag in _REDUCED if min(header.size) >= side * scale), flag)
     try:
         bgr = cv2.imdecode(np.frombuffer(data, np.uint8), flag | cv2.IMREAD_IGNORE_ORIENTATION)
     except cv2.error as error:
@@ -183,15 +201,16 @@ def _over_white(header):
         raise ImageError("is truncated or corrupt (%s: %s)" % (header.format, error))
 
 
-def _orientation(header):
+def orientation(header):
+    """Returns the EXIF orientation, 1..8, of what read_header returned; 1 where there is none."""
     try:
         return header.getexif().get(_EXIF_ORIENTATION, 1)
     except Exception:  # a broken EXIF block does not make the photo unusable
         return 1
 
 
-def _turn_upright(image, orientation):
-    """Undoes an EXIF orientation (1..8; anything else counts as 1) on a square picture."""
+def turn_upright(image, orientation):
+    """Undoes an EXIF orientation (1..8; anything else counts as 1) on a picture [height, width, 3]."""
     if orientation in (5, 6, 7, 8):
         image = image.transpose(1, 0, 2)
     if orientation in (2, 3, 6, 7):

@@ -1,10 +1,15 @@
 """SOURCE: an image, a folder, a glob, a table of file names, or - (file names on standard input)."""
 
+import fnmatch
 import glob
+import itertools
 import os
+import select
 import stat
 import sys
 import typing
+
+import numpy as np
 
 from edge_runtime import images, tables
 from edge_runtime.errors import UsageError
@@ -18,21 +23,47 @@ Item = typing.NamedTuple(
     ],
 )
 
+Frame = typing.NamedTuple(
+    "Frame",
+    [
+        ("name", str),  # "clip.mp4#123", "camera:0#123": the frame's number from 0
+        ("picture", np.ndarray),  # uint8 [height, width, 3], RGB
+        ("captured_s", float),  # time.perf_counter() when it was captured
+        ("time_s", float),  # its place in the video, or since the first frame
+    ],
+)
 
-def open_source(source, images_folder=None):
+_AT_ONCE = 50000  # names of one folder that are kept; a larger one is listed again for each further 50,000
+_STOP_EVERY_S = 0.1  # how often waiting for standard input looks whether to stop
+_READ_BYTES = 1 << 16
+
+
+def open_source(source, images_folder=None, null=False, stop=None):
     """Returns an iterator of Item, in the order in which results are written; each is one row of the output.
+
+    A folder, a pattern with wildcards in its last part only, a table and standard input are streamed: memory does not
+    grow with what is there. A folder of a million files is listed again for every 50,000, which takes 0.6 s; so long
+    its first Item takes, too. The matches of other patterns are kept, about 150 bytes each.
+
+    What changes in a folder meanwhile: a file that is gone when its turn comes still has its Item (and so its row with
+    the reason) if it had been listed; one that appears is given if its place in the order is yet to come. Nothing is
+    given twice or out of order. A folder that goes away on the way is an Item with the reason.
 
     Args:
         source: file, folder (recursive, sorted), glob pattern, .tsv table, or "-".
         images_folder: where a table's file names start (default: the table's own folder).
+        null: the names on standard input end with NUL, not with a newline.
+        stop: threading.Event that ends the waiting for standard input.
 
     Raises:
-        UsageError: nothing of that name, or a kind of source that this version does not read.
+        UsageError: nothing of that name, or a source that is not made of files.
     """
     if source == "-":
-        return _standard_input()
+        if sys.stdin is None:
+            raise UsageError("-: standard input is closed; give file names there, or another source")
+        return _standard_input(b"\0" if null else b"\n", stop)
     if source.startswith(("rtsp://", "camera:", "csi:")):
-        raise UsageError("%s: this version reads no live source; give an image, a folder, a glob, a TSV or -" % source)
+        raise UsageError("%s: a live source cannot be used here; give an image, a folder, a glob, a TSV or -" % source)
     if os.path.isdir(source):
         return _folder(source)
     if os.path.lexists(source):
@@ -43,12 +74,41 @@ def open_source(source, images_folder=None):
             return table_items(source, folder)
         return iter([Item(source, source, "")])
     if glob.has_magic(source):
-        matches = sorted(set(_glob(source)))
-        found = [path for path in matches if _is_photo_name(path) or not os.path.isdir(path)]
-        if found:
-            return (Item(path, path, "") for path in found)
+        matches = _matches(source)
+        for first in matches:
+            return (Item(path, path, "") for path in itertools.chain([first], matches))
         raise UsageError("%s: the pattern matches no file" % source)
     raise UsageError("%s: no such file or folder" % source)
+
+
+def count_source(source, stop=None):
+    """Counts what open_source gives, for the ETA: without sorting, and without keeping names but a glob's matches.
+
+    Args:
+        source: as for open_source.
+        stop: threading.Event that ends the counting.
+
+    Returns:
+        the number of items as of now; None for standard input, for a source that cannot be read (open_source says why),
+        for tens of thousands of folders beside each other (their names would have to be kept), and once stop is set.
+    """
+    if source == "-":
+        return None
+    count = 0
+    try:
+        if os.path.isdir(source):
+            counted = _unsorted(source)
+        elif glob.has_magic(source) and not os.path.lexists(source):
+            counted = _matches(source, _names)
+        else:
+            counted = open_source(source, os.curdir)  # where a table's photos are makes no difference to their number
+        for item in counted:
+            if item is _TOO_MANY or (stop is not None and stop.is_set()):
+                return None
+            count += 1
+    except UsageError:
+        return None
+    return count
 
 
 def table_items(path, images_folder):
@@ -64,6 +124,21 @@ def path_of(name, images_folder):
 
 def _is_photo_name(path):
     return path.lower().endswith(images.SUFFIXES)
+
+
+def _matches(pattern, list_names=None):
+    """Yields the paths of a pattern that may be photos, sorted unless list_names gives names in any order."""
+    folder, last = os.path.split(pattern)
+    if last != "**" and not glob.has_magic(folder):
+        # A hidden file is matched by what starts with a dot only.
+        found: typing.Iterable[str] = (
+            os.path.join(folder, name)
+            for name in _until_error(list_names or _sorted_names, folder)
+            if fnmatch.fnmatch(name, last) and (name[0] != "." or last[0] == ".")
+        )
+    else:
+        found = sorted(set(_glob(pattern)))
+    yield from (path for path in found if _is_photo_name(path) or not os.path.isdir(path))
 
 
 def _glob(pattern):
@@ -88,7 +163,7 @@ def _folders(top):
     while pending:
         folder, above = pending.pop()
         try:
-            identity, names = _list(folder or ".")
+            identity, names = _identity(folder or os.curdir), os.listdir(folder or os.curdir)
         except OSError:
             continue
         if identity not in above:
@@ -105,17 +180,27 @@ def _folder(top):
 
 def _walk(top):
     """Yields (name relative to top, problem or "")."""
-    # (name, identities of the folders above it), the next one last; no recursion: trees are deep
-    pending: typing.List[typing.Tuple[str, tuple]] = [("", ())]
-    while pending:
-        inner, above = pending.pop()
-        folder = os.path.join(top, inner)
-        if not _is_folder(folder):
+    # (folder, names in it that are to come, identities of it and of the folders above it); no recursion: trees are deep
+    levels: typing.List[typing.Tuple[str, typing.Iterator[str], tuple]] = [("", iter([""]), ())]
+    while levels:
+        folder, names, above = levels[-1]
+        try:
+            name = next(names, None)
+        except OSError as error:
+            levels.pop()
+            yield folder or ".", "cannot list the rest of this folder (%s)" % error.strerror
+            continue
+        if name is None:
+            levels.pop()
+            continue
+        inner = os.path.join(folder, name)
+        path = os.path.join(top, inner)
+        if not _is_folder(path):
             if _is_photo_name(inner):
                 yield inner, ""
             continue
         try:
-            identity, names = _list(folder)
+            identity, names = _identity(path), _sorted_names(path)
         except OSError as error:
             yield inner or ".", "cannot list this folder (%s)" % error.strerror
             continue
@@ -124,13 +209,90 @@ def _walk(top):
             continue
         if _is_photo_name(inner):
             yield inner, "is a directory"
-        pending += [(os.path.join(inner, name), above + (identity,)) for name in sorted(names, reverse=True)]
+        levels.append((inner, names, above + (identity,)))
 
 
-def _list(folder):
-    """Returns (identity of a folder whatever its name, names in it). Raises OSError."""
+def _sorted_names(folder):
+    """Returns an iterator of the names in a folder, sorted; at most 2 * _AT_ONCE are held.
+
+    Raises:
+        OSError: the folder cannot be listed; from the iterator: it can no longer.
+    """
+    names, more = _names_after("", folder)
+
+    def iterate(names, more):
+        yield from names
+        while more:
+            names, more = _names_after(names[-1], folder)
+            yield from names
+
+    return iterate(names, more)
+
+
+def _names_after(last, folder):
+    """Returns (the next names of a folder after the name last, sorted; whether there are more). Raises OSError."""
+    names: typing.List[str] = []
+    end = None  # once there are too many: the last name that is still wanted
+    for name in _names(folder):
+        if name > last and (end is None or name < end):
+            names.append(name)
+            if len(names) >= 2 * _AT_ONCE:
+                names.sort()
+                del names[_AT_ONCE:]
+                end = names[-1]
+    names.sort()
+    if end is not None:
+        del names[_AT_ONCE:]
+    return names, end is not None
+
+
+def _names(folder):
+    """Yields the names in a folder in any order. Raises OSError."""
+    with os.scandir(folder or os.curdir) as entries:
+        for entry in entries:
+            yield entry.name
+
+
+def _until_error(list_names, folder):
+    """Yields the names in a folder that can be listed: as with glob, what cannot matches nothing."""
+    try:
+        yield from list_names(folder)
+    except OSError:
+        return
+
+
+_TOO_MANY = object()
+
+
+def _unsorted(top):
+    """Yields once for each Item of a folder, in any order; _TOO_MANY when too many folders are still to be counted."""
+    pending: typing.List[typing.Tuple[str, tuple]] = [(top, ())]  # (folder, identities of the folders above it)
+    while pending:
+        folder, above = pending.pop()
+        try:
+            identity = _identity(folder)
+            if identity in above:
+                yield folder
+                continue
+            inside = above + (identity,)
+            with os.scandir(folder) as entries:
+                if _is_photo_name(folder) and above:
+                    yield folder
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False) or (entry.is_symlink() and _is_folder(entry.path)):
+                        pending.append((entry.path, inside))
+                    elif _is_photo_name(entry.name):
+                        yield entry
+        except OSError:
+            yield folder
+        if len(pending) > _AT_ONCE:
+            yield _TOO_MANY
+
+
+def _identity(folder):
+    """Returns what a folder is whatever its name. Raises OSError."""
     status = os.stat(folder)
-    return (status.st_dev, status.st_ino), os.listdir(folder)
+    return status.st_dev, status.st_ino
 
 
 def _is_folder(path):
@@ -140,8 +302,20 @@ def _is_folder(path):
         return False
 
 
-def _standard_input():
-    for line in sys.stdin.buffer:
-        name = os.fsdecode(line.rstrip(b"\r\n"))
-        if name:
-            yield Item(name, name, "")
+def _standard_input(separator, stop):
+    """Reads without the buffer of sys.stdin, so that waiting can be ended, and only as far as Items are wanted."""
+    file = sys.stdin.fileno()
+    rest = b""
+    while stop is None or not stop.is_set():
+        if not select.select([file], [], [], _STOP_EVERY_S)[0]:
+            continue
+        data = os.read(file, _READ_BYTES)
+        *lines, rest = (rest + data).split(separator)
+        if not data:
+            lines.append(rest)
+        for line in lines:
+            name = os.fsdecode(line.rstrip(b"\r") if separator == b"\n" else line)
+            if name:
+                yield Item(name, name, "")
+        if not data:
+            return

@@ -626,6 +626,75 @@ def test_deprecated_calls_warn(simulate):
         assert Machine().engine.num_bindings == 2
 
 
+@pytest.mark.parametrize("version", ["8.2.1", "8.6.1"])
+def test_a_second_execution_context_gets_no_profile_before_10(simulate, version):
+    simulate(version)
+    machine = Machine()
+    second = machine.engine.create_execution_context()
+    assert "Profile 0 has been chosen by another IExecutionContext" in machine.log.text()
+    first, machine.context = machine.context, second
+    assert second.active_optimization_profile == -1
+    assert machine.set_shape((2, 4)) is False and machine.execute() is False
+    machine.context = None
+    del first, second  # what has the profile goes
+    machine.context = machine.engine.create_execution_context()
+    machine.enqueue(ROWS)
+    machine.stream.synchronize()
+    np.testing.assert_allclose(machine.host_out, expected(ROWS), atol=1e-6)
+    machine.close()
+
+
+def test_execution_contexts_share_a_profile_since_10(simulate):
+    simulate("10.3")
+    machine = Machine()
+    machine.context, first = machine.engine.create_execution_context(), machine.context
+    machine.enqueue(ROWS)
+    machine.stream.synchronize()
+    np.testing.assert_allclose(machine.host_out, expected(ROWS), atol=1e-6)
+    del first
+    machine.close()
+
+
+def test_a_mapped_buffer_that_was_freed_is_an_illegal_access(simulate):
+    simulator = simulate()
+    import pycuda.driver as cuda
+
+    machine = Machine(mem_flags=cuda.host_alloc_flags.DEVICEMAP)
+    mapped = cuda.pagelocked_empty((MAX_BATCH, 4), np.float32, mem_flags=cuda.host_alloc_flags.DEVICEMAP)
+    pointer = mapped.base.get_device_pointer()
+    assert machine.set_shape((2, 4)) and machine.execute(device_in=pointer)
+    mapped.base.free()
+    with pytest.raises(cuda.LogicError):
+        mapped.base.get_device_pointer()
+    with pytest.raises(cuda.LaunchError, match="illegal memory access"):
+        machine.stream.synchronize()
+    assert any("was freed" in problem for problem in simulator.gpu.problems)
+
+
+def test_page_locked_memory_that_is_not_mapped_has_no_device_address(simulate):
+    simulate()
+    import pycuda.driver as cuda
+
+    machine = Machine()
+    with pytest.raises(cuda.LogicError, match="cuMemHostGetDevicePointer"):
+        machine.host_in.base.get_device_pointer()
+
+
+def test_a_lost_gpu_fails_every_call(simulate):
+    simulator = simulate()
+    import pycuda.driver as cuda
+
+    machine = Machine()
+    machine.enqueue(ROWS)
+    event = cuda.Event().record(machine.stream)
+    simulator.set(lose_gpu=True)
+    for use in (machine.stream.synchronize, event.synchronize, lambda: event.record(machine.stream)):
+        with pytest.raises(cuda.LaunchError, match="unspecified launch failure"):
+            use()
+    with pytest.raises(cuda.LaunchError, match="unspecified launch failure"):
+        cuda.memcpy_htod_async(machine.device_in, machine.host_in, machine.stream)
+
+
 # --- engines from elsewhere
 
 

@@ -169,6 +169,8 @@ def _compare(kind, path, photos, expected, max_difference):
     with create_engine(info, expected.shape[1], _CHECK_BATCH, None).open() as engine:
         paths = (photo.path for photo in progress(photos, what="check " + os.path.basename(path)))
         for answer in pipeline.classify_items(paths, images.read_image, engine, _CHECK_BATCH, machine.core_count()):
+            if answer.error:
+                raise ParityError("export: %s: %s: %s" % (os.path.basename(path), answer.item, answer.error))
             answers.append(answer.probabilities)
     found = np.array(answers)
     difference = float(np.abs(found - expected).max())

@@ -159,7 +159,7 @@ def coverage(probabilities, truth, thresholds=THRESHOLDS):
 
 def _answers(probabilities, truth):
     """Returns (confidence of each photo's label, whether the label is right)."""
-    confidence = probabilities.max(axis=1).astype(np.float64)  # compared as edge_runtime.cli.row_of compares it
+    confidence = probabilities.max(axis=1).astype(np.float64)  # compared as edge_runtime.results.row_of compares it
     return confidence, probabilities.argmax(axis=1) == np.asarray(truth)
 
 

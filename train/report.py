@@ -10,10 +10,10 @@ import numpy as np
 
 from edge_runtime import engines, files, images, machine, tables
 from edge_runtime.classifier import Prediction
-from edge_runtime.cli import columns_of, row_of
 from edge_runtime.command import say
 from edge_runtime.errors import ImageError, PicnicError, UsageError
 from edge_runtime.requirements import require
+from edge_runtime.results import columns_of, row_of
 from train import data, heat, metrics, pages
 
 FILES = ("evaluation.json", "per_class.tsv", "predictions.tsv", "evaluation.html")

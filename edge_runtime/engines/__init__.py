@@ -24,6 +24,7 @@ LIBRARIES = {
     "tensorrt": "tensorrt",
     "tf-trt": "tensorflow",
 }  # kind -> distribution
+DEFAULT_BATCH = 8  # of the bundle's own models
 _BUILT_IN = (("onnxruntime", "model.onnx"), ("tensorflow", "saved_model"))
 
 EngineInfo = typing.NamedTuple(
@@ -50,13 +51,13 @@ def list_engines(bundle):
     return converted + [info for info in built_in if os.path.exists(info.path)]
 
 
-def open_engine(bundle, name="auto", max_batch=8, threads=None):
+def open_engine(bundle, name="auto", max_batch=DEFAULT_BATCH, threads=None):
     """Opens an engine of a bundle after checking that it belongs to this bundle and this machine.
 
     Args:
         bundle: edge_runtime.bundle.Bundle.
         name: "auto" for the fastest that is valid here, an engine's name, or a kind (the fastest of that kind).
-        max_batch: the largest batch that infer will be given.
+        max_batch: the largest batch that infer will be given; None for best_batch of the engine that is opened.
         threads: for CPU engines; None for all cores.
 
     Returns:
@@ -87,6 +88,14 @@ def find_engine(bundle, name):
             % (bundle.path, name, ", ".join(info.name for info in known), bundle.path)
         )
     return named[0]
+
+
+def best_batch(info):
+    """Returns the batch size that an engine was made for (what the converter timed it at)."""
+    record = info.record or {}
+    profile = record.get("batch_profile")
+    best = profile.get("opt") if isinstance(profile, dict) else record.get("max_batch")  # older engines have no profile
+    return best if isinstance(best, int) and best > 0 else DEFAULT_BATCH
 
 
 def check_engine(bundle, info):
@@ -165,7 +174,7 @@ def _module(kind):
 def _open(bundle, info, max_batch, threads):
     check_engine(bundle, info)
     try:
-        return create_engine(info, len(bundle.class_names), max_batch, threads).open()
+        return create_engine(info, len(bundle.class_names), max_batch or best_batch(info), threads).open()
     except PicnicError:
         raise
     except Exception as error:  # each library has exceptions of its own

@@ -1,10 +1,12 @@
 """The interface that the pipeline, the parity check, the evaluator and the benchmarks know."""
 
 import abc
+import contextlib
 
 import numpy as np
 
 from edge_runtime import images
+from edge_runtime.errors import PicnicError
 
 
 class EngineError(RuntimeError):
@@ -21,8 +23,11 @@ class EngineError(RuntimeError):
 class Engine(abc.ABC):
     """Runs batches of photos through the network: open, infer, close; also a context manager.
 
-    Subclasses write _open, _infer and _close; the checks are here.
+    Several batches can be on their way at once: submit, collect. Subclasses write _open, _infer and _close, and where
+    the library works by itself slots, _submit and _collect; the checks are here.
     """
+
+    slots = 1  # batches that may be submitted and not collected yet; a subclass may set it when it is opened
 
     def __init__(self, info, class_count, max_batch, threads):
         self.info = info
@@ -51,23 +56,48 @@ class Engine(abc.ABC):
 
         Raises:
             ValueError: a batch of another dtype or shape (a bug of the caller).
-            EngineError: an answer of another shape, or with NaN or infinity in it.
+            EngineError: the library failed, or an answer of another shape, or with NaN or infinity in it.
+            MissingRequirement: the GPU is not there any more.
         """
-        expected = tuple(images.INPUT_SPEC["shape"])
-        if batch.dtype != np.uint8 or batch.shape[1:] != expected or not 1 <= len(batch) <= self.max_batch:
-            raise ValueError(
-                "%s: expected uint8 [1..%d, %d, %d, %d], got %s %s"
-                % ((self.name, self.max_batch) + expected + (batch.dtype, batch.shape))
-            )
-        probabilities = self._infer(batch)
-        if probabilities.shape != (len(batch), self._class_count) or probabilities.dtype != np.float32:
-            raise EngineError(
-                "%s: expected float32 [%d, %d], the engine returned %s %s"
-                % (self.name, len(batch), self._class_count, probabilities.dtype, probabilities.shape)
-            )
-        if not np.isfinite(probabilities).all():
-            raise EngineError("%s: the engine returned NaN or infinite probabilities" % self.name, probabilities)
-        return probabilities
+        self._check(batch)
+        with self._explained():
+            probabilities = self._infer(batch)
+        return self._checked(probabilities, len(batch))
+
+    def submit(self, batch):
+        """Starts a batch, or keeps it for collect where the library does not work by itself.
+
+        At most `slots` batches may be on their way. submit and collect are called from one thread.
+
+        Args:
+            batch: as for infer. Its memory must stay as it is until it is collected.
+
+        Returns:
+            what collect needs. A batch whose submit raised is not on its way.
+
+        Raises:
+            ValueError, EngineError: as infer.
+        """
+        self._check(batch)
+        with self._explained():
+            return len(batch), self._submit(batch)
+
+    def collect(self, pending):
+        """Waits for a submitted batch; batches are collected in the order in which they were submitted.
+
+        Args:
+            pending: what submit returned. It is not on its way any more, also when this raises.
+
+        Returns:
+            as infer.
+
+        Raises:
+            EngineError: as infer.
+        """
+        count, started = pending
+        with self._explained():
+            probabilities = self._collect(started)
+        return self._checked(probabilities, count)
 
     def close(self):
         """Frees what the engine holds. May be called any number of times."""
@@ -79,6 +109,33 @@ class Engine(abc.ABC):
     def __exit__(self, *_):
         self.close()
 
+    def _check(self, batch):
+        expected = tuple(images.INPUT_SPEC["shape"])
+        if batch.dtype != np.uint8 or batch.shape[1:] != expected or not 1 <= len(batch) <= self.max_batch:
+            raise ValueError(
+                "%s: expected uint8 [1..%d, %d, %d, %d], got %s %s"
+                % ((self.name, self.max_batch) + expected + (batch.dtype, batch.shape))
+            )
+
+    @contextlib.contextmanager
+    def _explained(self):
+        try:
+            yield
+        except (EngineError, PicnicError):
+            raise
+        except Exception as error:  # each library has exceptions of its own
+            raise EngineError("%s: %s" % (self.name, str(error) or type(error).__name__)) from error
+
+    def _checked(self, probabilities, count):
+        if probabilities.shape != (count, self._class_count) or probabilities.dtype != np.float32:
+            raise EngineError(
+                "%s: expected float32 [%d, %d], the engine returned %s %s"
+                % (self.name, count, self._class_count, probabilities.dtype, probabilities.shape)
+            )
+        if not np.isfinite(probabilities).all():
+            raise EngineError("%s: the engine returned NaN or infinite probabilities" % self.name, probabilities)
+        return probabilities
+
     @abc.abstractmethod
     def _open(self):
         """Loads the library and the engine."""
@@ -86,6 +143,14 @@ class Engine(abc.ABC):
     @abc.abstractmethod
     def _infer(self, batch):
         """Returns the probabilities of a checked batch."""
+
+    def _submit(self, batch):
+        """Starts a checked batch and returns what _collect needs."""
+        return batch
+
+    def _collect(self, started):
+        """Returns the probabilities of what _submit started."""
+        return self._infer(started)
 
     @abc.abstractmethod
     def _close(self):

@@ -1,5 +1,13 @@
 """TensorRT on an NVIDIA GPU, through pycuda: the plan that the converter built for this GPU and this TensorRT.
 
+Batches go through a ring of slots. A slot has its own buffers and a stream for its copies; all runs are on one stream
+of one execution context, for up to TensorRT 8.6 only one execution context may use a profile, and a second one would
+take the memory of all activations again. Events put the parts in order, so that one slot is filled and copied, and
+another read, while the GPU runs a third.
+
+    slot's stream      copy in -> "loaded"                              (waits for "ran") copy out -> "done"
+    engine's stream               (waits for "loaded") run ... -> "ran"
+
 Not yet run on hardware: written from the sources of TensorRT and pycuda, tested with a simulator of both.
 """
 
@@ -7,6 +15,7 @@ import atexit
 import collections
 import contextlib
 import functools
+import logging
 import os
 import threading
 import typing
@@ -20,7 +29,10 @@ from edge_runtime.errors import MissingRequirement
 from edge_runtime.requirements import require
 
 PLAN = "model.plan"
+ZERO_COPY = "PICNIC_EDGE_ZERO_COPY"  # set to 1, the GPU works in page-locked memory itself; not yet measured on a board
 _KEPT_ERRORS = 5
+
+log = logging.getLogger("picnic_edge")
 
 
 def here():
@@ -123,39 +135,55 @@ def start(kind, log):
         raise MissingRequirement("TensorRT cannot use the GPU:\n%s" % log.reason()) from error
 
 
-class _Slot:
-    """What one batch on its way needs for itself: an execution context, a stream, page-locked and device memory."""
+class _Piece:
+    """Memory for one run: at most the plan's largest batch."""
 
     def __init__(self):
-        self.context = self.stream = None
-        self.host: typing.Dict[str, np.ndarray] = {}  # page-locked
-        self.device: typing.Dict[str, typing.Any] = {}
-        self.shaped_for = 0  # photos that the execution context expects
+        self.host: typing.Dict[str, typing.Any] = {}  # page-locked arrays, their .base what pycuda allocated
+        self.device: typing.Dict[str, typing.Any] = {}  # none where the GPU works in the page-locked memory itself
+        self.addresses: typing.Dict[str, int] = {}  # what the GPU is told
 
-    def close(self, cuda):
-        """Frees everything. Inside gpu_context()."""
-        if self.stream is not None:
-            with contextlib.suppress(cuda.Error):  # of a run that failed; it was told then
-                self.stream.synchronize()
-        self.context = self.stream = None
-        for memory in [array.base for array in self.host.values()] + list(self.device.values()):
-            memory.free()
-        self.host, self.device = {}, {}
+
+class _Slot:
+    """What one batch on its way needs for itself."""
+
+    def __init__(self):
+        self.pieces: typing.List[_Piece] = []  # more than one only where a batch may be larger than the plan's largest
+        self.stream = self.loaded = self.ran = self.done = None
+        self.count = 0  # photos of the batch that is on its way
+
+    def free(self):
+        """Frees everything; nothing may be on its way. Inside gpu_context()."""
+        self.stream = self.loaded = self.ran = self.done = None
+        while self.pieces:
+            piece = self.pieces.pop()
+            for memory in [array.base for array in piece.host.values()] + list(piece.device.values()):
+                memory.free()
 
 
 class TensorRtEngine(Engine):
+    # While the GPU runs one, the other is read, filled and copied; that takes a small part of a run's time, so that a
+    # third would only wait, and make what it holds older.
+    slots = 2
+
     _runtime: typing.Any = None
     _engine: typing.Any = None
+    _context: typing.Any = None
+    _stream: typing.Any = None  # of the runs
     _largest = 0  # photos of the plan's profile
+    _shaped_for = 0  # photos that the execution context expects
+    _lost = ""  # why the GPU cannot be used any more
 
     def __init__(self, info, class_count, max_batch, threads):
         super().__init__(info, class_count, max_batch, threads)
         self._slots: typing.List[_Slot] = []
+        self._free: typing.Deque[_Slot] = collections.deque()
         self._one_at_a_time = threading.Lock()
 
     def _open(self):
         tensorrt, cuda = require("tensorrt"), require("pycuda.driver")
         with gpu_context():
+            self._lost = ""
             self._log = make_log(tensorrt)
             self._runtime = start(tensorrt.Runtime, self._log)
             with open(os.path.join(self.info.path, PLAN), "rb") as file:
@@ -167,24 +195,50 @@ class TensorRtEngine(Engine):
                     % (self.info.path, self._log.reason())
                 )
             tensors = self._expected_tensors(tensorrt)
-            self._slots.append(_Slot())  # known to close() before it is filled
+            self._context = self._engine.create_execution_context()
+            if self._context is None:
+                raise MissingRequirement(
+                    "%s: TensorRT made no execution context; most often too little memory is free on the GPU.\n%s"
+                    % (self.name, self._log.reason())
+                )
             try:
-                self._fill(self._slots[0], tensors, cuda)
+                zero_copy = self._wants_zero_copy(cuda)
+                self._stream = cuda.Stream()
+                for _ in range(self.slots):
+                    self._slots.append(_Slot())  # known to close() before it is filled
+                    self._fill(self._slots[-1], tensors, zero_copy, cuda)
             except cuda.Error as error:
-                raise MissingRequirement("%s: the GPU has not enough memory, or failed: %s" % (self.name, error))
+                raise MissingRequirement(
+                    "%s: the GPU has not enough memory (a smaller --batch needs less), or failed: %s"
+                    % (self.name, error)
+                ) from error
+            self._free.extend(self._slots)
 
     def _infer(self, batch):
         with self._one_at_a_time, gpu_context():
-            pieces = [batch[start : start + self._largest] for start in range(0, len(batch), self._largest)]
-            return np.concatenate([self._run(self._slots[0], piece) for piece in pieces])
+            return self._finish(self._start(batch))
+
+    def _submit(self, batch):
+        with self._one_at_a_time, gpu_context():
+            return self._start(batch)
+
+    def _collect(self, started):
+        with self._one_at_a_time, gpu_context():
+            return self._finish(started)
 
     def _close(self):
         if self._runtime is not None:
             with self._one_at_a_time, gpu_context():
+                with contextlib.suppress(require("pycuda.driver").Error):  # of a run that failed; it was told then
+                    self._settle()
+                self._free.clear()
                 while self._slots:
-                    self._slots.pop().close(require("pycuda.driver"))
-                self._engine = None  # in this order: TensorRT wants what made a thing to outlive it
+                    self._slots.pop().free()
+                self._stream = None
+                self._context = None  # in this order: TensorRT wants what made a thing to outlive it
+                self._engine = None
                 self._runtime = None
+                self._shaped_for = 0
 
     def _expected_tensors(self, tensorrt):
         """Returns {name: versions.Tensor}. Raises EngineError: the plan is of another network."""
@@ -194,49 +248,116 @@ class TensorRtEngine(Engine):
         self._largest = min(self.max_batch, tensors[INPUT_NAME].largest_shape[0])
         return tensors
 
-    def _fill(self, slot, tensors, cuda):
-        slot.context = self._engine.create_execution_context()
-        if slot.context is None:
-            raise MissingRequirement(
-                "%s: TensorRT made no execution context; most often too little memory is free on the GPU.\n%s"
-                % (self.name, self._log.reason())
-            )
+    def _wants_zero_copy(self, cuda):
+        """Whether the GPU is to work in page-locked memory itself: only where that is its own memory too."""
+        if os.environ.get(ZERO_COPY) != "1":
+            return False
+        attributes = cuda.device_attribute
+        if all(gpu().get_attribute(kind) for kind in (attributes.INTEGRATED, attributes.CAN_MAP_HOST_MEMORY)):
+            return True
+        log.warning("%s: %s=1 is left aside: this GPU has memory of its own", self.name, ZERO_COPY)
+        return False
+
+    def _fill(self, slot, tensors, zero_copy, cuda):
         slot.stream = cuda.Stream()
-        for name, tensor in tensors.items():
-            shape = (self._largest,) + tensor.largest_shape[1:]
-            slot.host[name] = cuda.pagelocked_empty(shape, tensor.dtype)
-            slot.device[name] = cuda.mem_alloc(slot.host[name].nbytes)
+        # A thread that waits for such an event sleeps, and leaves its core to the decoders.
+        flags = cuda.event_flags.BLOCKING_SYNC | cuda.event_flags.DISABLE_TIMING
+        slot.loaded, slot.ran, slot.done = cuda.Event(flags), cuda.Event(flags), cuda.Event(flags)
+        for _ in range(0, self.max_batch, self._largest):
+            piece = _Piece()
+            slot.pieces.append(piece)  # known to free() before it is filled
+            for name, tensor in tensors.items():
+                shape = (self._largest,) + tensor.largest_shape[1:]
+                if zero_copy:
+                    piece.host[name] = cuda.pagelocked_empty(
+                        shape, tensor.dtype, mem_flags=cuda.host_alloc_flags.DEVICEMAP
+                    )
+                    piece.addresses[name] = piece.host[name].base.get_device_pointer()
+                else:
+                    piece.host[name] = cuda.pagelocked_empty(shape, tensor.dtype)
+                    piece.device[name] = cuda.mem_alloc(piece.host[name].nbytes)
+                    piece.addresses[name] = int(piece.device[name])
 
-    def _run(self, slot, batch):
+    def _start(self, batch):
+        """Puts a batch and its runs onto the streams; returns its slot."""
         cuda = require("pycuda.driver")
+        if self._lost:
+            raise EngineError("%s: the GPU failed before, and cannot be used any more: %s" % (self.name, self._lost))
+        if not self._free:
+            raise EngineError("%s: %d batches are on their way, which is the most" % (self.name, len(self._slots)))
         self._log.errors.clear()
-        try:
-            self._start(slot, batch, cuda)
-            return self._finish(slot, len(batch))
-        except cuda.Error as error:
-            raise EngineError("%s: the GPU failed: %s; %s" % (self.name, error, self._log.reason())) from error
+        slot = self._free[0]
+        with self._settled_on_failure(cuda):
+            self._put(slot, batch, cuda)
+        slot.count = len(batch)
+        self._free.popleft()  # a slot whose batch did not get on its way is free again
+        return slot
 
-    def _start(self, slot, batch, cuda):
-        """Puts a batch and its run onto the slot's stream."""
-        pixels = slot.host[INPUT_NAME][: len(batch)]
-        pixels[...] = batch  # here uint8 becomes float32 where the plan wants that
-        if slot.shaped_for != len(batch):
-            slot.shaped_for = 0
-            if not versions.set_input_shape(self._engine, slot.context, INPUT_NAME, batch.shape):
-                raise EngineError(
-                    "%s: TensorRT refused a batch of %s: %s" % (self.name, batch.shape, self._log.reason())
-                )
-            slot.shaped_for = len(batch)
-        cuda.memcpy_htod_async(slot.device[INPUT_NAME], pixels, slot.stream)
-        addresses = {name: int(memory) for name, memory in slot.device.items()}
-        if not versions.enqueue(self._engine, slot.context, addresses, slot.stream.handle):
+    def _put(self, slot, batch, cuda):
+        parts = []
+        for place, piece in zip(range(0, len(batch), self._largest), slot.pieces):
+            pixels = batch[place : place + self._largest]
+            piece.host[INPUT_NAME][: len(pixels)] = pixels  # here uint8 becomes float32 where the plan wants that
+            if piece.device:
+                held = piece.host[INPUT_NAME][: len(pixels)]
+                cuda.memcpy_htod_async(piece.device[INPUT_NAME], held, slot.stream)
+            parts.append((piece, len(pixels)))
+        slot.loaded.record(slot.stream)
+        self._stream.wait_for_event(slot.loaded)
+        for piece, count in parts:
+            self._run(piece, (count,) + batch.shape[1:])
+        slot.ran.record(self._stream)
+        slot.stream.wait_for_event(slot.ran)
+        for piece, count in parts:
+            if piece.device:
+                cuda.memcpy_dtoh_async(piece.host[OUTPUT_NAME][:count], piece.device[OUTPUT_NAME], slot.stream)
+        slot.done.record(slot.stream)
+
+    def _run(self, piece, shape):
+        if self._shaped_for != shape[0]:
+            self._shaped_for = 0
+            if not versions.set_input_shape(self._engine, self._context, INPUT_NAME, shape):
+                raise EngineError("%s: TensorRT refused a batch of %s: %s" % (self.name, shape, self._log.reason()))
+            self._shaped_for = shape[0]
+        if not versions.enqueue(self._engine, self._context, piece.addresses, self._stream.handle):
             raise EngineError("%s: TensorRT did not run the batch: %s" % (self.name, self._log.reason()))
-        cuda.memcpy_dtoh_async(slot.host[OUTPUT_NAME][: len(batch)], slot.device[OUTPUT_NAME], slot.stream)
 
-    def _finish(self, slot, count):
-        """Waits for the slot's stream and returns the answers, a copy of their own."""
-        slot.stream.synchronize()
-        return np.array(slot.host[OUTPUT_NAME][:count])
+    def _finish(self, slot):
+        """Waits for a slot's batch and returns the answers, a copy of their own. The slot is free again."""
+        if slot not in self._slots or slot in self._free:
+            raise EngineError("%s: the batch is not on its way" % self.name)
+        try:
+            with self._settled_on_failure(require("pycuda.driver")):
+                slot.done.synchronize()
+                answers = np.concatenate([piece.host[OUTPUT_NAME] for piece in slot.pieces])
+            return answers[: slot.count]
+        finally:
+            self._free.append(slot)
+
+    @contextlib.contextmanager
+    def _settled_on_failure(self, cuda):
+        """Nothing of a batch that failed is on its way when its slot is used again, and the reason is told.
+
+        CUDA's errors that come from a run (an illegal address, a launch that failed, a GPU that is gone) stay in its
+        context for good: where waiting fails too, the engine is lost.
+        """
+        try:
+            yield
+        except BaseException as error:
+            try:
+                self._settle()
+            except cuda.Error as lasting:
+                self._lost = str(lasting)
+            if isinstance(error, cuda.Error):
+                raise EngineError("%s: the GPU failed: %s; %s" % (self.name, error, self._log.reason())) from error
+            raise
+
+    def _settle(self):
+        """Waits for all that is on the streams, also where one of them fails; raises a failure."""
+        streams = [stream for stream in [self._stream] + [slot.stream for slot in self._slots] if stream is not None]
+        with contextlib.ExitStack() as waits:
+            for stream in streams:
+                waits.callback(stream.synchronize)
 
 
 create = TensorRtEngine

@@ -10,6 +10,7 @@ from convert import parity
 from edge_runtime.bundle import Bundle, Sample
 from edge_runtime.engines.base import Engine
 from edge_runtime.errors import ParityError, UsageError
+from edge_runtime.sources import Item
 from tests import helpers
 
 CLASSES = sorted(helpers.COLOURS)  # as indices: blue 0, green 1, red 2
@@ -246,3 +247,30 @@ def test_the_table_shows_a_line_per_batch_size(sample):
     assert [line.split()[0] for line in lines[2:]] == ["1", "3"]
     assert lines[2].split()[1:] == ["100.00", "%", "0.0e+00", "0.0e+00", "0.0e+00", "0"]
     assert len({len(line) for line in lines[1:]}) == 1
+
+
+# ---- engines that fail on labelled photos
+
+
+class Failing(AnswersOfASample):
+    """Knows no photo but the plain grey one that it is tried with, and that only if it is told to."""
+
+    def __init__(self, sample, lost):
+        super().__init__(sample)
+        self.lost = lost
+
+    def _infer(self, batch):
+        if self.lost or batch.min() != batch.max():
+            raise RuntimeError("no such kernel")
+        return np.full((len(batch), len(CLASSES)), 1 / 3.0, np.float32)
+
+
+@pytest.mark.parametrize("lost, reason", [(False, "it fails on 2 of 3 photos"), (True, "no such kernel")])
+def test_an_engine_that_fails_on_labelled_photos_is_refused(bundle, sample, tmp_path, lost, reason):
+    labelled = []
+    for name in ("a.jpg", "gone.jpg", "b.jpg"):
+        labelled.append((Item(name, str(tmp_path / name), ""), 0))
+        if name != "gone.jpg":
+            helpers.write_photo(tmp_path / name, helpers.photo(helpers.COLOURS["red"]))
+    with pytest.raises(ParityError, match="planted is refused and was not kept: (.|\n)*" + reason):
+        parity.classify(bundle, Failing(sample, lost), labelled)

@@ -243,7 +243,7 @@ def test_int8_is_calibrated_with_photos_where_the_gpu_has_it(tiny_bundle, simula
     convert(tiny_bundle, "--precision", "int8", "--max-batch", "5")  # 12 photos: the last batch is filled up
     sample = Bundle.open(tiny_bundle).sample()
     with open_engine(Bundle.open(tiny_bundle), "tensorrt-int8") as engine:
-        assert engine._slots[0].host[INPUT_NAME].dtype == np.float32
+        assert engine._slots[0].pieces[0].host[INPUT_NAME].dtype == np.float32
         assert np.array_equal(engine.infer(sample.images[:5]).argmax(axis=1), sample.probabilities[:5].argmax(axis=1))
 
 

@@ -1,17 +1,24 @@
 """picnic-edge classify as a user runs it, and the Python API of CONTRACT.md."""
 
+import errno
 import json
 import os
 import pathlib
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
+import time
 
+import cv2
 import numpy as np
 import pytest
 
-from edge_runtime import Classifier, cli
+from edge_runtime import Classifier, annotate, cli, journal, results
+from edge_runtime.bundle import write_manifest
 from edge_runtime.command import run_verb
+from edge_runtime.errors import EngineLost
 from tests.helpers import (
     COLOURS,
     NASTY_NAMES,
@@ -198,7 +205,17 @@ def test_an_empty_source_gives_a_table_with_a_header_alone(bundle, tmp_path):
         (["--out", "taken.tsv"], "--out taken.tsv: is a folder"),
         (["--batch", "0"], "expected 1 or more, got 0"),
         (["--batch", "many"], "many"),
-        (["--top", "-1"], "expected 1 or more, got -1"),
+        (["--top=-1"], "expected 1 or more, got -1"),
+        (["--max-delay-ms", "0"], "expected more than 0, got 0"),
+        (["--max-fps=-1"], "expected more than 0, got -1"),
+        (["--seconds", "inf"], "expected more than 0, got inf"),
+        (["--resume"], "--resume: there is no file to go on with; give --out FILE"),
+        (["--null"], "--null: is for file names on standard input, got the source"),
+        (["--seconds", "5"], "--seconds: is for a camera or stream, got"),
+        (["--frames", "5"], "--frames: is for a camera or stream, got"),
+        (["--max-fps", "5"], "--max-fps: is for a camera or stream, got"),
+        (["--realtime"], "--realtime: expected a video file, got"),
+        (["--resume", "--out", "a.tsv", "--annotate", "a.mp4"], "--annotate a.mp4: a video cannot be gone on with"),
         (["--threshold", "1.5"], "expected 0 to 1, got 1.5"),
         (["--threshold", "nan"], "expected 0 to 1, got nan"),
         (["--engine", "warp-drive"], "has no engine warp-drive"),
@@ -220,8 +237,7 @@ def test_a_wrong_option_ends_with_2_and_is_explained(bundle, photos, tmp_path, m
     [
         ("nowhere", "nowhere: no such file or folder"),
         ("*.nothing", "*.nothing: the pattern matches no file"),
-        ("camera:0", "reads no live source"),
-        ("rtsp://127.0.0.1/1", "reads no live source"),
+        ("camera:x", "camera:x"),
     ],
 )
 def test_a_wrong_source_ends_with_2_and_is_explained(bundle, capsys, source, told):
@@ -251,11 +267,12 @@ def test_a_missing_library_ends_with_4_and_the_command_that_brings_it(bundle, ph
     assert "Traceback" not in done.stderr and done.stdout == b""
 
 
-def test_a_full_disk_ends_with_2_and_names_the_file(bundle, photos, tmp_path):
-    os.symlink("/dev/full", str(tmp_path / "out.tsv.partial"))
-    done = picnic_edge("classify", bundle, photos, "--out", tmp_path / "out.tsv")
-    assert done.returncode == 2
-    assert "out.tsv: cannot be written (No space left on device)" in done.stderr and "Traceback" not in done.stderr
+def test_a_full_disk_behind_standard_output_ends_with_2(bundle, photos):
+    with open("/dev/full", "wb") as full:
+        process = start("classify", bundle, photos, stdout=full)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert said.decode().splitlines()[-1] == "picnic-edge: standard output: cannot be written (No space left on device)"
 
 
 # --- everything nasty in one folder
@@ -428,12 +445,13 @@ def test_ctrl_c_ends_with_130_and_keeps_the_rows_that_were_done(bundle, photos, 
         process.wait()
     said = said.decode()
     assert process.returncode == 130
-    assert "stopped half way: the rows that were done are in %s.partial" % out in said
     assert said.splitlines()[-1] == "picnic-edge: interrupted" and "Traceback" not in said
     assert not os.path.exists(out)
     with open(out + ".partial", "rb") as file:
         rows = read_rows_of(file.read())
-    assert 1000 < len(rows) < len(names)
+    assert "stopped after %d rows; they are in %s.partial" % (len(rows), out) in said
+    assert "to go on: picnic-edge classify %s - --out %s --resume (with the same names" % (bundle, out) in said
+    assert 1 < len(rows) <= len(names)  # fast as it is, it may have been through with them
     assert [row["file"] for row in rows] == names[: len(rows)]
     assert (rows[0]["label"], rows[1]["error"]) == (RED, "No such file or directory")
 
@@ -511,3 +529,459 @@ def test_probabilities_are_in_the_order_of_the_class_names(classifier, photos):
     assert found.class_names == sorted(COLOURS)
     assert found.class_names[found.probabilities.argmax()] == RED
     assert found.probabilities.shape == (3,) and found.probabilities.dtype == np.float32
+
+
+# --- stopped, and --resume
+
+
+class Resumable:
+    """A run over the photos in batches of 2, and what became of it."""
+
+    def __init__(self, bundle, photos, out):
+        self.bundle, self.photos, self.out = bundle, photos, str(out)
+        self.partial = self.out + ".partial"
+        self.code = None
+
+    def arguments(self, *more):
+        return [self.bundle, self.photos, "--out", self.out, "--batch", "2"] + list(more)
+
+    def run(self, *more):
+        self.code = exit_code(*self.arguments(*more))
+        return self.code
+
+    def stop_after(self, monkeypatch, rows, error=None):
+        """Runs until so many rows were done, when something fails (the engine, unless error says what)."""
+        row_of, done = results.row_of, []
+
+        def failing(*arguments):
+            if len(done) == rows:
+                raise error or EngineLost("the GPU has fallen off the bus")
+            done.append(arguments)
+            return row_of(*arguments)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(results, "row_of", failing)
+            return self.run()
+
+    def beside(self):
+        """The names of what lies in the folder of the output, without it."""
+        folder, name = os.path.split(self.out)
+        return sorted(found for found in os.listdir(folder) if found.startswith(name) and found != name)
+
+    def content(self):
+        with open(self.out, "rb") as file:
+            return file.read()
+
+
+@pytest.fixture
+def job(bundle, photos, tmp_path):
+    return Resumable(bundle, photos, tmp_path / "out.tsv")
+
+
+@pytest.fixture(scope="module")
+def in_twos(bundle, photos, tmp_path_factory):
+    """What a run of Resumable writes if nothing stops it."""
+    whole = Resumable(bundle, photos, tmp_path_factory.mktemp("whole") / "out.tsv")
+    assert whole.run() == 0
+    return whole.content()
+
+
+def test_an_engine_that_is_lost_keeps_the_rows_and_says_how_to_go_on(job, in_twos, monkeypatch, capsys):
+    assert job.stop_after(monkeypatch, 3) == EngineLost.exit_code
+    said = capsys.readouterr().err.splitlines()
+    assert said[-1] == "picnic-edge: the GPU has fallen off the bus"
+    assert said[-3] == "stopped after 3 rows; they are in %s" % job.partial
+    words = shlex.split(said[-2])
+    assert words == ["to", "go", "on:", "picnic-edge", "classify"] + job.arguments("--resume")
+    assert job.beside() == ["out.tsv.partial", "out.tsv.partial.json"] and not os.path.exists(job.out)
+
+    assert exit_code(*words[5:]) == 0
+    assert "going on after the 2 rows that are in %s" % job.partial in capsys.readouterr().err
+    assert job.content() == in_twos and job.beside() == []
+
+
+@pytest.mark.parametrize("rows", range(1, 6))
+def test_stopped_after_any_row_it_goes_on_to_the_same_file(job, in_twos, monkeypatch, rows):
+    assert job.stop_after(monkeypatch, rows) != 0
+    assert job.run("--resume") == 0
+    assert job.content() == in_twos and job.beside() == []
+
+
+def test_a_bug_keeps_the_rows_too(job, in_twos, monkeypatch, capsys):
+    assert job.stop_after(monkeypatch, 4, IndexError("planted for the test")) == 1
+    said = capsys.readouterr().err
+    assert "stopped after 4 rows" in said and "--resume" in said and "this is a bug" in said
+    assert job.run("--resume") == 0
+    assert job.content() == in_twos
+
+
+def test_a_failure_before_the_first_row_leaves_nothing(job, monkeypatch):
+    assert job.stop_after(monkeypatch, 0) != 0
+    assert job.beside() == []
+
+
+@pytest.mark.parametrize(
+    "more, told",
+    [
+        (["--batch", "3"], "batch: 2 then, 3 now"),
+        (["--top", "2"], "top: 1 then, 2 now"),
+        (["--threshold", "0.5"], "threshold: none then, 0.5 now"),
+        (["--max-delay-ms", "20"], "max delay ms: none then, 20.0 now"),
+        (["--images", "."], "images: none then, "),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_another_option_is_refused_with_what_differs(job, in_twos, monkeypatch, capsys, more, told):
+    job.stop_after(monkeypatch, 3)
+    assert job.run("--resume", *more) == 2
+    said = capsys.readouterr().err
+    assert "out.tsv.partial is of another run:\n  %s" % told in said
+    assert "leave --resume out to start anew" in said
+    assert job.run("--resume") == 0
+    assert job.content() == in_twos
+
+
+def test_another_bundle_is_refused(job, monkeypatch, capsys, tmp_path):
+    job.stop_after(monkeypatch, 3)
+    other = shutil.copytree(job.bundle, str(tmp_path / "other"))
+    with open(os.path.join(other, "manifest.json")) as file:
+        listed = json.load(file)["metrics"]
+    os.unlink(os.path.join(other, "manifest.json"))
+    write_manifest(other, ["x", "y", "z"], listed, {})
+    assert exit_code(other, job.photos, "--out", job.out, "--batch", "2", "--resume") == 2
+    assert "\n  bundle: " in capsys.readouterr().err
+
+
+def test_another_source_is_refused(job, monkeypatch, capsys, tmp_path):
+    job.stop_after(monkeypatch, 3)
+    assert exit_code(job.bundle, tmp_path, "--out", job.out, "--batch", "2", "--resume") == 2
+    said = capsys.readouterr().err
+    assert "source: %s then, %s now" % (job.photos, tmp_path) in said and "source path: " in said
+
+
+@pytest.mark.parametrize("change", ["removed", "added", "renamed"])
+def test_files_that_changed_before_the_checkpoint_are_refused(bundle, in_twos, tmp_path, monkeypatch, capsys, change):
+    folder = str(tmp_path / "photos")
+    write_photos(folder, per_class=2)
+    first, added = os.path.join(folder, BLUE, "00.jpg"), os.path.join(folder, "a.jpg")
+    job = Resumable(bundle, folder, tmp_path / "out.tsv")
+    job.stop_after(monkeypatch, 3)
+    if change == "added":
+        shutil.copy(first, added)
+    else:
+        os.rename(first, os.path.join(folder, BLUE, "0.jpg") if change == "renamed" else str(tmp_path / "gone"))
+    assert job.run("--resume") == 2
+    said = capsys.readouterr().err
+    assert "the first 2 of %s are not those whose rows were written" % folder in said and "Put them back" in said
+    if change == "added":
+        os.unlink(added)
+    else:
+        os.rename(os.path.join(folder, BLUE, "0.jpg") if change == "renamed" else str(tmp_path / "gone"), first)
+    assert job.run("--resume") == 0
+    assert job.content() == in_twos
+
+
+def test_files_that_vanish_after_the_checkpoint_get_no_row_or_their_reason(bundle, tmp_path, monkeypatch):
+    folder = str(tmp_path / "photos")
+    write_photos(folder, per_class=2)
+    job = Resumable(bundle, folder, tmp_path / "out.tsv")
+    job.stop_after(monkeypatch, 3)
+    os.unlink(os.path.join(folder, RED, "01.jpg"))
+    assert job.run("--resume") == 0
+    assert [(row["file"], row["label"]) for row in read_rows_of(job.content())] == EXPECTED[:-1]
+
+
+def test_a_file_that_is_there_needs_no_resuming(job, in_twos, capsys):
+    assert job.run() == 0
+    capsys.readouterr()
+    before = os.stat(job.out)
+    assert job.run("--resume", "--json") == 0
+    out, err = capsys.readouterr()
+    assert "%s is there, and no run of it is unfinished: nothing to do" % job.out in err
+    assert json.loads(out) == {"out": job.out}
+    assert os.stat(job.out).st_mtime == before.st_mtime and job.content() == in_twos
+
+
+def test_with_nothing_to_go_on_with_resume_starts(job, in_twos, capsys):
+    assert job.run("--resume") == 0
+    assert "there is nothing to go on with: starting anew" in capsys.readouterr().err
+    assert job.content() == in_twos
+
+
+def test_without_resume_a_leftover_is_overwritten_and_that_is_said(job, in_twos, monkeypatch, capsys):
+    job.stop_after(monkeypatch, 3)
+    assert job.run() == 0
+    said = capsys.readouterr().err
+    assert (
+        "%s, of a run that was stopped, is not gone on with (--resume would) and is overwritten" % job.partial in said
+    )
+    assert job.content() == in_twos and job.beside() == []
+
+
+def test_an_older_result_stays_until_a_stopped_run_was_resumed(job, in_twos, monkeypatch):
+    write_bytes(job.out, b"older")
+    job.stop_after(monkeypatch, 3)
+    assert job.content() == b"older"
+    assert job.run("--resume") == 0
+    assert job.content() == in_twos
+
+
+def test_a_garbled_journal_is_explained(job, monkeypatch, capsys):
+    job.stop_after(monkeypatch, 3)
+    write_bytes(job.partial + ".json", b"{")
+    assert job.run("--resume") == 2
+    said = capsys.readouterr().err
+    assert "out.tsv.partial.json cannot be used" in said and "leave --resume out" in said and "Traceback" not in said
+
+
+def test_the_second_run_on_one_output_is_refused(job, in_twos, capsys):
+    with journal.locked(job.out):
+        for more in ([], ["--resume"]):
+            assert job.run(*more) == 2
+            told = "--out %s: another run is writing it (process %d)" % (job.out, os.getpid())
+            assert told in capsys.readouterr().err
+    assert job.run() == 0
+    assert job.content() == in_twos
+
+
+def test_resumed_counts_are_of_the_whole_file(bundle, photos, tmp_path, monkeypatch, capsys):
+    table = str(tmp_path / "in.tsv")
+    write_table(table, [("gone.jpg", ""), EXPECTED[0], EXPECTED[1], ("lost.jpg", ""), EXPECTED[2], EXPECTED[3]])
+    job = Resumable(bundle, table, tmp_path / "out.tsv")
+    monkeypatch.setattr(results, "CHECKPOINT_ROWS", 1)
+    job.arguments = lambda *more: [bundle, table, "--images", photos, "--out", job.out, "--batch", "2"] + list(more)
+    job.stop_after(monkeypatch, 5)
+    capsys.readouterr()
+    assert job.run("--resume", "--json", "--strict") == 3
+    out, err = capsys.readouterr()
+    document = json.loads(out)
+    assert (document["photos"], document["unreadable"]) == (6, 2) and document["resumed_at"] in (3, 4)
+    assert "2 of 6 photos could not be read" in err
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ESTALE, errno.EIO])
+def test_an_output_that_fails_on_the_way_is_explained_and_can_be_gone_on_with(
+    job, in_twos, monkeypatch, capsys, number
+):
+    monkeypatch.setattr(results, "CHECKPOINT_ROWS", 2)
+    fsync, calls = os.fsync, []
+
+    def failing(descriptor):
+        calls.append(descriptor)
+        if len(calls) > 6:  # rows, journal and folder: at the start, and at the first checkpoint
+            raise OSError(number, os.strerror(number))
+        return fsync(descriptor)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(results.os, "fsync", failing)
+        assert job.run() == 2
+    said = capsys.readouterr().err
+    assert "picnic-edge: --out %s: cannot be written (%s)" % (job.out, os.strerror(number)) in said
+    assert "stopped after 2 rows; they are in %s" % job.partial in said and "--resume" in said
+    with open(job.partial, "rb") as file:
+        assert file.read() == b"".join(in_twos.splitlines(True)[:3])
+    assert job.run("--resume") == 0
+    assert job.content() == in_twos
+
+
+def test_an_output_folder_that_cannot_be_written_to(bundle, photos, monkeypatch, tmp_path, capsys):
+    def refused(*_):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(journal.os, "open", refused)
+    assert exit_code(bundle, photos, "--out", tmp_path / "out.tsv") == 2
+    assert "out.tsv: cannot be written (Read-only file system)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+def test_the_other_formats_go_on_to_the_same_file_too(bundle, photos, tmp_path, monkeypatch, suffix):
+    if suffix == ".parquet":
+        pytest.importorskip("pyarrow")
+    whole = Resumable(bundle, photos, tmp_path / ("whole" + suffix))
+    assert whole.run("--top", "2") == 0
+    job = Resumable(bundle, photos, tmp_path / ("out" + suffix))
+    job.arguments = lambda *more: Resumable.arguments(job, "--top", "2", *more)
+    job.stop_after(monkeypatch, 3)
+    assert job.run("--resume") == 0
+    assert job.content() == whole.content() and job.beside() == []
+
+
+def test_parquet_without_its_library_is_refused_before_the_work(bundle, photos, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    assert exit_code(bundle, photos, "--out", tmp_path / "out.parquet") == 4
+    assert "pip install pyarrow" in capsys.readouterr().err
+    assert os.listdir(str(tmp_path)) == []
+
+
+def test_names_on_standard_input_may_end_with_nul(bundle, photos, plain):
+    names = "\0".join(name for name, _ in EXPECTED).encode()
+    done = picnic_edge("classify", bundle, "-", "-0", input=names, cwd=photos)
+    assert done.stdout == plain.stdout
+
+
+# --- videos, and live sources
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    """A video of 12 frames, 25 a second: 4 of each colour."""
+    path = str(tmp_path_factory.mktemp("clip") / "clip.avi")
+    writer = cv2.VideoWriter(path, cv2.VideoWriter_fourcc(*"MJPG"), 25, (160, 120))
+    for label in sorted(COLOURS):
+        for number in range(4):
+            writer.write(np.ascontiguousarray(photo(COLOURS[label], number)[:, :, ::-1]))
+    writer.release()
+    return path
+
+
+FRAME_LABELS = [label for label in sorted(COLOURS) for _ in range(4)]
+
+
+def test_every_frame_of_a_video_has_a_row_with_its_time(bundle, clip, tmp_path):
+    job = Resumable(bundle, clip, tmp_path / "out.tsv")
+    assert job.run("--top", "2") == 0
+    rows = read_rows_of(job.content())
+    assert list(rows[0])[-1] == "time_s"
+    assert [(row["file"], row["label"]) for row in rows] == [
+        ("%s#%d" % (clip, number), label) for number, label in enumerate(FRAME_LABELS)
+    ]
+    assert [float(row["time_s"]) for row in rows] == [round(number / 25.0, 3) for number in range(12)]
+
+
+def test_a_video_goes_on_after_the_frame_where_it_was_stopped(bundle, clip, tmp_path, monkeypatch):
+    whole = Resumable(bundle, clip, tmp_path / "whole.tsv")
+    assert whole.run() == 0
+    job = Resumable(bundle, clip, tmp_path / "out.tsv")
+    job.stop_after(monkeypatch, 7)
+    assert job.run("--resume") == 0
+    assert job.content() == whole.content()
+
+
+def test_another_video_of_the_same_name_is_refused(bundle, clip, tmp_path, monkeypatch, capsys):
+    mine = shutil.copy(clip, str(tmp_path / "clip.avi"))
+    job = Resumable(bundle, mine, tmp_path / "out.tsv")
+    job.stop_after(monkeypatch, 7)
+    with open(mine, "ab") as file:
+        file.write(b"more")
+    assert job.run("--resume") == 2
+    assert "video: %d bytes, changed at " % os.path.getsize(clip) in capsys.readouterr().err
+
+
+def test_a_video_played_as_a_camera_tells_latency_and_drops(bundle, clip, tmp_path, capsys):
+    out = str(tmp_path / "out.jsonl")
+    assert exit_code(bundle, clip, "--realtime", "--out", out, "--json") == 0
+    said, err = capsys.readouterr()
+    document = json.loads(said)
+    with open(out) as file:
+        rows = [json.loads(line) for line in file]
+    assert 1 <= len(rows) == document["photos"] == document["latency"]["count"] == document["frames"]["taken"] <= 12
+    assert document["frames"]["captured"] >= document["frames"]["taken"] + document["frames"]["dropped"]
+    assert document["frames"]["reconnects"] == 0
+    assert 0 < document["latency"]["p50_ms"] <= document["latency"]["p99_ms"] <= document["latency"]["max_ms"]
+    assert "capture to label p50 " in err and "reconnects" in err and "%d frames in " % len(rows) in err
+    for row in rows:
+        name, _, number = row["file"].rpartition("#")
+        assert name == clip and row["label"] == FRAME_LABELS[int(number)] and row["time_s"] >= 0
+
+
+def test_a_live_run_ends_after_so_many_frames(bundle, clip, capsys):
+    assert exit_code(bundle, clip, "--realtime", "--frames", "2", "--json") == 0
+    assert len(json.loads(capsys.readouterr().out)["results"]) == 2
+
+
+@pytest.mark.parametrize("target", ["annotated", "annotated.avi"])
+def test_the_pictures_are_written_with_their_labels(bundle, clip, tmp_path, target):
+    out, target = tmp_path / "out.tsv", tmp_path / target
+    assert exit_code(bundle, clip, "--out", out, "--annotate", target) == 0
+    assert len(read_rows_of(out.read_bytes())) == 12
+    if target.suffix:
+        video = cv2.VideoCapture(str(target))
+        assert video.get(cv2.CAP_PROP_FRAME_COUNT) == 12 and video.get(cv2.CAP_PROP_FPS) == 25
+        video.release()
+    else:
+        assert sum(len(names) for _, _, names in os.walk(str(target))) == 12
+
+
+def test_pictures_are_not_written_into_their_own_source(bundle, photos, capsys):
+    assert exit_code(bundle, photos, "--annotate", os.path.join(photos, "annotated")) == 2
+    assert "is in the source" in capsys.readouterr().err
+
+
+class Window:
+    """A window that somebody closes at its third picture."""
+
+    def __init__(self, stop):
+        self.stop, self.seen = stop, []
+
+    def write(self, prediction):
+        self.seen.append(prediction.name)
+        if len(self.seen) == 3:
+            self.stop.set()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+
+def test_closing_the_window_ends_a_camera_s_run_well(bundle, clip, tmp_path, monkeypatch):
+    monkeypatch.setattr(annotate, "open_window", Window)
+    out = tmp_path / "out.tsv"
+    assert exit_code(bundle, clip, "--realtime", "--out", out, "--show", "--batch", "1") == 0
+    assert 3 <= len(read_rows_of(out.read_bytes())) <= 12
+
+
+def test_closing_the_window_before_the_last_photo_leaves_the_file_unfinished(job, in_twos, monkeypatch, capsys):
+    monkeypatch.setattr(annotate, "open_window", Window)
+    assert job.run("--show") == 130
+    assert "to go on: picnic-edge classify" in capsys.readouterr().err and not os.path.exists(job.out)
+    assert job.run("--resume") == 0
+    assert job.content() == in_twos
+
+
+@pytest.mark.parametrize(
+    "more, told",
+    [
+        (["--resume", "--out", "a.tsv"], "--resume: camera:0 is live, what it showed is gone; leave it out"),
+        (["--json"], "--json: camera:0 has no end, and all its rows would be kept; give --out FILE"),
+        (["--realtime"], "--realtime: expected a video file, got camera:0"),
+    ],
+)
+def test_what_cannot_be_done_with_a_camera_is_refused(bundle, monkeypatch, tmp_path, capsys, more, told):
+    monkeypatch.chdir(tmp_path)
+    assert exit_code(bundle, "camera:0", *more) == 2
+    assert told in capsys.readouterr().err
+
+
+def test_a_camera_that_is_not_there_ends_with_4_and_leaves_nothing(bundle, tmp_path, capsys):
+    assert exit_code(bundle, "camera:63", "--out", tmp_path / "out.tsv") == 4
+    assert "camera:63" in capsys.readouterr().err
+    assert os.listdir(str(tmp_path)) == []
+
+
+def test_a_camera_s_run_that_is_stopped_has_its_file(bundle, clip, tmp_path):
+    out = str(tmp_path / "out.tsv")
+    long = str(tmp_path / "long.avi")
+    writer = cv2.VideoWriter(long, cv2.VideoWriter_fourcc(*"MJPG"), 25, (160, 120))
+    for number in range(3000):  # two minutes
+        writer.write(np.ascontiguousarray(photo(COLOURS["red"], number % 50)[:, :, ::-1]))
+    writer.release()
+    process = start("classify", bundle, long, "--realtime", "--out", out, "--json", stdout=subprocess.PIPE)
+    try:
+        while not os.path.exists(out + ".partial"):
+            assert process.poll() is None
+            time.sleep(0.05)
+        time.sleep(0.5)
+        process.terminate()
+        printed, said = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == 130, said
+    assert json.loads(printed.decode())["photos"] >= 1
+    assert ", written to %s" % out in said.decode() and "--resume" not in said.decode()
+    assert os.listdir(str(tmp_path)) in (["out.tsv", "long.avi"], ["long.avi", "out.tsv"])
+    with open(out, "rb") as file:
+        assert {row["label"] for row in read_rows_of(file.read())} == {RED}

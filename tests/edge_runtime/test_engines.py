@@ -285,6 +285,56 @@ def test_an_answer_of_another_shape_or_type_is_an_error(answer):
         FakeEngine(answer).infer(batch_of(2))
 
 
+def test_what_the_library_raises_is_told_as_the_engine_s_failure():
+    class Raising(FakeEngine):
+        def _infer(self, batch):
+            raise KeyError()
+
+    for call in (Raising().infer, lambda batch: Raising().collect(Raising().submit(batch))):
+        with pytest.raises(EngineError, match="^fake: KeyError$") as found:
+            call(batch_of(1))
+        assert isinstance(found.value.__cause__, KeyError)
+
+
+def test_what_this_machine_lacks_is_told_as_such_also_while_it_runs():
+    class Lacking(FakeEngine):
+        def _submit(self, batch):
+            raise MissingRequirement("the GPU gives no context")
+
+    with pytest.raises(MissingRequirement, match="^the GPU gives no context$"):
+        Lacking().submit(batch_of(1))
+
+
+def test_what_is_submitted_is_collected_with_the_same_answers_and_checks():
+    engine = FakeEngine()
+    assert engine.slots == 1
+    assert np.array_equal(engine.collect(engine.submit(batch_of(3))), engine.infer(batch_of(3)))
+    with pytest.raises(ValueError, match="fake: expected uint8"):
+        engine.submit(batch_of(5))
+    wrong = FakeEngine(np.zeros((2, 4), np.float32))
+    with pytest.raises(EngineError, match=r"fake: expected float32 \[2, 3\]"):
+        wrong.collect(wrong.submit(batch_of(2)))
+    answer = np.array([[0.5, 0.25, 0.25], [0.5, np.nan, 0.25]], np.float32)
+    no_number = FakeEngine(answer)
+    with pytest.raises(EngineError, match="NaN") as found:
+        no_number.collect(no_number.submit(batch_of(2)))
+    assert np.array_equal(np.isfinite(found.value.answers).all(axis=1), [True, False])
+
+
+@pytest.mark.parametrize(
+    "record, best",
+    [
+        (None, 8),
+        ({"batch_profile": {"min": 1, "opt": 16, "max": 32}, "max_batch": 32}, 16),
+        ({"max_batch": 4}, 4),
+        ({"batch_profile": {"opt": "many"}}, 8),
+        ({}, 8),
+    ],
+)
+def test_the_best_batch_is_the_one_that_the_engine_was_made_for(record, best):
+    assert engines.best_batch(EngineInfo("x", "x", "fp32", "", record)) == best
+
+
 def test_an_opening_that_fails_gives_back_what_it_took():
     engine = FakeEngine(failing=True)
     with pytest.raises(MissingRequirement):
@@ -328,3 +378,56 @@ def test_a_model_that_its_library_cannot_load_is_the_bundle_s_error(tiny_bundle)
     os.mkdir(os.path.join(tiny_bundle, "saved_model"))
     with pytest.raises(BundleError, match="saved_model: cannot be loaded"):
         open_engine(Bundle.open(tiny_bundle), "tensorflow")
+
+
+# --- OpenVINO's streams
+
+
+@pytest.fixture
+def streams(pristine_bundle, tmp_path):
+    """An opened OpenVINO engine of four photos and two threads, beside the ONNX Runtime engine it was made of."""
+    pytest.importorskip("openvino", reason="OpenVINO is not for this Python")
+    folder = shutil.copytree(pristine_bundle, str(tmp_path / "bundle"))
+    done = picnic_edge("convert", folder, "--to", "openvino", "--max-batch", "4")
+    assert done.returncode == 0, done.stderr
+    bundle = Bundle.open(folder)
+    info = engines.find_engine(bundle, "openvino-fp32")
+    module = engines.importlib.import_module("edge_runtime.engines.openvino")
+    with module.create(info, len(bundle.class_names), 4, 2).open() as engine:
+        with open_engine(bundle, "onnxruntime", 4) as original:
+            yield engine, original
+
+
+def grey_photos(*levels):
+    return np.stack([np.full((299, 299, 3), level, np.uint8) for level in levels])
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4])
+def test_a_batch_shared_among_streams_is_answered_in_order(streams, count):
+    engine, original = streams
+    batch = grey_photos(*range(10, 10 + 60 * count, 60))
+    np.testing.assert_allclose(engine.infer(batch), original.infer(batch), atol=1e-4)
+
+
+def test_batches_on_their_way_at_once_keep_their_answers(streams):
+    engine, original = streams
+    assert engine.slots == 2
+    batches = [grey_photos(level, 255 - level) for level in range(0, 200, 20)]
+    on_their_way = [engine.submit(batches[0])]
+    answers = []
+    for batch in batches[1:]:
+        on_their_way.append(engine.submit(batch))
+        answers.append(engine.collect(on_their_way.pop(0)))
+    answers.append(engine.collect(on_their_way.pop(0)))
+    for batch, found in zip(batches, answers):
+        np.testing.assert_allclose(found, original.infer(batch), atol=1e-4)
+
+
+def test_after_a_stream_failed_the_others_can_be_used(streams):
+    engine, original = streams
+    batch = grey_photos(0, 90, 180, 250)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine, "_collect", lambda started: 1 / 0)
+        with pytest.raises(EngineError, match="division by zero"):
+            engine.infer(batch)
+    np.testing.assert_allclose(engine.infer(batch), original.infer(batch), atol=1e-4)

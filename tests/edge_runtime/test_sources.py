@@ -3,7 +3,10 @@
 import glob
 import io
 import os
-import sys
+import random
+import shutil
+import threading
+import types
 
 import pytest
 
@@ -154,16 +157,111 @@ def test_a_folder_that_may_not_be_listed_is_one_item_with_its_problem(folder):
 
 
 def test_a_folder_whose_listing_is_refused_is_one_item_with_its_problem(folder, monkeypatch):
-    listdir = os.listdir
+    scandir = os.scandir
 
     def refuse(path):
         if path.endswith("deep"):
             raise PermissionError(13, "Permission denied", path)
-        return listdir(path)
+        return scandir(path)
 
-    monkeypatch.setattr(os, "listdir", refuse)
+    monkeypatch.setattr(os, "scandir", refuse)
     assert problems_of(folder) == {"sub/deep": "cannot list this folder (Permission denied)"}
     assert names_of(folder) == [".hidden.jpg", "a.PNG", "b.jpg", "sub/c.webp", "sub/deep"]
+
+
+# --- a folder with more names than are held at once
+
+
+@pytest.fixture
+def few_at_once(monkeypatch):
+    monkeypatch.setattr(sources, "_AT_ONCE", 7)
+
+
+@pytest.fixture
+def large(tmp_path, few_at_once):
+    """60 photos, among them 3 folders with 20 more each, all made in random order."""
+    names = ["%03d.jpg" % number for number in range(60)]
+    names += ["%03d/%03d.jpg" % (folder, number) for folder in (0, 31, 70) for number in range(20)]
+    for name in random.Random(0).sample(names, len(names)):
+        write_bytes(tmp_path / "large" / name, b"")
+    return str(tmp_path / "large")
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 7, 10, 19, 20, 31, 62, 63, 64, 1000])
+def test_a_large_folder_is_in_the_same_order_however_much_is_held(large, monkeypatch, at_once):
+    monkeypatch.setattr(sources, "_AT_ONCE", at_once)
+    found = names_of(large)
+    # Folders stand where their own names do: "031" before "031.jpg".
+    assert found == sorted(found, key=lambda name: name.split("/")) and len(set(found)) == 120
+    assert names_of(os.path.join(large, "*.jpg")) == [os.path.join(large, "%03d.jpg" % n) for n in range(60)]
+
+
+def test_a_large_folder_is_never_held_whole(large, monkeypatch):
+    held = []
+    names_after = sources._names_after
+
+    def watch(last, folder):
+        names, more = names_after(last, folder)
+        held.append(len(names))
+        return names, more
+
+    monkeypatch.setattr(sources, "_names_after", watch)
+    assert len(names_of(large)) == 120
+    assert sum(held) == 123 and max(held) < 14
+
+
+def test_what_comes_and_goes_while_a_large_folder_is_read_is_never_given_twice_or_out_of_order(large):
+    chance = random.Random(1)
+    there = ["%03d.jpg" % number for number in range(60)]
+    found, gone, come = [], set(), 0
+    for item in sources.open_source(large):
+        found.append(item.name)
+        victim = chance.choice(there)
+        if victim not in gone and victim not in found:
+            os.unlink(os.path.join(large, victim))
+            gone.add(victim)
+        newcomer = "%03dx.jpg" % chance.randrange(100)
+        come += newcomer > item.name
+        write_bytes(os.path.join(large, newcomer), b"")
+    assert found == sorted(set(found), key=lambda name: name.split("/"))
+    assert gone and come
+    assert set(there) - gone <= set(found)  # what stayed is never missed
+    assert any("x" in name for name in found)
+
+
+def test_a_photo_replaced_by_a_folder_on_the_way_is_walked_into(large):
+    items = sources.open_source(large)
+    next(items)
+    os.unlink(os.path.join(large, "059.jpg"))
+    write_bytes(os.path.join(large, "059.jpg", "inside.jpg"), b"")
+    rest = {item.name: item.problem for item in items}
+    assert rest["059.jpg"] == "is a directory" and rest["059.jpg/inside.jpg"] == ""
+
+
+def test_a_large_folder_that_goes_away_on_the_way_is_one_item_with_its_problem(large):
+    write_bytes(large + "/zz/last.jpg", b"")
+    shutil.rmtree(large + "/070")
+    os.mkdir(large + "/070")
+    for number in range(40):
+        write_bytes(large + "/070/%03d.jpg" % number, b"")
+    items = sources.open_source(large)
+    for item in items:
+        if item.name == "070/000.jpg":
+            shutil.rmtree(large + "/070")
+            break
+    rest = [(item.name, item.problem) for item in items]
+    assert rest[:6] == [("070/%03d.jpg" % number, "") for number in range(1, 7)]  # had been listed
+    assert rest[6:] == [
+        ("070", "cannot list the rest of this folder (No such file or directory)"),
+        ("zz/last.jpg", ""),
+    ]
+
+
+def test_a_small_folder_that_goes_away_on_the_way_gives_what_had_been_listed(folder):
+    items = sources.open_source(folder)
+    assert [next(items).name for _ in range(4)][-1] == "sub/c.webp"
+    shutil.rmtree(os.path.join(folder, "sub"))
+    assert list(items) == []  # "deep" is no folder any more, and no photo by its name
 
 
 # --- glob
@@ -251,11 +349,26 @@ def test_an_images_folder_that_is_not_there_is_wrong_usage(folder):
 
 
 @pytest.fixture
-def standard_input(monkeypatch):
-    def feed(data):
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
+def standard_input(monkeypatch, tmp_path):
+    """Returns a function: bytes -> they are what standard input holds."""
+    opened = []
 
-    return feed
+    def feed(data):
+        opened.append(open(write_bytes(tmp_path / "stdin", data)))  # noqa: SIM115
+        monkeypatch.setattr(sources, "sys", types.SimpleNamespace(stdin=opened[-1]))
+
+    yield feed
+    for file in opened:
+        file.close()
+
+
+@pytest.fixture
+def piped_input(monkeypatch):
+    """Returns a file: what is written there comes from standard input at once."""
+    read_end, write_end = os.pipe()
+    with io.open(read_end, "r") as source, open(write_end, "wb", buffering=0) as sink:
+        monkeypatch.setattr(sources, "sys", types.SimpleNamespace(stdin=source))
+        yield sink
 
 
 @pytest.mark.parametrize("data", [b"a.jpg\nb c.jpg\n", b"a.jpg\r\nb c.jpg\r\n", b"a.jpg\n\n\nb c.jpg"])
@@ -264,23 +377,114 @@ def test_standard_input_is_one_name_per_line(standard_input, data):
     assert names_of("-") == ["a.jpg", "b c.jpg"]
 
 
-@pytest.mark.parametrize("name", [name for name in NASTY_NAMES if "\n" not in name], ids=ascii)
+@pytest.mark.parametrize("data", [b"a.jpg\0b\nc\r.jpg\0", b"a.jpg\0\0b\nc\r.jpg"])
+def test_standard_input_may_end_names_with_nul(standard_input, data):
+    standard_input(data)
+    assert [item.name for item in sources.open_source("-", null=True)] == ["a.jpg", "b\nc\r.jpg"]
+
+
+@pytest.mark.parametrize("name", NASTY_NAMES, ids=ascii)
 def test_a_name_on_standard_input_opens_the_file(standard_input, tmp_path, name):
-    path = os.path.join(str(tmp_path), name)
-    write_bytes(path, b"")
-    standard_input(os.fsencode(path) + b"\n")
-    (item,) = sources.open_source("-")
-    assert os.path.exists(item.path)
+    path = write_bytes(os.path.join(str(tmp_path), name), b"")
+    standard_input(os.fsencode(path) + b"\0")
+    (item,) = sources.open_source("-", null=True)
+    assert item == sources.Item(path, path, "") and os.path.exists(item.path)
+    if "\n" not in name:
+        standard_input(os.fsencode(path) + b"\n")
+        (item,) = sources.open_source("-")
+        assert os.path.exists(item.path)
 
 
-def test_standard_input_is_read_only_as_far_as_items_are_wanted(monkeypatch):
-    read_end, write_end = os.pipe()
-    with open(read_end, "rb") as source, open(write_end, "wb", buffering=0) as sink:
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(source))
-        items = sources.open_source("-")
-        sink.write(b"first.jpg\n")  # the sink stays open: waiting for its end would block
-        assert next(items).name == "first.jpg"
-        sys.stdin.detach()
+def test_names_of_any_length_come_whole_from_standard_input(standard_input):
+    names = ["%d/" % number + "x" * number * 37 for number in range(200)]  # 700 KB, read in pieces of 64 KB
+    standard_input("\n".join(names).encode())
+    assert names_of("-") == names
+
+
+def test_standard_input_is_read_only_as_far_as_items_are_wanted(piped_input):
+    items = sources.open_source("-")
+    piped_input.write(b"first.jpg\nsec")  # the pipe stays open: waiting for its end would block
+    assert next(items).name == "first.jpg"
+    piped_input.write(b"ond.jpg\n")
+    assert next(items).name == "second.jpg"
+
+
+def test_waiting_for_standard_input_ends_when_it_is_told_to_stop(piped_input):
+    stop = threading.Event()
+    items = sources.open_source("-", stop=stop)
+    piped_input.write(b"first.jpg\nsecond.jpg\n")
+    assert next(items).name == "first.jpg"
+    threading.Timer(0.05, stop.set).start()
+    assert [item.name for item in items] == ["second.jpg"]
+
+
+def test_a_closed_standard_input_is_wrong_usage(monkeypatch):
+    monkeypatch.setattr(sources, "sys", types.SimpleNamespace(stdin=None))
+    with pytest.raises(UsageError, match="standard input is closed"):
+        sources.open_source("-")
+
+
+# --- counting ahead
+
+
+def links_and_odd_folders(top):
+    """A folder with all that gives an item without being a plain photo."""
+    write_bytes(os.path.join(top, "shelf.jpg", "a.jpg"), b"")
+    write_bytes(os.path.join(top, "shelf.jpg", "deep", "b.jpg"), b"")
+    os.symlink("nowhere.jpg", os.path.join(top, "dangling.jpg"))
+    os.symlink("y.jpg", os.path.join(top, "x.jpg"))
+    os.symlink("x.jpg", os.path.join(top, "y.jpg"))
+    os.symlink("..", os.path.join(top, "shelf.jpg", "loop"))
+    os.symlink("shelf.jpg", os.path.join(top, "other"))
+    return top
+
+
+@pytest.mark.parametrize("pattern", ["", "*.jpg", "*", "**/*.jpg", "s*/*"])
+def test_as_many_are_counted_as_there_are_items(folder, pattern):
+    source = os.path.join(links_and_odd_folders(folder), pattern)
+    assert sources.count_source(source) == len(names_of(source)) > 0
+
+
+def test_as_many_are_counted_as_a_large_folder_has(large):
+    assert sources.count_source(large) == 120
+
+
+def test_a_folder_that_cannot_be_listed_counts_as_the_item_that_it_is(folder, monkeypatch):
+    scandir = os.scandir
+
+    def refuse(path):
+        if path.endswith("deep"):
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    assert sources.count_source(folder) == len(names_of(folder)) == 5
+
+
+def test_a_table_s_rows_and_one_image_are_counted(folder):
+    table = os.path.join(folder, "labels.tsv")
+    write_table(table, [("sub/c.webp", "cheese"), ("b.jpg", "bread"), ("../odd.jpg", "")])
+    assert sources.count_source(table) == 3
+    assert sources.count_source(os.path.join(folder, "b.jpg")) == 1
+
+
+def test_what_cannot_be_counted_is_none(tmp_path):
+    assert sources.count_source("-") is None
+    assert sources.count_source("camera:0") is None
+    assert sources.count_source(str(tmp_path / "nowhere")) is None
+    assert sources.count_source(write_bytes(tmp_path / "empty.tsv", b"")) is None
+
+
+def test_counting_ends_when_it_is_told_to_stop(folder):
+    stop = threading.Event()
+    stop.set()
+    assert sources.count_source(folder, stop) is None
+
+
+def test_more_folders_than_names_are_held_are_not_counted(tmp_path, few_at_once):
+    for number in range(8):
+        write_bytes(tmp_path / str(number) / "a.jpg", b"")
+    assert sources.count_source(str(tmp_path)) is None
 
 
 # --- what is no source
@@ -292,8 +496,8 @@ def test_a_missing_source_is_wrong_usage(tmp_path):
 
 
 @pytest.mark.parametrize("source", ["rtsp://camera/1", "camera:0", "csi:0"])
-def test_a_live_source_is_refused_by_this_version(source):
-    with pytest.raises(UsageError, match="reads no live source"):
+def test_a_live_source_is_no_source_of_files(source):
+    with pytest.raises(UsageError, match="a live source cannot be used here"):
         sources.open_source(source)
 
 

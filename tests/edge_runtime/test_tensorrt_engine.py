@@ -1,5 +1,6 @@
 """TensorRT engines on a simulated GPU: right answers, every refusal told, nothing leaked."""
 
+import gc
 import logging
 import os
 import shutil
@@ -13,8 +14,9 @@ from edge_runtime import engines, files, pipeline
 from edge_runtime.bundle import Bundle
 from edge_runtime.engines import open_engine
 from edge_runtime.engines import tensorrt as runtime
+from edge_runtime.engines import tensorrt_versions as versions
 from edge_runtime.engines.base import EngineError
-from edge_runtime.errors import BundleError, MissingRequirement
+from edge_runtime.errors import BundleError, EngineLost, MissingRequirement
 from tests.helpers import flip_byte
 
 pytest.importorskip("onnx")
@@ -87,7 +89,7 @@ def test_every_batch_size_gets_the_original_s_answers(bundle_for, version):
 def test_uint8_goes_to_the_gpu_where_tensorrt_takes_it(bundle_for, version, dtype):
     bundle, simulator = bundle_for(version)
     with open_engine(bundle, NAME, max_batch=4) as engine:
-        assert engine._slots[0].host["images"].dtype == dtype
+        assert engine._slots[0].pieces[0].host["images"].dtype == dtype
         engine.infer(bundle.sample().images[:2])
     assert simulator.pageable_copies == 0
 
@@ -102,7 +104,7 @@ def test_a_batch_larger_than_the_plan_s_is_run_in_pieces(bundle_for):
 def test_no_more_memory_is_taken_than_the_largest_batch_asked_for_needs(bundle_for):
     bundle, _ = bundle_for()
     with open_engine(bundle, NAME, max_batch=1) as engine:
-        assert engine._slots[0].host["images"].shape == (1, 299, 299, 3)
+        assert engine._slots[0].pieces[0].host["images"].shape == (1, 299, 299, 3)
 
 
 def test_an_answer_belongs_to_the_caller(bundle_for):
@@ -172,21 +174,220 @@ def test_the_pipeline_runs_it(bundle_for):
     assert [answer.probabilities.argmax() for answer in answers] == list(sample.probabilities[:10].argmax(axis=1))
 
 
+# --- the ring: several batches on their way
+
+
+def alike(answers, sample, start, stop):
+    return np.allclose(answers, sample.probabilities[start:stop], atol=1e-3)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_batch_is_run_while_the_one_before_it_is_not_collected_yet(bundle_for, version):
+    bundle, _ = bundle_for(version)
+    sample = bundle.sample()
+    with open_engine(bundle, NAME, max_batch=4) as engine:
+        assert engine.slots == 2
+        first = engine.submit(sample.images[:4])
+        second = engine.submit(sample.images[4:7])
+        assert alike(engine.collect(first), sample, 0, 4)
+        assert engine._stream._queue.busy  # only the first was waited for
+        third = engine.submit(sample.images[7:8])
+        assert alike(engine.collect(second), sample, 4, 7)
+        assert alike(engine.collect(third), sample, 7, 8)
+        assert not engine._stream._queue.busy
+
+
+def test_the_pipeline_submits_the_next_batch_before_it_collects_one(bundle_for, monkeypatch):
+    bundle, _ = bundle_for()
+    sample = bundle.sample()
+    calls = []
+    with open_engine(bundle, NAME, max_batch=4) as engine:
+        submit, collect = engine._submit, engine._collect
+        monkeypatch.setattr(engine, "_submit", lambda batch: calls.append("submit") or submit(batch))
+        monkeypatch.setattr(engine, "_collect", lambda slot: calls.append("collect") or collect(slot))
+        answers = list(pipeline.classify_items(range(24), lambda item: sample.images[item % 12], engine, 4, 2))
+    assert alike([answer.probabilities for answer in answers[:12]], sample, 0, 12)
+    assert alike([answer.probabilities for answer in answers[12:]], sample, 0, 12)
+    assert calls.count("submit") == calls.count("collect") == 6
+    waiting = np.cumsum([1 if call == "submit" else -1 for call in calls])
+    assert waiting.max() == 2 and waiting[-1] == 0
+
+
+def test_batches_larger_than_the_plan_s_share_the_ring(bundle_for):
+    bundle, _ = bundle_for()
+    sample = bundle.sample()
+    with open_engine(bundle, NAME, max_batch=11) as engine:
+        first = engine.submit(sample.images[:11])
+        second = engine.submit(sample.images[2:12])
+        assert alike(engine.collect(first), sample, 0, 11)
+        third = engine.submit(sample.images[5:7])
+        assert alike(engine.collect(second), sample, 2, 12)
+        assert alike(engine.collect(third), sample, 5, 7)
+
+
+def test_more_batches_than_slots_are_refused(bundle_for):
+    bundle, _ = bundle_for()
+    sample = bundle.sample()
+    with open_engine(bundle, NAME, max_batch=4) as engine:
+        pending = [engine.submit(sample.images[start : start + 2]) for start in (0, 2)]
+        for use in (engine.submit, engine.infer):
+            with pytest.raises(EngineError, match="2 batches are on their way, which is the most"):
+                use(sample.images[4:6])
+        assert [alike(engine.collect(one), sample, 2 * n, 2 * n + 2) for n, one in enumerate(pending)] == [True, True]
+        with pytest.raises(EngineError, match="not on its way"):
+            engine.collect(pending[0])
+
+
+def test_the_caller_may_use_a_batch_s_memory_again_once_it_is_submitted(bundle_for):
+    bundle, _ = bundle_for()
+    sample = bundle.sample()
+    batch = sample.images[:4].copy()
+    with open_engine(bundle, NAME, max_batch=4) as engine:
+        pending = engine.submit(batch)
+        batch[:] = 0
+        assert agrees(engine.collect(pending), sample, 4)
+
+
+@pytest.mark.parametrize("zero_copy", ["0", "1"])
+def test_an_answer_read_before_its_event_would_be_noticed(bundle_for, monkeypatch, zero_copy):
+    monkeypatch.setenv(runtime.ZERO_COPY, zero_copy)
+    bundle, simulator = bundle_for()
+    sample = bundle.sample()
+    with open_engine(bundle, NAME, max_batch=4) as engine:
+        with monkeypatch.context() as patch:
+            patch.setattr(simulator.pycuda.driver.Event, "synchronize", lambda event: event)
+            assert not agrees(engine.collect(engine.submit(sample.images[:4])), sample, 4)
+        assert agrees(engine.infer(sample.images[:4]), sample, 4)
+
+
+@pytest.mark.parametrize("planted", [False, True])
+def test_a_run_that_does_not_wait_for_its_input_would_be_noticed(bundle_for, monkeypatch, planted):
+    bundle, simulator = bundle_for()
+    sample = bundle.sample()
+    with open_engine(bundle, NAME, max_batch=4) as engine:
+        wait = simulator.pycuda.driver.Stream.wait_for_event
+        if planted:
+            monkeypatch.setattr(
+                simulator.pycuda.driver.Stream,
+                "wait_for_event",
+                lambda stream, event: None if stream is engine._stream else wait(stream, event),
+            )
+        pending = [engine.submit(sample.images[start : start + 2]) for start in (0, 2)]
+        engine.collect(pending[1])  # this waits for the first run, too, but not for what that has to wait for
+        assert alike(engine.collect(pending[0]), sample, 0, 2) != planted
+
+
+def test_a_slot_that_is_filled_too_early_would_be_noticed(bundle_for):
+    bundle, _ = bundle_for()
+    sample = bundle.sample()
+    with open_engine(bundle, NAME, max_batch=4) as engine:
+        pending = engine.submit(sample.images[:4])
+        engine._slots[0].pieces[0].host["images"][:] = 0
+        assert not agrees(engine.collect(pending), sample, 4)
+
+
+# --- working in page-locked memory itself, where the GPU has no other
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_an_integrated_gpu_works_in_page_locked_memory_where_it_is_told_to(bundle_for, monkeypatch, version):
+    monkeypatch.setenv(runtime.ZERO_COPY, "1")
+    bundle, simulator = bundle_for(version)
+    sample = bundle.sample()
+    for name in ("mem_alloc", "memcpy_htod_async", "memcpy_dtoh_async"):
+        monkeypatch.setattr(simulator.pycuda.driver, name, lambda *_: pytest.fail("memory is copied"))
+    with open_engine(bundle, NAME, max_batch=6) as engine:
+        for count in (4, 1, 6, 3):
+            assert agrees(engine.infer(sample.images[:count]), sample, count)
+        pending = [engine.submit(sample.images[start : start + 5]) for start in (0, 5)]
+        assert [alike(engine.collect(one), sample, 5 * n, 5 * n + 5) for n, one in enumerate(pending)] == [True, True]
+
+
+def test_zero_copy_is_left_aside_with_a_word_on_a_gpu_with_memory_of_its_own(bundle_for, monkeypatch, caplog):
+    monkeypatch.setenv(runtime.ZERO_COPY, "1")
+    attributes = {"INTEGRATED": 0, "CAN_MAP_HOST_MEMORY": 1, "MULTIPROCESSOR_COUNT": 80, "UNIFIED_ADDRESSING": 1}
+    bundle, _ = bundle_for(attributes=attributes)
+    sample = bundle.sample()
+    with caplog.at_level(logging.WARNING, "picnic_edge"):
+        with open_engine(bundle, NAME, max_batch=4) as engine:
+            assert engine._slots[0].pieces[0].device
+            assert agrees(engine.infer(sample.images[:4]), sample, 4)
+    said = "PICNIC_EDGE_ZERO_COPY=1 is left aside: this GPU has memory of its own"
+    assert [record.getMessage() for record in caplog.records] == ["%s: %s" % (NAME, said)]
+
+
+@pytest.mark.parametrize("value", [None, "", "0"])
+def test_without_the_switch_memory_is_copied(bundle_for, monkeypatch, value):
+    if value is None:
+        monkeypatch.delenv(runtime.ZERO_COPY, raising=False)
+    else:
+        monkeypatch.setenv(runtime.ZERO_COPY, value)
+    bundle, _ = bundle_for()
+    with open_engine(bundle, NAME, max_batch=4) as engine:
+        assert all(piece.device for slot in engine._slots for piece in slot.pieces)
+
+
 # --- nothing is left behind (the fixture looks for leaks)
 
 
-@pytest.mark.parametrize("version", ["8.2.1", "11.1"])
-def test_opening_and_closing_a_hundred_times_leaves_nothing(bundle_for, version):
+@pytest.mark.parametrize("version, zero_copy", [("8.2.1", "0"), ("8.2.1", "1"), ("11.1", "0")])
+def test_opening_and_closing_a_thousand_times_leaves_nothing(bundle_for, monkeypatch, version, zero_copy):
+    monkeypatch.setenv(runtime.ZERO_COPY, zero_copy)
     bundle, simulator = bundle_for(version)
     sample = bundle.sample()
-    for number in range(100):
-        engine = open_engine(bundle, NAME, max_batch=1)
-        if number % 25 == 0:
+    info = engines.find_engine(bundle, NAME)
+    for number in range(1000):
+        engine = runtime.create(info, len(bundle.class_names), 1, None).open()
+        if number % 100 == 0:
             assert agrees(engine.infer(sample.images[:1]), sample, 1)
+        if number % 100 == 1:
+            engine.submit(sample.images[:1])  # and never collected
         engine.close()
         engine.close()
         assert simulator.gpu.used_bytes() == 0
     assert simulator.gpu.stack() == []
+    assert all(not context.streams for context in simulator.gpu.contexts)
+
+
+def test_closing_waits_for_batches_on_their_way_and_their_answers_are_gone(bundle_for):
+    bundle, simulator = bundle_for()
+    sample = bundle.sample()
+    engine = open_engine(bundle, NAME, max_batch=4)
+    pending = [engine.submit(sample.images[start : start + 2]) for start in (0, 2)]
+    engine.close()
+    assert simulator.gpu.used_bytes() == 0
+    with pytest.raises(EngineError, match="not on its way"):
+        engine.collect(pending[0])
+
+
+@pytest.mark.parametrize("zero_copy, needed", [("0", 1 + 2 * (1 + 3 + 4)), ("1", 1 + 2 * (1 + 3 + 4))])
+def test_opening_that_fails_at_any_step_gives_all_back(bundle_for, monkeypatch, zero_copy, needed):
+    monkeypatch.setenv(runtime.ZERO_COPY, zero_copy)
+    bundle, simulator = bundle_for()
+    cuda = simulator.pycuda.driver
+    calls, fail_at = [0], [0]
+
+    def counted(function):
+        def call(*args, **kwargs):
+            calls[0] += 1
+            if calls[0] == fail_at[0]:
+                raise cuda.MemoryError("cuSomething failed: out of memory")
+            return function(*args, **kwargs)
+
+        return call
+
+    for owner, name in ((cuda, "mem_alloc"), (cuda, "pagelocked_empty"), (cuda, "Stream"), (cuda, "Event")):
+        monkeypatch.setattr(owner, name, counted(getattr(owner, name)))
+    allocation = cuda.PagelockedHostAllocation
+    monkeypatch.setattr(allocation, "get_device_pointer", counted(allocation.get_device_pointer))
+    for fail_at[0] in range(1, needed + 1):
+        calls[0] = 0
+        with pytest.raises(MissingRequirement, match="a smaller --batch needs less.*cuSomething failed"):
+            open_engine(bundle, NAME, max_batch=4)
+        assert simulator.gpu.used_bytes() == 0 and not any(context.streams for context in simulator.gpu.contexts)
+    calls[0], fail_at[0] = 0, 0
+    open_engine(bundle, NAME, max_batch=4).close()
+    assert calls[0] == needed
 
 
 @pytest.mark.parametrize("version", ["8.2.1", "10.3"])
@@ -219,16 +420,79 @@ def test_a_run_that_tensorrt_does_not_accept_is_an_error_and_no_old_answer(bundl
         assert agrees(engine.infer(sample.images[:2]), sample, 2)
 
 
+def test_a_batch_that_fails_leaves_the_one_before_it_and_its_own_slot_whole(bundle_for):
+    bundle, simulator = bundle_for()
+    sample = bundle.sample()
+    with open_engine(bundle, NAME, max_batch=4) as engine:
+        first = engine.submit(sample.images[:4])
+        simulator.set(fail_enqueue=True)
+        for _ in range(3):
+            with pytest.raises(EngineError, match="TensorRT did not run the batch"):
+                engine.submit(sample.images[4:8])
+        simulator.set(fail_enqueue=False)
+        second = engine.submit(sample.images[4:7])
+        assert alike(engine.collect(first), sample, 0, 4)
+        assert alike(engine.collect(second), sample, 4, 7)
+
+
+def test_a_cuda_error_that_passes_leaves_the_engine_usable(bundle_for, monkeypatch):
+    bundle, simulator = bundle_for()
+    sample = bundle.sample()
+    cuda = simulator.pycuda.driver
+
+    def refuse(*_):
+        raise cuda.MemoryError("cuMemcpyHtoDAsync failed: out of memory")
+
+    with open_engine(bundle, NAME, max_batch=4) as engine:
+        with monkeypatch.context() as patch:
+            patch.setattr(cuda, "memcpy_htod_async", refuse)
+            with pytest.raises(EngineError, match="the GPU failed: cuMemcpyHtoDAsync failed: out of memory"):
+                engine.submit(sample.images[:4])
+        assert agrees(engine.infer(sample.images[:4]), sample, 4)
+
+
+def test_a_gpu_that_is_gone_is_told_for_every_batch_and_closing_frees_what_there_was(bundle_for):
+    bundle, simulator = bundle_for()
+    sample = bundle.sample()
+    with open_engine(bundle, NAME, max_batch=4) as engine:
+        pending = [engine.submit(sample.images[start : start + 2]) for start in (0, 2)]
+        simulator.set(lose_gpu=True)
+        for one in pending:
+            with pytest.raises(EngineError, match="the GPU failed: .*unspecified launch failure"):
+                engine.collect(one)
+        with pytest.raises(EngineError, match="failed before, and cannot be used any more: .*launch failure"):
+            engine.submit(sample.images[:1])
+    gc.collect()  # the frames that the errors keep hold the streams
+    assert simulator.gpu.used_bytes() == 0
+
+
+def test_the_pipeline_keeps_what_was_done_before_the_gpu_was_gone(bundle_for):
+    bundle, simulator = bundle_for()
+    sample = bundle.sample()
+    found = []
+    with open_engine(bundle, NAME, max_batch=2) as engine:
+        with pytest.raises(EngineLost):
+            for answer in pipeline.classify_items(range(40), lambda item: sample.images[item % 12], engine, 2, 2):
+                found.append(answer)
+                simulator.set(lose_gpu=True)
+    assert 2 <= len(found) < 12 and alike([answer.probabilities for answer in found], sample, 0, len(found))
+
+
 @pytest.mark.parametrize("version", ["8.2.1", "10.3"])
-def test_a_shape_that_tensorrt_does_not_accept_is_an_error_with_its_reason(bundle_for, version):
+def test_a_shape_that_tensorrt_does_not_accept_is_an_error_with_its_reason(bundle_for, monkeypatch, version):
     bundle, _ = bundle_for(version)
     sample = bundle.sample()
+    tensors_of = versions.tensors_of
+
+    def larger(tensorrt, engine):
+        found = tensors_of(tensorrt, engine)
+        return {name: t._replace(largest_shape=(5,) + tuple(t.largest_shape[1:])) for name, t in found.items()}
+
+    monkeypatch.setattr(versions, "tensors_of", larger)  # than the plan's profile
     with open_engine(bundle, NAME, max_batch=8) as engine:
-        engine._largest = 5  # more than the plan's profile
-        engine._slots[0].host["images"] = np.zeros((5, 299, 299, 3), np.float32)
         with pytest.raises(EngineError, match=r"refused a batch of \(5, 299, 299, 3\): .*[Ee]rror"):
             engine.infer(sample.images[:5])
-        engine._slots[0].host.pop("images")  # is no page-locked memory
+        assert agrees(engine.infer(sample.images[:4]), sample, 4)
 
 
 def test_no_execution_context_is_told_as_such(bundle_for):

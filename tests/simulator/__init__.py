@@ -45,6 +45,7 @@ DEFAULTS = {
     "fail_deserialize": False,
     "fail_context": False,  # create_execution_context returns None
     "fail_enqueue": False,  # execute_* returns False and does nothing
+    "lose_gpu": False,  # every CUDA call fails from now on, as after a launch that failed: the context is done for
     "build_s": 0.0,
     "kill_in_build": False,  # SIGKILL, as the out-of-memory killer sends it; only in a child process
     "progress": (),  # what the builder logs (VERBOSE) on the way, spread over build_s, from a thread of its own

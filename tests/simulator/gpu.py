@@ -63,6 +63,11 @@ class Queue:
             self.done_count += 1
             self._work.popleft()()
 
+    def drop(self):
+        """Forgets all work."""
+        self._work.clear()
+        self.done_count = self.put_count
+
     @property
     def busy(self):
         return self.done_count < self.put_count

@@ -49,10 +49,17 @@ def build(gpu, version):
                 if driver
                 else "explicit_context_dependent failed: invalid device context - no currently active context?"
             )
+        if driver:
+            refuse_if_lost(routine)
         return context
+
+    def refuse_if_lost(routine):
+        if gpu.settings["lose_gpu"]:
+            raise LaunchError("%s failed: unspecified launch failure" % routine)
 
     def run(routine, work):
         """Does queued work; raises what CUDA says when that went wrong."""
+        refuse_if_lost(routine)
         try:
             with gpu.lock:
                 return work()
@@ -195,7 +202,9 @@ def build(gpu, version):
         def __del__(self):
             if hasattr(self, "_handle"):
                 with gpu.lock:
-                    if self._context.streams[self._handle].busy:
+                    if gpu.settings["lose_gpu"]:
+                        self._queue.drop()  # what can never be done
+                    if self._queue.busy:
                         gpu.problem("a stream was destroyed with work in it that nobody waited for")
                     if self._reachable():
                         del self._context.streams[self._handle]

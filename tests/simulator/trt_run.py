@@ -121,7 +121,11 @@ class ICudaEngine(_OnDevice):
         self._header, self._data, self._plan, self._log = header, data, plan, log
         self._keeper = weakref.ref(keeper)
         self._bindings = graph.bindings_of(load(data))
+        self._holder = None  # of the profile: weak reference to an execution context
         self._settle(len(data), "an engine's weights")
+
+    def _profile_is_taken(self):
+        return bool(self._header["profile"]) and self._holder is not None and self._holder() is not None
 
     def _index(self, binding):
         """Returns the index of a binding given by index or name. Raises IndexError."""
@@ -301,6 +305,20 @@ class IExecutionContext(_OnDevice):
         self._addresses = {}
         self._last = None
         self._settle(engine._scratch_bytes, "an execution context's memory")
+        # Since 10 execution contexts share profiles; the preview feature of 8.6 is not modelled.
+        self._has_profile = at_least(self._simulator.version, "10.0.1") or not engine._profile_is_taken()
+        if self._has_profile:
+            engine._holder = weakref.ref(self)
+        else:
+            engine._log(
+                "ERROR",
+                "Profile 0 has been chosen by another IExecutionContext. Use another profileIndex or destroy the "
+                "IExecutionContext that use this profile.",
+            )
+            engine._log(
+                "WARNING",
+                "Could not set default profile 0 for execution context. Profile index must be set explicitly.",
+            )
 
     @staticmethod
     def _dynamic(binding):
@@ -312,7 +330,18 @@ class IExecutionContext(_OnDevice):
 
     name = constant("")
 
-    active_optimization_profile = constant(0)
+    @property
+    def active_optimization_profile(self):
+        return 0 if self._has_profile else -1
+
+    def _refuse_without_profile(self):
+        """Returns whether it has none, after logging that."""
+        if not self._has_profile:
+            self._refuse(
+                "executionContext.cpp",
+                "condition: mOptimizationProfile >= 0 && mOptimizationProfile < mEngine.getNbOptimizationProfiles()",
+            )
+        return not self._has_profile
 
     @property
     def all_binding_shapes_specified(self):
@@ -333,6 +362,8 @@ class IExecutionContext(_OnDevice):
         return True
 
     def _set_shape(self, index, shape):
+        if self._refuse_without_profile():
+            return False
         binding = self._engine._bindings[index]
         shape = list(shape)
         low, _, high = [list(dims) for dims in self._engine._profile_shape(0, index)]
@@ -449,6 +480,8 @@ class IExecutionContext(_OnDevice):
             gpu.problem(
                 "%d addresses for %d bindings: read beyond the end of the list" % (len(pointers), len(bindings))
             )
+            return False
+        if self._refuse_without_profile():
             return False
         if self._missing():
             return self._refuse("executionContext.cpp", "condition: allInputDimensionsSpecified(routine)")

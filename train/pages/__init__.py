@@ -1,85 +1,13 @@
-"""HTML pages that are one file each: styles, scripts, plots and photos are inside, nothing is fetched when they open.
+"""The templates of this package's pages; what fills them is edge_runtime.pages, which says what a page is."""
 
-Templates (Jinja2, autoescaped) lie beside this file and extend base.html, which follows the reader's light or dark
-setting and makes every `<table class="sortable">` sortable by its headers.
-"""
-
-import base64
-import io
 import os
-import typing
 
-import cv2
+from edge_runtime import pages
+from edge_runtime.pages import new_figure, picture, svg
 
-from edge_runtime import files
-from edge_runtime.requirements import require
-
-_QUALITY = 80  # of the JPEGs inside
+__all__ = ["new_figure", "picture", "svg", "write_page"]
 
 
 def write_page(path, template, **values):
-    """Fills a template and writes it whole or not at all.
-
-    Args:
-        path: the .html file.
-        template: its name in this folder.
-        values: what it shows; strings are escaped, what picture and svg return is not.
-
-    Raises:
-        MissingRequirement: Jinja2 is not installed. OSError: the file cannot be written.
-    """
-    jinja2 = require("jinja2")
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(os.path.dirname(__file__)),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    text = environment.get_template(template).render(**values)
-    with files.whole_file(path) as file:
-        file.write(text.encode("utf-8", "backslashreplace").decode("utf-8"))  # file names may hold any bytes
-
-
-def picture(rgb, side=None):
-    """Returns a data: address for <img src>.
-
-    Args:
-        rgb: uint8 array [height, width, 3].
-        side: shrink so that the longer side has at most so many pixels.
-    """
-    longest = max(rgb.shape[:2])
-    if side is not None and longest > side:
-        size = tuple(max(1, length * side // longest) for length in (rgb.shape[1], rgb.shape[0]))
-        rgb = cv2.resize(rgb, size, interpolation=cv2.INTER_AREA)
-    _, data = cv2.imencode(".jpg", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
-    return "data:image/jpeg;base64," + base64.b64encode(data.tobytes()).decode("ascii")
-
-
-def new_figure(width, height):
-    """Returns a matplotlib Figure of so many inches with one Axes, in greys that read on light and on dark."""
-    matplotlib = require("matplotlib")
-    grey = "#808890"
-    coloured = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
-    settings: typing.Dict[str, typing.Any] = {
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "font.size": 10,
-        "legend.frameon": False,
-    }
-    settings.update(dict.fromkeys(coloured, grey))
-    with matplotlib.rc_context(settings):
-        figure = require("matplotlib.figure").Figure((width, height))
-        require("matplotlib.backends.backend_svg").FigureCanvasSVG(figure)
-        figure.add_subplot(111).grid(color=grey, alpha=0.25)
-    return figure
-
-
-def svg(figure):
-    """Returns a figure as SVG markup to stand in a page."""
-    matplotlib = require("matplotlib")
-    text = io.StringIO()
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "picnic-edge"}):
-        figure.savefig(text, format="svg", transparent=True, bbox_inches="tight", metadata={"Date": None})
-    markup = text.getvalue()
-    return require("markupsafe").Markup(markup[markup.index("<svg") :])
+    """Fills a template of this folder, by its name, as edge_runtime.pages.write_page does."""
+    pages.write_page(path, os.path.join(os.path.dirname(__file__), template), **values)

@@ -1,0 +1,323 @@
+"""picnic-edge bench compare: what changed between two bench.json beyond noise.
+
+Both runs timed a fixed piece of work between their windows. By how much it took longer in the second, the machine
+itself was slower, and that much is taken off every engine's difference first. Then a figure has changed where all of
+this holds:
+
+1. Its windows differ: Yuen's test on the logarithms of the windows' values (Welch's t test with 20 % trimmed means, so
+   that one disturbed window decides nothing; K. K. Yuen, Biometrika 61, 1974), two-sided; the uncertainty of what was
+   taken off is added to the windows' own.
+2. They differ beyond what so many comparisons bring about by chance: Holm's correction over all figures of all engines,
+   at 2 % together. Where nothing changed at all, one comparison of two runs in fifty reports something by this alone.
+3. By at least 5 %: smaller differences come and go with a machine's state and are nobody's doing.
+4. As measured, with nothing taken off, they differ too, in the same direction, by at least half of that.
+"""
+
+import argparse
+import json
+import math
+import sys
+import typing
+
+import numpy as np
+
+from benchmarks import report
+from edge_runtime.command import print_json, say
+from edge_runtime.errors import GotWorse, UsageError
+
+FORMAT_VERSION = 2  # of bench.json; schema.json describes it
+LEAST_CHANGE = 0.05
+FAMILY_ALPHA = 0.02
+_TRIM = 0.2
+_LEAST = math.log(1 + LEAST_CHANGE)
+# key of a window, is it better when higher
+_TESTED = (("p50_ms", False), ("images_per_s", True), ("cpu_s_per_image", False), ("joules_per_image", False))
+_SHOWN = ("cold_start_s", "load_s", "peak_rss_bytes", "gpu_memory_bytes", "top1", "macro_f1")
+
+Figure = typing.NamedTuple(
+    "Figure",
+    [
+        ("engine", str),
+        ("metric", str),  # such as "images_per_s b8"
+        ("before", float),  # trimmed (geometric) means of the windows
+        ("after", float),
+        ("change", float),  # after / before - 1
+        ("worse", bool),  # the direction of the change is the bad one
+        ("p", float),
+        ("changed", bool),
+    ],
+)
+
+
+def main(argv=None):
+    """Compares. Raises PicnicError as the exit codes say; GotWorse (7) past --fail-above."""
+    this = argparse.ArgumentParser(
+        prog="picnic-edge bench compare",
+        description="Show what changed between two runs of `picnic-edge bench --report` beyond noise.",
+        epilog="example: picnic-edge bench compare before/bench.json after/bench.json --fail-above 10",
+    )
+    this.add_argument("before", metavar="A.json")
+    this.add_argument("after", metavar="B.json")
+    this.add_argument(
+        "--fail-above",
+        type=_percent,
+        metavar="PERCENT",
+        help="exit with 7 where a figure got worse, beyond noise, by more than this, or an engine got lost",
+    )
+    this.add_argument("--json", action="store_true", help="one JSON document on stdout instead of the text")
+    options = this.parse_args(argv)
+    before, after = read_document(options.before), read_document(options.after)
+    found = compare(before, after)
+    for difference in found["differences"]:
+        say("NOT THE SAME: " + difference)
+    if options.json:
+        print_json(dict(found, figures=[dict(figure._asdict()) for figure in found["figures"]]))
+    else:
+        print(format_comparison(found))
+    if options.fail_above is not None:
+        bad = failures(found, options.fail_above)
+        if bad:
+            raise GotWorse("worse by more than %g %%: %s" % (options.fail_above, "; ".join(bad)))
+
+
+def read_document(path):
+    """Reads a bench.json.
+
+    Raises:
+        UsageError: it cannot be read, is no document of a bench, or one of another version's.
+    """
+    try:
+        with open(path, encoding="utf-8") as file:
+            found = json.load(file)
+    except OSError as error:
+        raise UsageError("%s: cannot be read (%s)" % (path, error.strerror))
+    except (ValueError, RecursionError) as error:
+        raise UsageError("%s: is no JSON (%s); expected a bench.json of `picnic-edge bench --report`" % (path, error))
+    version = found.get("format_version") if isinstance(found, dict) else None
+    if version != FORMAT_VERSION or not isinstance(found.get("engines"), list):
+        raise UsageError(
+            "%s: expected a bench.json with format_version %d, got %s; measure again with this version"
+            % (path, FORMAT_VERSION, version)
+        )
+    return found
+
+
+def compare(before, after):
+    """Compares two documents.
+
+    Returns:
+        dict: differences (texts: what was not the same, so that the figures may differ for that reason),
+        machine_change (how much longer the machine's own work took, after / before - 1; None where it cannot be told),
+        figures (list of Figure), shown ([(engine, what, before, after)]: without a test), lost and new (engine names).
+
+    Raises:
+        UsageError: a document is garbled.
+    """
+    try:
+        return _compare(before, after)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UsageError("a bench.json lacks or garbles %s; measure again" % error)
+
+
+def format_comparison(found):
+    """Returns what `compare` found as text."""
+    lines = []
+    changed = [figure for figure in found["figures"] if figure.changed]
+    for figure in changed:
+        lines.append(
+            "%s  %s  %.4g -> %.4g  (%+.1f %%, %s)"
+            % (
+                figure.engine,
+                figure.metric,
+                figure.before,
+                figure.after,
+                100 * figure.change,
+                "worse" if figure.worse else "better",
+            )
+        )
+    lines += ["%s  was measured before, not now" % name for name in found["lost"]]
+    lines += ["%s  was not measured before" % name for name in found["new"]]
+    if not changed:
+        lines.append("no change beyond noise in %d figures" % len(found["figures"]))
+    if found["machine_change"] is not None:
+        lines.append("the machine itself took %+.1f %% longer" % (100 * found["machine_change"]))
+    for engine, what, old, new in found["shown"]:
+        lines.append("%s  %s  %s -> %s  (not tested)" % (engine, what, _shown(old), _shown(new)))
+    return "\n".join(lines)
+
+
+def failures(found, percent):
+    """Returns the texts of what got worse by more than so many percent, and of the engines that got lost."""
+    bad = [
+        "%s %s %+.1f %%" % (figure.engine, figure.metric, 100 * figure.change)
+        for figure in found["figures"]
+        if figure.changed and figure.worse and _worsening(figure) > percent / 100.0
+    ]
+    return bad + ["%s is not measured any more" % name for name in found["lost"]]
+
+
+def yuen(first, second, aside=()):
+    """Yuen's test of two samples with trimmed means, and of what else is added to their difference.
+
+    Args:
+        first, second: lists of numbers.
+        aside: () or two more: (trimmed mean of its second - that of its first) is added.
+
+    Returns:
+        (the trimmed means' difference, second - first, with aside's; two-sided p, 1 for samples too small to tell).
+    """
+    parts = [_trimmed(values) for values in [first, second] + list(aside)]
+    difference = sum(mean * (-1, 1)[number % 2] for number, (mean, _, _) in enumerate(parts))
+    if any(kept < 2 for _, _, kept in parts):
+        return difference, 1.0
+    variances = [variance for _, variance, _ in parts]
+    total = sum(variances)
+    if total <= 0:
+        return difference, 1.0 if difference == 0 else 0.0
+    freedom = total**2 / sum(variance**2 / (kept - 1) for _, variance, kept in parts)
+    return difference, _two_sided_p(abs(difference) / math.sqrt(total), freedom)
+
+
+def _compare(before, after):
+    old, new = (
+        {engine["name"]: engine for engine in one["engines"] if "skipped" not in engine} for one in (before, after)
+    )
+    aside = [_machine_rounds(engines) for engines in (old, new)]
+    tests = []
+    for name in old:
+        for point in _points(old[name]) if name in new else []:
+            for key, higher in _TESTED:
+                if key == "p50_ms" and point != "b1":
+                    continue  # elsewhere it is the throughput's other side
+                first, second = (np.log(_values(one[name], point, key)) for one in (old, new))
+                if len(first) and len(second):
+                    # A slower machine's durations grow by what its own work took longer, and rates shrink. Joules
+                    # have no such yardstick.
+                    off = [] if key == "joules_per_image" else aside if higher else aside[::-1]
+                    tests.append((name, "%s %s" % (key, point), higher, first, second) + yuen(first, second, off))
+    significant = _holm([test[-1] for test in tests])
+    figures = []
+    for (name, metric, higher, first, second, own, p), passed in zip(tests, significant):
+        start, end = _trimmed(first)[0], _trimmed(second)[0]
+        raw = end - start
+        changed = passed and abs(own) >= _LEAST and abs(raw) >= _LEAST / 2 and raw * own > 0
+        worse = raw != 0 and (raw > 0) != higher
+        figures.append(Figure(name, metric, math.exp(start), math.exp(end), math.exp(raw) - 1, worse, p, changed))
+    shift = _trimmed(aside[1])[0] - _trimmed(aside[0])[0] if all(aside) else None
+    return {
+        "differences": _differences(before, after),
+        "machine_change": None if shift is None else math.exp(shift) - 1,
+        "figures": figures,
+        "shown": [
+            (name, what, old[name].get(what), new[name].get(what))
+            for name in old
+            if name in new
+            for what in _SHOWN
+            if old[name].get(what) is not None or new[name].get(what) is not None
+        ],
+        "lost": [name for name in old if name not in new],
+        "new": [name for name in new if name not in old],
+    }
+
+
+def _points(engine):
+    return list(dict.fromkeys(window["point"] for window in engine["windows"]))
+
+
+def _values(engine, point, key):
+    own = [window for window in engine["windows"] if window["point"] == point]
+    if key == "cpu_s_per_image":
+        values = [window["cpu_s"] / window["photos"] for window in own]
+    else:
+        values = [window[key] for window in own]
+    return [] if any(not value or value <= 0 for value in values) else values
+
+
+def _machine_rounds(engines):
+    """Returns the logarithm of how long the machine's own work took, a median per round."""
+    rounds = {}  # type: typing.Dict[int, typing.List[float]]
+    for engine in engines.values():
+        for window in engine["windows"]:
+            rounds.setdefault(window["round"], []).append(math.log(window["reference_ms"]))
+    return [float(np.median(values)) for values in rounds.values()]
+
+
+def _differences(before, after):
+    """Returns why two documents cannot be compared as they stand."""
+    found = []
+    for what, get in (
+        ("the machine", lambda one: _facts(one["machine"], ("cpu", "cores", "architecture", "memory_bytes"))),
+        ("the system", lambda one: _facts(one["machine"], ("system", "python"))),
+        ("the clocks", lambda one: _facts(one["clocks"], ("governor", "power_mode", "cpu_max_mhz", "gpu_max_mhz"))),
+        ("the libraries", lambda one: _facts(one["libraries"], sorted(one["libraries"]))),
+        ("picnic-edge", lambda one: one["version"]),
+        ("the bundle", lambda one: one["bundle_id"]),
+        ("the photos", lambda one: "%s (%d)" % (one["photos"], one["photo_count"])),
+        ("--batch", lambda one: ",".join(map(str, one["batches"]))),
+        ("--seconds", lambda one: one["seconds_per_measurement"]),
+    ):
+        old, new = get(before), get(after)
+        if old != new:
+            found.append("%s: %s; %s" % (what, old, new))
+    for which, one in (("first", before), ("second", after)):
+        if one["partial"]:
+            found.append("the %s run was stopped before its end" % which)
+        if report.is_busy(one):
+            found.append("other programs were running beside the %s run (load %.1f)" % (which, one["load_average"]))
+    return found
+
+
+def _facts(facts, names):
+    return ", ".join("%s %s" % (name, facts[name]) for name in names if facts.get(name) not in (None, ""))
+
+
+def _worsening(figure):
+    """Returns by how much a worse figure is worse: a rate that halved is as bad as a duration that doubled."""
+    return max(figure.change, 1 / (1 + figure.change) - 1)
+
+
+def _holm(ps):
+    """Returns for each p whether it is significant at FAMILY_ALPHA together (S. Holm, Scand. J. Statist. 6, 1979)."""
+    found = [False] * len(ps)
+    for place, number in enumerate(sorted(range(len(ps)), key=lambda number: ps[number])):
+        if ps[number] > FAMILY_ALPHA / (len(ps) - place):
+            break
+        found[number] = True
+    return found
+
+
+def _trimmed(values):
+    """Returns (trimmed mean, its variance by winsorizing, how many values were kept)."""
+    ordered = np.sort(np.asarray(values, np.float64))
+    cut = int(_TRIM * len(ordered))
+    kept = len(ordered) - 2 * cut
+    winsorized = np.clip(ordered, ordered[cut], ordered[len(ordered) - cut - 1])
+    spread = float(np.sum((winsorized - winsorized.mean()) ** 2))
+    return float(ordered[cut : cut + kept].mean()), spread / max(1, kept * (kept - 1)), kept
+
+
+def _two_sided_p(t, freedom):
+    """Returns the probability of a value beyond +-t under Student's distribution."""
+    # With x = sqrt(freedom) * tan(angle) the density becomes cos(angle) ** (freedom - 1), which has no long tail.
+    angles = np.linspace(math.atan(t / math.sqrt(freedom)), math.pi / 2, 4001)
+    heights = np.maximum(np.cos(angles), 0.0) ** (freedom - 1)
+    area = float(np.sum((heights[1:] + heights[:-1]) / 2) * (angles[1] - angles[0]))
+    scale = math.exp(math.lgamma((freedom + 1) / 2) - math.lgamma(freedom / 2)) / math.sqrt(math.pi)
+    return min(1.0, 2 * scale * area)
+
+
+def _shown(value):
+    return "-" if value is None else "%.4g" % value if isinstance(value, float) else str(value)
+
+
+def _percent(text):
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError("expected 0 or more, got %s" % text)
+    return value
+
+
+if __name__ == "__main__":
+    from edge_runtime.command import run_verb
+
+    sys.exit(run_verb(main, sys.argv[1:]))

@@ -1,0 +1,505 @@
+"""What others would run on the same photos, on the same machine, in the same run, each from its own package.
+
+hackathon            the pipeline that this project grew from: tf.data, one photo at a time, and Keras predict
+tensorflow           the bundle's SavedModel as TensorFlow's guides run one: parallel tf.data, batches, prefetch
+opencv-onnxruntime   the loop of ten lines: cv2.imread, cv2.resize, ONNX Runtime
+benchmark_app ...    OpenVINO's own tool, on random pixels and without photos: the limit for the model alone
+ultralytics          its own classifier: only its speed can be compared
+trtexec ..., tf-trt  NVIDIA's tool and TensorFlow's own way, where there is a GPU
+
+Each runs in a process of its own, so that a crash or a hang costs this rival alone, and on the same cores: the process
+is bound to as many as `threads` allows before it imports anything.
+"""
+
+import concurrent.futures
+import contextlib
+import ctypes
+import glob
+import io
+import itertools
+import json
+import os
+import re
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+import typing
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from benchmarks import jetson_check
+from edge_runtime import files, images, machine
+from edge_runtime.bundle import INPUT_NAME, OUTPUT_NAME
+from edge_runtime.engines import check_engine, list_engines, tf_trt
+from edge_runtime.engines.openvino import IR_MODEL
+from edge_runtime.engines.tensorrt import PLAN
+from edge_runtime.errors import ImageError, MissingRequirement, PicnicError
+from edge_runtime.requirements import require
+
+BATCH = 8
+HINTS = ("throughput", "latency")  # of benchmark_app: many requests at once; one after the other
+LIMIT_S = 900  # for one rival: TF-TRT may take minutes to load
+TRTEXEC = "/usr/src/tensorrt/bin/trtexec"  # where JetPack puts it, which is not in the PATH
+_HACKATHON_BATCH = 32
+_DIE_WITH_PARENT = 1  # prctl: PR_SET_PDEATHSIG
+_ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+_CHILD = "import sys; sys.path.insert(0, sys.argv[1]); from benchmarks import rivals; rivals.child(*sys.argv[2:])"
+_BENCHMARK_APP = (
+    # It would report its use to Intel over the network.
+    "import sys; sys.modules['openvino_telemetry'] = None\n"
+    "from openvino.tools.benchmark.main import main; sys.exit(main())"
+)
+_CHANGED = (
+    "the hackathon's script in TensorFlow 2 calls. Kept: tf.data without parallel calls or prefetch, tf.image, batches "
+    "of 32, Keras predict. Changed: 299 x 299 pixels (there 192 x 192) and the bundle's own network in its Keras "
+    "model's place, whose graph scales the pixels (there they were 0..1 in prediction, -1..1 in training)"
+)
+
+
+def measure(bundle, paths, threads=None, seconds=10.0, batch=BATCH):
+    """Runs every rival, one after the other.
+
+    Args:
+        bundle: edge_runtime.bundle.Bundle.
+        paths: photos that every rival can read (common_photos), at least one.
+        threads: cores that each may use; None for all.
+        seconds: how long each is measured at least; those that read photos go over all of them, once or more often.
+        batch: photos per call, except for the hackathon's 32.
+
+    Yields:
+        (name, result). result is {"skipped": why}, or a dict of
+            images_per_s, seconds, photos   of the timed part; loading and a first batch come before it
+            batch, threads
+            cpu_s_per_image    core time of the timed part; for benchmark_app and trtexec of the whole program
+            peak_rss_bytes     of the process
+            library            {name: version}
+            limit              True: the model alone, no photos are read
+            labels             one per photo, where it uses the bundle's network; else None
+            note               what must be known to compare it
+        and for benchmark_app and trtexec latency_..._ms.
+    """
+    for job in jobs(bundle, paths, threads, seconds, batch):
+        yield job["name"], {"skipped": job["skipped"]} if "skipped" in job else run_job(job)
+
+
+def common_photos(paths):
+    """Leaves out the photos that one of the rivals would stumble over, so that all are measured on the same ones.
+
+    Returns:
+        (paths of readable JPEG and PNG photos with names in UTF-8, [(path, why it is left out)]).
+    """
+    with concurrent.futures.ThreadPoolExecutor(machine.core_count()) as pool:
+        reasons = list(pool.map(_why_not_common, paths))
+    usable = [path for path, reason in zip(paths, reasons) if not reason]
+    return usable, [(path, reason) for path, reason in zip(paths, reasons) if reason]
+
+
+def jobs(bundle, paths, threads=None, seconds=10.0, batch=BATCH):
+    """Returns what run_job takes, one dict per rival, in the order of running; one with "skipped" is not to be run."""
+    common = {
+        "paths": list(paths),
+        "class_names": bundle.class_names,
+        "threads": min(threads or machine.core_count(), machine.core_count()),
+        "seconds": seconds,
+        "batch": batch,
+    }
+    saved_model, onnx_model = bundle.file("saved_model"), bundle.file("model.onnx")
+    found = [
+        dict(common, name="hackathon", rival="hackathon", model=saved_model, batch=_HACKATHON_BATCH),
+        dict(common, name="tensorflow", rival="tensorflow", model=saved_model),
+        dict(common, name="opencv-onnxruntime", rival="opencv-onnxruntime", model=onnx_model),
+    ]
+    engines = [info for info in list_engines(bundle) if info.record is not None]
+    problems = {info.name: _why_foreign(bundle, info) for info in engines}
+    app = dict(common, rival="benchmark_app", batch=1)
+    models = [("model.onnx", onnx_model, "fp32", "")]
+    models += [
+        (info.name, os.path.join(info.path, IR_MODEL), info.precision, problems[info.name])
+        for info in engines
+        if info.kind == "openvino"
+    ]
+    for (name, model, precision, problem), hint in itertools.product(models, HINTS):
+        job = dict(app, name="benchmark_app %s %s" % (name, hint), model=model, precision=precision, hint=hint)
+        found.append(dict(job, skipped=problem) if problem else job)
+    weights = sorted(glob.glob("yolo*-cls.pt"))
+    found.append(
+        dict(common, name="ultralytics", rival="ultralytics", model=os.path.abspath(weights[0]) if weights else "")
+    )
+    for kind, rival, name in (("tensorrt", "trtexec", PLAN), ("tf-trt", "tf-trt", tf_trt.SAVED_MODEL)):
+        own = [info for info in engines if info.kind == kind]
+        for info in own:
+            job = dict(common, name="%s %s" % (rival, info.name), rival=rival, model=os.path.join(info.path, name))
+            if problems[info.name]:
+                job["skipped"] = problems[info.name]
+            else:  # it was built for so many at most
+                job["batch"] = min(batch, info.record["batch_profile"]["max"])
+            found.append(job)
+        if not own:
+            missing = "the bundle has no %s engine; to make one: picnic-edge convert %s --to %s" % (
+                kind,
+                bundle.path,
+                kind,
+            )
+            found.append({"name": rival, "skipped": missing})
+    return found
+
+
+def run_job(job, limit_s=LIMIT_S):
+    """Runs one of jobs() in a process of its own. Returns its result, as measure yields it."""
+    with tempfile.TemporaryDirectory() as scratch:
+        asked, answer = os.path.join(scratch, "job.json"), os.path.join(scratch, "answer.json")
+        files.write_json(asked, job)
+        done = jetson_check.run([sys.executable, "-c", _CHILD, _ROOT, asked, answer, str(os.getpid())], limit_s)
+        try:
+            with open(answer, encoding="utf-8") as file:
+                return json.load(file)
+        except OSError:
+            said = [line for line in done["stderr"].splitlines() if line.strip()] or ["it said nothing"]
+            return {"skipped": done["problem"] or "its process ended with %s: %s" % (done["exit_code"], said[-1])}
+
+
+def child(job, answer, parent):
+    """What the process of a rival does: runs the job in one file and writes its result into another.
+
+    Args:
+        job, answer: file names.
+        parent: number of the process that started this one, and with which it ends.
+    """
+    ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
+    if os.getppid() != int(parent):  # it ended before that
+        return
+    with open(job, encoding="utf-8") as file:
+        asked = json.load(file)
+    # Libraries differ in what they take a number of threads from; none starts more than it has cores.
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: asked["threads"]])
+    try:
+        rival = asked["rival"]
+        result = _time_program(asked) if rival in _PROGRAMS else _time_photos(asked, *_PHOTO_RIVALS[rival](asked))
+        result.update(batch=asked["batch"], threads=asked["threads"])
+    except Exception as error:
+        traceback.print_exc()
+        reason = str(error).strip().splitlines() or [""]
+        result = {
+            "skipped": reason[0] if isinstance(error, PicnicError) else "%s: %s" % (type(error).__name__, reason[0])
+        }
+    files.write_json(answer, result)
+
+
+def plain_loop(model, threads, batch=BATCH):
+    """The loop that one would write in ten lines: read, resize, collect a batch, run.
+
+    Args:
+        model: a bundle's model.onnx.
+        threads: for ONNX Runtime.
+        batch: photos per call.
+
+    Returns:
+        a function of file names that returns the index of each photo's class.
+    """
+    onnxruntime = require("onnxruntime")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+    def classify(paths):
+        found = []
+        for start in range(0, len(paths), batch):
+            pictures = []
+            for path in paths[start : start + batch]:
+                bgr = cv2.imread(path)
+                pictures.append(cv2.resize(bgr, (images.SIDE, images.SIDE))[:, :, ::-1])
+            found += session.run(None, {INPUT_NAME: np.stack(pictures)})[0].argmax(axis=1).tolist()
+        return found
+
+    return classify
+
+
+def parse_benchmark_app(text):
+    """Reads what OpenVINO's benchmark_app prints.
+
+    Returns:
+        {"images_per_s", "calls", "seconds", "latency_p50_ms", "latency_mean_ms", "latency_min_ms", "latency_max_ms"}.
+
+    Raises:
+        ValueError: one of them is not there.
+    """
+    patterns = {
+        "images_per_s": r"Throughput: +([\d.]+) FPS",
+        "calls": r"Count: +(\d+) iterations",
+        "seconds": r"Duration: +([\d.]+) ms",
+        "latency_p50_ms": r"Median: +([\d.]+) (ms|us)",
+        "latency_mean_ms": r"Average: +([\d.]+) (ms|us)",
+        "latency_min_ms": r"Min: +([\d.]+) (ms|us)",
+        "latency_max_ms": r"Max: +([\d.]+) (ms|us)",
+    }
+    found = _parsed("benchmark_app", patterns, text)
+    return dict(found, seconds=found["seconds"] / 1000, calls=int(found["calls"]))
+
+
+def parse_trtexec(text):
+    """Reads the performance summary that trtexec prints (TensorRT 8.2 and newer).
+
+    Returns:
+        {"calls_per_s", "seconds", "latency_p50_ms", "latency_mean_ms", "latency_min_ms", "latency_max_ms",
+        "latency_p99_ms"}; latencies are the GPU's compute time of a call.
+
+    Raises:
+        ValueError: one of them is not there.
+    """
+    gpu = r"\] GPU Compute Time: [^\n]*"
+    patterns = {
+        "calls_per_s": r"Throughput: ([\d.]+) qps",
+        "seconds": r"Total Host Walltime: ([\d.]+) s",
+        "latency_p50_ms": gpu + r"median = ([\d.]+) ms",
+        "latency_mean_ms": gpu + r"mean = ([\d.]+) ms",
+        "latency_min_ms": gpu + r"min = ([\d.]+) ms",
+        "latency_max_ms": gpu + r"max = ([\d.]+) ms",
+        "latency_p99_ms": gpu + r"percentile\(99%\) = ([\d.]+) ms",
+    }
+    return _parsed("trtexec", patterns, text)
+
+
+def _parsed(program, patterns, text):
+    found = {name: re.search(pattern, text) for name, pattern in patterns.items()}
+    missing = sorted(name for name, match in found.items() if match is None)
+    if missing:
+        raise ValueError("%s printed no %s" % (program, ", ".join(missing)))
+    # A latency below a millisecond is printed in microseconds.
+    scale = {name: 1000 if match and match.groups()[1:] == ("us",) else 1 for name, match in found.items()}
+    return {name: float(match.group(1)) / scale[name] for name, match in found.items() if match}
+
+
+def _why_not_common(path):
+    try:
+        path.encode("utf-8")
+        data = images.read_bytes(path)
+        images.decode_image(data)
+        header = Image.open(io.BytesIO(data))
+    except UnicodeEncodeError:
+        return "its name is not UTF-8"
+    except ImageError as error:
+        return str(error)
+    if header.format not in ("JPEG", "MPO", "PNG") or header.mode == "CMYK":
+        return "is %s (%s), which not every rival reads" % (header.format, header.mode)
+    return ""
+
+
+def _why_foreign(bundle, info):
+    try:
+        check_engine(bundle, info)
+        return ""
+    except PicnicError as error:
+        return str(error).splitlines()[0]
+
+
+def _time_photos(job, classify, modules, note):
+    """Times a function of file names over all photos of a job, after a first batch that is not timed."""
+    paths, class_names = job["paths"], job["class_names"]
+    classify(paths[: job["batch"]])
+    answers, passes = None, 0
+    cpu_s, started = time.process_time(), time.perf_counter()
+    while not passes or time.perf_counter() - started < job["seconds"]:
+        answers = classify(paths)
+        passes += 1
+    took_s, cpu_s = time.perf_counter() - started, time.process_time() - cpu_s
+    photos = passes * len(paths)
+    return {
+        "images_per_s": photos / took_s,
+        "seconds": took_s,
+        "photos": photos,
+        "cpu_s_per_image": cpu_s / photos,
+        "peak_rss_bytes": _peak_rss_bytes(),
+        "library": _versions(modules),
+        "limit": False,
+        "labels": None if answers is None else [class_names[index] for index in answers],
+        "note": note,
+    }
+
+
+def _versions(modules):
+    return {name: str(getattr(require(name), "__version__", "unknown")) for name in modules}
+
+
+def _peak_rss_bytes():
+    """Of this process. getrusage would give its parent's, too, where that was larger when it started this one."""
+    with contextlib.suppress(OSError), open("/proc/self/status", encoding="ascii", errors="replace") as file:
+        for line in file:
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    return machine.peak_memory_bytes()
+
+
+def _hackathon(job):
+    tensorflow = _tensorflow_with(job["threads"])
+    layers = tensorflow.keras.layers
+    model = tensorflow.keras.Sequential(
+        [
+            layers.InputLayer(tuple(images.INPUT_SPEC["shape"]), dtype="uint8"),
+            layers.Lambda(_network(tensorflow, job["model"]), output_shape=(len(job["class_names"]),)),
+        ]
+    )
+
+    def classify(paths):
+        dataset = _file_names(tensorflow, paths).map(lambda path: _tf_photo(tensorflow, path))
+        return model.predict(dataset.batch(job["batch"]), verbose=0).argmax(axis=1).tolist()
+
+    return classify, ["tensorflow"], _CHANGED
+
+
+def _tensorflow(job):
+    tensorflow = _tensorflow_with(job["threads"])
+    network = _network(tensorflow, job["model"])
+
+    def classify(paths):
+        autotune = tensorflow.data.experimental.AUTOTUNE
+        dataset = _file_names(tensorflow, paths)
+        dataset = dataset.map(lambda path: _tf_photo(tensorflow, path), num_parallel_calls=autotune)
+        found = []
+        for pixels in dataset.batch(job["batch"]).prefetch(autotune):
+            found += network(pixels).numpy().argmax(axis=1).tolist()
+        return found
+
+    return classify, ["tensorflow"], "tf.data with parallel calls and prefetch, tf.image, the SavedModel's signature"
+
+
+def _tf_trt(job):
+    tf_trt.require_tensorrt(tf_trt.probe())
+    tf_trt.require_gpu()
+    classify, modules, note = _tensorflow(job)
+    return classify, modules, note + ", converted by TF-TRT"
+
+
+def _opencv_onnxruntime(job):
+    cv2.setNumThreads(job["threads"])
+    note = "cv2.imread, cv2.resize, InferenceSession.run, one after the other"
+    return plain_loop(job["model"], job["threads"], job["batch"]), ["onnxruntime", "cv2"], note
+
+
+def _ultralytics(job):
+    # Neither downloads nor installs anything: what is missing is a reason to be skipped.
+    os.environ.update(YOLO_OFFLINE="true", YOLO_AUTOINSTALL="false")
+    ultralytics = require("ultralytics")
+    weights = job["model"]
+    if not weights:
+        folder = str(ultralytics.settings["weights_dir"])
+        found = sorted(glob.glob(os.path.join(glob.escape(folder), "yolo*-cls.pt")))
+        if not found:
+            raise MissingRequirement(
+                "no weights yolo*-cls.pt in this folder or %s (nothing is downloaded from here)" % folder
+            )
+        weights = found[0]
+    model = ultralytics.YOLO(weights)
+
+    def classify(paths):
+        # Given all names at once it would read all photos before the first is classified.
+        for start in range(0, len(paths), job["batch"]):
+            model.predict(paths[start : start + job["batch"]], verbose=False)
+
+    note = "its own network (%s) and classes, at its own input size: only the speed compares" % os.path.basename(
+        weights
+    )
+    return classify, ["ultralytics", "torch"], note
+
+
+_PHOTO_RIVALS: typing.Dict[str, typing.Callable] = {
+    "hackathon": _hackathon,
+    "tensorflow": _tensorflow,
+    "opencv-onnxruntime": _opencv_onnxruntime,
+    "ultralytics": _ultralytics,
+    "tf-trt": _tf_trt,
+}
+
+
+def _tensorflow_with(threads):
+    tensorflow = require("tensorflow")
+    tensorflow.config.threading.set_intra_op_parallelism_threads(threads)
+    tensorflow.config.threading.set_inter_op_parallelism_threads(threads)
+    return tensorflow
+
+
+def _network(tensorflow, path):
+    """Returns a SavedModel as a function: uint8 [n, 299, 299, 3] -> float32 [n, classes]."""
+    loaded = tensorflow.saved_model.load(path)  # held by the function: it does not hold its variables itself
+    return lambda pixels: loaded.signatures["serving_default"](**{INPUT_NAME: pixels})[OUTPUT_NAME]
+
+
+def _file_names(tensorflow, paths):
+    return tensorflow.data.Dataset.from_tensor_slices([os.fsencode(path) for path in paths])
+
+
+def _tf_photo(tensorflow, path):
+    """Reads a photo as the hackathon's script did, by what its first bytes say."""
+    data = tensorflow.io.read_file(path)
+    pixels = tensorflow.cond(
+        tensorflow.image.is_jpeg(data),
+        lambda: tensorflow.image.decode_jpeg(data, channels=3),
+        lambda: tensorflow.image.decode_png(data, channels=3),
+    )
+    pixels = tensorflow.image.resize(pixels, images.INPUT_SPEC["shape"][:2])
+    return tensorflow.cast(tensorflow.round(pixels), tensorflow.uint8)
+
+
+def _time_program(job):
+    """Runs another program that times itself."""
+    command, parse = _PROGRAMS[job["rival"]](job)
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
+    text = done.stdout.decode("utf-8", "replace")
+    if done.returncode:
+        said = [line for line in text.splitlines() if line.strip()] or ["it said nothing"]
+        raise MissingRequirement("%s ended with %d: %s" % (job["rival"], done.returncode, said[-1]))
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    found = dict(parse(text, job["batch"]), limit=True, labels=None)
+    cpu_s = usage.ru_utime + usage.ru_stime
+    return dict(found, cpu_s_per_image=cpu_s / found["photos"], peak_rss_bytes=usage.ru_maxrss * 1024)
+
+
+def _benchmark_app(job):
+    version = str(machine.library_version("openvino"))
+    require("openvino.tools.benchmark")
+    command = [sys.executable, "-c", _BENCHMARK_APP, "-m", job["model"], "-d", "CPU", "-hint", job["hint"]]
+    command += ["-t", "%d" % max(1, round(job["seconds"])), "-shape", _shape_of(job["batch"])]
+    # As the product's own OpenVINO engine asks for it; else the tool computes in bf16 where the CPU can.
+    command += ["-infer_precision", "bf16" if job["precision"] == "bf16" else "f32"]
+
+    def parse(text, batch):
+        found = parse_benchmark_app(text)
+        note = "random pixels, no photos; hint %s" % job["hint"]
+        return dict(found, photos=found["calls"] * batch, library={"openvino": version}, note=note)
+
+    return command, parse
+
+
+def _trtexec(job):
+    program = shutil.which("trtexec") or TRTEXEC
+    if not os.path.exists(program):
+        raise MissingRequirement("no trtexec in the PATH or at %s; it comes with JetPack's TensorRT" % TRTEXEC)
+    command = [program, "--loadEngine=" + job["model"], "--shapes=%s:%s" % (INPUT_NAME, "x".join(map(str, _dims(job))))]
+    command.append("--duration=%d" % max(1, round(job["seconds"])))
+
+    def parse(text, batch):
+        found = parse_trtexec(text)
+        version = re.search(r"\[TensorRT (v\d+)\]", text)
+        photos = int(round(found["calls_per_s"] * found["seconds"])) * batch
+        found.update(images_per_s=found.pop("calls_per_s") * batch, photos=photos)
+        note = "random pixels, no photos; the plan that picnic-edge convert built; latency is the GPU's compute time"
+        return dict(found, library={"tensorrt": version.group(1) if version else "unknown"}, note=note)
+
+    return command, parse
+
+
+_PROGRAMS: typing.Dict[str, typing.Callable] = {"benchmark_app": _benchmark_app, "trtexec": _trtexec}
+
+
+def _dims(job):
+    return [job["batch"]] + images.INPUT_SPEC["shape"]
+
+
+def _shape_of(batch):
+    return "[%s]" % ",".join(map(str, [batch] + images.INPUT_SPEC["shape"]))

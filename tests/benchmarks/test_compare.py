@@ -1,0 +1,297 @@
+"""bench compare: what it calls a change, what it does not, and what it says of runs that cannot be compared."""
+
+import copy
+import json
+import math
+import time
+
+import numpy as np
+import pytest
+
+from benchmarks import bench, cli, compare, compare_trial
+from edge_runtime.bundle import Bundle
+from edge_runtime.engines import open_engine
+from edge_runtime.errors import GotWorse, UsageError
+from tests import helpers
+
+ENGINES = {
+    "onnxruntime-fp32": 25.0,
+    "openvino-fp32": 25.0,
+    "openvino-bf16": 12.5,
+    "openvino-int8": 6.0,
+    "onnxruntime": 26.0,
+}
+POINTS = {"b1": 1, "b4": 4, "b8": 8, "end_to_end": 1}
+
+
+def document(seed, slower=(), factor=1.0, machine=1.0, noise=0.02, bursts=0.0, windows=6):
+    """Returns a bench.json of made-up figures: some engines slower by a factor, and the whole machine by another."""
+    random = np.random.RandomState(seed)
+    engines = []
+    for name, photo_ms in ENGINES.items():
+        own = []
+        for number in range(windows):
+            for point in POINTS:
+                took_ms = photo_ms * machine * math.exp(noise * random.randn())
+                took_ms *= factor if name in slower else 1.0
+                if random.rand() < bursts:  # a neighbour takes the cores for this window
+                    took_ms *= 1 + random.rand()
+                photos = 40
+                own.append(
+                    {
+                        "point": point,
+                        "round": number,
+                        "photos": photos,
+                        "seconds": photos * took_ms / 1000,
+                        "images_per_s": 1000 / took_ms,
+                        "p50_ms": took_ms * POINTS[point],
+                        "cpu_s": photos * 2 * took_ms / 1000,
+                        "joules_per_image": None,
+                        "reference_ms": 3.0 * machine * math.exp(noise * random.randn()),
+                    }
+                )
+        engines.append({"name": name, "windows": own, "peak_rss_bytes": 500 << 20, "top1": None, "cold_start_s": 1.0})
+    return {
+        "format_version": 2,
+        "partial": False,
+        "bundle_id": "abc",
+        "photos": "val",
+        "photo_count": 64,
+        "batches": [1, 4, 8],
+        "seconds_per_measurement": 3.0,
+        "version": "1",
+        "machine": {"cpu": "c", "cores": 2, "architecture": "x", "memory_bytes": 1, "system": "s", "python": "3"},
+        "clocks": {"governor": "", "power_mode": "", "cpu_max_mhz": None, "gpu_max_mhz": None},
+        "load_average": 0.1,
+        "libraries": {"numpy": "1"},
+        "engines": engines,
+    }
+
+
+def changes(before, after):
+    found = compare.compare(before, after)
+    return {(figure.engine, figure.metric): figure for figure in found["figures"] if figure.changed}
+
+
+def test_the_same_twice_is_no_change():
+    """90 % is asked for; what is planted here is noise of every kind, and the numbers of the seeds are fixed."""
+    for settings in ({}, {"noise": 0.05}, {"noise": 0.03, "bursts": 0.1}, {"noise": 0.01, "windows": 10}):
+        silent = sum(
+            not changes(document(2 * seed, **settings), document(2 * seed + 1, **settings)) for seed in range(20)
+        )
+        assert silent >= 19, settings
+
+
+def test_a_planted_slowdown_is_always_found_in_its_engine_alone():
+    for settings in ({}, {"noise": 0.03}, {"noise": 0.02, "bursts": 0.1}):
+        for seed in range(10):
+            before = document(2 * seed, **settings)
+            after = document(2 * seed + 1, slower=["openvino-bf16"], factor=1.15, **settings)
+            found = changes(before, after)
+            assert {engine for engine, _ in found} == {"openvino-bf16"}, (settings, seed)
+            assert all(figure.worse for figure in found.values())
+
+
+def test_its_size_and_direction_are_told():
+    before, after = document(0, noise=0.01), document(1, slower=["onnxruntime"], factor=1.5, noise=0.01)
+    found = changes(before, after)
+    assert set(found) == {
+        ("onnxruntime", metric)
+        for metric in ["p50_ms b1"]
+        + ["%s %s" % (key, point) for key in ("images_per_s", "cpu_s_per_image") for point in POINTS]
+    }
+    slower, rate = found["onnxruntime", "p50_ms b1"], found["onnxruntime", "images_per_s b8"]
+    assert slower.change == pytest.approx(0.5, abs=0.03) and slower.before == pytest.approx(26, rel=0.02)
+    assert slower.after == pytest.approx(39, rel=0.03)
+    assert rate.change == pytest.approx(-1 / 3, abs=0.03) and rate.worse
+    back = changes(after, before)
+    assert set(back) == set(found) and not any(figure.worse for figure in back.values())
+
+
+def test_a_slower_machine_is_no_slower_engine():
+    before, after = document(0), document(1, machine=1.2)
+    assert not changes(before, after)
+    assert compare.compare(before, after)["machine_change"] == pytest.approx(0.2, abs=0.03)
+    after = document(1, machine=1.2, slower=["openvino-int8"], factor=1.15)
+    assert {engine for engine, _ in changes(before, after)} == {"openvino-int8"}
+
+
+def test_small_differences_are_nobody_s_doing():
+    assert not changes(document(0, noise=0.002), document(1, noise=0.002, slower=list(ENGINES), factor=1.04))
+    assert changes(document(0, noise=0.002), document(1, noise=0.002, slower=list(ENGINES), factor=1.07))
+
+
+def test_yuen_is_welch_s_test_without_the_ends():
+    difference, p = compare.yuen([1, 2, 3], [3, 4, 8])  # nothing to trim: Welch
+    # means 2 and 5, variances 1 and 7: t = 3 / sqrt(8 / 3), 2.56 degrees of freedom
+    assert difference == 3 and p == pytest.approx(0.1789, abs=2e-3)
+    assert compare.yuen([1, 2, 3, 4, 5, 1000], [1, 2, 3, 4, 5, 6])[0] == pytest.approx(0)
+    assert compare.yuen([1, 2], [1, 2])[1] == pytest.approx(1) and compare.yuen([1], [5])[1] == 1
+    assert compare.yuen([1, 1, 1], [2, 2, 2])[1] == 0 and compare.yuen([1, 1, 1], [1, 1, 1])[1] == 1
+
+
+def test_yuen_is_scipy_s():
+    stats = pytest.importorskip("scipy.stats")
+    random = np.random.RandomState(0)
+    for size, other in ((6, 6), (10, 6), (12, 9)):
+        first, second = random.randn(size), 0.7 + 2 * random.randn(other)
+        try:
+            theirs = stats.ttest_ind(first, second, equal_var=False, trim=0.2).pvalue
+        except TypeError:
+            pytest.skip("this SciPy does not trim")
+        assert compare.yuen(first, second)[1] == pytest.approx(theirs, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    "t, freedom, p", [(2.228, 10, 0.05), (4.587, 10, 0.001), (12.706, 1, 0.05), (0, 5, 1), (2.042, 30, 0.05)]
+)
+def test_student_s_distribution(t, freedom, p):
+    assert compare._two_sided_p(t, freedom) == pytest.approx(p, rel=2e-3)
+
+
+def test_holm_goes_on_as_long_as_it_may():
+    assert compare._holm([0.001, 0.018, 0.006, 0.009]) == [True, True, True, True]
+    assert compare._holm([0.008, 0.008, 0.008, 0.008]) == [False] * 4
+    assert compare._holm([0.001, 0.012, 0.012]) == [True, False, False]
+    assert compare._holm([]) == []
+
+
+def write(tmp_path, name, value):
+    return helpers.write_bytes(tmp_path / name, json.dumps(value).encode())
+
+
+def test_the_verb_prints_and_fails_as_asked(tmp_path, capsys):
+    before = write(tmp_path, "a.json", document(0))
+    after = write(tmp_path, "b.json", document(1, slower=["openvino-bf16"], factor=1.3))
+    cli.main(["compare", before, after])
+    text = capsys.readouterr()
+    assert "openvino-bf16  p50_ms b1  12." in text.out and "worse)" in text.out
+    assert "onnxruntime-fp32  p50_ms" not in text.out and "NOT THE SAME" not in text.err
+    cli.main(["compare", before, after, "--fail-above", "60"])
+    with pytest.raises(GotWorse, match=r"worse by more than 10 %: openvino-bf16 p50_ms b1 \+"):
+        cli.main(["compare", before, after, "--fail-above", "10"])
+    cli.main(["compare", after, before, "--fail-above", "10"])  # better is no failure
+    capsys.readouterr()
+    cli.main(["compare", before, before, "--fail-above", "0"])
+    assert "no change beyond noise in 45 figures" in capsys.readouterr().out
+    cli.main(["compare", before, after, "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert len(found["figures"]) == 45 and found["lost"] == []
+    done = helpers.picnic_edge("bench", "compare", before, after, "--fail-above", "10")
+    assert done.returncode == 7 and "picnic-edge: worse by more than 10 %" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_rate_that_halves_is_a_hundred_percent_worse():
+    found = compare.compare(document(0, noise=0.005), document(1, slower=["onnxruntime"], factor=2.0, noise=0.005))
+    assert any("images_per_s b8 -50" in text for text in compare.failures(found, 90))
+    assert compare.failures(found, 110) == []
+
+
+def test_an_engine_that_is_lost_fails_and_a_new_one_is_told(tmp_path, capsys):
+    before, after = document(0), document(1)
+    after["engines"][2] = {"name": "openvino-bf16", "skipped": "why"}
+    after["engines"].append(dict(copy.deepcopy(after["engines"][0]), name="tensorrt-fp16"))
+    paths = [write(tmp_path, "a.json", before), write(tmp_path, "b.json", after)]
+    with pytest.raises(GotWorse, match="openvino-bf16 is not measured any more"):
+        cli.main(["compare"] + paths + ["--fail-above", "50"])
+    text = capsys.readouterr().out
+    assert "openvino-bf16  was measured before, not now" in text
+    assert "tensorrt-fp16  was not measured before" in text
+
+
+def test_runs_that_cannot_be_compared_are_said_loudly(tmp_path, capsys):
+    before, after = document(0), document(1)
+    after.update(bundle_id="other", batches=[1, 16], partial=True, load_average=3.0, photos="train")
+    after["machine"] = dict(after["machine"], cpu="another")
+    after["libraries"] = {"numpy": "2"}
+    after["clocks"] = dict(after["clocks"], power_mode="MAXN")
+    cli.main(["compare", write(tmp_path, "a.json", before), write(tmp_path, "b.json", after)])
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("NOT THE SAME: ")]
+    for what in ("the machine: cpu c", "the bundle: abc; other", "--batch: 1,4,8; 1,16", "the libraries", "the clocks"):
+        assert any(what in line for line in said), what
+    assert any("the second run was stopped before its end" in line for line in said)
+    assert any("other programs were running beside the second run (load 3.0)" in line for line in said)
+    assert len(said) == 8
+
+
+@pytest.mark.parametrize(
+    "data, why",
+    [
+        (b"", "is no JSON"),
+        (b"[" * 100000, "is no JSON"),
+        (b"[]", "expected a bench.json with format_version 2, got None"),
+        (b'{"format_version": 1, "engines": []}', "got 1; measure again"),
+        (b'{"format_version": 2, "engines": [{"name": "x"}]}', "lacks or garbles"),
+        (b'{"format_version": 2, "engines": [7]}', "lacks or garbles"),
+    ],
+)
+def test_what_is_no_document_exits_with_2(tmp_path, data, why):
+    good = write(tmp_path, "a.json", document(0))
+    with pytest.raises(UsageError, match=why):
+        cli.main(["compare", good, helpers.write_bytes(tmp_path / "b.json", data)])
+
+
+def test_a_missing_document_and_senseless_percents_exit_with_2(tmp_path, capsys):
+    with pytest.raises(UsageError, match="gone.json: cannot be read"):
+        cli.main(["compare", str(tmp_path / "gone.json"), str(tmp_path / "gone.json")])
+    for percent in ("-1", "nan", "x"):
+        with pytest.raises(SystemExit) as stopped:
+            cli.main(["compare", "a", "b", "--fail-above=" + percent])
+        assert stopped.value.code == 2
+
+
+def test_runs_without_an_engine_in_common_are_compared_without_a_crash():
+    before, after = document(0), document(1)
+    before["engines"] = []
+    found = compare.compare(before, after)
+    assert found["figures"] == [] and len(found["new"]) == 5 and found["machine_change"] is None
+
+
+def test_the_trial_counts_what_was_reported_and_what_was_not(tiny_bundle, monkeypatch, capsys):
+    runs = []
+
+    def run(bundle, engine, plan):
+        planted = plan.opener is compare_trial.open_slower
+        runs.append(planted)
+        return document(len(runs), slower=list(ENGINES) if planted else [], factor=1.15)
+
+    monkeypatch.setattr(compare_trial, "_run", run)
+    compare_trial.main([tiny_bundle, "--engine", "onnxruntime", "--tries", "2"])
+    assert runs == [False, True, False, True, False]
+    last = capsys.readouterr().out.splitlines()[-2:]
+    assert last == [
+        "nothing changed: no change reported in 2 of 2 tries",
+        "15 % planted: reported in 2 of 2 tries",
+    ]
+
+
+def test_a_planted_engine_takes_longer_and_answers_the_same(tiny_bundle, monkeypatch):
+    monkeypatch.setattr(compare_trial, "SLOWER", 30.0)
+    bundle = Bundle.open(tiny_bundle)
+    pictures = bundle.sample().images[:4]
+    with open_engine(bundle, "onnxruntime", 4) as plain, compare_trial.open_slower(bundle, "onnxruntime", 4) as slower:
+        assert np.array_equal(plain.infer(pictures), slower.infer(pictures))
+        assert np.array_equal(plain.infer(pictures), slower.collect(slower.submit(pictures)))
+
+        def fastest_s(engine):
+            taken = []
+            for _ in range(5):
+                started = time.perf_counter()
+                engine.infer(pictures)
+                taken.append(time.perf_counter() - started)
+            return min(taken)
+
+        assert fastest_s(slower) > 3 * fastest_s(plain)
+
+
+def test_a_real_run_of_the_trial(tiny_bundle, monkeypatch):
+    monkeypatch.setattr(bench, "COLD_STARTS", 0)
+    monkeypatch.setattr(bench, "LEAST_WINDOWS", 3)
+    monkeypatch.setattr(bench, "MOST_WINDOWS", 3)
+    bundle = Bundle.open(tiny_bundle)
+    options = cli.parser().parse_args([tiny_bundle, "--seconds", "0.03", "--batch", "2"])
+    plan = cli.make_plan(bundle, options, tiny_bundle)
+    result = compare_trial._run(bundle, "onnxruntime", plan._replace(opener=compare_trial.open_slower))
+    assert len(result["engines"][0]["windows"]) == 9
+    assert len(compare.compare(result, result)["figures"]) == 7
