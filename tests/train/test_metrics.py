@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from edge_runtime.classifier import Prediction
-from edge_runtime.cli import UNKNOWN, row_of
+from edge_runtime.results import UNKNOWN, row_of
 from train import metrics
 
 NAMES = ["apples", "bread", "cheese", "dill"]
