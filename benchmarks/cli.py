@@ -14,6 +14,7 @@ import numpy as np
 
 from benchmarks import bench, compare, loadgen, report, rivals, roofline
 from convert import parity
+from convert.child import ChildError
 from edge_runtime import board, images, machine
 from edge_runtime.bundle import Bundle
 from edge_runtime.cli import amount
@@ -226,7 +227,7 @@ def _place_below_roof(bundle, engines, seconds):
     try:
         work = roofline.count_work(bundle.file("model.onnx"))
         peaks = roofline.measure_peaks(min(1.0, seconds))
-    except PicnicError as error:
+    except (PicnicError, ChildError) as error:
         return {"skipped": str(error).splitlines()[0]}
     for engine in engines:
         best = bench.best_model_rate(engine) if "skipped" not in engine else None

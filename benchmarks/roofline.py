@@ -10,6 +10,7 @@ import typing
 
 import numpy as np
 
+from convert.child import run_in_child
 from edge_runtime import machine
 from edge_runtime.bundle import INPUT_NAME, OUTPUT_NAME
 from edge_runtime.errors import BundleError, MissingRequirement
@@ -76,6 +77,16 @@ def count_work(model):
 
 
 def measure_peaks(seconds=1.0, copy_bytes=_COPY_BYTES, side=_SIDE):
+    """Returns what measured_here does, from a process of its own: numpy's threads and OpenVINO's in one process made a
+    later Ctrl-C crash it (seen with OpenVINO 2026.4 and numpy 2.4; the cause was not found).
+
+    Raises:
+        convert.child.ChildError, MissingRequirement: the process failed.
+    """
+    return run_in_child("the measurement of this machine's peaks", measured_here, seconds, copy_bytes, side)
+
+
+def measured_here(seconds, copy_bytes, side):
     """Measures what this machine's cores can do at most, all of them together. The best of many tries counts.
 
     Arithmetic is the product of two square matrices: in float32 by numpy's BLAS, and where OpenVINO is installed by it

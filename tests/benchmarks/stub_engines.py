@@ -85,13 +85,14 @@ def open_refused(bundle, name, max_batch):
 
 
 def open_endless(bundle, name, max_batch):
-    """Its 60th call, well behind the warm-up, never returns."""
+    """Its 60th call, well behind the warm-up, says so and never returns."""
     engine = open_sleeping(bundle, name, max_batch)
     calls = []
 
     def infer(batch, real=engine._infer):
         calls.append(1)
         if len(calls) == 60:
+            os.write(2, b"in the endless call\n")
             time.sleep(3600)
         return real(batch)
 

@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks import roofline
 from edge_runtime import machine
-from edge_runtime.errors import BundleError, MissingRequirement
+from edge_runtime.errors import BundleError
 from tests.conftest import BUILD
 
 WORK = {
@@ -123,7 +123,7 @@ def test_no_claim_is_made_where_nothing_was_measured():
     assert "tensorrt does not run on the CPU" in roofline.place(WORK, PEAKS, "tensorrt", "fp32", 1, 9)["skipped"]
 
 
-def test_peaks_are_measured(monkeypatch):
+def test_peaks_are_measured():
     found = roofline.measure_peaks(seconds=0.01, copy_bytes=1 << 20, side=64)
     json.dumps(found)
     assert found["threads"] == machine.core_count() and found["numpy_blas"]
@@ -133,13 +133,6 @@ def test_peaks_are_measured(monkeypatch):
     if machine.library_version("openvino"):
         expected |= {"openvino_fp32_flops_per_s", "openvino_int8_flops_per_s"}
     assert set(rates) - {"openvino_bf16_flops_per_s"} == expected
-
-    def require(module):
-        raise MissingRequirement(module)
-
-    monkeypatch.setattr(roofline, "require", require)
-    without = roofline.measure_peaks(seconds=0.01, copy_bytes=1 << 20, side=64)
-    assert set(without) == {"threads", "copy_bytes_per_s", "numpy_fp32_flops_per_s", "numpy_blas"}
 
 
 def test_the_best_try_counts_and_the_first_does_not(monkeypatch):
