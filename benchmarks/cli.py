@@ -64,7 +64,7 @@ def main(argv=None):
     bundle = Bundle.open(options.bundle)
     names = _engine_names(bundle, options.engine)
     if options.report:
-        _make_folder(options.report)
+        loadgen.make_writable(options.report, "--report")
     if options.loadgen:
         require("mlperf_loadgen")
     with tempfile.TemporaryDirectory() as scratch:
@@ -110,7 +110,7 @@ def make_plan(bundle, options, scratch):
         labelled=labelled,
         loadgen=options.loadgen or "",
         loadgen_logs=os.path.join(options.report or scratch, "loadgen"),
-        opener=_open_engine,
+        opener=open_engine,
     )
 
 
@@ -260,10 +260,6 @@ def _finish(result, options):
         print(table)
 
 
-def _open_engine(bundle, name, max_batch):
-    return open_engine(bundle, name, max_batch)
-
-
 def _spread(items):
     """Returns at most MOST_PHOTOS of the items, evenly spread, the same ones every time."""
     step = max(1.0, len(items) / float(MOST_PHOTOS))
@@ -290,15 +286,6 @@ def _engine_names(bundle, asked):
     if asked == ["all"]:
         return [info.name for info in list_engines(bundle)]
     return [name if name == "auto" else find_engine(bundle, name).name for name in asked]
-
-
-def _make_folder(path):
-    try:
-        os.makedirs(path, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path):
-            pass
-    except OSError as error:
-        raise UsageError("--report %s: cannot be written (%s)" % (path, error.strerror))
 
 
 def _batches(text):

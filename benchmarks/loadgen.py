@@ -99,7 +99,7 @@ def run(engine, pictures, scenario, mode, folder):
             for an engine of far less than a millisecond in full mode). The logs then say INVALID.
     """
     lg = require("mlperf_loadgen")
-    _make_writable(folder)
+    make_writable(folder, "the folder of LoadGen's logs,")
     measured = probe(engine, pictures)
     settings = settings_of(scenario, mode, measured)
     started = time.perf_counter()
@@ -213,6 +213,16 @@ def read_result(path, scenario):
             unit="ms",
         )
     return dict(result, metric="%sth percentile latency" % rank, value=result["p%s_ms" % rank], unit="ms")
+
+
+def make_writable(folder, what):
+    """Makes a folder where there is none. Raises UsageError, which says what it is: nothing can be written there."""
+    try:
+        os.makedirs(folder, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UsageError("%s %s: cannot be written (%s)" % (what, folder, error.strerror))
 
 
 def format_result(result):
@@ -420,15 +430,6 @@ def _reasons(log, errors):
 
 def _verdict(result):
     return "VALID" if result["valid"] else "INVALID"
-
-
-def _make_writable(folder):
-    try:
-        os.makedirs(folder, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise UsageError("%s: LoadGen's logs cannot be written there (%s)" % (folder, error.strerror))
 
 
 def _nothing(_indices):

@@ -12,7 +12,6 @@ is bound to as many as `threads` allows before it imports anything.
 """
 
 import concurrent.futures
-import contextlib
 import ctypes
 import glob
 import io
@@ -315,7 +314,7 @@ def _time_photos(job, classify, modules, note):
         "seconds": took_s,
         "photos": photos,
         "cpu_s_per_image": cpu_s / photos,
-        "peak_rss_bytes": _peak_rss_bytes(),
+        "peak_rss_bytes": machine.peak_memory_bytes(),
         "library": _versions(modules),
         "limit": False,
         "labels": None if answers is None else [class_names[index] for index in answers],
@@ -325,15 +324,6 @@ def _time_photos(job, classify, modules, note):
 
 def _versions(modules):
     return {name: str(getattr(require(name), "__version__", "unknown")) for name in modules}
-
-
-def _peak_rss_bytes():
-    """Of this process. getrusage would give its parent's, too, where that was larger when it started this one."""
-    with contextlib.suppress(OSError), open("/proc/self/status", encoding="ascii", errors="replace") as file:
-        for line in file:
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    return machine.peak_memory_bytes()
 
 
 def _hackathon(job):

@@ -321,10 +321,13 @@ def _label(options, classifier, items, stop, sink, top, latency):
     shown = not (sys.stdout.isatty() and sys.stderr.isatty() and not options.out)  # or it runs through the rows
     predictions = classifier.classify(items, delay_ms and delay_ms / 1000.0, stop, live=bool(latency))
     with contextlib.ExitStack() as held:
-        unit, note = "frames" if timed else "photos", None
-        if latency:
-            note = lambda: "%d dropped" % items.counts.dropped  # noqa: E731
-        status = Status(classifier.stats, done=sink.rows, unit=unit, note=note, shown=shown)
+        status = Status(
+            classifier.stats,
+            done=sink.rows,
+            unit="frames" if timed else "photos",
+            note=(lambda: "%d dropped" % items.counts.dropped) if latency else None,
+            shown=shown,
+        )
         viewers = _open_viewers(options, items, stop, held)
         held.enter_context(status)
         # Stopped half way, the pipeline ends before the engine that it uses is closed.

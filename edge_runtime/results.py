@@ -337,14 +337,6 @@ def place(path, columns):
         journal.remove_journal(path)
 
 
-def _holds(path, checkpoint):
-    """Whether FILE.partial is as long as a checkpoint says."""
-    try:
-        return os.path.getsize(journal.partial_of(path)) >= checkpoint.size_bytes
-    except OSError:
-        return False
-
-
 @contextlib.contextmanager
 def _named(output):
     """Turns an OSError into a UsageError that names the output. A pipe whose reader has gone ends the run as it is."""

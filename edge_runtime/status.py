@@ -33,7 +33,7 @@ class Status:
         """
         self.total = total
         self._stats = stats
-        self._done = done
+        self.done = done
         self._unit = unit
         self._note = note
         self._failed = 0
@@ -53,7 +53,7 @@ class Status:
             failed: it has an error.
             latency_s: from the capture of a frame to its label, None for a photo.
         """
-        self._done += 1
+        self.done += 1
         self._failed += failed
         if latency_s is not None:
             self._latencies_s.append(latency_s)
@@ -64,7 +64,7 @@ class Status:
         while len(self._past) > 1 and self._past[1][0] <= now_s - _RECENT_S:
             self._past.popleft()
         line = self._line(now_s)
-        self._past.append((now_s, self._done))
+        self._past.append((now_s, self.done))
         self._latencies_s.clear()
         self._write(line)
 
@@ -82,11 +82,11 @@ class Status:
 
     def _line(self, now_s):
         since_s, done_then = self._past[0]
-        rate = (self._done - done_then) / max(now_s - since_s, 1e-9)
+        rate = (self.done - done_then) / max(now_s - since_s, 1e-9)
         total = self.total
-        parts = ["%d/%d" % (self._done, total) if total else "%d" % self._done, self._unit, "%.1f/s" % rate]
-        if total and rate and total >= self._done:
-            parts.append("%s left" % datetime.timedelta(seconds=round((total - self._done) / rate)))
+        parts = ["%d/%d" % (self.done, total) if total else "%d" % self.done, self._unit, "%.1f/s" % rate]
+        if total and rate and total >= self.done:
+            parts.append("%s left" % datetime.timedelta(seconds=round((total - self.done) / rate)))
         if self._latencies_s:
             parts.append("latency %.0f ms" % (1000 * sum(self._latencies_s) / len(self._latencies_s)))
         if self._stats is not None:

@@ -19,7 +19,7 @@ from benchmarks.worker import EngineFailed, Task, Worker
 from convert import cli as convert_cli
 from edge_runtime import files, machine
 from edge_runtime.bundle import Bundle
-from edge_runtime.engines import EngineInfo, open_engine
+from edge_runtime.engines import EngineInfo
 from edge_runtime.errors import BundleError, MissingRequirement, UsageError
 from tests import helpers
 from tests.benchmarks import stub_engines
@@ -46,8 +46,8 @@ def no_cold_start(monkeypatch):
 @pytest.fixture
 def stub(monkeypatch, no_cold_start):
     """Puts engines of tests.benchmarks.stub_engines in place of the real ones: stub(opener)."""
-    monkeypatch.setattr(cli, "_open_engine", stub_engines.open_sleeping)
-    return lambda opener: monkeypatch.setattr(cli, "_open_engine", opener)
+    monkeypatch.setattr(cli, "open_engine", stub_engines.open_sleeping)
+    return lambda opener: monkeypatch.setattr(cli, "open_engine", opener)
 
 
 @pytest.fixture(scope="module")
@@ -519,7 +519,7 @@ def test_ctrl_c_exits_with_130_and_leaves_no_process(tiny_bundle, tmp_path):
         "import signal, sys; from benchmarks import bench, cli; from tests.benchmarks import stub_engines\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it\n"
         "from edge_runtime.command import run_verb\n"
-        "bench.COLD_STARTS = 0; cli._open_engine = stub_engines.open_endless\n"
+        "bench.COLD_STARTS = 0; cli.open_engine = stub_engines.open_endless\n"
         "if __name__ == '__main__': sys.exit(run_verb(cli.main, sys.argv[1:]))\n"
     )
     script = helpers.write_bytes(tmp_path / "run.py", code.encode())
@@ -777,11 +777,6 @@ def test_a_cold_start_that_fails_gives_the_command_s_own_reason(tiny_bundle, tmp
     subject = bench.Subject("nosuch")
     bench._time_cold_start(Bundle.open(tiny_bundle), subject, str(tmp_path / "one.jpg"), 1)
     assert "has no engine nosuch" in subject.problem and subject.facts["cold_starts_s"] == []
-
-
-def test_a_real_engine_is_opened_by_the_bench_s_own_opener(tiny_bundle):
-    with cli._open_engine(Bundle.open(tiny_bundle), "onnxruntime", 2) as engine:
-        assert engine.max_batch == 2 and type(engine) is type(open_engine(Bundle.open(tiny_bundle), "onnxruntime", 2))
 
 
 def test_what_a_document_says_is_what_is_written(tiny_bundle, stub, capsys, tmp_path):

@@ -93,7 +93,7 @@ def test_any_label_is_drawn_without_a_font(monkeypatch):
     annotate._font.cache_clear()
     try:
         for label in ("plain", "grün", "新鮮な牛乳"):
-            annotate.annotated(photo((20, 200, 30)), label, 0.5)
+            assert annotate.annotated(photo((20, 200, 30)), label, 0.5).shape[1] == 320
     finally:
         annotate._font.cache_clear()
 

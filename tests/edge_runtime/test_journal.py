@@ -195,8 +195,10 @@ def test_without_locks_in_the_file_system_it_goes_on(out, monkeypatch, number):
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(journal.fcntl, "flock", none)
+    entered = []
     with journal.locked(out):
-        pass
+        entered.append(out)
+    assert entered
 
 
 def test_where_nothing_can_be_written_it_is_said(tmp_path):

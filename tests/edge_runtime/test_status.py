@@ -185,6 +185,7 @@ def test_a_closed_stderr_ends_no_run(clock, stderr, tmp_path):
         stderr(gone)
         with Status(total=10) as line:
             work(line, clock, 50, 1)
+        assert line.done == 50
 
 
 def test_a_reader_of_stderr_that_went_away_ends_no_run(clock, stderr):
@@ -194,6 +195,7 @@ def test_a_reader_of_stderr_that_went_away_ends_no_run(clock, stderr):
     stderr(file)
     with Status(total=10) as line:
         work(line, clock, 50, 1)
+    assert line.done == 50
     with open(os.devnull, "w") as nowhere:
         os.dup2(nowhere.fileno(), write_end)  # where what is still in its buffer can go
     file.close()
