@@ -21,6 +21,7 @@ from edge_runtime.errors import BundleError, UsageError
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
+_CONTENT = {MANIFEST, "model.onnx", "saved_model", "sample", "engines"}
 INPUT_NAME = "images"
 OUTPUT_NAME = "probabilities"
 
@@ -154,10 +155,15 @@ def verify_files(folder, listed, mend):
 
 def publishable(path):
     """Raises UsageError when a bundle may not be written under this name, because something else lies there."""
-    if os.path.lexists(path) and not (
-        os.path.isdir(path) and (os.path.exists(os.path.join(path, MANIFEST)) or not os.listdir(path))
-    ):
-        raise UsageError("%s: exists and is no bundle; give --out another name" % path)
+    if os.path.lexists(path):
+        inside = set(os.listdir(path)) if os.path.isdir(path) else {""}
+        if inside and not _is_bundle(path):
+            raise UsageError("%s: exists and is no bundle; give --out another name" % path)
+        if inside - _CONTENT:
+            raise UsageError(
+                "%s: would be replaced, and holds more than a bundle: %s; move that away, or give --out another name"
+                % (path, ", ".join(sorted(ascii(name) for name in inside - _CONTENT)[:5]))
+            )
     parent = os.path.dirname(os.path.abspath(path))
     while not os.path.lexists(parent):
         parent = os.path.dirname(parent)
@@ -166,6 +172,15 @@ def publishable(path):
     free_bytes = shutil.disk_usage(parent).free
     if free_bytes < 500 << 20:
         raise UsageError("%s: a bundle takes up to 500 MiB and only %d MiB are free" % (path, free_bytes >> 20))
+
+
+def _is_bundle(path):
+    """Whether a folder's manifest is one of ours, of whatever version."""
+    try:
+        with open(os.path.join(path, MANIFEST), encoding="utf-8") as file:
+            return "class_names" in json.load(file)
+    except (OSError, ValueError, RecursionError, TypeError):
+        return False
 
 
 def _read_manifest(path):

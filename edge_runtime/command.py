@@ -26,6 +26,8 @@ def run_verb(verb, arguments):
     logging.basicConfig(format="%(message)s", stream=sys.stderr, level=logging.WARNING)
     # What Pillow finds odd in a photo (its size, its EXIF) matters only where edge_runtime/images.py makes it an error.
     warnings.filterwarnings("ignore", module=r"PIL\.")
+    if hasattr(sys.stdout, "reconfigure"):  # from Python 3.7: a name that the terminal cannot show costs no result
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         verb(arguments)
         sys.stdout.flush()

@@ -11,6 +11,8 @@ import shutil
 import tempfile
 import typing
 
+from edge_runtime.errors import UsageError
+
 _UNFINISHED = ".unfinished"
 
 
@@ -84,6 +86,23 @@ def whole_folder(path):
             sync_folder(parent)
         finally:  # after an exchange this is the older folder
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def claim_folder(folder, option):
+    """Makes a folder and tries whether a file can be written there, before the long work whose results go there.
+
+    Args:
+        folder: its name.
+        option: that named it, for the message.
+
+    Raises:
+        UsageError: nothing can be written there.
+    """
+    try:
+        os.makedirs(folder, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise UsageError("%s %s: cannot be written (%s)" % (option, folder, error.strerror))
 
 
 def remove_abandoned(parent):

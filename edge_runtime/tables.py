@@ -37,21 +37,47 @@ def read_rows(path, need_label=False):
         raise UsageError("%s: cannot be read (%s)" % (path, error.strerror))
     with file:
         # Before Python 3.11 a NUL byte stops the csv module; like this it costs one row only.
-        reader = csv.reader((line.replace("\0", "\ufffd") for line in file), dialect="excel-tab")
+        lines = _Lines(line.replace("\0", "\ufffd") for line in file)
+        reader = csv.reader(lines, dialect="excel-tab")
         try:
             header = [name.strip() for name in next(reader, [])]
             needed = ["file", "label"] if need_label else ["file"]
+            doubled = [name for name in needed if header.count(name) > 1]
+            if doubled:
+                raise UsageError("%s: has %d columns named %s" % (path, header.count(doubled[0]), doubled[0]))
             missing = [name for name in needed if name not in header]
             if missing:
                 raise UsageError(
                     "%s: no column named %s; its first line must be a header such as file<TAB>label, and is %s"
                     % (path, " or ".join(missing), "<TAB>".join(header)[:200] or "empty")
                 )
+            lines.taken.clear()
             for fields in reader:
-                if any(field.strip() for field in fields):
-                    yield _row(reader.line_num, header, fields, need_label)
+                rows = [(reader.line_num, fields)]
+                if lines.ended and len(lines.taken) > 1:  # a quote that nothing closes: each line is meant by itself
+                    unquoted = csv.reader(lines.taken, dialect="excel-tab", quoting=csv.QUOTE_NONE)
+                    rows = list(enumerate(unquoted, reader.line_num - len(lines.taken) + 1))
+                lines.taken.clear()
+                for number, values in rows:
+                    if any(value.strip() for value in values):
+                        yield _row(number, header, values, need_label)
         except (csv.Error, OSError) as error:  # an endless field, a failing disk, a directory
             raise UsageError("%s, line %d: cannot be read as tab-separated text (%s)" % (path, reader.line_num, error))
+
+
+class _Lines:
+    """Hands out lines; taken are those since it was last cleared, ended that more were asked for than there are."""
+
+    def __init__(self, lines):
+        self._lines = lines
+        self.taken: typing.List[str] = []
+        self.ended = False
+
+    def __iter__(self):
+        for line in self._lines:
+            self.taken.append(line)
+            yield line
+        self.ended = True
 
 
 def _row(line, header, fields, need_label):

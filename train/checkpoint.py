@@ -1,6 +1,5 @@
 """Where a training stands, in one file beside the bundle-to-be, so that `--resume` goes on after a kill -9."""
 
-import contextlib
 import json
 import os
 import shutil
@@ -28,7 +27,7 @@ class Checkpoint:
         Args:
             folder: where the state is kept.
             identity: dict of plain values that decide what the training computes.
-            resume: go on with what is there; else it is forgotten.
+            resume: go on with what is there; else it is replaced by this training's first state.
 
         Raises:
             UsageError: the state is that of another training, or cannot be read.
@@ -39,8 +38,11 @@ class Checkpoint:
         self._identity = identity
         path = os.path.join(folder, _STATE)
         if not resume:
-            with contextlib.suppress(OSError):
-                os.unlink(path)
+            if os.path.exists(path):  # there until this training has a state of its own
+                say(
+                    "%s holds the state of a training that was stopped; --resume would go on with it, this starts anew"
+                    % folder
+                )
             return
         if not os.path.exists(path):
             say("--resume: %s holds no state of an earlier training; this one starts anew" % folder)

@@ -11,7 +11,7 @@ import typing
 
 import numpy as np
 
-from edge_runtime import bundle, images, machine, tables
+from edge_runtime import bundle, files, images, machine, tables
 from edge_runtime.cli import positive, share
 from edge_runtime.command import say
 from edge_runtime.errors import UsageError
@@ -111,9 +111,16 @@ def parser():
         metavar="F",
         help="at most this share of the GPU's memory (default: grow)",
     )
-    this.add_argument("--seed", type=int, default=0, metavar="N", help="for the split and the training (default 0)")
+    this.add_argument("--seed", type=_seed, default=0, metavar="N", help="for the split and the training (default 0)")
     this.add_argument("--strict", action="store_true", help="stop if any labelled photo cannot be used")
     return this
+
+
+def _seed(text):
+    value = int(text)
+    if not 0 <= value < 1 << 32:  # numpy's generators take no other
+        raise argparse.ArgumentTypeError("%s: expected 0 to %d" % (text, (1 << 32) - 1))
+    return value
 
 
 def main(argv=None):
@@ -130,8 +137,10 @@ def main(argv=None):
     worker, worker_count = workers.cluster()
     if options.report:
         report.check_requirements()
+        files.claim_folder(options.report, "--report")
     if options.tensorboard:
         require("tensorboard")
+        files.claim_folder(options.tensorboard, "--tensorboard")
     started = time.perf_counter()
     sums: typing.Dict[str, str] = {}
     training, validation = read_photos(options, sums)
@@ -301,20 +310,24 @@ def read_photos(options, sums):
         val_images = options.val_images if options.val_images is not None else options.images
         validation, val_problems = data.read_labels(options.val, val_images)
         validation, val_unreadable = data.check_photos(validation, sums)
+        photos, copies = data.drop_copies(photos, sums)
         photos, shared = data.drop_shared(photos, validation, sums)
         if len(shared) * 2 > len(validation):
             say("more than half of the validation photos are training photos: is --val-images missing?")
         photos, small = data.drop_small_classes(photos)
         validation, unknown = data.drop_unknown_labels(validation, {photo.label for photo in photos})
-        problems += val_problems + val_unreadable + shared + small + unknown
+        problems += val_problems + val_unreadable + copies + shared + small + unknown
     else:
+        photos, copies = data.drop_copies(photos, sums)
         photos, small = data.drop_small_classes(photos)
-        problems += small
+        problems += copies + small
         photos, validation = data.split(photos, options.val_split, options.seed)
     data.report_problems(problems, os.path.normpath(options.out) + ".problems.tsv", options.strict)
-    if len({photo.label for photo in photos}) < 2 or not validation:
+    if len({photo.label for photo in photos}) >= 2 and not validation:
+        raise UsageError("--val %s: none of its photos can be used; the reasons are above" % options.val)
+    if len({photo.label for photo in photos}) < 2:
         raise UsageError(
-            "%s: %d usable photos of %d classes for training and %d for validation; at least 2 classes with 2 photos "
-            "each are needed" % (options.labels, len(photos), len({photo.label for photo in photos}), len(validation))
+            "%s: %d usable photos of %d classes; at least 2 classes with 2 photos each are needed"
+            % (options.labels, len(photos), len({photo.label for photo in photos}))
         )
     return photos, validation

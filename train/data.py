@@ -12,7 +12,7 @@ import numpy as np
 
 from edge_runtime import files, images, machine, sources, tables
 from edge_runtime.command import progress, say
-from edge_runtime.errors import ImageError, UsageError
+from edge_runtime.errors import ImageError, SomeInputsFailed, UsageError
 
 Photo = typing.NamedTuple("Photo", [("file", str), ("path", str), ("label", str)])
 Problem = typing.NamedTuple("Problem", [("file", str), ("what", str)])
@@ -40,7 +40,9 @@ def read_labels(source, images_folder=None):
         for item in sources.open_source(source):
             label = os.path.dirname(item.name)
             rows.append(Photo(item.name, item.path, label))
-            reasons.append(item.problem or ("" if label else "lies in no class folder"))
+            hidden = any(part.startswith(".") for part in label.split("/"))
+            reason = "lies in a hidden folder" if hidden else "" if label else "lies in no class folder"
+            reasons.append(item.problem or reason)
     elif not os.path.lexists(source):
         raise UsageError("%s: no such table or folder" % source)
     else:
@@ -60,6 +62,30 @@ def check_photos(photos, sums):
     with concurrent.futures.ThreadPoolExecutor(machine.core_count()) as pool:
         reasons = pool.map(lambda photo: _why_unreadable(photo, sums), photos)
         return _partition(photos, progress(reasons, len(photos), "check photos"))
+
+
+def drop_copies(photos, sums):
+    """Sets aside photos of the same bytes: copies count once, and copies under several labels not at all.
+
+    Args:
+        photos: list of Photo.
+        sums: {path: sha256 of its bytes}.
+
+    Returns:
+        (photos, problems).
+    """
+    labels, first = collections.defaultdict(set), {}  # type: typing.Dict[str, set], typing.Dict[str, Photo]
+    for photo in photos:
+        labels[sums[photo.path]].add(photo.label)
+        first.setdefault(sums[photo.path], photo)
+    reasons = []
+    for photo in photos:
+        own = labels[sums[photo.path]]
+        if len(own) > 1:
+            reasons.append("has copies under several labels: %s" % ", ".join(sorted(own)))
+        else:
+            reasons.append("is a copy of another photo: counted once" * (first[sums[photo.path]] is not photo))
+    return _partition(photos, reasons)
 
 
 def drop_small_classes(photos, least=2):
@@ -143,10 +169,10 @@ def report_problems(problems, path, strict):
     Args:
         problems: list of Problem.
         path: TSV to write all of them to; None for the screen alone.
-        strict: raise UsageError when there is any.
+        strict: raise SomeInputsFailed when there is any.
 
     Raises:
-        UsageError: as strict asks, or path cannot be written.
+        SomeInputsFailed: as strict asks. UsageError: path cannot be written.
     """
     if path:
         with contextlib.suppress(OSError):
@@ -171,7 +197,7 @@ def report_problems(problems, path, strict):
             raise UsageError("%s: the list of these photos cannot be written (%s)" % (path, error.strerror))
         say("  the whole list: %s" % path)
     if strict:
-        raise UsageError("--strict: %d labelled photos cannot be used (listed above)" % len(problems))
+        raise SomeInputsFailed("--strict: %d labelled photos cannot be used (listed above)" % len(problems))
 
 
 def ascii_name(name):

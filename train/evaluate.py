@@ -59,6 +59,7 @@ def main(argv=None):
     require("sklearn.metrics")  # what is missing is said before the photos are classified
     if options.report:
         report.check_requirements()
+        files.claim_folder(options.report, "--report")
     photos, problems = data.read_labels(options.labels, options.images)
     failures: typing.List[typing.Tuple[str, PicnicError]] = []
     several = len(options.bundles) > 1
@@ -78,6 +79,13 @@ def main(argv=None):
             runs.append(_run(path, bundle, options.engine, photos))
     if not runs:
         raise failures[0][1]
+    if failures:  # one that was left out must not decide either which photos count
+        known = {name for run in runs for name in run.bundle.class_names}
+        kept = [number for number, photo in enumerate(photos) if photo.label in known]
+        photos, gone = data.drop_unknown_labels(photos, known)
+        data.report_problems(gone, None, strict=False)
+        unknown = unknown + gone
+        runs = [run._replace(predictions=[run.predictions[number] for number in kept]) for run in runs]
     errors = [next((one.error for one in found if one.error), "") for found in zip(*(run.predictions for run in runs))]
     unreadable = [data.Problem(photo.file, error) for photo, error in zip(photos, errors) if error]
     data.report_problems(unreadable, None, strict=False)

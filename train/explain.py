@@ -87,7 +87,7 @@ def main(argv=None):
     found = _explain(session, bundle.class_names, items, blocks, options.label, problems)
     try:
         os.makedirs(options.out, exist_ok=True)
-        explained, shown = _write_pictures(options.out, found)
+        explained, shown = _write_pictures(options.out, found, {os.path.realpath(item.path) for item in items})
         pages.write_page(
             os.path.join(options.out, PAGE),
             PAGE,
@@ -169,16 +169,23 @@ def _explain(session, class_names, items, blocks, label, problems):
             bar.update(len(batch))
 
 
-def _write_pictures(folder, found):
-    """Writes the PNGs of each Explained. Returns (their number, what the page shows of the first ones)."""
+def _write_pictures(folder, found, inputs):
+    """Writes the PNGs of each Explained, none of them over one of the inputs (real paths).
+
+    Returns:
+        (their number, what the page shows of the first ones).
+    """
     used: typing.Set[str] = set()
+    root = os.path.realpath(folder)
     shown: typing.List[dict] = []
     explained = page_bytes = 0
     for photo in found:
         explained += 1
-        name = _unused_name(photo.item.path, used)
         heats = [(label, heat.overlay(photo.rgb, hot), bool(hot.any())) for label, hot in photo.heats]
         sheets = {block: feature_maps(array) for block, array in photo.blocks.items()}
+        name = _unused_name(photo.item.path, used)
+        while any(os.path.join(root, "%s-%s.png" % (name, kind)) in inputs for kind in ["heat"] + list(sheets)):
+            name = _unused_name(photo.item.path, used)
         for suffix, rgb in [("heat", heats[0][1])] + list(sheets.items()):
             _write_png(os.path.join(folder, "%s-%s.png" % (name, suffix)), rgb)
         if page_bytes < _PAGE_BYTES:

@@ -32,7 +32,6 @@ import argparse
 import collections
 import concurrent.futures
 import os
-import tempfile
 import typing
 
 import numpy as np
@@ -100,7 +99,7 @@ def main(argv=None):
     for module in ("jinja2", "matplotlib", "imagehash", "scipy.sparse.csgraph"):
         require(module)
     listed, problems = _read(options)
-    _claim(options.report)
+    files.claim_folder(options.report, "--report")
     if options.bundle:
         label_errors.load()
         bundle = Bundle.open(options.bundle)
@@ -114,6 +113,9 @@ def main(argv=None):
         _write_page(os.path.join(options.report, "explore.html"), document, seen)
     except OSError as error:
         raise UsageError("--report %s: cannot be written (%s)" % (options.report, error.strerror))
+    data.report_problems(
+        [data.Problem(one["file"], one["problem"]) for one in document["problems"]], None, strict=False
+    )
     print(_summary(document))
     say("written: %s/explore.html, explore.json" % options.report)
 
@@ -186,15 +188,6 @@ def _read(options):
         listed[split] = sorted(photos)
         problems += [_problem(split, problem.file, problem.what) for problem in sorted(set_aside)]
     return listed, problems
-
-
-def _claim(folder):
-    """Makes the report's folder and tries whether a file can be written there, before the long work."""
-    try:
-        os.makedirs(folder, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
-    except OSError as error:
-        raise UsageError("--report %s: cannot be written (%s)" % (folder, error.strerror))
 
 
 def _look_at_all(listed):
@@ -331,7 +324,7 @@ def _flawed(seen):
 def _summary(document):
     lines = []
     for split in document["splits"]:
-        text = "%s: %d of %d listed photos readable, %d classes" % (
+        text = "%s: %d of %d listed photos usable, %d classes" % (
             split["name"],
             split["readable"],
             split["listed"],

@@ -50,6 +50,7 @@ def export_bundle(out, base, head, class_names, photos, probabilities, metrics, 
     """
     say("exporting the bundle")
     with files.whole_folder(out) as folder:
+        files.remove_abandoned(os.path.dirname(os.path.realpath(out)))
         graph = _freeze(base, head)
         _save_model(graph, os.path.join(folder, "saved_model"))
         _save_onnx(graph, os.path.join(folder, "model.onnx"))

@@ -7,7 +7,7 @@ from edge_runtime import files, tables
 from edge_runtime.classifier import Classifier
 from edge_runtime.command import progress, say
 from edge_runtime.errors import UsageError
-from edge_runtime.sources import table_items
+from edge_runtime.sources import open_source, table_items
 from train import data
 
 
@@ -19,7 +19,7 @@ def parser():
         epilog="example: picnic-edge predict bundle test.tsv --images photos --out labels.tsv",
     )
     this.add_argument("bundle", help="folder written by `picnic-edge train`")
-    this.add_argument("photos", metavar="TSV", help="table with the column file")
+    this.add_argument("photos", metavar="TSV", help="table with the column file, or a folder")
     this.add_argument("--images", metavar="DIR", help="where its file names start (default: the TSV's folder)")
     this.add_argument("--out", metavar="FILE", required=True, help="the submission to write")
     this.add_argument("--engine", default="auto", metavar="NAME", help="default auto: the fastest valid here")
@@ -29,10 +29,15 @@ def parser():
 def main(argv=None):
     """Writes a submission. Raises PicnicError as the exit codes say."""
     options = parser().parse_args(argv)
-    folder = os.path.dirname(options.photos) if options.images is None else options.images
-    if not os.path.isdir(folder or "."):
-        raise UsageError("--images %s: no such folder" % folder)
-    items = list(table_items(options.photos, folder))
+    if os.path.exists(options.out) and os.path.exists(options.photos) and os.path.samefile(options.out, options.photos):
+        raise UsageError("--out %s: is the table that the photos are read from; give another name" % options.out)
+    if options.images is not None and not os.path.isdir(options.images or "."):
+        raise UsageError("--images %s: no such folder" % options.images)
+    if os.path.isdir(options.photos):
+        items = list(open_source(options.photos))
+    else:
+        folder = os.path.dirname(options.photos) if options.images is None else options.images
+        items = list(table_items(options.photos, folder))
     if not items:
         raise UsageError("%s: has no rows" % options.photos)
     unreadable = []

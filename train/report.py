@@ -5,6 +5,7 @@ import json
 import os
 import shlex
 import typing
+import unicodedata
 
 import numpy as np
 
@@ -192,9 +193,9 @@ def _matrix(truth, predicted, names):
     index = {name: position for position, name in enumerate(labels)}
     counts = np.zeros((len(labels), len(labels)), int)
     np.add.at(counts, ([index[name] for name in truth], [index[name] for name in predicted]), 1)
-    longest = max(len(name) for name in labels)
+    longest = max(sum(2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in name) for name in labels)
     # Cells as large as the page is wide, and never too small for a number; from there on it scrolls.
-    return Matrix(labels, counts, int(np.clip(900 // len(labels), 13, 44)), 12 + 11 * min(longest, 40) // 2)
+    return Matrix(labels, counts, int(np.clip(900 // len(labels), 13, 44)), 12 + 13 * min(longest, 40) // 2)
 
 
 def _confused_pairs(photos, probabilities, truth, predicted, mistaken):

@@ -340,3 +340,16 @@ def test_a_bundle_is_not_published_below_a_file(tmp_path):
     write_bytes(tmp_path / "file", b"x")
     with pytest.raises(UsageError, match="cannot write to %s" % (tmp_path / "file")):
         bundle.publishable(str(tmp_path / "file" / "deep" / "new"))
+
+
+def test_a_folder_with_a_manifest_of_something_else_is_not_replaced(tmp_path):
+    write_bytes(tmp_path / "data" / "manifest.json", b'{"name": "my photos"}')
+    write_bytes(tmp_path / "data" / "photos" / "a.jpg", b"x")
+    with pytest.raises(UsageError, match="exists and is no bundle"):
+        bundle.publishable(str(tmp_path / "data"))
+
+
+def test_a_bundle_with_the_user_s_own_files_in_it_is_not_replaced(tmp_path, tiny_bundle):
+    write_bytes(os.path.join(tiny_bundle, "notes.txt"), b"x")
+    with pytest.raises(UsageError, match="holds more than a bundle: 'notes.txt'; move that away"):
+        bundle.publishable(tiny_bundle)

@@ -183,3 +183,19 @@ def test_json_lines_keep_names_and_types():
     rows = [[name, "ham", 0.5, ""] for name in NASTY_NAMES]
     lines = written(rows, ".jsonl").splitlines()
     assert [json.loads(line) for line in lines] == [dict(zip(COLUMNS, row)) for row in rows]
+
+
+def test_an_open_quote_costs_only_its_own_row(rows_of):
+    rows = rows_of(b'file\tlabel\na 5".jpg\tham\n"b.jpg\tegg\nc.jpg\tham\n\nd.jpg\tegg\n')
+    found = [(row.line, row.file, row.label) for row in rows]
+    assert found == [(2, 'a 5".jpg', "ham"), (3, '"b.jpg', "egg"), (4, "c.jpg", "ham"), (6, "d.jpg", "egg")]
+
+
+def test_a_name_with_a_line_break_is_one_row_also_at_the_end(rows_of):
+    rows = rows_of(b'file\tlabel\n"a\nb.jpg"\tham\n"c\nd.jpg"\tegg')
+    assert [(row.file, row.label) for row in rows] == [("a\nb.jpg", "ham"), ("c\nd.jpg", "egg")]
+
+
+def test_a_column_that_is_there_twice_is_refused(rows_of):
+    with pytest.raises(UsageError, match="has 2 columns named label"):
+        rows_of(b"file\tlabel\tlabel\na.jpg\tham\tegg\n", need_label=True)

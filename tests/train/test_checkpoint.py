@@ -27,11 +27,15 @@ def test_what_was_saved_is_taken_up_again(tmp_path):
     assert os.listdir(folder) == ["state.npz"]
 
 
-def test_without_resume_it_is_forgotten(tmp_path):
+def test_without_resume_it_is_said_and_stays_until_there_is_a_new_state(tmp_path, capsys):
     folder = str(tmp_path / "out.training")
     saved(folder)
-    assert Checkpoint(folder, {"seed": 2}, resume=False).facts == {}
-    assert os.listdir(folder) == []
+    state = Checkpoint(folder, {"seed": 2}, resume=False)
+    assert state.facts == {}
+    assert "holds the state of a training that was stopped; --resume would go on with it" in capsys.readouterr().err
+    assert Checkpoint(folder, {"seed": 1, "photos": "abc"}, resume=True).facts
+    state.save({"epoch": 1}, {})
+    assert Checkpoint(folder, {"seed": 2}, resume=True).facts == {"epoch": 1}
 
 
 def test_nothing_to_resume_is_said_and_is_no_error(tmp_path, capsys):

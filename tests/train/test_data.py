@@ -8,7 +8,7 @@ import shutil
 import numpy as np
 import pytest
 
-from edge_runtime.errors import UsageError
+from edge_runtime.errors import SomeInputsFailed, UsageError
 from edge_runtime.files import sha256_of
 from tests import helpers
 from train import cli, data
@@ -248,17 +248,17 @@ def test_report_that_cannot_be_written_is_the_user_s_error(tmp_path):
 # ---- through the command
 
 
-def test_strict_exits_with_2_before_any_long_work(photos, tmp_path, no_long_work, capsys):
+def test_strict_exits_with_3_before_any_long_work(photos, tmp_path, no_long_work, capsys):
     folder, rows = photos
     helpers.write_table(tmp_path / "t.tsv", rows + [("missing.jpg", "red")])
     command = [str(tmp_path / "t.tsv"), "--images", str(folder), "--out", str(tmp_path / "bundle"), "--strict"]
-    with pytest.raises(UsageError, match="--strict: 1 labelled photos cannot be used"):
+    with pytest.raises(SomeInputsFailed, match="--strict: 1 labelled photos cannot be used"):
         cli.main(command)
     assert "missing.jpg" in capsys.readouterr().err
     assert (tmp_path / "bundle.problems.tsv").read_text() == "file\tproblem\nmissing.jpg\tNo such file or directory\n"
     assert not (tmp_path / "bundle").exists()
     done = helpers.picnic_edge("train", *command)
-    assert (done.returncode, done.stdout) == (2, b"")
+    assert (done.returncode, done.stdout) == (3, b"")
     assert "Traceback" not in done.stderr
 
 
@@ -357,7 +357,7 @@ def test_validation_without_any_usable_photo_exits_with_2(photos, tmp_path, no_l
     folder, rows = photos
     helpers.write_table(tmp_path / "train.tsv", rows)
     helpers.write_table(tmp_path / "val.tsv", [("nosuch.jpg", "red")])
-    with pytest.raises(UsageError, match="and 0 for validation"):
+    with pytest.raises(UsageError, match="--val .*val.tsv: none of its photos can be used"):
         cli.main(
             [str(tmp_path / "train.tsv"), "--images", str(folder), "--out", str(tmp_path / "bundle")]
             + ["--val", str(tmp_path / "val.tsv")]
@@ -396,3 +396,47 @@ def test_real_picnic_labels_without_their_photos(picnic, tmp_path, no_long_work,
     assert "  7258: No such file or directory: 0.png, 1.png," in capsys.readouterr().err
     with open(str(tmp_path / "bundle.problems.tsv"), encoding="utf-8") as file:
         assert len(file.readlines()) == 7259
+
+
+def test_copies_count_once_and_copies_under_two_labels_not_at_all():
+    photos = [Photo(name, name, label) for name, label in zip("abcdef", ["red", "red", "blue", "red", "blue", "blue"])]
+    sums = dict(zip("abcdef", ["1", "1", "2", "3", "3", "4"]))
+    left, problems = data.drop_copies(photos, sums)
+    assert [photo.file for photo in left] == ["a", "c", "f"]
+    assert dict(problems) == {
+        "b": "is a copy of another photo: counted once",
+        "d": "has copies under several labels: blue, red",
+        "e": "has copies under several labels: blue, red",
+    }
+
+
+def test_copies_cannot_get_into_training_and_validation_both(photos, tmp_path, no_long_work, capsys):
+    folder, rows = photos
+    for name, _ in rows:
+        shutil.copy(str(folder / name), str(folder / (name[:-4] + "-copy.jpg")))
+    with pytest.raises(AssertionError, match="training went on"):
+        cli.main([str(folder), "--out", str(tmp_path / "bundle")])
+    assert "%d: is a copy of another photo: counted once" % len(rows) in capsys.readouterr().err
+
+
+def test_hidden_folders_are_no_classes(photos):
+    folder, rows = photos
+    shutil.copytree(str(folder / os.path.dirname(rows[0][0])), str(folder / ".thumbs"))
+    left, problems = data.read_labels(str(folder))
+    assert len(left) == len(rows) and {problem.what for problem in problems} == {"lies in a hidden folder"}
+
+
+@pytest.mark.parametrize("seed", ["-1", str(1 << 32), "x"])
+def test_a_seed_that_no_generator_takes_exits_with_2(seed, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["t.tsv", "--out", str(tmp_path / "bundle"), "--seed", seed])
+    assert stopped.value.code == 2 and "--seed" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--report", "--tensorboard"])
+def test_a_folder_that_cannot_be_written_is_met_before_any_long_work(option, photos, tmp_path, no_long_work):
+    if option == "--tensorboard":
+        pytest.importorskip("tensorboard")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match="%s .*file: cannot be written" % option):
+        cli.main([str(photos[0]), "--out", str(tmp_path / "bundle"), option, str(tmp_path / "file")])

@@ -206,6 +206,23 @@ def test_an_engine_that_one_bundle_lacks_leaves_that_bundle_out(tiny_bundle, wor
     assert said.out.splitlines()[1].startswith(tiny_bundle)
 
 
+def test_a_bundle_that_is_left_out_does_not_decide_which_photos_count(
+    tiny_bundle, worse_bundle, labelled, tmp_path, capsys
+):
+    helpers.add_tiny_saved_model(tiny_bundle)
+    folder, rows = labelled
+    helpers.write_photo(os.path.join(folder, "v.jpg"), helpers.photo((200, 0, 200)))
+    helpers.write_table(tmp_path / "v.tsv", rows + [("v.jpg", "violet")])
+    with pytest.raises(UsageError, match="1 of 2 bundles were left out"):
+        evaluate.main(
+            [worse_bundle, tiny_bundle, str(tmp_path / "v.tsv"), "--images", folder, "--engine", "tensorflow", "--json"]
+        )
+    said = capsys.readouterr()
+    result = json.loads(said.out)["bundles"][0]
+    assert (result["photos"], result["photos_unknown_label"], result["set_aside"]) == (9, 0, 1)
+    assert "label 'violet' is not among the training classes: v.jpg" in said.err
+
+
 def test_photos_that_were_trained_on_are_counted_and_said_loudly(tiny_bundle, labelled, tmp_path, capsys):
     folder, rows = labelled
     sums = []

@@ -242,3 +242,13 @@ def test_a_folder_that_cannot_be_written_exits_with_2(blocks_bundle, tmp_path):
     with pytest.raises(UsageError, match="--out .*out: cannot be written"):
         explain.main([blocks_bundle, str(tmp_path / "photo.jpg"), "--out", str(tmp_path / "out")])
     assert names_in(tmp_path / "out") == ["photo-heat.png"]  # nothing half written beside it
+
+
+def test_no_photo_that_is_explained_is_overwritten(blocks_bundle, tmp_path):
+    for name in ("photo.png", "photo-heat.png"):
+        helpers.write_photo(tmp_path / name, two_colours())
+    before = (tmp_path / "photo-heat.png").read_bytes()
+    photos = [str(tmp_path / name) for name in ("photo.png", "photo-heat.png")]
+    explain.main([blocks_bundle] + photos + ["--out", str(tmp_path), "--blocks", "mixed9"])
+    assert (tmp_path / "photo-heat.png").read_bytes() == before
+    assert {"photo-2-heat.png", "photo-heat-heat.png"} <= set(names_in(tmp_path))

@@ -321,7 +321,7 @@ def test_nothing_readable_is_a_finding(tmp_path, capsys):
     found, page = run(tmp_path / "photos", "--report", tmp_path / "report")
     assert (len(found["problems"]), found["classes"], found["widths"]) == (2, [], None)
     assert "is empty (0 bytes)" in page
-    assert "train: 0 of 2 listed photos readable, 0 classes" in capsys.readouterr().out
+    assert "train: 0 of 2 listed photos usable, 0 classes" in capsys.readouterr().out
 
 
 def test_one_class_and_one_photo(tmp_path):

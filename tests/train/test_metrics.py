@@ -176,3 +176,8 @@ def test_coverage_answers_what_classify_answers():
         answered = [row for row in rows if row_of(row, 1, found.threshold)[1] != UNKNOWN]
         assert found.coverage == pytest.approx(len(answered) / 50.0)
         assert found.accuracy == pytest.approx(np.mean([row.label == "a" for row in answered]))
+
+
+def test_the_table_shows_names_that_no_terminal_shows():
+    lines = metrics.format_table([metrics.ClassScore("a\n\x1b[31m", 0.5, 0.5, 0.5, 2)]).splitlines()
+    assert len(lines) == 2 and lines[1].startswith("a\\n\\x1b[31m")

@@ -124,3 +124,21 @@ def test_an_out_that_cannot_be_written_exits_with_2(tiny_bundle, photos, tmp_pat
     for out in (tmp_path / "no" / "folder.tsv", tmp_path / "photos"):
         with pytest.raises(UsageError, match="--out .*: cannot be written"):
             predict.main([tiny_bundle, str(tmp_path / "t.tsv"), "--images", folder, "--out", str(out)])
+
+
+def test_the_table_itself_is_not_overwritten(tiny_bundle, photos, tmp_path):
+    folder, rows = photos
+    helpers.write_table(tmp_path / "test.tsv", rows)
+    before = (tmp_path / "test.tsv").read_bytes()
+    os.symlink("test.tsv", str(tmp_path / "link.tsv"))
+    for name in ("test.tsv", "link.tsv"):
+        command = [tiny_bundle, str(tmp_path / "test.tsv"), "--images", folder, "--out", str(tmp_path / name)]
+        with pytest.raises(UsageError, match="--out .*: is the table that the photos are read from"):
+            predict.main(command)
+    assert (tmp_path / "test.tsv").read_bytes() == before
+
+
+def test_a_folder_is_labelled_too(tiny_bundle, photos, tmp_path):
+    folder, rows = photos
+    predict.main([tiny_bundle, folder, "--out", str(tmp_path / "out.tsv")])
+    assert read_table(tmp_path / "out.tsv")[1:] == [list(row) for row in sorted(rows)]
