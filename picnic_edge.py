@@ -46,8 +46,12 @@ def main(argv=None):
     if sys.version_info < (3, 7) and platform.machine() == "aarch64":
         # The last numpy for Python 3.6 ends with "Illegal instruction" on a Jetson without this.
         os.environ.setdefault("OPENBLAS_CORETYPE", "ARMV8")
-    verb = demo if options.verb == "demo" else importlib.import_module(VERBS[options.verb][0]).main
-    from edge_runtime.command import run_verb
+    try:
+        verb = demo if options.verb == "demo" else importlib.import_module(VERBS[options.verb][0]).main
+        from edge_runtime.command import run_verb
+    except KeyboardInterrupt:
+        print("picnic-edge: interrupted", file=sys.stderr)
+        return 130
 
     return run_verb(verb, options.arguments)
 

@@ -101,12 +101,17 @@ def make_plan(bundle, options, scratch):
         items, origin = list(open_source(_write_sample(bundle, os.path.join(scratch, "photos")))), "the sample"
     if not items:
         raise UsageError("%s: no photo in it" % origin)
-    items = _spread(items)
+    chosen = _spread(items)
+    items = [item for item in chosen if _is_readable(item.path)]
+    if not items:
+        raise UsageError("%s: none of the %d photos can be read" % (origin, len(chosen)))
+    if len(items) < len(chosen):
+        say("%s: %d of %d photos cannot be read and are left out" % (origin, len(chosen) - len(items), len(chosen)))
     return bench.Plan(
         batches=sorted({1} | set(options.batch)),
         seconds=options.seconds,
         items=items,
-        photo=_first_readable(items, origin),
+        photo=os.path.abspath(items[0].path),
         labelled=labelled,
         loadgen=options.loadgen or "",
         loadgen_logs=os.path.join(options.report or scratch, "loadgen"),
@@ -266,12 +271,12 @@ def _spread(items):
     return [items[int(math.floor(number * step))] for number in range(min(len(items), MOST_PHOTOS))]
 
 
-def _first_readable(items, origin):
-    for item in items:
-        with contextlib.suppress(ImageError):
-            images.read_image(item.path)
-            return os.path.abspath(item.path)
-    raise UsageError("%s: none of the %d photos can be read" % (origin, len(items)))
+def _is_readable(path):
+    try:
+        images.read_image(path)
+        return True
+    except ImageError:
+        return False
 
 
 def _write_sample(bundle, folder):

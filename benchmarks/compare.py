@@ -22,6 +22,7 @@ import typing
 import numpy as np
 
 from benchmarks import report
+from edge_runtime.cli import parsed
 from edge_runtime.command import print_json, say
 from edge_runtime.errors import GotWorse, UsageError
 
@@ -99,6 +100,10 @@ def read_document(path):
             "%s: expected a bench.json with format_version %d, got %s; measure again with this version"
             % (path, FORMAT_VERSION, version)
         )
+    try:
+        _compare(found, found)
+    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        raise UsageError("%s: lacks or garbles something (%s); measure again" % (path, error))
     return found
 
 
@@ -108,15 +113,10 @@ def compare(before, after):
     Returns:
         dict: differences (texts: what was not the same, so that the figures may differ for that reason),
         machine_change (how much longer the machine's own work took, after / before - 1; None where it cannot be told),
-        figures (list of Figure), shown ([(engine, what, before, after)]: without a test), lost and new (engine names).
-
-    Raises:
-        UsageError: a document is garbled.
+        figures (list of Figure), shown ([(engine, what, before, after)]: without a test), lost (what only the first
+        measured, and engines that stopped in the second), new (engine names).
     """
-    try:
-        return _compare(before, after)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UsageError("a bench.json lacks or garbles %s; measure again" % error)
+    return _compare(before, after)
 
 
 def format_comparison(found):
@@ -140,7 +140,8 @@ def format_comparison(found):
     if not changed:
         lines.append("no change beyond noise in %d figures" % len(found["figures"]))
     if found["machine_change"] is not None:
-        lines.append("the machine itself took %+.1f %% longer" % (100 * found["machine_change"]))
+        direction = "longer" if found["machine_change"] >= 0 else "less long"
+        lines.append("the machine itself took %.1f %% %s" % (100 * abs(found["machine_change"]), direction))
     for engine, what, old, new in found["shown"]:
         lines.append("%s  %s  %s -> %s  (not tested)" % (engine, what, _shown(old), _shown(new)))
     return "\n".join(lines)
@@ -195,6 +196,12 @@ def _compare(before, after):
                     # have no such yardstick.
                     off = [] if key == "joules_per_image" else aside if higher else aside[::-1]
                     tests.append((name, "%s %s" % (key, point), higher, first, second) + yuen(first, second, off))
+    lost = []
+    for name in old:
+        if name in new:
+            lost += ["%s %s" % (name, point) for point in _points(old[name]) if point not in _points(new[name])]
+            if new[name].get("stopped"):
+                lost.append("%s (stopped: %s)" % (name, new[name]["stopped"]))
     significant = _holm([test[-1] for test in tests])
     figures = []
     for (name, metric, higher, first, second, own, p), passed in zip(tests, significant):
@@ -215,7 +222,7 @@ def _compare(before, after):
             for what in _SHOWN
             if old[name].get(what) is not None or new[name].get(what) is not None
         ],
-        "lost": [name for name in old if name not in new],
+        "lost": [name for name in old if name not in new] + lost,
         "new": [name for name in new if name not in old],
     }
 
@@ -239,6 +246,8 @@ def _machine_rounds(engines):
     for engine in engines.values():
         for window in engine["windows"]:
             rounds.setdefault(window["round"], []).append(math.log(window["reference_ms"]))
+            if not math.isfinite(window["reference_ms"]):
+                raise ValueError("reference_ms is %s" % window["reference_ms"])
     return [float(np.median(values)) for values in rounds.values()]
 
 
@@ -311,10 +320,7 @@ def _shown(value):
 
 
 def _percent(text):
-    value = float(text)
-    if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError("expected 0 or more, got %s" % text)
-    return value
+    return parsed(float, text, lambda value: 0 <= value < float("inf"), "0 or more")
 
 
 if __name__ == "__main__":

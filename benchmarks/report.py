@@ -288,8 +288,9 @@ def _axes(xlabel, ylabel, height=_PLOT[1]):
     return figure, figure.axes[0]
 
 
-def _legend(axes):
-    axes.legend(loc="best", frameon=False, labelcolor=_GREY, fontsize=8)
+def _legend(axes, above=False):
+    where = {"loc": "lower left", "bbox_to_anchor": (0, 1), "ncol": 4} if above else {"loc": "best"}
+    axes.legend(frameon=False, labelcolor=_GREY, fontsize=8, **where)
 
 
 def _plain_numbers(axis, ticks):
@@ -378,7 +379,7 @@ def _stages(engines):
     axes.set_yticklabels([engine["name"] for engine in having])
     axes.invert_yaxis()
     axes.grid(axis="y", alpha=0)
-    _legend(axes)
+    _legend(axes, above=True)
     return pages.svg(figure)
 
 
@@ -419,7 +420,7 @@ def _energy(engines):
     axes.set_yticklabels([engine["name"] for engine in having])
     axes.invert_yaxis()
     axes.grid(axis="y", alpha=0)
-    _legend(axes)
+    _legend(axes, above=True)
     return pages.svg(figure)
 
 

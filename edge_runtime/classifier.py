@@ -88,12 +88,18 @@ class Classifier:
             stop: threading.Event; once it is set no more photos are read, those that were are answered.
             live: photos are a camera's frames, which get old: fewer are read ahead.
 
-        Yields:
-            one Prediction per photo, in order; unreadable ones carry their error.
+        Returns:
+            an iterator: one Prediction per photo, in order; unreadable ones carry their error. It raises EngineLost
+            where the engine stopped working, and anything that photos raises.
 
         Raises:
-            EngineLost: the engine stopped working. Anything that photos raises.
+            TypeError: photos is a single one.
         """
+        if isinstance(photos, (str, bytes, os.PathLike)) or (isinstance(photos, np.ndarray) and photos.ndim < 4):
+            raise TypeError("expected an iterable of photos, got a single one: classify([photo])")
+        return self._classify(photos, max_delay_s, stop, live)
+
+    def _classify(self, photos, max_delay_s, stop, live):
         load = _load
         if self._jpeg_hardware:
             load = functools.partial(_load, read=self._jpeg_hardware.read_image)

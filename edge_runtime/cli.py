@@ -95,25 +95,27 @@ def main(argv=None):
 
 def positive(text):
     """argparse type: a whole number from 1."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError("expected 1 or more, got %s" % text)
-    return value
+    return parsed(int, text, lambda value: value >= 1, "1 or more")
 
 
 def amount(text):
     """argparse type: a number above 0."""
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError("expected more than 0, got %s" % text)
-    return value
+    return parsed(float, text, lambda value: 0 < value < float("inf"), "more than 0")
 
 
 def share(text):
     """argparse type: a number from 0 to 1."""
-    value = float(text)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError("expected 0 to 1, got %s" % text)
+    return parsed(float, text, lambda value: 0 <= value <= 1, "0 to 1")
+
+
+def parsed(kind, text, fits, expected):
+    """For argparse types: returns a text as an int or float. Raises ArgumentTypeError where it is none that fits."""
+    try:
+        value = kind(text)
+    except ValueError:
+        value = None
+    if value is None or not fits(value):
+        raise argparse.ArgumentTypeError("expected %s, got %s" % (expected, text))
     return value
 
 

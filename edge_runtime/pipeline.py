@@ -22,7 +22,7 @@ import numpy as np
 
 from edge_runtime import images
 from edge_runtime.engines.base import EngineError
-from edge_runtime.errors import EngineLost, ImageError, PicnicError
+from edge_runtime.errors import EngineLost, ImageError, PicnicError, UsageError
 
 STAGES = ("reading", "decode", "engine", "writing")
 
@@ -173,12 +173,13 @@ class _Batch:
 
     def add(self, entry, batch_size, spare):
         """Takes over a loaded entry; its picture goes into one of the spare arrays, or a new one."""
-        self.items.append(entry.item)
         if isinstance(entry.outcome, ImageError):
+            self.items.append(entry.item)
             self.errors.append(str(entry.outcome))
             return
         if self.pictures is None:
             self.pictures = spare.pop() if spare else np.empty((batch_size,) + entry.outcome.shape, np.uint8)
+        self.items.append(entry.item)
         self.errors.append("")
         self.pictures[self.count] = entry.outcome
         self.count += 1
@@ -358,14 +359,18 @@ class _Flow:
         """Moves what is loaded, in order, into batches; and what is left over, once nothing more comes."""
         while self._window and self._window[0].outcome is not None:
             entry = self._window.popleft()
-            if isinstance(entry.outcome, _Failure):
-                self._failure = entry.outcome.error
+            failure = entry.outcome.error if isinstance(entry.outcome, _Failure) else None
+            if failure is None:
+                try:
+                    self._put(entry)
+                except MemoryError:
+                    failure = UsageError("there is no memory for batches of %d photos: --batch" % self._batch_size)
+            if failure is not None:
+                self._failure = failure
                 self._read_all = self._cut_short = True
                 self._window.clear()
                 self._to_load.clear()
                 self._may_load.notify_all()
-            else:
-                self._put(entry)
         if self._read_all and not self._window:
             self._close_batch(self._cut_short)
         if self._has_room() or self._stopped():

@@ -310,6 +310,8 @@ def _standard_input(separator, stop):
         if not select.select([file], [], [], _STOP_EVERY_S)[0]:
             continue
         data = os.read(file, _READ_BYTES)
+        if separator == b"\n" and b"\0" in data:
+            raise UsageError("standard input: has NUL bytes; names that are separated by them need --null (-0)")
         *lines, rest = (rest + data).split(separator)
         if not data:
             lines.append(rest)

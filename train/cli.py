@@ -12,7 +12,7 @@ import typing
 import numpy as np
 
 from edge_runtime import bundle, files, images, machine, tables
-from edge_runtime.cli import positive, share
+from edge_runtime.cli import parsed, positive, share
 from edge_runtime.command import say
 from edge_runtime.errors import UsageError
 from edge_runtime.requirements import require
@@ -117,10 +117,8 @@ def parser():
 
 
 def _seed(text):
-    value = int(text)
-    if not 0 <= value < 1 << 32:  # numpy's generators take no other
-        raise argparse.ArgumentTypeError("%s: expected 0 to %d" % (text, (1 << 32) - 1))
-    return value
+    # numpy's generators take no other
+    return parsed(int, text, lambda value: 0 <= value < 1 << 32, "0 to %d" % ((1 << 32) - 1))
 
 
 def main(argv=None):

@@ -25,6 +25,7 @@ LIBRARIES = {
     "tf-trt": "tensorflow",
 }  # kind -> distribution
 DEFAULT_BATCH = 8  # of the bundle's own models
+MOST_BATCH = 1024  # photos; larger ones take memory and gain nothing
 _BUILT_IN = (("onnxruntime", "model.onnx"), ("tensorflow", "saved_model"))
 
 EngineInfo = typing.NamedTuple(
@@ -66,6 +67,8 @@ def open_engine(bundle, name="auto", max_batch=DEFAULT_BATCH, threads=None):
     Raises:
         UsageError: no engine of that name. BundleError: it is not valid here. MissingRequirement: no library for it.
     """
+    if max_batch and max_batch > MOST_BATCH:
+        raise UsageError("a batch of %d: expected 1 to %d photos" % (max_batch, MOST_BATCH))
     if name != "auto":
         return _open(bundle, find_engine(bundle, name), max_batch, threads)
     reasons = []
@@ -95,7 +98,7 @@ def best_batch(info):
     record = info.record or {}
     profile = record.get("batch_profile")
     best = profile.get("opt") if isinstance(profile, dict) else record.get("max_batch")  # older engines have no profile
-    return best if isinstance(best, int) and best > 0 else DEFAULT_BATCH
+    return best if isinstance(best, int) and 0 < best <= MOST_BATCH else DEFAULT_BATCH
 
 
 def check_engine(bundle, info):
@@ -192,7 +195,7 @@ def _read_info(bundle, name):
             record["format_version"] == FORMAT_VERSION
             and "%s-%s" % (record["kind"], record["precision"]) == name
             and isinstance(record["machine"]["architecture"], str)
-            and isinstance(record["machine"]["cpu_features"], list)
+            and all(isinstance(feature, str) for feature in record["machine"]["cpu_features"])
             and isinstance(record["source"]["bundle_id"], str)
             and isinstance(record["libraries"], dict)
             and isinstance(record.get("gpu") or {}, dict)

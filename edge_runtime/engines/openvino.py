@@ -7,7 +7,7 @@ import typing
 import numpy as np
 
 from edge_runtime import images
-from edge_runtime.engines.base import Engine
+from edge_runtime.engines.base import Engine, EngineError
 from edge_runtime.requirements import require
 
 IR_MODEL = "model.xml"
@@ -46,6 +46,8 @@ class OpenVinoEngine(Engine):
         return self._collect(self._submit(batch))
 
     def _submit(self, batch):
+        if not self._requests:
+            raise EngineError("%s: is closed" % self.name)
         started: typing.List[typing.Any] = []
         try:
             for number in range(len(batch)):

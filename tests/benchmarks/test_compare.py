@@ -295,3 +295,24 @@ def test_a_real_run_of_the_trial(tiny_bundle, monkeypatch):
     result = compare_trial._run(bundle, "onnxruntime", plan._replace(opener=compare_trial.open_slower))
     assert len(result["engines"][0]["windows"]) == 9
     assert len(compare.compare(result, result)["figures"]) == 7
+
+
+def test_measurements_that_are_gone_and_engines_that_stopped_are_lost():
+    before, after = document(0), document(1)
+    first, second = after["engines"][:2]
+    first["windows"] = [window for window in first["windows"] if window["point"] != "end_to_end"]
+    second["stopped"] = "its process crashed"
+    found = compare.compare(before, after)
+    lost = ["onnxruntime-fp32 end_to_end", "openvino-fp32 (stopped: its process crashed)"]
+    assert found["lost"] == lost
+    assert compare.failures(found, 50) == [name + " is not measured any more" for name in lost]
+
+
+def test_the_document_that_is_garbled_is_named(tmp_path):
+    before, after = document(0), document(1)
+    after["engines"][0]["windows"][0]["photos"] = 0
+    with pytest.raises(UsageError, match="b.json: lacks or garbles something"):
+        cli.main(["compare", write(tmp_path, "a.json", before), write(tmp_path, "b.json", after)])
+    after["engines"][0]["windows"][0].update(photos=40, reference_ms=float("inf"))
+    with pytest.raises(UsageError, match="b.json: .*reference_ms is inf"):
+        cli.main(["compare", write(tmp_path, "a.json", before), write(tmp_path, "b.json", after)])

@@ -117,3 +117,9 @@ def test_what_was_done_is_counted(pristine_bundle):
         stats = opened.stats
     assert (stats.read, stats.decoded, stats.unreadable, stats.failed, stats.answered) == (3, 2, 1, 0, 3)
     assert stats.decode_s > 0 and stats.infer_s > 0
+
+
+@pytest.mark.parametrize("single", ["a.jpg", b"a.jpg", np.zeros((50, 50, 3), np.uint8)])
+def test_a_single_photo_is_not_taken_for_many(classifier, single):
+    with pytest.raises(TypeError, match=r"got a single one: classify\(\[photo\]\)"):
+        classifier.classify(single)

@@ -170,6 +170,10 @@ SPOILED = {
     "no speed": (changed(lambda r: r.pop("images_per_s")), "engine.json is missing or garbled"),
     "a newer format": (changed(lambda r: r.update(format_version=99)), "engine.json is missing or garbled"),
     "no list of features": (changed(lambda r: r["machine"].update(cpu_features=None)), "is missing or garbled"),
+    "a feature that is none": (
+        changed(lambda r: r["machine"].update(cpu_features=["avx", None])),
+        "is missing or garbled",
+    ),
     "a text for a source": (changed(lambda r: r.update(source="bundle_id")), "is missing or garbled"),
     "no files": (changed(lambda r: r.update(files={})), "is missing or garbled"),
     "another kind": (changed(lambda r: r.update(kind="openvino")), "engine.json is missing or garbled"),
@@ -451,3 +455,15 @@ def test_after_a_photo_s_request_failed_nothing_is_on_its_way_and_the_engine_goe
     engine._requests[1] = requests[1]
     for _ in range(3):
         np.testing.assert_allclose(engine.infer(batch), original.infer(batch), atol=1e-4)
+
+
+def test_a_closed_openvino_engine_says_so(streams):
+    engine, _ = streams
+    engine.close()
+    with pytest.raises(EngineError, match="openvino-fp32: is closed"):
+        engine.infer(grey_photos(0))
+
+
+def test_a_batch_out_of_all_proportion_is_refused(tiny_bundle):
+    with pytest.raises(UsageError, match="a batch of 1025: expected 1 to 1024 photos"):
+        open_engine(Bundle.open(tiny_bundle), "auto", 1025)

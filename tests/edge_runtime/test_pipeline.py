@@ -921,3 +921,9 @@ def test_an_engine_error_keeps_what_the_library_raised():
     with pytest.raises(EngineError, match="echo: the engine broke") as found:
         EchoEngine(fail_at=1).infer(picture_of(1)[np.newaxis])
     assert isinstance(found.value.__cause__, RuntimeError)
+
+
+def test_a_batch_that_memory_does_not_hold_ends_the_run_with_a_word_about_it():
+    engine = EchoEngine(max_batch=1 << 40)
+    with pytest.raises(UsageError, match="no memory for batches of %d photos: --batch" % (1 << 40)):
+        list(classify_items([1, 2, 3], lambda number: np.full((299, 299, 3), number, np.uint8), engine, 1 << 40, 2))

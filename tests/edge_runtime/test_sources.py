@@ -504,3 +504,9 @@ def test_a_live_source_is_no_source_of_files(source):
 def test_a_dangling_link_given_as_the_source_is_one_item(tmp_path):
     os.symlink("nowhere", str(tmp_path / "link.jpg"))
     assert names_of(tmp_path / "link.jpg") == [str(tmp_path / "link.jpg")]
+
+
+def test_names_with_nul_between_them_are_not_taken_for_one_name(standard_input):
+    standard_input(b"a.jpg\0b.jpg\0")
+    with pytest.raises(UsageError, match=r"has NUL bytes; .* need --null \(-0\)"):
+        list(sources.open_source("-"))
