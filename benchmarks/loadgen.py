@@ -35,7 +35,7 @@ import numpy as np
 
 from edge_runtime.bundle import Bundle
 from edge_runtime.command import print_json, run_verb, say
-from edge_runtime.engines import open_engine
+from edge_runtime.engines import DEFAULT_BATCH, open_engine
 from edge_runtime.engines.base import EngineError
 from edge_runtime.errors import EngineLost, UsageError
 from edge_runtime.requirements import require
@@ -262,7 +262,9 @@ def main(argv=None):
     bundle = Bundle.open(options.bundle)
     with contextlib.ExitStack() as held:
         logs = options.logs or held.enter_context(tempfile.TemporaryDirectory())
-        engine = held.enter_context(open_engine(bundle, options.engine))
+        # For one photo at a time all cores work together on it.
+        batch = 1 if options.scenario == "SingleStream" else DEFAULT_BATCH
+        engine = held.enter_context(open_engine(bundle, options.engine, batch))
         say("running %s (%s) on %s" % (options.scenario, options.mode, engine.name))
         try:
             result = run(engine, bundle.sample().images, options.scenario, options.mode, logs)

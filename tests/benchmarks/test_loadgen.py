@@ -177,7 +177,7 @@ def test_ctrl_c_ends_a_full_run_with_130(real, tiny_bundle, tmp_path, scenario):
         "from benchmarks import loadgen\n"
         "from edge_runtime.command import run_verb\n"
         "from tests.benchmarks.test_loadgen import FixedEngine\n"
-        "loadgen.open_engine = lambda bundle, name: FixedEngine(call_s=0.02)\n"
+        "loadgen.open_engine = lambda bundle, name, batch: FixedEngine(call_s=0.02)\n"
         "sys.exit(run_verb(loadgen.main, sys.argv[1:]))\n"
     )
     logs = tmp_path / "logs"
@@ -204,14 +204,14 @@ def test_ctrl_c_ends_a_full_run_with_130(real, tiny_bundle, tmp_path, scenario):
 
 
 def test_the_command_prints_one_json_document(real, short, tiny_bundle, monkeypatch, capsys):
-    monkeypatch.setattr(loadgen, "open_engine", lambda bundle, name: FixedEngine(call_s=0.001))
+    monkeypatch.setattr(loadgen, "open_engine", lambda bundle, name, batch: FixedEngine(call_s=0.001))
     loadgen.main([tiny_bundle, "--scenario", "SingleStream", "--json"])
     result = json.loads(capsys.readouterr().out)
     assert (result["valid"], result["log_folder"]) == (True, None)
 
 
 def test_the_command_names_the_engine_that_failed(real, short, tiny_bundle, monkeypatch):
-    monkeypatch.setattr(loadgen, "open_engine", lambda bundle, name: fails_in_the_run())
+    monkeypatch.setattr(loadgen, "open_engine", lambda bundle, name, batch: fails_in_the_run())
     with pytest.raises(EngineLost, match="failed in LoadGen's Offline: fixed: the engine broke"):
         loadgen.main([tiny_bundle, "--scenario", "Offline"])
 
@@ -290,3 +290,17 @@ def test_full_mode_asks_for_what_mlperf_asks():
     server = loadgen.settings_of("Server", "full", measured)
     assert server["server_target_qps"] == pytest.approx(25)
     assert server["server_target_latency_ns"] == pytest.approx(1e8)  # five calls are longer than 15 ms
+
+
+@pytest.mark.parametrize("scenario, batch", [("SingleStream", 1), ("Offline", 8)])
+def test_an_engine_is_opened_for_what_the_scenario_asks_of_it(tiny_bundle, monkeypatch, scenario, batch):
+    asked = []
+
+    def opened(bundle, name, max_batch):
+        asked.append(max_batch)
+        raise UsageError("enough")
+
+    monkeypatch.setattr(loadgen, "open_engine", opened)
+    with pytest.raises(UsageError, match="enough"):
+        loadgen.main([tiny_bundle, "--scenario", scenario])
+    assert asked == [batch]
