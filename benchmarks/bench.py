@@ -27,15 +27,15 @@ from edge_runtime.command import say
 from edge_runtime.engines import check_engine, find_engine
 from edge_runtime.errors import PicnicError, UsageError
 
-LEAST_WINDOWS = 6
-MOST_WINDOWS = 10
+LEAST_WINDOWS = 10
+MOST_WINDOWS = 14
 STABLE_WINDOWS = 3
 STABLE_WITHIN = 0.10
 COLD_STARTS = 3
 IDLE_S = 3.0
 _REFERENCE_S = 0.05
-# Some 2 ms. With a tenth of them the hand-over to the threads was a third of the time and came in two kinds, which hid a
-# slowdown by 15 %; with these the work follows the engines' own speed (correlation 0.95 over 25 windows of bf16).
+# Some 2 ms. With a tenth of that the hand-over to the threads came in two kinds, a third apart, which hid a slowdown by
+# 15 %; this follows the engines' own speed (correlation 0.95 over 25 windows of openvino-bf16).
 _REFERENCE_PASSES = 200
 _SPARE_BYTES = 512 << 20
 _ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
