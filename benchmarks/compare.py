@@ -1,12 +1,11 @@
 """picnic-edge bench compare: what changed between two bench.json beyond noise.
 
-Both runs timed a fixed piece of work between their windows. By how much it took longer in the second, the machine
-itself was slower, and that much is taken off every engine's difference first. Then a figure has changed where all of
-this holds:
+Both runs timed a fixed piece of work before every window. By how much it took longer, the machine itself was slower at
+that moment, and that much is taken off each window's value: the phases of a shared machine then cancel out, within a run
+and between two. Then a figure has changed where all of this holds:
 
 1. Its windows differ: Yuen's test on the logarithms of the windows' values (Welch's t test with 20 % trimmed means, so
-   that one disturbed window decides nothing; K. K. Yuen, Biometrika 61, 1974), two-sided; the uncertainty of what was
-   taken off is added to the windows' own.
+   that one disturbed window decides nothing; K. K. Yuen, Biometrika 61, 1974), two-sided.
 2. They differ beyond what so many comparisons bring about by chance: Holm's correction over all figures of all engines,
    at 2 % together. Where nothing changed at all, one comparison of two runs in fifty reports something by this alone.
 3. By at least 5 %: smaller differences come and go with a machine's state and are nobody's doing.
@@ -157,18 +156,14 @@ def failures(found, percent):
     return bad + ["%s is not measured any more" % name for name in found["lost"]]
 
 
-def yuen(first, second, aside=()):
-    """Yuen's test of two samples with trimmed means, and of what else is added to their difference.
-
-    Args:
-        first, second: lists of numbers.
-        aside: () or two more: (trimmed mean of its second - that of its first) is added.
+def yuen(first, second):
+    """Yuen's test of two samples (lists of numbers) with trimmed means.
 
     Returns:
-        (the trimmed means' difference, second - first, with aside's; two-sided p, 1 for samples too small to tell).
+        (the trimmed means' difference, second - first; two-sided p, 1 for samples too small to tell).
     """
-    parts = [_trimmed(values) for values in [first, second] + list(aside)]
-    difference = sum(mean * (-1, 1)[number % 2] for number, (mean, _, _) in enumerate(parts))
+    parts = [_trimmed(values) for values in (first, second)]
+    difference = parts[1][0] - parts[0][0]
     if any(kept < 2 for _, _, kept in parts):
         return difference, 1.0
     variances = [variance for _, variance, _ in parts]
@@ -183,7 +178,7 @@ def _compare(before, after):
     old, new = (
         {engine["name"]: engine for engine in one["engines"] if "skipped" not in engine} for one in (before, after)
     )
-    aside = [_machine_rounds(engines) for engines in (old, new)]
+    machine = [_machine_rounds(engines) for engines in (old, new)]
     tests = []
     for name in old:
         for point in _points(old[name]) if name in new else []:
@@ -194,8 +189,12 @@ def _compare(before, after):
                 if len(first) and len(second):
                     # A slower machine's durations grow by what its own work took longer, and rates shrink. Joules
                     # have no such yardstick.
-                    off = [] if key == "joules_per_image" else aside if higher else aside[::-1]
-                    tests.append((name, "%s %s" % (key, point), higher, first, second) + yuen(first, second, off))
+                    sign = 0 if key == "joules_per_image" else 1 if higher else -1
+                    own = [
+                        values + sign * np.log(_values(one[name], point, "reference_ms"))
+                        for one, values in ((old, first), (new, second))
+                    ]
+                    tests.append((name, "%s %s" % (key, point), higher, first, second) + yuen(*own))
     lost = []
     for name in old:
         if name in new:
@@ -210,7 +209,7 @@ def _compare(before, after):
         changed = passed and abs(own) >= _LEAST and abs(raw) >= _LEAST / 2 and raw * own > 0
         worse = raw != 0 and (raw > 0) != higher
         figures.append(Figure(name, metric, math.exp(start), math.exp(end), math.exp(raw) - 1, worse, p, changed))
-    shift = _trimmed(aside[1])[0] - _trimmed(aside[0])[0] if all(aside) else None
+    shift = _trimmed(machine[1])[0] - _trimmed(machine[0])[0] if all(machine) else None
     return {
         "differences": _differences(before, after),
         "machine_change": None if shift is None else math.exp(shift) - 1,

@@ -24,7 +24,7 @@ ENGINES = {
 POINTS = {"b1": 1, "b4": 4, "b8": 8, "end_to_end": 1}
 
 
-def document(seed, slower=(), factor=1.0, machine=1.0, noise=0.02, bursts=0.0, windows=6):
+def document(seed, slower=(), factor=1.0, machine=1.0, noise=0.02, bursts=0.0, windows=10):
     """Returns a bench.json of made-up figures: some engines slower by a factor, and the whole machine by another."""
     random = np.random.RandomState(seed)
     engines = []
