@@ -1,8 +1,8 @@
 """picnic-edge bench compare: what changed between two bench.json beyond noise.
 
 Both runs timed a fixed piece of work before every window. By how much it took longer, the machine itself was slower at
-that moment, and that much is taken off each window's value: the phases of a shared machine then cancel out, within a run
-and between two. Then a figure has changed where all of this holds:
+that moment, and that much is taken off each window's value: the phases of a shared machine then cancel out, within a
+run and between two. Then a figure has changed where all of this holds:
 
 1. Its windows differ: Yuen's test on the logarithms of the windows' values (Welch's t test with 20 % trimmed means, so
    that one disturbed window decides nothing; K. K. Yuen, Biometrika 61, 1974), two-sided.
