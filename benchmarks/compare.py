@@ -100,7 +100,7 @@ def read_document(path):
             % (path, FORMAT_VERSION, version)
         )
     try:
-        _compare(found, found)
+        compare(found, found)
     except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise UsageError("%s: lacks or garbles something (%s); measure again" % (path, error))
     return found
@@ -115,7 +115,55 @@ def compare(before, after):
         figures (list of Figure), shown ([(engine, what, before, after)]: without a test), lost (what only the first
         measured, and engines that stopped in the second), new (engine names).
     """
-    return _compare(before, after)
+    old, new = (
+        {engine["name"]: engine for engine in one["engines"] if "skipped" not in engine} for one in (before, after)
+    )
+    machine = [_machine_rounds(engines) for engines in (old, new)]
+    tests = []
+    for name in old:
+        for point in _points(old[name]) if name in new else []:
+            for key, higher in _TESTED:
+                if key == "p50_ms" and point != "b1":
+                    continue  # elsewhere it is the throughput's other side
+                first, second = (np.log(_values(one[name], point, key)) for one in (old, new))
+                if len(first) and len(second):
+                    # A slower machine's durations grow by what its own work took longer, and rates shrink. Joules
+                    # have no such yardstick.
+                    sign = 0 if key == "joules_per_image" else 1 if higher else -1
+                    own = [
+                        values + sign * np.log(_values(one[name], point, "reference_ms"))
+                        for one, values in ((old, first), (new, second))
+                    ]
+                    tests.append((name, "%s %s" % (key, point), higher, first, second) + yuen(*own))
+    lost = []
+    for name in old:
+        if name in new:
+            lost += ["%s %s" % (name, point) for point in _points(old[name]) if point not in _points(new[name])]
+            if new[name].get("stopped"):
+                lost.append("%s (stopped: %s)" % (name, new[name]["stopped"]))
+    significant = _holm([test[-1] for test in tests])
+    figures = []
+    for (name, metric, higher, first, second, own, p), passed in zip(tests, significant):
+        start, end = _trimmed(first)[0], _trimmed(second)[0]
+        raw = end - start
+        changed = passed and abs(own) >= _LEAST and abs(raw) >= _LEAST / 2 and raw * own > 0
+        worse = raw != 0 and (raw > 0) != higher
+        figures.append(Figure(name, metric, math.exp(start), math.exp(end), math.exp(raw) - 1, worse, p, changed))
+    shift = _trimmed(machine[1])[0] - _trimmed(machine[0])[0] if all(machine) else None
+    return {
+        "differences": _differences(before, after),
+        "machine_change": None if shift is None else math.exp(shift) - 1,
+        "figures": figures,
+        "shown": [
+            (name, what, old[name].get(what), new[name].get(what))
+            for name in old
+            if name in new
+            for what in _SHOWN
+            if old[name].get(what) is not None or new[name].get(what) is not None
+        ],
+        "lost": [name for name in old if name not in new] + lost,
+        "new": [name for name in new if name not in old],
+    }
 
 
 def format_comparison(found):
@@ -172,58 +220,6 @@ def yuen(first, second):
         return difference, 1.0 if difference == 0 else 0.0
     freedom = total**2 / sum(variance**2 / (kept - 1) for _, variance, kept in parts)
     return difference, _two_sided_p(abs(difference) / math.sqrt(total), freedom)
-
-
-def _compare(before, after):
-    old, new = (
-        {engine["name"]: engine for engine in one["engines"] if "skipped" not in engine} for one in (before, after)
-    )
-    machine = [_machine_rounds(engines) for engines in (old, new)]
-    tests = []
-    for name in old:
-        for point in _points(old[name]) if name in new else []:
-            for key, higher in _TESTED:
-                if key == "p50_ms" and point != "b1":
-                    continue  # elsewhere it is the throughput's other side
-                first, second = (np.log(_values(one[name], point, key)) for one in (old, new))
-                if len(first) and len(second):
-                    # A slower machine's durations grow by what its own work took longer, and rates shrink. Joules
-                    # have no such yardstick.
-                    sign = 0 if key == "joules_per_image" else 1 if higher else -1
-                    own = [
-                        values + sign * np.log(_values(one[name], point, "reference_ms"))
-                        for one, values in ((old, first), (new, second))
-                    ]
-                    tests.append((name, "%s %s" % (key, point), higher, first, second) + yuen(*own))
-    lost = []
-    for name in old:
-        if name in new:
-            lost += ["%s %s" % (name, point) for point in _points(old[name]) if point not in _points(new[name])]
-            if new[name].get("stopped"):
-                lost.append("%s (stopped: %s)" % (name, new[name]["stopped"]))
-    significant = _holm([test[-1] for test in tests])
-    figures = []
-    for (name, metric, higher, first, second, own, p), passed in zip(tests, significant):
-        start, end = _trimmed(first)[0], _trimmed(second)[0]
-        raw = end - start
-        changed = passed and abs(own) >= _LEAST and abs(raw) >= _LEAST / 2 and raw * own > 0
-        worse = raw != 0 and (raw > 0) != higher
-        figures.append(Figure(name, metric, math.exp(start), math.exp(end), math.exp(raw) - 1, worse, p, changed))
-    shift = _trimmed(machine[1])[0] - _trimmed(machine[0])[0] if all(machine) else None
-    return {
-        "differences": _differences(before, after),
-        "machine_change": None if shift is None else math.exp(shift) - 1,
-        "figures": figures,
-        "shown": [
-            (name, what, old[name].get(what), new[name].get(what))
-            for name in old
-            if name in new
-            for what in _SHOWN
-            if old[name].get(what) is not None or new[name].get(what) is not None
-        ],
-        "lost": [name for name in old if name not in new] + lost,
-        "new": [name for name in new if name not in old],
-    }
 
 
 def _points(engine):
