@@ -300,6 +300,7 @@ def test_an_engine_is_opened_for_what_the_scenario_asks_of_it(tiny_bundle, monke
         asked.append(max_batch)
         raise UsageError("enough")
 
+    monkeypatch.setattr(loadgen, "require", lambda name: None)
     monkeypatch.setattr(loadgen, "open_engine", opened)
     with pytest.raises(UsageError, match="enough"):
         loadgen.main([tiny_bundle, "--scenario", scenario])
