@@ -36,9 +36,12 @@ def columns_of(top, timed=False):
 
 
 def row_of(prediction, top, threshold=None):
-    """Returns the values of a Prediction's row, in the order of columns_of(top)."""
+    """Returns the values of a Prediction's row, in the order of columns_of(top).
+
+    An unreadable photo's numbers are None: an empty cell in a table, null in JSON.
+    """
     if prediction.error:
-        return [prediction.name, "", "", prediction.error] + [""] * (2 * top - 2)
+        return [prediction.name, "", None, prediction.error] + ["", None] * (top - 1)
     best = prediction.top(top)
     cells = [cell for label, confidence in best for cell in (label, round(confidence, 6))]
     if threshold is not None and best[0][1] < threshold:

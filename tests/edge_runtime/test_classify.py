@@ -384,6 +384,7 @@ def test_json_names_open_the_files_too(nasty, bundle):
     document = json.loads(picnic_edge("classify", bundle, folder, "--json").stdout.decode("ascii"))
     assert [row["file"] for row in document["results"]] == sorted(expected)
     assert document["unreadable"] == sum(outcome != RED for outcome in expected.values())
+    assert all((row["confidence"] is None) == bool(row["error"]) for row in document["results"])
 
 
 def test_strict_ends_with_3_and_still_writes_every_row(nasty, bundle, tmp_path):
