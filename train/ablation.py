@@ -34,8 +34,9 @@ VARIANTS: typing.Dict[str, tuple] = {
     "two blocks": ({}, {}, {"fine_tune": 2}),
     "without the moving average": ({"AVERAGE": 0.0}, {}, {}),
     "without dropout": ({"DROPOUT": 0.0}, {}, {}),
+    "twice the dropout": ({"DROPOUT": 0.4}, {}, {}),
     "without weight decay": ({"WEIGHT_DECAY": 0.0}, {}, {}),
-    "eight blocks": ({}, {}, {"fine_tune": 8}),
+    "four blocks": ({}, {}, {"fine_tune": 4}),
 }
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import time
 import typing
 
 import numpy as np
@@ -15,7 +16,7 @@ from train.augment import augment
 from train.model import low_precision, scale
 from train.pipeline import photo_batches
 
-DROPOUT = 0.4  # of the pooled features
+DROPOUT = 0.2  # of the pooled features
 WEIGHT_DECAY = 0.02  # of kernels, decoupled from the gradient (AdamW: Loshchilov and Hutter 2019, arXiv:1711.05101)
 BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-7
 LABEL_SMOOTHING = 0.1
@@ -79,6 +80,7 @@ def fine_tune(network, photos, labels, class_weights, validate, plan, checkpoint
         try:
             if validate and not first:
                 history.update({name: [value] for name, value in agreed(validate(trainer.predict)).items()})
+            started = time.perf_counter()
             for epoch in range(first, plan.epochs):
                 figures = {"loss": trainer.train_epoch(photos, labels, epoch)}
                 with trainer.averaged():
@@ -90,6 +92,9 @@ def fine_tune(network, photos, labels, class_weights, validate, plan, checkpoint
                 for name, value in figures.items():
                     history[name].append(value)
                 shown = "  ".join("%s %.3f" % item for item in figures.items())
+                per_epoch_s = (time.perf_counter() - started) / (epoch + 1 - first)
+                left_min = per_epoch_s * (plan.epochs - epoch - 1) / 60
+                shown += "  %d min left" % round(left_min) if left_min >= 1 else ""
                 say("%s: epoch %d of %d  %s" % (plan.stage, epoch + 1, plan.epochs, shown))
                 watch(plan.stage, epoch, figures)
                 checkpoint.save({"stage": plan.stage, "epoch": epoch + 1, "history": history}, trainer.state())

@@ -20,8 +20,8 @@ from train import calibrate, data, finetune, metrics, model
 from train.features import compute_features
 from train.pipeline import photo_batches
 
-BLOCKS = 4
-FINE_TUNE_EPOCHS = 20
+BLOCKS = 8
+FINE_TUNE_EPOCHS = 16
 PEAK_RATE = 6e-4
 REFIT_RATE = 3e-4
 REFIT = "refit"

@@ -1,5 +1,8 @@
 """Fine-tuning, on a network small enough to be trained in seconds."""
 
+import itertools
+import types
+
 import numpy as np
 import pytest
 
@@ -117,6 +120,14 @@ def test_ctrl_c_keeps_the_best_so_far(photos, tmp_path):
     assert not np.array_equal(before["late"][0], network.base.get_layer("late").get_weights()[0])
     _, _, whole, again = tune(photos, tmp_path, resume=True)
     assert not again and len(whole["loss"]) == 3
+
+
+def test_each_epoch_says_how_long_the_stage_still_takes(photos, tmp_path, monkeypatch, capfd):
+    ticks_s = itertools.count(0, 100)  # the clock is read at the start and once an epoch
+    monkeypatch.setattr(finetune, "time", types.SimpleNamespace(perf_counter=lambda: next(ticks_s)))
+    tune(photos, tmp_path, stage="refit")
+    lines = [line for line in capfd.readouterr().err.splitlines() if line.startswith("refit: epoch")]
+    assert [line.split("  ")[2:] for line in lines] == [["3 min left"], ["2 min left"], []]
 
 
 def test_without_augmentation_the_photos_are_shown_as_they_are(photos):
