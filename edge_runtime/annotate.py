@@ -315,6 +315,9 @@ class _Film(_Target):
             due = int(round((time_s - self._first_s) * self._frames_per_second))
             for _ in range(min(due - self._written, int(_LONGEST_GAP_S * self._frames_per_second))):
                 self._write(self._before)
+            if due > self._written:  # the gap was longer: the rest of it is left out, not made up for later
+                self._first_s += (due - self._written) / self._frames_per_second
+                due = self._written
             self._before = picture
             if due < self._written:  # they come faster than the video shows them
                 return

@@ -10,10 +10,10 @@ import sys
 import threading
 import time
 
-from edge_runtime import annotate, engines, journal, live, machine, results
+from edge_runtime import annotate, engines, journal, jpeg_hardware, live, machine, results
 from edge_runtime.classifier import Classifier
 from edge_runtime.command import print_json, say
-from edge_runtime.errors import SomeInputsFailed, UsageError
+from edge_runtime.errors import PicnicError, SomeInputsFailed, UsageError
 from edge_runtime.interrupts import draining
 from edge_runtime.latency import Latency
 from edge_runtime.requirements import require
@@ -79,6 +79,7 @@ def main(argv=None):
     with journal.locked(options.out) if options.out else contextlib.ExitStack():
         if options.resume and _is_done(options.out):
             say("%s is there, and no run of it is unfinished: nothing to do" % options.out)
+            say("(of what it was made is no longer known; to make it anew, leave --resume out)")
             if options.json:
                 print_json({"out": options.out})
             return
@@ -139,6 +140,9 @@ def _check(options):
             raise UsageError("--out %s: is a folder" % options.out)
         if suffix == ".parquet":
             require("pyarrow.parquet")  # before the work, not after it
+    for option, path in (("--out", options.out), ("--annotate", options.annotate)):
+        if path and os.path.exists(path) and os.path.exists(options.source) and os.path.samefile(path, options.source):
+            raise UsageError("%s %s: is the source, which would be replaced; give another name" % (option, path))
     if options.realtime and not live.is_video(options.source):
         raise UsageError("--realtime: expected a video file, got %s" % options.source)
     if options.resume and not options.out:
@@ -203,20 +207,30 @@ def _run(options, arguments):
             % (live.shown_name(options.source), classifier.engine.name, classifier.batch_size)
         )
         latency = Latency() if _is_live(options) else None
+
+        def summarize(**more):
+            resumed_at = checkpoint.rows if checkpoint else None
+            summary = dict(_summary(options, classifier, sink, started_s, resumed_at), **more)
+            if latency:
+                summary.update(latency=latency.summary(), frames=vars(items.counts))
+            if isinstance(sink, results.ListSink):
+                summary["results"] = sink.listed
+            return summary
+
         with progress.told(), _open_sink(options, columns, run, checkpoint, names) as sink:
             progress.sink = sink
-            _label(options, classifier, items, stop, sink, top, latency)
-            signals.drained()
-            if stop.is_set() and not _is_live(options):  # by a signal, or the window was closed
-                raise KeyboardInterrupt
+            try:
+                _label(options, classifier, items, stop, sink, top, latency)
+                signals.drained()
+                if stop.is_set() and not _is_live(options):  # by a signal, or the window was closed
+                    raise KeyboardInterrupt
+            except (KeyboardInterrupt, PicnicError):
+                if isinstance(sink, results.ListSink):
+                    print_json(summarize(interrupted=True))
+                raise
             sink.finish()
             progress.sink = None
-        summary = _summary(options, classifier, sink, started_s, resumed_at=checkpoint.rows if checkpoint else None)
-        if latency:
-            summary.update(latency=latency.summary(), frames=vars(items.counts))
-        if isinstance(sink, results.ListSink):
-            summary["results"] = sink.listed
-        return summary, bool(signals.received)
+        return summarize(), bool(signals.received)
 
 
 class _Progress:
@@ -272,6 +286,7 @@ def _run_facts(options, classifier):
         "engine": classifier.engine.name,
         "engine_files": hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:12],
         "engine_library": machine.library_version(library) if library else None,
+        "jpeg_decoder": "hardware" if os.environ.get(jpeg_hardware.SWITCH) == "hardware" else None,
         "batch": classifier.batch_size,
         "max_delay_ms": options.max_delay_ms,
         "top": options.top,
@@ -301,7 +316,12 @@ def _go_on(options, checkpoint, items, stop):
         say("going on after the %d rows that are in %s" % (checkpoint.rows, partial))
         return names
     if partial and os.path.lexists(partial):
-        more = "cannot be gone on with" if options.resume else "is not gone on with (--resume would)"
+        kept = results.set_aside(options.out) if _is_live(options) else None
+        if kept:
+            say("the %d rows of a run that was stopped are kept in %s" % (kept[1], kept[0]))
+            return None
+        cannot = options.resume or _is_live(options)
+        more = "cannot be gone on with" if cannot else "is not gone on with (--resume would)"
         say("%s, of a run that was stopped, %s and is overwritten" % (partial, more))
     elif options.resume:
         say("there is nothing to go on with: starting anew")
@@ -337,6 +357,8 @@ def _label(options, classifier, items, stop, sink, top, latency):
         for number, prediction in enumerate(predictions):
             if number == 0 and not timed:
                 _count_ahead(status, options, held)  # not before: on a huge folder it would delay the first answer
+            for viewer in viewers:  # before the row, which says that this photo is done
+                viewer.write(prediction)
             values = results.row_of(prediction, top, options.threshold)
             if timed:
                 values.append(round(prediction.item.time_s, 3))
@@ -345,8 +367,6 @@ def _label(options, classifier, items, stop, sink, top, latency):
             if latency:
                 latency_s = time.perf_counter() - prediction.item.captured_s
                 latency.add(1000 * latency_s)
-            for viewer in viewers:
-                viewer.write(prediction)
             status.update(bool(prediction.error), latency_s)
 
 

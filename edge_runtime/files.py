@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import errno
 import fcntl
 import hashlib
 import json
@@ -168,6 +169,9 @@ def sync_folder(folder):
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # Windows shares (CIFS) before Linux 4.17 know no such thing
+            raise
     finally:
         os.close(descriptor)
 

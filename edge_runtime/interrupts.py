@@ -10,6 +10,7 @@ import typing
 from edge_runtime.command import INTERRUPTED
 
 DRAIN_S = 2
+_SAVE_S = 1
 
 Signals = typing.NamedTuple(
     "Signals",
@@ -30,7 +31,7 @@ def draining(stop, give_up, last_words):
 
     Args:
         stop: threading.Event.
-        give_up: saves what can be saved; returns soon, whatever hangs.
+        give_up: saves what can be saved; if it takes longer than a second it is not waited for.
         last_words: function that returns the text with which the process ends in these two cases.
 
     Yields:
@@ -63,7 +64,9 @@ def draining(stop, give_up, last_words):
         stop.set()
         again = wait(DRAIN_S)
         if not again and not drained.is_set():
-            give_up()
+            saving = threading.Thread(target=give_up, daemon=True)  # what hangs may hold what it needs
+            saving.start()
+            saving.join(_SAVE_S)
         elif not again:
             again = wait()
             if not again:

@@ -29,7 +29,7 @@ _OPEN_S = 15  # until a source that is being opened must have given its first fr
 _SILENCE_S = 5  # without a frame for this long it is opened again
 _READ_TIMEOUT_MS = 4000  # below _SILENCE_S: where OpenCV has a time limit of its own, no thread is left hanging
 _STALE_S = 2  # a frame that is older, or that arrives later than the ones before it did, is not handed out
-_FROZEN_S = 60  # a sensor has noise: one that repeats itself to the byte for this long is opened again
+_FROZEN_S = 60  # a sensor has noise: one that gives no new picture for this long is opened again
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 30  # before opening again; doubled each time
 _STEADY_S = 10  # a connection that held for so long makes the pause short again
 _QUIET = ("OPENCV_FFMPEG_LOGLEVEL", "-8")  # what fails is said here, once; read by OpenCV 4.5 and newer
@@ -57,7 +57,7 @@ class Counts:
         self.taken = 0
         self.dropped = 0  # overwritten by a newer one before they were taken, or too old
         self.blank = 0  # one colour all over: no picture
-        self.repeated = 0  # the same to the byte as the one before
+        self.repeated = 0  # the same to the byte as the picture before, also across an outage
         self.reconnects = 0  # outages that ended
         self.hanging = 0  # reading threads that had to be left behind and have not come back
 
@@ -232,6 +232,7 @@ class Live:
         self._hanging: typing.List[_Reader] = []
         self._waiting: typing.Optional[tuple] = None  # the mailbox: (number, picture as BGR, captured_s)
         self._first_s: typing.Optional[float] = None  # of the first frame ever
+        self.before: typing.Optional[np.ndarray] = None  # the last picture, of whichever reader
         self._lost_s: typing.Optional[float] = None  # since when it is away
         self._retry_s = 0.0
         self._pause_s = float(_FIRST_PAUSE_S)
@@ -331,7 +332,7 @@ class Live:
         elif not self.ends and now_s - reader.alive_s > (_SILENCE_S if reader.read else _OPEN_S):
             reason = "no frame for %.0f s" % (now_s - reader.alive_s)
         elif self.sensor and reader.read and now_s - reader.changed_s > _FROZEN_S:
-            reason = "the same picture, to the byte, for %.0f s" % (now_s - reader.changed_s)
+            reason = "only blank frames or the same picture, to the byte, for %.0f s" % (now_s - reader.changed_s)
         else:
             return False
         reader.over = True
@@ -359,14 +360,13 @@ class Live:
                 self._first_s = read_s
             if fate != "dropped":
                 reader.alive_s = read_s
-            if fate != "repeated":
-                reader.changed_s = read_s
             if fate:
                 setattr(self.counts, fate, getattr(self.counts, fate) + 1)
             else:
                 self._discard()
                 self._waiting = (number, bgr, read_s)
-            if self._lost_s is not None and fate != "dropped":
+                self.before, reader.changed_s = bgr, read_s
+            if self._lost_s is not None and (not fate or fate != "dropped" and not self.sensor):
                 self.counts.reconnects += 1
                 self._news.append("%s: back after %.1f s" % (self.name, read_s - self._lost_s))
                 self._lost_s = None
@@ -408,7 +408,6 @@ class _Reader:
 
     def _read(self, capture):
         delay = _Delay(capture.get(cv2.CAP_PROP_FPS))
-        before = None
         while not self.over:
             if not capture.grab():
                 self.problem = "" if self._live.ends else "reading failed"
@@ -422,8 +421,7 @@ class _Reader:
             if not done:
                 self.problem = "reading failed"
                 return
-            fate = "blank" if is_blank(bgr) else "repeated" if _is_same(bgr, before) else ""
-            before = bgr
+            fate = "blank" if is_blank(bgr) else "repeated" if _is_same(bgr, self._live.before) else ""
             self._live.receive(self, bgr, read_s, fate)
 
 

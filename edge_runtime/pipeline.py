@@ -310,7 +310,7 @@ class _Flow:
                 if entry is not None:
                     self._window.append(entry)
                 if entry is None or failure is not None:
-                    self._end_reading(cut_short=failure is not None)
+                    self._end_reading(cut_short=failure is not None or self._stopped())
                     return
                 self._stats.add(read=1)
                 self._to_load.append(entry)

@@ -82,6 +82,8 @@ class _Sink:
 class ListSink(_Sink):
     """Keeps the rows, each a dict, in .listed: for the one document of --json."""
 
+    kept_rows = 0  # they are in memory
+
     def __init__(self, columns):
         super().__init__()
         self.listed: typing.List[dict] = []
@@ -98,12 +100,13 @@ class StandardOutput(_Sink):
 
     def __init__(self, columns):
         super().__init__()
+        self._broken = False
         # A file name may hold bytes that are no UTF-8: they are written as they are.
         self._text = io.TextIOWrapper(
             sys.stdout.buffer, encoding="utf-8", errors="surrogateescape", newline="", write_through=True
         )
         try:
-            with _named("standard output"):
+            with self._writing():
                 self._row = tables.row_writer(self._text, columns, ".tsv")
         except BaseException:
             self.__exit__(*sys.exc_info())
@@ -111,7 +114,7 @@ class StandardOutput(_Sink):
 
     def write(self, values, ends_batch=True):
         """Writes a row. Raises UsageError: it cannot be written; BrokenPipeError: whoever read has gone."""
-        with _named("standard output"):
+        with self._writing():
             self._row(values)
             if ends_batch:
                 self._text.flush()
@@ -119,19 +122,28 @@ class StandardOutput(_Sink):
 
     def save(self):
         """Hands over what is still held back. Raises nothing."""
-        with contextlib.suppress(OSError, RuntimeError):  # RuntimeError: in the middle of a write
+        with contextlib.suppress(OSError):
             self._text.flush()
 
     def finish(self):
         """Hands over what is still held back. Raises as write does."""
-        with _named("standard output"):
+        with self._writing():
             self._text.flush()
 
-    def __exit__(self, kind, *_):
-        if kind is UsageError:
+    def __exit__(self, *_):
+        if self._broken:
             # What could not be written would be tried again, and complained of, when Python ends.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         self._text.detach()
+
+    @contextlib.contextmanager
+    def _writing(self):
+        try:
+            with _named("standard output"):
+                yield
+        except UsageError:
+            self._broken = True
+            raise
 
 
 class FileSink(_Sink):
@@ -164,7 +176,8 @@ class FileSink(_Sink):
         self._saved_at_s = time.monotonic()
         self._pending = bytearray()
         self._lock = threading.Lock()
-        self._broken = self._finished = False
+        self._failure = None
+        self._finished, self._closed = False, threading.Event()
         self._text = io.StringIO(newline="")
         with _named("--out %s" % path):
             if not checkpoint:
@@ -182,10 +195,13 @@ class FileSink(_Sink):
         except BaseException:
             os.close(self._descriptor)
             raise
+        threading.Thread(target=self._keep_saving, daemon=True).start()
 
     def write(self, values, ends_batch=True):
         """Writes a row. Raises UsageError: it cannot be written; what the last checkpoint counts is kept."""
         with self._lock, self._writing():
+            if self._failure:
+                raise self._failure
             self._row(values)
             self._take()
             super().write(values)
@@ -202,7 +218,7 @@ class FileSink(_Sink):
         """Brings to the disk what is done, as far as that still works. Raises nothing."""
         if self._lock.acquire(timeout=_LOCK_S):
             try:
-                if not (self._broken or self._finished):
+                if not (self._failure or self._finished or self._closed.is_set()):
                     with contextlib.suppress(UsageError), self._writing():
                         self._save()
             finally:
@@ -219,7 +235,7 @@ class FileSink(_Sink):
     @property
     def kept_rows(self):
         """How many rows FILE.partial holds for sure."""
-        return self.saved.rows if self._broken else self.rows
+        return self.saved.rows if self._failure else self.rows
 
     def __exit__(self, kind, *_):
         if kind and self.kept_rows:
@@ -228,7 +244,15 @@ class FileSink(_Sink):
             with contextlib.suppress(OSError):
                 journal.remove_journal(self._path)
                 os.unlink(journal.partial_of(self._path))
-        os.close(self._descriptor)
+        self._closed.set()
+        if self._lock.acquire(timeout=_LOCK_S):  # else the disk hangs, and the system closes it
+            os.close(self._descriptor)
+
+    def _keep_saving(self):
+        """A checkpoint is due when no row comes any more, too: a camera may be silent for hours."""
+        while not self._closed.wait(CHECKPOINT_S):
+            if self._boundary.rows > self.saved.rows:
+                self.save()
 
     def _take(self):
         """Moves the text that was written to the bytes that are pending."""
@@ -257,9 +281,11 @@ class FileSink(_Sink):
         try:
             with _named("--out %s" % self._path):
                 yield
-        except UsageError:
-            self._broken = True
-            with contextlib.suppress(OSError):
+        except UsageError as error:
+            self._failure = error
+            with contextlib.suppress(OSError, UsageError):
+                found = journal.read_journal(self._path)  # its name is in place, if not for sure on the disk
+                self.saved = found.checkpoint if found else self.saved
                 os.ftruncate(self._descriptor, self.saved.size_bytes)
             raise
 
@@ -308,7 +334,9 @@ def skip(items, checkpoint, source, stop):
         journal.add_name(names, item.name)
         count += 1
         if stop.is_set():
-            raise KeyboardInterrupt
+            break
+    if stop.is_set():
+        raise KeyboardInterrupt
     if names.hexdigest() != checkpoint.names_sha256:
         raise UsageError(
             "--resume: the first %d of %s are not those whose rows were written%s: files were added, renamed or "
@@ -316,6 +344,32 @@ def skip(items, checkpoint, source, stop):
             % (checkpoint.rows, source, "" if count == checkpoint.rows else " (there are only %d)" % count)
         )
     return names
+
+
+def set_aside(path):
+    """Keeps the rows that a stopped run left, where they cannot be made again: under a free name beside the file.
+
+    Returns:
+        (that name, how many rows); None where there are none.
+
+    Raises:
+        UsageError: the journal cannot be read, or nothing can be written there.
+    """
+    found, partial = journal.read_journal(path), journal.partial_of(path)
+    if not found or not found.checkpoint.rows or not os.path.exists(partial):
+        return None
+    stem, suffix = os.path.splitext(path)
+    if suffix.lower() == ".parquet":
+        suffix += ".jsonl"  # which is what it holds until its end
+    names = ("%s.stopped-%d%s" % (stem, number, suffix) for number in itertools.count(1))
+    with _named("--out %s" % path):
+        if os.path.getsize(partial) > found.checkpoint.size_bytes:
+            os.truncate(partial, found.checkpoint.size_bytes)
+        name = next(name for name in names if not os.path.lexists(name))
+        os.replace(partial, name)
+        sync_folder(os.path.dirname(os.path.abspath(path)))
+        journal.remove_journal(path)
+    return name, found.checkpoint.rows
 
 
 def place(path, columns):

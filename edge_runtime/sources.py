@@ -1,5 +1,6 @@
 """SOURCE: an image, a folder, a glob, a table of file names, or - (file names on standard input)."""
 
+import errno
 import fnmatch
 import glob
 import itertools
@@ -34,6 +35,7 @@ Frame = typing.NamedTuple(
 )
 
 _AT_ONCE = 50000  # names of one folder that are kept; a larger one is listed again for each further 50,000
+_LEADS_NOWHERE = (errno.ENOENT, errno.ELOOP)  # a link, or what was there a moment ago
 _STOP_EVERY_S = 0.1  # how often waiting for standard input looks whether to stop
 _READ_BYTES = 1 << 16
 
@@ -195,7 +197,13 @@ def _walk(top):
             continue
         inner = os.path.join(folder, name)
         path = os.path.join(top, inner)
-        if not _is_folder(path):
+        try:
+            is_folder = stat.S_ISDIR(os.stat(path).st_mode)
+        except OSError as error:
+            is_folder = False
+            if not _is_photo_name(inner) and error.errno not in _LEADS_NOWHERE:
+                yield inner or ".", "cannot be looked at (%s)" % error.strerror  # it may be a folder full of photos
+        if not is_folder:
             if _is_photo_name(inner):
                 yield inner, ""
             continue

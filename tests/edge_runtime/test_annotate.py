@@ -262,6 +262,16 @@ def test_a_camera_s_frames_are_shown_for_as_long_as_they_were_the_newest(tmp_pat
     assert shown == [0, 1, 1, 1, 1, 2, 5, 5, 5, 5, 6]
 
 
+def test_a_long_gap_is_cut_short_once_and_not_made_up_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(annotate, "_LONGEST_GAP_S", 1)
+    path = str(tmp_path / "out.avi")
+    with annotate.open_annotator(path, 10) as annotator:
+        for number, time_s in enumerate([0.0, 0.1, 60.1, 60.2, 60.4, 130.4, 130.5]):
+            annotator.write(prediction_of(frame(number, time_s, (30 * number + 40, 30, 40))))
+    shown = [int(round((one.picture[50:200, 50:270, 0].mean() - 40) / 30)) for one in live.open_video(path)]
+    assert shown == [0, 1] + [1] * 10 + [2, 3, 3, 4] + [4] * 10 + [5, 6]
+
+
 def test_photos_of_any_size_go_into_a_video(tmp_path):
     path = str(tmp_path / "out.avi")
     with annotate.open_annotator(path) as annotator:

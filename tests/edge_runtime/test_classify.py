@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 import pytest
 
-from edge_runtime import Classifier, annotate, cli, journal, results
+from edge_runtime import Classifier, annotate, cli, journal, jpeg_hardware, results
 from edge_runtime.bundle import write_manifest
 from edge_runtime.command import run_verb
 from edge_runtime.errors import EngineLost
@@ -550,7 +550,7 @@ class Resumable:
         self.code = exit_code(*self.arguments(*more))
         return self.code
 
-    def stop_after(self, monkeypatch, rows, error=None):
+    def stop_after(self, monkeypatch, rows, error=None, more=()):
         """Runs until so many rows were done, when something fails (the engine, unless error says what)."""
         row_of, done = results.row_of, []
 
@@ -562,7 +562,7 @@ class Resumable:
 
         with monkeypatch.context() as patch:
             patch.setattr(results, "row_of", failing)
-            return self.run()
+            return self.run(*more)
 
     def beside(self):
         """The names of what lies in the folder of the output, without it."""
@@ -585,6 +585,59 @@ def in_twos(bundle, photos, tmp_path_factory):
     whole = Resumable(bundle, photos, tmp_path_factory.mktemp("whole") / "out.tsv")
     assert whole.run() == 0
     return whole.content()
+
+
+@pytest.mark.parametrize("option", ["--out", "--annotate"])
+def test_the_source_is_not_replaced(bundle, photos, clip, tmp_path, capsys, option):
+    mine = tmp_path / ("mine.tsv" if option == "--out" else "mine.avi")
+    mine.write_bytes(b"file\tlabel\n00.jpg\tmy own\n")
+    (tmp_path / "link.tsv").symlink_to(mine)
+    (tmp_path / "link.avi").symlink_to(mine)
+    for target in (mine, tmp_path / ("link" + mine.suffix)):
+        assert exit_code(bundle, mine, option, target) == 2
+        assert "%s %s: is the source, which would be replaced" % (option, target) in capsys.readouterr().err
+    assert b"my own" in mine.read_bytes()
+
+
+def test_a_document_that_is_stopped_holds_what_was_answered(bundle, photos, monkeypatch, capsys):
+    row_of, done = results.row_of, []
+
+    def failing(*arguments):
+        done.append(arguments)
+        if len(done) > 4:
+            raise EngineLost("the GPU has fallen off the bus")
+        return row_of(*arguments)
+
+    monkeypatch.setattr(results, "row_of", failing)
+    assert exit_code(bundle, photos, "--json", "--batch", "2") == EngineLost.exit_code
+    document = json.loads(capsys.readouterr().out)
+    assert document["interrupted"] is True and document["photos"] == len(document["results"]) == 4
+
+
+def test_another_jpeg_decoder_is_refused(job, monkeypatch, capsys):
+    job.stop_after(monkeypatch, 3)
+    monkeypatch.setenv("PICNIC_EDGE_JPEG", "hardware")
+    monkeypatch.setattr(jpeg_hardware, "HardwareDecoder", HardwareDecoder)
+    assert job.run("--resume") == 2
+    assert "jpeg decoder: none then, hardware now" in capsys.readouterr().err
+
+
+class HardwareDecoder:
+    """Stands for one that is there."""
+
+    def close(self):
+        pass
+
+
+def test_a_camera_s_rows_are_kept_when_its_run_begins_again(bundle, clip, tmp_path, monkeypatch, capsys):
+    camera = Resumable(bundle, clip, tmp_path / "out.tsv")
+    assert camera.stop_after(monkeypatch, 3, more=["--realtime"]) == EngineLost.exit_code
+    assert camera.run("--realtime") == 0
+    kept = str(tmp_path / "out.stopped-1.tsv")
+    assert "rows of a run that was stopped are kept in %s" % kept in capsys.readouterr().err
+    with open(kept, "rb") as file:
+        assert 1 <= len(read_rows_of(file.read())) <= 3
+    assert 1 <= len(read_rows_of(camera.content())) <= 12 and camera.beside() == []
 
 
 def test_an_engine_that_is_lost_keeps_the_rows_and_says_how_to_go_on(job, in_twos, monkeypatch, capsys):

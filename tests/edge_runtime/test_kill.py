@@ -1,10 +1,13 @@
 """Killed (kill -9) at any moment and resumed, the output is to the byte what an uninterrupted run writes."""
 
+import array
+import fcntl
 import os
 import random
 import signal
 import subprocess
 import sys
+import termios
 import time
 
 import pytest
@@ -13,6 +16,7 @@ from edge_runtime import journal
 from tests.helpers import NASTY_NAMES, ROOT, read_rows_of, write_bytes
 
 COUNT = 1000
+F_SETPIPE_SZ = 1031  # Linux's; Python 3.6 has no name for it
 FORMATS = (".tsv", ".csv", ".jsonl", ".parquet")
 
 
@@ -247,6 +251,25 @@ def test_a_second_signal_ends_it_at_once(command, expected_tsv, tmp_path):
     _, said = process.communicate(timeout=120)
     assert process.returncode == 130 and b"to go on: " in said
     goes_on(command, out, expected_tsv)
+
+
+def test_a_reader_that_reads_no_further_is_not_waited_for(command):
+    """As `| less` that nobody scrolls."""
+    words = [word for word in command("") if word not in ("--out", "")]
+    process = start(words, DRAIN_S="0.2", PYTHONUNBUFFERED="")
+    fcntl.fcntl(process.stdout, F_SETPIPE_SZ, 4096)
+    waiting, before = array.array("i", [0]), -1
+    while waiting[0] != before or waiting[0] < 3000:  # until the pipe is full
+        before = waiting[0]
+        time.sleep(0.5)
+        fcntl.ioctl(process.stdout, termios.FIONREAD, waiting)
+        assert process.poll() is None
+    process.terminate()
+    try:
+        assert process.wait(60) == 130
+    finally:
+        process.kill()
+        process.communicate()
 
 
 def test_a_job_that_ignores_ctrl_c_still_does(command, tmp_path):

@@ -400,6 +400,38 @@ def test_a_sensor_that_is_frozen_is_opened_again(monkeypatch, capsys):
     assert "the same picture, to the byte" in capsys.readouterr().err
 
 
+def test_a_frozen_sensor_s_picture_is_not_new_when_it_is_opened_again(monkeypatch, capsys):
+    monkeypatch.setattr(live, "_FROZEN_S", 0.3)
+    black = np.zeros((SIZE[1], SIZE[0], 3), np.uint8)
+    frozen = [Camera(itertools.chain([black] * 3, itertools.repeat(picture_of(0)))) for _ in range(3)]
+    source = live_of(frozen + [Camera(frames_from(5))], frames=2, seconds=10)
+    first, new = taken_from(source)
+    assert np.array_equal(first.picture[:, :, ::-1], picture_of(0))
+    assert not np.array_equal(new.picture[:, :, ::-1], picture_of(0))
+    assert len(source.opened) == 4 and source.counts.reconnects == 1
+    lost, back = capsys.readouterr().err.splitlines()
+    assert "opening it again" in lost and "back after" in back
+
+
+def test_a_sensor_that_is_stuck_on_black_is_opened_again(monkeypatch, capsys):
+    monkeypatch.setattr(live, "_FROZEN_S", 0.1)
+    black = np.zeros((SIZE[1], SIZE[0], 3), np.uint8)
+    cameras = [Camera(itertools.repeat(black)), Camera(itertools.repeat(black)), Camera(frames_from(5))]
+    source = live_of(cameras, frames=1, seconds=5)
+    assert len(taken_from(source)) == 1
+    assert len(source.opened) == 3 and source.counts.reconnects == 1
+    lost, back = capsys.readouterr().err.splitlines()
+    assert "only blank frames" in lost and "back after" in back
+
+
+def test_a_stream_of_a_still_picture_that_comes_back_is_back_and_not_new():
+    source = live_of(
+        [Camera([picture_of(0)] * 5 + ["fail"]), Camera(itertools.repeat(picture_of(0)))], sensor=False, seconds=1
+    )
+    assert len(taken_from(source)) == 1
+    assert source.counts.reconnects == 1 and len(source.opened) == 2
+
+
 def test_a_stream_of_a_still_picture_is_left_alone(monkeypatch):
     monkeypatch.setattr(live, "_FROZEN_S", 0.05)
     source = live_of([Camera(itertools.repeat(picture_of(0)))], sensor=False, seconds=0.4)

@@ -743,6 +743,16 @@ def test_a_batch_that_stop_cut_short_is_no_end():
     assert [answer.ends_batch for answer in run(source(), stop=stop)] == [False] * 3 + [True] + [False] * 3
 
 
+def test_a_source_that_ends_because_it_was_stopped_is_cut_short_too():
+    stop = threading.Event()
+
+    def source():
+        yield from range(6)
+        stop.set()  # as standard input does
+
+    assert [answer.ends_batch for answer in run(source(), stop=stop)] == [False] * 3 + [True] + [False] * 2
+
+
 def test_a_batch_that_a_failure_cut_short_is_no_end():
     got, _ = kept_until_the_end(run(failing_items(6, OSError())))
     assert [answer.ends_batch for answer in got] == [False] * 3 + [True] + [False] * 2

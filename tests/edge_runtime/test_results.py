@@ -7,10 +7,11 @@ import os
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 
-from edge_runtime import journal, results
+from edge_runtime import files, journal, results
 from edge_runtime.errors import MissingRequirement, UsageError
 from edge_runtime.results import FileSink
 from edge_runtime.sources import Item
@@ -83,7 +84,7 @@ def test_a_list_keeps_every_row():
         write_rows(sink, 0, 10)
         sink.finish()
     assert sink.listed == [dict(zip(COLUMNS, row(number))) for number in range(10)]
-    assert (sink.rows, sink.unreadable, sink.kept_rows) == (10, 2, 10)
+    assert (sink.rows, sink.unreadable, sink.kept_rows) == (10, 2, 0)
 
 
 # --- a file that becomes whole
@@ -150,6 +151,63 @@ def test_a_checkpoint_comes_every_two_seconds_at_least(path, monkeypatch):
         assert journal.read_journal(path).checkpoint.rows == 0
         write_rows(sink, 7, 9)
         assert journal.read_journal(path).checkpoint.rows == 8
+
+
+def test_a_checkpoint_comes_when_no_row_comes_any_more_too(path, monkeypatch):
+    monkeypatch.setattr(results, "CHECKPOINT_S", 0.05)
+    monkeypatch.setattr(results.time, "monotonic", lambda: 0.0)  # so that it is not write that finds it due
+    with FileSink(path, COLUMNS, RUN) as sink:
+        write_rows(sink, 0, 8)
+        until_s = time.perf_counter() + 60
+        while journal.read_journal(path).checkpoint.rows < 8 and time.perf_counter() < until_s:
+            time.sleep(0.01)
+        assert journal.read_journal(path).checkpoint.rows == 8
+        sink.finish()
+    assert len(rows_of(path)) == 8
+
+
+def test_a_failure_while_no_row_comes_ends_the_run_at_the_next_one(path, monkeypatch):
+    with pytest.raises(UsageError, match="cannot be written .Input/output error"):
+        with FileSink(path, COLUMNS, RUN) as sink:
+            write_rows(sink, 0, 8)
+            with monkeypatch.context() as patch:
+                patch.setattr(results.os, "fsync", failing(errno.EIO)(os.fsync))
+                sink.save()
+            write_rows(sink, 8, 9)
+    assert sink.kept_rows == 0
+
+
+def test_a_journal_whose_folder_cannot_be_synced_counts(path, monkeypatch):
+    expected = whole(path)
+    with pytest.raises(UsageError, match="cannot be written"):
+        with FileSink(path, COLUMNS, RUN) as sink:
+            write_rows(sink, 0, 12)
+            with monkeypatch.context() as patch:
+                patch.setattr(files, "sync_folder", failing(errno.EIO)(None))
+                sink.save()
+            write_rows(sink, 12, 13)
+    assert sink.kept_rows == len(rows_of(journal.partial_of(path))) == 12
+    with reopened(path) as sink:
+        assert sink.rows == 12
+        write_rows(sink, 12, 40)
+        sink.finish()
+    assert read(path) == expected
+
+
+@pytest.mark.parametrize("suffix", results.SUFFIXES)
+def test_rows_that_cannot_be_made_again_are_set_aside_under_a_free_name(tmp_path, suffix):
+    path = str(tmp_path / ("out" + suffix))
+    for number in (1, 2):
+        with FileSink(path, COLUMNS, RUN) as sink:
+            write_rows(sink, 0, 8)
+            sink.save()
+            os.write(sink._descriptor, b"half a row")
+        name, rows = results.set_aside(path)
+        assert rows == 8
+        assert name == str(tmp_path / ("out.stopped-%d%s" % (number, suffix))) + ".jsonl" * (suffix == ".parquet")
+        assert [found["file"] for found in rows_of(name)] == [row(number)[0] for number in range(8)]
+        assert results.set_aside(path) is None
+    assert len(os.listdir(str(tmp_path))) == 2
 
 
 def test_the_rows_are_on_the_disk_before_the_journal_counts_them(path, monkeypatch):
@@ -263,8 +321,9 @@ def test_skipping_can_be_stopped(path):
         sink.save()
     stop = threading.Event()
     stop.set()
-    with pytest.raises(KeyboardInterrupt):
-        results.skip(items(40), results.find_checkpoint(path, RUN), "photos", stop)
+    for left in (40, 3):  # standard input ends when it is stopped
+        with pytest.raises(KeyboardInterrupt):
+            results.skip(items(left), results.find_checkpoint(path, RUN), "photos", stop)
 
 
 @pytest.mark.parametrize("lost", ["all", "some"])
@@ -464,6 +523,16 @@ def test_a_batch_s_rows_come_out_together(stdout, tmp_path):
     found = rows_of_bytes(read(raw.name))
     assert [one["file"] for one in found] == [row(number)[0] for number in range(9)]
     sys.stdout.close()
+
+
+def test_a_failure_elsewhere_costs_no_row_that_was_written(stdout, tmp_path):
+    raw = stdout(io.FileIO(str(tmp_path / "stdout"), "w"))
+    with pytest.raises(UsageError):
+        with results.StandardOutput(COLUMNS) as sink:
+            write_rows(sink, 0, 7)  # the last three wait for their batch
+            raise UsageError("photos.tsv: cannot be read any more")
+    sys.stdout.close()
+    assert len(rows_of_bytes(read(raw.name))) == 7
 
 
 def rows_of_bytes(data):

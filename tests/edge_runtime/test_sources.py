@@ -1,5 +1,6 @@
 """Every kind of SOURCE, and names and folders that are out to break the walk."""
 
+import errno
 import glob
 import io
 import os
@@ -236,6 +237,24 @@ def test_a_photo_replaced_by_a_folder_on_the_way_is_walked_into(large):
     write_bytes(os.path.join(large, "059.jpg", "inside.jpg"), b"")
     rest = {item.name: item.problem for item in items}
     assert rest["059.jpg"] == "is a directory" and rest["059.jpg/inside.jpg"] == ""
+
+
+def test_a_folder_that_cannot_be_looked_at_is_an_item_with_the_reason(tmp_path, monkeypatch):
+    for name in ("a/1.jpg", "b/2.jpg", "c/3.jpg"):
+        write_bytes(str(tmp_path / name), b"")
+    os.symlink("nowhere", str(tmp_path / "dangling"))
+    os.symlink("loop", str(tmp_path / "loop"))
+    real = os.stat
+
+    def failing(path, *more, **options):
+        if os.fspath(path) == str(tmp_path / "b"):
+            raise OSError(errno.EIO, "Input/output error")
+        return real(path, *more, **options)
+
+    monkeypatch.setattr(sources.os, "stat", failing)
+    found = [(item.name, item.problem) for item in sources.open_source(str(tmp_path))]
+    assert found == [("a/1.jpg", ""), ("b", "cannot be looked at (Input/output error)"), ("c/3.jpg", "")]
+    assert sources.count_source(str(tmp_path)) == len(found)
 
 
 def test_a_large_folder_that_goes_away_on_the_way_is_one_item_with_its_problem(large):
