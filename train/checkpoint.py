@@ -1,8 +1,9 @@
 """Where a training stands, in one file beside the bundle-to-be, so that `--resume` goes on after a kill -9."""
 
+import contextlib
 import json
 import os
-import shutil
+import time
 
 import numpy as np
 
@@ -19,6 +20,8 @@ class Checkpoint:
     Attributes:
         facts, arrays: of the stage in progress, as save was given them: plain values, {name: numpy array}.
         kept: {name: plain value}, results of finished stages; kept_arrays: {name: numpy array}, the same.
+        path: the file that holds the state.
+        earlier_s: seconds that the training took before it was stopped.
     """
 
     def __init__(self, folder, identity, resume):
@@ -33,10 +36,12 @@ class Checkpoint:
             UsageError: the state is that of another training, or cannot be read.
         """
         self.folder = folder
+        self.path = path = os.path.join(folder, _STATE)
         self.facts, self.arrays = {}, {}
         self.kept, self.kept_arrays = {}, {}
+        self.earlier_s = 0.0
         self._identity = identity
-        path = os.path.join(folder, _STATE)
+        self._started = time.perf_counter()
         if not resume:
             if os.path.exists(path):  # there until this training has a state of its own
                 say(
@@ -61,7 +66,7 @@ class Checkpoint:
                 "--resume: %s is the state of another training:\n  %s\nGive the same options and photos, or start "
                 "without --resume" % (folder, "\n  ".join(shown))
             )
-        self.facts, self.kept = saved["facts"], saved["kept"]
+        self.facts, self.kept, self.earlier_s = saved["facts"], saved["kept"], saved.get("seconds", 0.0)
 
     def save(self, facts, arrays):
         """Writes the state, whole or not at all. A disk that is full costs the state, not the training."""
@@ -73,11 +78,12 @@ class Checkpoint:
                 "arrays": sorted(arrays),
                 "kept": self.kept,
                 "kept_arrays": sorted(self.kept_arrays),
+                "seconds": self.earlier_s + time.perf_counter() - self._started,
             }
         ).encode("utf-8")
         try:
             os.makedirs(self.folder, exist_ok=True)
-            with files.whole_file(os.path.join(self.folder, _STATE), binary=True) as file:
+            with files.whole_file(self.path, binary=True) as file:
                 np.savez(file, facts=np.frombuffer(text, np.uint8), **dict(arrays, **self.kept_arrays))
         except OSError as error:
             say("%s: the state cannot be written (%s); training goes on without it" % (self.folder, error))
@@ -89,5 +95,7 @@ class Checkpoint:
         self.save({}, {})
 
     def remove(self):
-        """Forgets the state: the training is done."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """Forgets the state: the training is done. What else lies in its folder stays."""
+        with contextlib.suppress(OSError):
+            os.unlink(self.path)
+            os.rmdir(self.folder)

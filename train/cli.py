@@ -1,6 +1,7 @@
 """picnic-edge train"""
 
 import argparse
+import contextlib
 import datetime
 import fcntl
 import os
@@ -30,8 +31,7 @@ VERSIONS = (
     "numpy",
     "opencv-python-headless",
 )
-
-
+INTERRUPTED = ".interrupted"  # what Ctrl-C leaves: BUNDLE.interrupted
 _SAMPLES, _VARIANTS = 8, 6  # of augmented photos in the report
 
 
@@ -126,6 +126,7 @@ def main(argv=None):
     arguments = sys.argv[1:] if argv is None else argv
     options = parser().parse_args(arguments)
     bundle.publishable(options.out)
+    bundle.publishable(os.path.normpath(options.out) + INTERRUPTED)
     if options.weights not in ("imagenet", "none") and not os.path.isfile(options.weights):
         raise UsageError("--weights %s: no such file; expected imagenet, none or an .h5 file" % options.weights)
     if not 0 <= options.augment <= 2:
@@ -158,10 +159,12 @@ def main(argv=None):
     identity = dict(settings._asdict(), weights=weights_id, photos=data.identity(training, validation, sums))
     checkpoint = Checkpoint(os.path.normpath(options.out) + ".training", identity, options.resume)
     watch = _watch(options.tensorboard if worker == 0 else None)
-    done = recipe.train(base, strategy, training, validation, class_names, sums, settings, checkpoint, watch)
+    with _saying_where_the_state_is(checkpoint):
+        done = recipe.train(base, strategy, training, validation, class_names, sums, settings, checkpoint, watch)
     if worker:
         say("worker %d of %d is done; worker 0 writes the bundle" % (worker, worker_count))
         workers.wait_for_all(strategy)
+        checkpoint.remove()
         return
 
     predicted = [class_names[best] for best in done.probabilities.argmax(axis=1)]
@@ -186,19 +189,20 @@ def main(argv=None):
         "workers": worker_count,
         "versions": {name: machine.library_version(name) for name in VERSIONS},
         "machine": machine.describe(),
-        "seconds": round(time.perf_counter() - started, 1),
+        "seconds": round(checkpoint.earlier_s + time.perf_counter() - started, 1),
         "peak_memory_bytes": machine.peak_memory_bytes(),
     }
-    out = os.path.normpath(options.out) + (".interrupted" if done.interrupted else "")
+    out = os.path.normpath(options.out) + (INTERRUPTED if done.interrupted else "")
     # The exported files are compared on the validation photos; where those are few, training photos join them.
     shown = [validation[index] for index in export.in_turn(validation)]
     shown += [training[index] for index in export.in_turn(training)[: max(0, export.SAMPLE_PHOTOS - len(validation))]]
-    answers = recipe.predict(done.network, [photo.path for photo in shown])
     limit = export.MAX_DIFFERENCE_RANDOM if options.weights == "none" else export.MAX_DIFFERENCE
     base, head, _ = done.network
-    sample = _unfamiliar_sample(done.network, shown, options.seed) if done.refitted else None
-    agreement = export.export_bundle(out, base, head, class_names, shown, answers, figures, record, limit, sample)
-    minutes = (time.perf_counter() - started) / 60
+    with _saying_where_the_state_is(checkpoint):
+        answers = recipe.predict(done.network, [photo.path for photo in shown])
+        sample = _unfamiliar_sample(done.network, shown, options.seed) if done.refitted else None
+        agreement = export.export_bundle(out, base, head, class_names, shown, answers, figures, record, limit, sample)
+    minutes = (checkpoint.earlier_s + time.perf_counter() - started) / 60
     _log_run(out, arguments, done, figures, record, minutes)
     print(metrics.format_table(table))
     print("validation: accuracy %.4f, macro-F1 %.4f on %d photos" % (accuracy, macro_f1, len(validation)))
@@ -225,6 +229,16 @@ def main(argv=None):
         raise KeyboardInterrupt
     checkpoint.remove()
     workers.wait_for_all(strategy)
+
+
+@contextlib.contextmanager
+def _saying_where_the_state_is(checkpoint):
+    try:
+        yield
+    except KeyboardInterrupt:
+        if os.path.exists(checkpoint.path):
+            say("interrupted: the state is in %s; to go on, give the same command with --resume" % checkpoint.path)
+        raise
 
 
 def _unfamiliar_sample(network, photos, seed):
@@ -288,7 +302,7 @@ def _log_run(out, arguments, done, figures, record, minutes):
         "bundle_id": bundle.Bundle.open(out).id,
     }
     try:
-        with open(path, "a", encoding="utf-8", newline="") as file:
+        with open(path, "a", encoding="utf-8", errors="surrogateescape", newline="") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             write = tables.row_writer(file, list(row), ".tsv", header=file.seek(0, os.SEEK_END) == 0)
             write(list(row.values()))
@@ -308,13 +322,14 @@ def read_photos(options, sums):
         val_images = options.val_images if options.val_images is not None else options.images
         validation, val_problems = data.read_labels(options.val, val_images)
         validation, val_unreadable = data.check_photos(validation, sums)
+        validation, val_copies = data.drop_copies(validation, sums)
         photos, copies = data.drop_copies(photos, sums)
         photos, shared = data.drop_shared(photos, validation, sums)
         if len(shared) * 2 > len(validation):
             say("more than half of the validation photos are training photos: is --val-images missing?")
         photos, small = data.drop_small_classes(photos)
         validation, unknown = data.drop_unknown_labels(validation, {photo.label for photo in photos})
-        problems += val_problems + val_unreadable + copies + shared + small + unknown
+        problems += val_problems + val_unreadable + val_copies + copies + shared + small + unknown
     else:
         photos, copies = data.drop_copies(photos, sums)
         photos, small = data.drop_small_classes(photos)

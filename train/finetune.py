@@ -9,7 +9,6 @@ import numpy as np
 
 from edge_runtime import images
 from edge_runtime.command import progress, say
-from edge_runtime.errors import UsageError
 from edge_runtime.requirements import require
 from train import workers
 from train.augment import augment
@@ -58,9 +57,6 @@ def fine_tune(network, photos, labels, class_weights, validate, plan, checkpoint
     Returns:
         (history, interrupted): {"loss": [value per epoch], and what validate returns: [value before the first epoch and
         after each]}; and whether Ctrl-C ended it, in which case the network has the best weights until then.
-
-    Raises:
-        UsageError: workers that go on from different epochs.
     """
 
     def agreed(figures):  # or workers would differ about which epoch was best
@@ -74,8 +70,6 @@ def fine_tune(network, photos, labels, class_weights, validate, plan, checkpoint
             trainer.restore(checkpoint.arrays)
             first, history = checkpoint.facts["epoch"], checkpoint.facts["history"]
             say("%s: going on after epoch %d" % (plan.stage, first))
-        if workers.mean(network.strategy, [first])[0] != first:
-            raise UsageError("--resume: the workers' folders %s differ; copy the chief's to all" % checkpoint.folder)
         interrupted = False
         try:
             if validate and not first:
@@ -158,7 +152,7 @@ class _Trainer:
                     pixels,
                     _smooth(chosen, len(self._class_weights)),
                     weights.astype(np.float32),
-                    np.array([plan.seed, stage * 1000003 + step], np.int32),
+                    np.array([plan.seed, stage * 1000003 + step], np.int64).astype(np.int32),  # wraps large seeds
                     len(group),
                     np.float32(rate),
                     np.float32(step + 1),

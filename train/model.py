@@ -33,9 +33,12 @@ _DOWNLOAD_TIMEOUT_S = 20
 
 
 def load_tensorflow():
-    """Imports TensorFlow without its start-up messages; errors are still shown."""
+    """Imports TensorFlow without its start-up messages; errors are still shown. float32 means float32 from then on."""
     logging.getLogger("absl").setLevel(logging.ERROR)
-    require("tensorflow").get_logger().setLevel("ERROR")
+    tensorflow = require("tensorflow")
+    tensorflow.get_logger().setLevel("ERROR")
+    # By default newer GPUs round to 10 bits: the exported files could not agree with that to a hundred-thousandth.
+    tensorflow.config.experimental.enable_tensor_float_32_execution(False)
 
 
 def set_seed(seed):
@@ -165,7 +168,8 @@ def train_head(features, labels, class_weights, epochs, val_features=None, val_l
         watch: None or a function of (stage, epoch, {name: value}), called after each epoch.
 
     Returns:
-        (head, history): a Keras model float32 [n, 2048] -> float32 [n, classes], and {metric: [value per epoch]}.
+        (head, history, interrupted): a Keras model float32 [n, 2048] -> float32 [n, classes]; {metric: [value per
+        epoch]}; whether Ctrl-C ended it, after an epoch at least, in which case it is the best until then.
     """
     tensorflow = require("tensorflow")
     keras = tensorflow.keras
@@ -190,26 +194,35 @@ def train_head(features, labels, class_weights, epochs, val_features=None, val_l
 
     head = build_head(len(class_weights), dropout=DROPOUT)
     head.compile(keras.optimizers.Adam(LEARNING_RATE), "sparse_categorical_crossentropy", metrics=["accuracy"])
-    validation = {}
-    if val_features is not None:
-        stop = keras.callbacks.EarlyStopping("val_loss", patience=PATIENCE_EPOCHS, restore_best_weights=True)
-        validation = {"validation_data": batches(val_features, val_labels, False), "callbacks": [stop]}
+    stop = keras.callbacks.EarlyStopping("val_loss", patience=PATIENCE_EPOCHS, restore_best_weights=True)
+    history: typing.Dict[str, list] = {}
 
     def show(epoch, logs):
+        for name, value in logs.items():
+            history.setdefault(name, []).append(float(value))
         if epoch % 5 == 0:
             say("head: epoch %d  " % (epoch + 1) + "  ".join("%s %.3f" % item for item in logs.items()))
         if watch:
             watch("head", epoch, logs)
 
-    callbacks = validation.pop("callbacks", []) + [keras.callbacks.LambdaCallback(on_epoch_end=show)]
-    fitted = head.fit(
-        batches(features, labels, True), shuffle=False, epochs=epochs, callbacks=callbacks, verbose=0, **validation
-    )
+    options = {"epochs": epochs, "callbacks": [keras.callbacks.LambdaCallback(on_epoch_end=show)]}
+    if val_features is not None:
+        options["validation_data"] = batches(val_features, val_labels, False)
+        options["callbacks"].insert(0, stop)
+    interrupted = False
+    try:
+        head.fit(batches(features, labels, True), shuffle=False, verbose=0, **options)
+    except KeyboardInterrupt:
+        if not history:
+            raise
+        interrupted = True
+    if stop in options["callbacks"]:
+        head.set_weights(stop.best_weights)  # Keras 2 does that only where it stopped early
     kernel, bias = head.get_weights()
     kernel = kernel / deviation[:, None]
     folded = build_head(len(class_weights))
     folded.set_weights([kernel, bias - mean.dot(kernel)])
-    return folded, {name: [float(value) for value in values] for name, values in fitted.history.items()}
+    return folded, history, interrupted
 
 
 def build_head(class_count, dropout=0.0):

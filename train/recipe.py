@@ -15,8 +15,9 @@ import numpy as np
 
 from edge_runtime import images
 from edge_runtime.command import progress, say
+from edge_runtime.errors import UsageError
 from edge_runtime.requirements import require
-from train import calibrate, data, finetune, metrics, model
+from train import calibrate, data, finetune, metrics, model, workers
 from train.features import compute_features
 from train.pipeline import photo_batches
 
@@ -67,21 +68,32 @@ def train(base, strategy, training, validation, class_names, sums, settings, che
 
     Returns:
         Outcome.
+
+    Raises:
+        UsageError: workers that go on from different places; a photo that cannot be read any more.
     """
+    place = [len(checkpoint.kept), checkpoint.facts.get("epoch", 0)]
+    if list(workers.mean(strategy, place)) != place:
+        raise UsageError("--resume: the workers' folders %s differ; copy the chief's to all" % checkpoint.folder)
     labels, val_labels = (data.class_indices(photos, class_names) for photos in (training, validation))
     weights = data.class_weights(labels, len(class_names))
     if weights.max() > 1:
         say("classes are weighted: a photo counts from %.2f to %.2f" % (weights.min(), weights.max()))
-    if "head" not in checkpoint.kept:
+    if "head" in checkpoint.kept:
+        kernel, bias = checkpoint.kept_arrays["head_kernel"], checkpoint.kept_arrays["head_bias"]
+        history, interrupted = dict(checkpoint.kept["head"]), False
+    else:
         features, val_features = (compute_features(base, photos, sums) for photos in (training, validation))
-        head, history = model.train_head(features, labels, weights, settings.epochs, val_features, val_labels, watch)
+        head, history, interrupted = model.train_head(
+            features, labels, weights, settings.epochs, val_features, val_labels, watch
+        )
         kernel, bias = head.get_weights()
-        checkpoint.keep("head", history, head_kernel=kernel, head_bias=bias)
+        if not interrupted:
+            checkpoint.keep("head", dict(history), head_kernel=kernel, head_bias=bias)
     with strategy.scope():
         head = model.build_head(len(class_names))
-    head.set_weights([checkpoint.kept_arrays["head_kernel"], checkpoint.kept_arrays["head_bias"]])
+    head.set_weights([kernel, bias])
     network = model.Network(base, head, strategy)
-    history, interrupted = dict(checkpoint.kept["head"]), False
 
     plan = finetune.Plan(
         "fine-tune", settings.blocks, settings.fine_tune_epochs, PEAK_RATE, settings.augment, settings.seed
@@ -91,7 +103,7 @@ def train(base, strategy, training, validation, class_names, sums, settings, che
         probabilities = checkpoint.kept_arrays["val_probabilities"]
         _set_weights(network, checkpoint.kept_arrays)
     else:
-        if settings.blocks:
+        if settings.blocks and not interrupted:
             validate = _validator(validation, val_labels, class_names)
             history["fine_tune"], interrupted = finetune.fine_tune(
                 network, training, labels, weights, validate, plan, checkpoint, watch
@@ -122,7 +134,7 @@ def train(base, strategy, training, validation, class_names, sums, settings, che
             epochs = int(np.argmin(history["val_loss"])) + 1
             features = compute_features(base, photos, sums)
             model.set_seed(settings.seed)  # a resumed training has drawn fewer random numbers until here
-            found, history[REFIT] = model.train_head(features, all_labels, weights, epochs, watch=watch)
+            found, history[REFIT], interrupted = model.train_head(features, all_labels, weights, epochs, watch=watch)
             head.set_weights(found.get_weights())
         # Now that it has seen these photos, it must know them at least as well.
         known = (predict(network, [photo.path for photo in validation]).argmax(axis=1) == val_labels).mean()

@@ -41,6 +41,15 @@ def test_perfect_answers_and_zero_probabilities_end_within_the_bounds():
         assert np.isfinite(calibrate.apply_temperature(probabilities, found)).all()
 
 
+def test_a_few_photos_that_are_all_right_are_no_reason_to_be_sure_of_everything():
+    pytest.importorskip("scipy")
+    probabilities = np.array([[0.9, 0.05, 0.03, 0.02]] * 30 + [[0.3, 0.28, 0.22, 0.2]] * 10, np.float32)
+    found = calibrate.fit_temperature(probabilities, np.zeros(40, int))
+    assert 0.3 < found < 1  # it was too modest
+    unsure = calibrate.apply_temperature(np.array([[0.28, 0.26, 0.24, 0.22]], np.float32), found)
+    assert unsure.max() < 0.4
+
+
 def test_a_folded_head_gives_the_scaled_probabilities(tensorflow):  # noqa: F811
     model.set_seed(0)
     head = model.build_head(4)

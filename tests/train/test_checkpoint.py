@@ -1,11 +1,13 @@
 """The state of a training on disk."""
 
 import os
+import types
 
 import numpy as np
 import pytest
 
 from edge_runtime.errors import UsageError
+from train import checkpoint
 from train.checkpoint import Checkpoint
 
 
@@ -68,3 +70,21 @@ def test_a_finished_training_leaves_nothing(tmp_path):
     state = saved(str(tmp_path / "a"))
     state.remove()
     assert os.listdir(str(tmp_path)) == []
+    state.remove()  # by another worker in the same folder
+
+
+def test_what_else_lies_in_the_folder_stays(tmp_path):
+    state = saved(str(tmp_path / "apples.training"))
+    (tmp_path / "apples.training" / "photo.jpg").write_bytes(b"mine")
+    state.remove()
+    assert os.listdir(str(tmp_path / "apples.training")) == ["photo.jpg"]
+
+
+def test_the_time_of_all_sittings_is_added_up(tmp_path, monkeypatch):
+    now_s = [0.0]
+    monkeypatch.setattr(checkpoint, "time", types.SimpleNamespace(perf_counter=lambda: now_s[0]))
+    for sitting_s, before_s in ((100, 0), (30, 100), (5, 130)):
+        state = Checkpoint(str(tmp_path / "a"), {}, resume=True)
+        assert state.earlier_s == before_s
+        now_s[0] += sitting_s
+        state.save({"epoch": 1}, {})

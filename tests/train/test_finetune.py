@@ -59,6 +59,10 @@ def test_only_the_last_blocks_learn_and_no_batch_norm_does(photos, tmp_path):
     assert not interrupted
 
 
+def test_the_largest_seed_trains_too(photos, tmp_path):
+    assert len(tune(photos, tmp_path, epochs=1, seed=(1 << 32) - 1)[2]["loss"]) == 1
+
+
 def test_the_best_epoch_s_weights_are_kept(photos, tmp_path):
     names = sorted(helpers.COLOURS)
     others = [photo._replace(label=names[names.index(photo.label) - 1]) for photo in photos]

@@ -147,7 +147,7 @@ def test_heat_lies_on_the_product(samples):
         targets[name] = np.array([labels.index(label) for _, label in rows])
     features = {name: block.mean(axis=(1, 2)) for name, block in blocks.items()}
     model.set_seed(0)
-    head, _ = model.train_head(features["train"], targets["train"], np.ones(len(labels), np.float32), epochs=40)
+    head, _, _ = model.train_head(features["train"], targets["train"], np.ones(len(labels), np.float32), epochs=40)
     kernel, _ = head.get_weights()
     answers = head.predict(features["test"], verbose=0).argmax(axis=1)
     assert (answers == targets["test"]).mean() >= 0.75  # else the maps need not lie on anything

@@ -37,7 +37,7 @@ def train(seed, epochs=4):
     features, labels = random_features(0)
     val_features, val_labels = random_features(1, 30)
     model.set_seed(seed)
-    head, history = model.train_head(features, labels, np.ones(3, np.float32), epochs, val_features, val_labels)
+    head, history, _ = model.train_head(features, labels, np.ones(3, np.float32), epochs, val_features, val_labels)
     return head.predict(val_features, verbose=0), history
 
 
@@ -69,7 +69,7 @@ def test_training_stops_early_and_keeps_the_weights_of_the_best_epoch(tensorflow
 
     def answers(epochs):
         model.set_seed(0)
-        head, history = model.train_head(features, labels, np.ones(3, np.float32), epochs, features, opposed)
+        head, history, _ = model.train_head(features, labels, np.ones(3, np.float32), epochs, features, opposed)
         return head.predict(features, verbose=0), history["val_loss"]
 
     stopped, losses = answers(200)
@@ -78,10 +78,25 @@ def test_training_stops_early_and_keeps_the_weights_of_the_best_epoch(tensorflow
     assert np.array_equal(stopped, answers(best + 1)[0])
 
 
+def test_the_best_epoch_is_kept_where_training_does_not_stop_early_too(tensorflow):
+    features, labels = random_features(0)
+    opposed = np.where(np.arange(60) % 2, labels, (labels + 1) % 3)
+
+    def answers(epochs):
+        model.set_seed(0)
+        head, history, _ = model.train_head(features, labels, np.ones(3, np.float32), epochs, features, opposed)
+        return head.predict(features, verbose=0), history["val_loss"]
+
+    found, losses = answers(12)
+    best = int(np.argmin(losses))
+    assert best < 11 and len(losses) == 12
+    assert np.array_equal(found, answers(best + 1)[0])
+
+
 def test_without_validation_photos_the_head_trains_for_all_epochs(tensorflow):
     features, labels = random_features(0)
     model.set_seed(0)
-    head, history = model.train_head(features, labels, np.ones(3, np.float32), 5)
+    head, history, _ = model.train_head(features, labels, np.ones(3, np.float32), 5)
     assert set(history) == {"loss", "accuracy"} and len(history["loss"]) == 5
     assert np.mean(head.predict(features, verbose=0).argmax(axis=1) == labels) > 0.8
 
@@ -92,7 +107,7 @@ def test_a_weighted_class_is_preferred_where_photos_cannot_tell(tensorflow):
 
     def answers(weights):
         model.set_seed(0)
-        head, _ = model.train_head(features, labels, np.array(weights, np.float32), 30)
+        head, _, _ = model.train_head(features, labels, np.array(weights, np.float32), 30)
         return head.predict(kinds, verbose=0).mean(axis=0)
 
     assert answers([1, 1, 9]).argmax() == 2
@@ -104,6 +119,12 @@ def test_standardization_in_pieces_is_numpy_s(tensorflow):
     mean, deviation = model._standard(features)
     assert mean == pytest.approx(features.mean(axis=0), abs=1e-5)
     assert deviation == pytest.approx(features.std(axis=0), abs=1e-5)
+
+
+def test_float32_is_float32_on_newer_gpus_too(tensorflow):
+    tensorflow.config.experimental.enable_tensor_float_32_execution(True)
+    model.load_tensorflow()
+    assert not tensorflow.config.experimental.tensor_float_32_execution_enabled()
 
 
 def test_low_precision_ends_with_its_block(tensorflow):

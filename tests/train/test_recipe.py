@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 
 from edge_runtime import images, machine
+from edge_runtime.errors import UsageError
 from edge_runtime.files import sha256_of
 from tests import helpers
 from tests.train.tune_once import small_network, weights_of
-from train import calibrate, cli, data, model, recipe
+from train import calibrate, cli, data, model, recipe, workers
 from train.checkpoint import Checkpoint
 
 SETTINGS = recipe.Settings(epochs=1, blocks=1, fine_tune_epochs=3, augment=1.0, refit=True, seed=0)
@@ -108,6 +109,44 @@ def test_a_training_killed_after_its_last_epoch_has_nothing_left_to_train(train)
     assert again == []
     assert resumed_answers == pytest.approx(answers, abs=1e-5)
     assert resumed.refitted == whole.refitted and resumed.history == whole.history
+
+
+def test_ctrl_c_in_the_head_keeps_the_best_so_far(train, tmp_path):
+    outcome, answers = train("state", epochs=9, watch=stop_with(KeyboardInterrupt(), "head", 2))
+    assert outcome.interrupted and not outcome.refitted
+    assert len(outcome.history["val_loss"]) == 3 and "fine_tune" not in outcome.history
+    assert answers == pytest.approx(outcome.probabilities, abs=1e-5)
+    assert not (tmp_path / "state").exists()  # --resume starts anew, from the cached features
+
+
+def test_ctrl_c_in_the_refit_of_the_head_keeps_the_validated_model(train):
+    seen = []
+
+    def watch(stage, epoch, figures):
+        seen.append(epoch)
+        if seen.count(0) == 2:
+            raise KeyboardInterrupt
+
+    outcome, answers = train("state", blocks=0, epochs=6, watch=watch)
+    assert outcome.interrupted and not outcome.refitted and len(outcome.history["refit"]["loss"]) == 1
+    assert answers == pytest.approx(outcome.probabilities, abs=1e-5)
+
+
+def test_workers_that_go_on_from_different_places_are_refused(train, monkeypatch):
+    monkeypatch.setattr(workers, "mean", lambda strategy, values: [value + 0.5 for value in values])
+    with pytest.raises(UsageError, match="--resume: the workers' folders .* differ; copy the chief's to all"):
+        train("state")
+
+
+def test_a_photo_that_goes_missing_meanwhile_is_named(train, tmp_path):
+    def lose(stage, epoch, figures):
+        if (stage, epoch) == ("fine-tune", 0):
+            for path in (tmp_path / "photos" / "red").iterdir():
+                path.unlink()
+
+    expected = r"red.\d+\.jpg: No such file or directory \(it could be read before; put it back and give the same"
+    with pytest.raises(UsageError, match=expected):
+        train("state", watch=lose)
 
 
 def test_ctrl_c_in_the_fine_tuning_keeps_the_best_so_far(train):

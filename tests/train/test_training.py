@@ -23,6 +23,7 @@ from tests import helpers
 from tests.conftest import TRAIN_OPTIONS
 from train import cli, data, evaluate, metrics, predict
 from train import report as reports
+from train.checkpoint import Checkpoint
 from train.export import MAX_DIFFERENCE_RANDOM
 
 
@@ -376,6 +377,42 @@ def test_an_out_that_is_something_else_is_refused_and_left_alone(tmp_path, no_re
     assert os.readlink(str(tmp_path / "link")) == "nowhere"
     done = helpers.picnic_edge("train", "t.tsv", "--out", folder)
     assert (done.returncode, done.stdout) == (2, b"")
+
+
+def test_where_an_interrupted_training_would_go_is_left_alone_too(tmp_path, no_reading):
+    (tmp_path / "bundle.interrupted").mkdir()
+    (tmp_path / "bundle.interrupted" / "diary.txt").write_text("dear diary")
+    with pytest.raises(UsageError, match="bundle.interrupted: exists and is no bundle"):
+        cli.main(["t.tsv", "--out", str(tmp_path / "bundle")])
+
+
+def test_ctrl_c_between_the_stages_says_where_the_state_is(tmp_path, capsys):
+    state = Checkpoint(str(tmp_path / "bundle.training"), {}, resume=False)
+    for said in ("", "interrupted: the state is in %s; to go on, give" % state.path):
+        with pytest.raises(KeyboardInterrupt), cli._saying_where_the_state_is(state):
+            raise KeyboardInterrupt
+        assert capsys.readouterr().err.startswith(said)
+        state.keep("head", {})
+
+
+def test_copies_among_the_validation_photos_are_set_aside(tmp_path, capsys):
+    rows = helpers.write_photos(tmp_path / "photos", per_class=3)
+    helpers.write_table(tmp_path / "train.tsv", rows)
+    held_out = helpers.write_photos(tmp_path / "val", per_class=1)
+    file, label = held_out[0]
+    other = next(name for name in helpers.COLOURS if name != label)
+    picture = (tmp_path / "val" / file).read_bytes()
+    (tmp_path / "val" / "again.jpg").write_bytes(picture + b" ")
+    (tmp_path / "val" / "copy.jpg").write_bytes(picture + b" ")
+    held_out += [("again.jpg", label), ("copy.jpg", other)]
+    helpers.write_table(tmp_path / "val.tsv", held_out)
+    options = cli.parser().parse_args(
+        [str(tmp_path / "train.tsv"), "--images", str(tmp_path / "photos"), "--val", str(tmp_path / "val.tsv")]
+        + ["--val-images", str(tmp_path / "val"), "--out", str(tmp_path / "bundle")]
+    )
+    _, validation = cli.read_photos(options, {})
+    assert {photo.file for photo in validation}.isdisjoint(["again.jpg", "copy.jpg"])
+    assert "has copies under several labels" in capsys.readouterr().err
 
 
 def test_an_out_below_a_file_is_met_before_training(tmp_path, no_reading):
