@@ -17,7 +17,12 @@ _DIE_WITH_PARENT = 1  # prctl: PR_SET_PDEATHSIG
 
 
 class ChildError(RuntimeError):
-    """The function raised what is no PicnicError, or ended its process; the message is its traceback, or says how."""
+    """The function raised what is no PicnicError, or ended its process; the message is its traceback, or says how.
+
+    errno: of the OSError that it raised.
+    """
+
+    errno: typing.Optional[int] = None
 
 
 def run_in_child(what, function, *arguments):
@@ -59,7 +64,9 @@ def run_in_child(what, function, *arguments):
     if isinstance(error, PicnicError):
         raise error
     if error is not None:
-        raise ChildError("building %s failed:\n%s" % (what, error))
+        failed = ChildError("building %s failed:\n%s" % (what, error))
+        failed.errno = value
+        raise failed
     return value
 
 
@@ -81,8 +88,8 @@ def _child(parent, sender, function, arguments):
         answer = (error, None)
     except KeyboardInterrupt:  # the parent got it too
         return
-    except Exception:
-        answer = (traceback.format_exc(), None)
+    except Exception as error:
+        answer = (traceback.format_exc(), error.errno if isinstance(error, OSError) else None)
     sender.send(answer)
 
 

@@ -9,24 +9,35 @@ import os
 import shutil
 import time
 
+import numpy as np
+
 from convert import parity
 from convert.settings import Settings
 from edge_runtime import files, machine
 from edge_runtime.bundle import Bundle, list_files
 from edge_runtime.cli import positive, share
 from edge_runtime.command import say
-from edge_runtime.engines import ENGINE_JSON, FORMAT_VERSION, EngineInfo, create_engine
+from edge_runtime.engines import (
+    DEFAULT_BATCH,
+    ENGINE_JSON,
+    FORMAT_VERSION,
+    MIN_AGREEMENT,
+    MIN_AGREEMENT_INT8,
+    MOST_BATCH,
+    EngineInfo,
+    create_engine,
+    default_min_agreement,
+)
 from edge_runtime.errors import PicnicError, UsageError
 
-# --to -> module with PRECISIONS (the default first) and build(bundle, settings, folder) -> facts for engine.json
+# --to -> module with PRECISIONS (the default first), check(precision), which raises MissingRequirement before any work,
+# and build(bundle, settings, folder) -> facts for engine.json
 TARGETS = {
     "onnxruntime": "convert.onnxruntime",
     "openvino": "convert.openvino",
     "tensorrt": "convert.tensorrt",
     "tf-trt": "convert.tf_trt",
 }
-MIN_AGREEMENT = 0.995
-MIN_AGREEMENT_INT8 = 0.98
 _TIMED_S = 2.0
 _SPACE = 4  # free space that a conversion may need, in times of the model's size
 _FULL_BYTES = 16 << 20  # libraries say a full disk in words of their own: with less than this free, that is the reason
@@ -44,7 +55,11 @@ def parser():
     this.add_argument("--to", required=True, choices=list(TARGETS), help="the library that will run the engine")
     this.add_argument("--precision", choices=["fp32", "fp16", "bf16", "int8"], help="default: the library's first")
     this.add_argument(
-        "--max-batch", type=positive, default=8, metavar="N", help="largest batch it must take (default 8)"
+        "--max-batch",
+        type=positive,
+        default=DEFAULT_BATCH,
+        metavar="N",
+        help="largest batch it must take (default %(default)s)",
     )
     this.add_argument(
         "--calibration",
@@ -82,8 +97,10 @@ def main(argv=None):
     precision = options.precision or builder.PRECISIONS[0]
     if precision not in builder.PRECISIONS:
         raise UsageError("--to %s makes %s, not %s" % (options.to, " or ".join(builder.PRECISIONS), precision))
+    if options.max_batch > MOST_BATCH:
+        raise UsageError("--max-batch %d: expected 1 to %d photos" % (options.max_batch, MOST_BATCH))
     if options.min_agreement is None:
-        options.min_agreement = MIN_AGREEMENT_INT8 if precision == "int8" else MIN_AGREEMENT
+        options.min_agreement = default_min_agreement(precision)
     record, found = convert(bundle, options.to, builder, precision, options)
     print(parity.format_table("%s-%s" % (options.to, precision), found))
     print(
@@ -110,6 +127,7 @@ def convert(bundle, kind, builder, precision, options):
     name = "%s-%s" % (kind, precision)
     engines = bundle.file("engines")
     _check_place(bundle, engines)
+    builder.check(precision)
     try:
         with files.whole_folder(os.path.join(engines, name)) as folder, _full_disk_named(engines):
             files.remove_abandoned(engines)
@@ -117,13 +135,14 @@ def convert(bundle, kind, builder, precision, options):
             sample = parity.reference_sample(bundle, options.calibration, options.images)
             settings = Settings(precision, options.max_batch, options.workspace_mib, sample)
             record = _build(bundle, kind, builder, settings, folder)
-            record.update(calibration=options.calibration, min_agreement=options.min_agreement)
+            chosen = ("calibration", "labels", "images", "min_agreement")
+            record.update((option, getattr(options, option)) for option in chosen)
             say("checking %s on %d photos" % (name, len(sample.names)))
             info = EngineInfo(name, kind, precision, folder, record)
             with create_engine(info, len(bundle.class_names), options.max_batch, None).open() as engine:
                 found = parity.compare(engine, sample, parity.batch_sizes(options.max_batch))
                 parity.require_agreement(name, found, options.min_agreement)
-                record["images_per_s"] = round(_speed(engine, sample.images[: options.max_batch]), 2)
+                record["images_per_s"] = round(_speed(engine, sample.images), 2)
                 answers = parity.classify(bundle, engine, labelled) if labelled else None
             if labelled:  # one engine in memory at a time
                 found = found._replace(labelled=parity.compare_labelled(bundle, labelled, answers))
@@ -196,8 +215,9 @@ def _peak_memory_bytes():
     return max(machine.peak_memory_bytes(), resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024)
 
 
-def _speed(engine, batch):
-    """Returns photos per second over about two seconds: a rough figure, for --engine auto to choose by."""
+def _speed(engine, pictures):
+    """Returns photos per second in the largest batches, over about two seconds: for --engine auto to choose by."""
+    batch = pictures[np.arange(engine.max_batch) % len(pictures)]
     engine.infer(batch)
     started, photos = time.perf_counter(), 0
     while time.perf_counter() - started < _TIMED_S:

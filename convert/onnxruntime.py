@@ -15,6 +15,14 @@ from edge_runtime.requirements import require
 PRECISIONS = ("fp32", "int8")
 
 
+def check(precision):
+    """Raises MissingRequirement: ONNX Runtime (for int8: onnx) is not installed."""
+    require("onnxruntime")
+    if precision == "int8":
+        require("onnx")
+        require("onnxruntime.quantization")
+
+
 def build(bundle, settings, folder):
     """Writes the engine's files into folder; the graph takes any batch.
 

@@ -14,6 +14,17 @@ from edge_runtime.requirements import require
 PRECISIONS = ("fp32", "bf16", "int8")
 
 
+def check(precision):
+    """Raises MissingRequirement: OpenVINO (for int8: NNCF) is not installed, or the CPU has no bf16 instructions."""
+    capabilities = require("openvino").Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    if precision == "bf16" and "BF16" not in capabilities:
+        raise MissingRequirement(
+            "this CPU has no bf16 instructions (it has %s); use --precision fp32" % ", ".join(sorted(capabilities))
+        )
+    if precision == "int8":
+        require("nncf")
+
+
 def build(bundle, settings, folder):
     """Writes the engine's files into folder. bf16 is the fp32 IR, computed in bf16 by the plugin.
 
@@ -24,14 +35,10 @@ def build(bundle, settings, folder):
         facts for engine.json.
 
     Raises:
-        MissingRequirement: OpenVINO (for int8: NNCF) is not installed, or the CPU has no bf16 instructions.
+        MissingRequirement: as check.
     """
+    check(settings.precision)
     openvino = require("openvino")
-    capabilities = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    if settings.precision == "bf16" and "BF16" not in capabilities:
-        raise MissingRequirement(
-            "this CPU has no bf16 instructions (it has %s); use --precision fp32" % ", ".join(sorted(capabilities))
-        )
     facts = {"libraries": {"openvino": machine.library_version("openvino")}, "gpu": None}
     model = openvino.convert_model(bundle.file("model.onnx"))
     if settings.precision == "int8":

@@ -1,7 +1,6 @@
 """The gate: an engine's answers beside the original's, on photos, before the engine may be used."""
 
 import concurrent.futures
-import itertools
 import os
 import typing
 
@@ -43,8 +42,8 @@ def reference_sample(bundle, calibration=None, images_folder=None):
 
     Args:
         bundle: the bundle whose model is the original.
-        calibration: folder of photos (or glob, TSV), answered by the bundle's unconverted model; at most MAX_PHOTOS
-            are used. None for the sample in the bundle.
+        calibration: folder of photos (or glob, TSV), answered by the bundle's unconverted model; of more than
+            MAX_PHOTOS that many are used, evenly spread. None for the sample in the bundle.
         images_folder: where the file names of a TSV start (default: the TSV's folder).
 
     Raises:
@@ -52,10 +51,10 @@ def reference_sample(bundle, calibration=None, images_folder=None):
     """
     if calibration is None:
         return _told_if_small(bundle.sample())
-    items = list(itertools.islice(sources.open_source(calibration, images_folder), MAX_PHOTOS + 1))
+    items = list(sources.open_source(calibration, images_folder))
     if len(items) > MAX_PHOTOS:
-        say("--calibration %s: the first %d photos are used" % (calibration, MAX_PHOTOS))
-        items.pop()
+        say("--calibration %s: %d of its %d photos are used, evenly spread" % (calibration, MAX_PHOTOS, len(items)))
+        items = [items[index * len(items) // MAX_PHOTOS] for index in range(MAX_PHOTOS)]
     with concurrent.futures.ThreadPoolExecutor(machine.core_count()) as pool:
         loaded = list(zip(items, pool.map(_load, items)))
     for item, picture in loaded:
@@ -67,8 +66,8 @@ def reference_sample(bundle, calibration=None, images_folder=None):
     names = [name for name, _ in usable]
     pictures = np.stack([picture for _, picture in usable])
     with _unconverted(bundle) as engine:
-        batches = progress(_pieces(len(pictures), engine.max_batch), what="original", unit=" batches")
-        answers = np.concatenate([engine.infer(pictures[piece]) for piece in batches])
+        starts = progress(range(0, len(pictures), engine.max_batch), what="original", unit=" batches")
+        answers = np.concatenate([engine.infer(pictures[start : start + engine.max_batch]) for start in starts])
     return _told_if_small(Sample(names, pictures, [""] * len(names), answers))
 
 
@@ -111,7 +110,9 @@ def batch_sizes(max_batch):
 
 
 def compare(engine, sample, batches):
-    """Compares an engine with the original at several batch sizes, each with a last smaller batch.
+    """Compares an engine with the original at several batch sizes, each with a full batch and a last smaller one.
+
+    Where that takes more photos than there are, some are shown again; of a photo's answers the worst counts.
 
     Args:
         engine: an open Engine.
@@ -126,11 +127,15 @@ def compare(engine, sample, batches):
     """
     figures, worst = {}, np.zeros(len(sample.names))
     for batch in batches:
-        answers = _run(engine, sample.images, batch)
-        finite = np.isfinite(answers)
-        figures[str(batch)] = _figures(sample.probabilities, answers, finite)
-        difference = np.abs(np.where(finite, answers, np.inf) - sample.probabilities).max(axis=1)
-        worst = np.maximum(worst, difference)
+        shown = _shown(len(sample.names), batch)
+        answers = _run(engine, sample.images, shown, batch)
+        difference = np.abs(np.where(np.isfinite(answers), answers, np.inf) - sample.probabilities[shown]).max(axis=1)
+        by_difference = np.argsort(difference, kind="stable")
+        chosen = np.empty(len(sample.names), int)
+        chosen[shown[by_difference]] = by_difference  # the last one of a photo stays, which is its worst
+        answers = answers[chosen]
+        figures[str(batch)] = _figures(sample.probabilities, answers, np.isfinite(answers))
+        worst = np.maximum(worst, difference[chosen])
     extreme = {name: max(found[name] for found in figures.values()) for name in _FIGURES}
     extreme["top1_agreement"] = min(found["top1_agreement"] for found in figures.values())
     names = [sample.names[index] for index in np.argsort(-worst, kind="stable")[:_WORST]]
@@ -268,25 +273,25 @@ def _figures(original, answers, finite):
     return dict(zip(_FIGURES, values))
 
 
-def _run(engine, pictures, batch):
-    """Returns an engine's answers, float32 [n, classes], NaN and infinity kept. The last batch is a smaller one."""
+def _shown(count, batch):
+    """Returns which of count photos are run in batches, in this order: all, at least one full batch, a last smaller."""
+    total = max(count, batch)
+    if batch > 1 and total % batch == 0:
+        total += 1
+    return np.arange(total) % count
+
+
+def _run(engine, pictures, shown, batch):
+    """Returns an engine's answers to the pictures of these indices, float32 [n, classes], NaN and infinity kept."""
     answers = []
-    for piece in _pieces(len(pictures), batch):
+    for start in range(0, len(shown), batch):
         try:
-            answers.append(engine.infer(pictures[piece]))
+            answers.append(engine.infer(pictures[shown[start : start + batch]]))
         except EngineError as error:
             if error.answers is None:
                 raise ParityError("%s is refused and was not kept: %s" % (engine.name, error)) from error
             answers.append(error.answers)
     return np.concatenate(answers)
-
-
-def _pieces(count, batch):
-    """Returns slices of at most batch photos that make up count, one of them smaller than batch if that can be."""
-    starts = list(range(0, count, batch))
-    if batch > 1 and count % batch == 0:
-        starts.append(count - 1)  # the last full batch becomes two
-    return [slice(*ends) for ends in zip(starts, starts[1:] + [count])]
 
 
 def _refusal(engine_name, reason, parity):

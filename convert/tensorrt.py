@@ -6,7 +6,7 @@ Not yet run on hardware: written from TensorRT's and pycuda's sources, tested wi
 import contextlib
 import os
 import re
-import tempfile
+import shutil
 import threading
 import time
 import typing
@@ -32,6 +32,16 @@ _SHOWN_LENGTH = 150
 _HALF_CHECK_PHOTOS = 8
 
 
+def check(precision):
+    """Raises MissingRequirement: tensorrt, pycuda, onnx or a GPU is missing, or what the precision needs of them."""
+    runtime.here()
+    require("onnx")
+    if precision == "fp16" and not versions.has_precision_flags(require("tensorrt")):
+        require("modelopt.onnx.autocast")
+    if precision == "int8":
+        run_in_child("tensorrt-int8", check_int8)
+
+
 def build(bundle, settings, folder):
     """Writes the plan into folder; in a process of its own, which may need more memory than there is.
 
@@ -51,18 +61,20 @@ def build(bundle, settings, folder):
     workspace_mib = settings.workspace_mib or default_workspace_mib(runtime.gpu().total_memory())
     say("TensorRT %s on %s; this takes minutes on a board" % (tensorrt.__version__, here["gpu"]["name"]))
     _warn_of_low_memory()
-    with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        model = os.path.join(scratch, "model.onnx")
-        pictures = os.path.join(scratch, "pictures.npy")
-        input_dtype = _write_readable(onnx, tensorrt, bundle, settings, model)
-        if settings.precision == "int8":
-            np.save(pictures, settings.calibration.images)
-        run_in_child(
-            "tensorrt-%s" % settings.precision,
-            build_plan,
-            *(model, os.path.join(folder, runtime.PLAN), settings.precision, settings.max_batch, workspace_mib),
-            *(pictures, timing_cache_path(here)),
-        )
+    scratch = os.path.join(folder, "scratch")
+    os.mkdir(scratch)
+    model = os.path.join(scratch, "model.onnx")
+    pictures = os.path.join(scratch, "pictures.npy")
+    input_dtype = _write_readable(onnx, tensorrt, bundle, settings, model)
+    if settings.precision == "int8":
+        np.save(pictures, settings.calibration.images)
+    run_in_child(
+        "tensorrt-%s" % settings.precision,
+        build_plan,
+        *(model, os.path.join(folder, runtime.PLAN), settings.precision, settings.max_batch, workspace_mib),
+        *(pictures, timing_cache_path(here)),
+    )
+    shutil.rmtree(scratch)  # after a failure it goes with the folder; till then it shows that the disk is full
     return dict(here, input_dtype=input_dtype, workspace_mib=workspace_mib)
 
 
@@ -178,6 +190,21 @@ def _half(path, pictures, uint8):
 # --- the build, in the child process
 
 
+def check_int8():
+    """Raises MissingRequirement: this TensorRT or this GPU cannot build int8."""
+    tensorrt = require("tensorrt")
+    with runtime.gpu_context():
+        _start_builder(tensorrt, runtime.make_log(tensorrt), "int8")
+
+
+def _start_builder(tensorrt, log, precision):
+    builder = runtime.start(tensorrt.Builder, log)
+    problem = versions.int8_problem(tensorrt, builder) if precision == "int8" else ""
+    if problem:
+        raise MissingRequirement("%s; use --precision fp16" % problem)
+    return builder
+
+
 def build_plan(model, plan, precision, max_batch, workspace_mib, pictures, timing_cache):
     """Builds a plan from a model that this TensorRT reads.
 
@@ -196,10 +223,7 @@ def build_plan(model, plan, precision, max_batch, workspace_mib, pictures, timin
     tensorrt = require("tensorrt")
     with runtime.gpu_context(), _last_line_shown() as note:
         log = runtime.make_log(tensorrt, note)
-        builder = runtime.start(tensorrt.Builder, log)
-        problem = versions.int8_problem(tensorrt, builder) if precision == "int8" else ""
-        if problem:
-            raise MissingRequirement("%s; use --precision fp16" % problem)
+        builder = _start_builder(tensorrt, log, precision)
         network = versions.create_network(builder)
         parser = tensorrt.OnnxParser(network, log)  # held to the end: the network may use the weights where it put them
         _parse(tensorrt, parser, network, log, model)

@@ -30,6 +30,11 @@ Coverage = typing.NamedTuple(
 _NO_COMPUTATION = {"Const", "Placeholder", "Identity", "NoOp", "_Arg", "_Retval", "TRTEngineOp"}
 
 
+def check(precision):
+    """Raises MissingRequirement: TensorFlow, its TensorRT or a GPU is missing. Asked in a process of its own."""
+    run_in_child("tf-trt-%s" % precision, tf_trt.here)
+
+
 def build(bundle, settings, folder):
     """Writes the engine's SavedModel, with its TensorRT engines as assets, into folder; in a process of its own.
 

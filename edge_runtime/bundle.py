@@ -140,7 +140,11 @@ def verify_files(folder, listed, mend):
     root = os.path.realpath(folder)
     for name, facts in sorted(listed.items()):
         path = os.path.join(folder, name)
-        if os.path.isabs(name) or "\0" in name or not os.path.realpath(path).startswith(root + os.sep):
+        try:
+            inside = not os.path.isabs(name) and "\0" not in name and os.path.realpath(path).startswith(root + os.sep)
+        except UnicodeEncodeError:  # no file can have such a name
+            inside = False
+        if not inside:
             raise BundleError("%s: lists the file %s, which is outside it; %s" % (folder, name, mend))
         try:
             size_bytes = os.path.getsize(path)

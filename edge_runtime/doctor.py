@@ -18,7 +18,7 @@ import cv2
 
 from edge_runtime import board, machine
 from edge_runtime.command import print_json
-from edge_runtime.engines import tf_trt
+from edge_runtime.engines import tensorrt, tf_trt
 from edge_runtime.requirements import INSTALL
 
 Check = typing.NamedTuple(
@@ -38,16 +38,16 @@ Answer = typing.NamedTuple(
     ],
 )
 
-# What each library is for, in the order of the report: (distribution, other distributions that bring the same, purpose)
+# What each library is for, in the order of the report: (distribution, purpose)
 _LIBRARIES = (
-    ("numpy", (), "everything"),
-    ("opencv-python-headless", ("opencv-python", "opencv-contrib-python"), "decoding photos"),
-    ("pillow", (), "reading photo headers"),
-    ("onnxruntime", ("onnxruntime-gpu",), "running bundles on any CPU"),
-    ("openvino", (), "faster engines on x86 CPUs"),
-    ("tensorflow", ("tensorflow-cpu", "tf-nightly"), "training"),
-    ("tf2onnx", (), "training (export)"),
-    ("scikit-learn", (), "evaluating"),
+    ("numpy", "everything"),
+    ("opencv-python-headless", "decoding photos"),
+    ("pillow", "reading photo headers"),
+    ("onnxruntime", "running bundles on any CPU"),
+    ("openvino", "faster engines on x86 CPUs"),
+    ("tensorflow", "training"),
+    ("tf2onnx", "training (export)"),
+    ("scikit-learn", "evaluating"),
 )
 _MODULES = {"opencv-python-headless": "cv2", "pillow": "PIL", "scikit-learn": "sklearn"}
 _LEAST_MEMORY_BYTES = 2 << 30
@@ -69,7 +69,8 @@ _QUESTIONS = {
     "pycuda": (
         "import pycuda, pycuda.driver as cuda\n"
         "cuda.init()\ndevice = cuda.Device(0)\n"
-        "answer = [pycuda.VERSION_TEXT, device.name(), '%d.%d' % device.compute_capability()]"
+        "usable = hasattr(device, 'retain_primary_context')\n"
+        "answer = [pycuda.VERSION_TEXT, device.name(), '%d.%d' % device.compute_capability(), usable]"
     ),
     "protobuf": "from google.protobuf.internal import api_implementation\nanswer = api_implementation.Type()",
 }
@@ -305,7 +306,10 @@ def _pycuda(answer):
         return Check("pycuda", "missing", "needed for engines on NVIDIA GPUs", INSTALL["pycuda"])
     if answer.value is None:
         return Check("pycuda", "missing", answer.problem, INSTALL["pycuda"])
-    return Check("pycuda", "ok", "%s, %s, compute capability %s" % tuple(answer.value), "")
+    version, device, capability, usable = answer.value
+    if not usable:
+        return Check("pycuda", "missing", "%s: %s" % (version, tensorrt.OLD_PYCUDA), tensorrt.PYCUDA_MEND)
+    return Check("pycuda", "ok", "%s, %s, compute capability %s" % (version, device, capability), "")
 
 
 def _tf_trt(answer):
@@ -342,9 +346,9 @@ def _gstreamer(build_information, jetson):
     return Check("gstreamer", "missing", "OpenCV %s without it: no CSI camera" % cv2.__version__, mend)
 
 
-def _library(name, others, purpose):
-    for distribution in (name,) + others:
-        version = machine.library_version(distribution)
+def _library(name, purpose):
+    for distribution in (name,) + machine.OTHER_DISTRIBUTIONS.get(name, ()):
+        version = machine.distribution_version(distribution)
         if name == "numpy" and version == "1.19.5" and platform.machine() == "aarch64":
             return Check(
                 name,

@@ -24,6 +24,13 @@ _CPU_FEATURES = (
     "sve",
 )
 
+# distribution -> others that bring the same library
+OTHER_DISTRIBUTIONS = {
+    "onnxruntime": ("onnxruntime-gpu", "onnxruntime-openvino"),
+    "opencv-python-headless": ("opencv-python", "opencv-contrib-python"),
+    "tensorflow": ("tensorflow-cpu", "tensorflow-gpu", "tf-nightly"),
+}
+
 
 def describe():
     """Returns a dict of plain values: system, architecture, cpu, cores, features, memory_bytes, python."""
@@ -90,6 +97,12 @@ def peak_memory_bytes():
 
 
 def library_version(name):
+    """Returns the version of a library by its distribution, or by another that brings it; None where there is none."""
+    found = map(distribution_version, (name,) + OTHER_DISTRIBUTIONS.get(name, ()))
+    return next((version for version in found if version is not None), None)
+
+
+def distribution_version(name):
     """Returns the version of an installed distribution (as pip names it), None where it is not installed."""
     try:
         from importlib import metadata

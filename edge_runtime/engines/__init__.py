@@ -9,6 +9,7 @@ import importlib
 import json
 import logging
 import os
+import shlex
 import typing
 
 from edge_runtime import machine
@@ -24,7 +25,9 @@ LIBRARIES = {
     "tensorrt": "tensorrt",
     "tf-trt": "tensorflow",
 }  # kind -> distribution
-DEFAULT_BATCH = 8  # of the bundle's own models
+DEFAULT_BATCH = 8  # of the bundle's own models, and the largest of an engine where the converter is not told
+MIN_AGREEMENT = 0.995  # share of the photos with the original's label that the converter asks for where it is not told
+MIN_AGREEMENT_INT8 = 0.98
 MOST_BATCH = 1024  # photos; larger ones take memory and gain nothing
 _BUILT_IN = (("onnxruntime", "model.onnx"), ("tensorflow", "saved_model"))
 
@@ -88,7 +91,7 @@ def find_engine(bundle, name):
     if not named:
         raise UsageError(
             "%s: has no engine %s, only %s; `picnic-edge convert %s --to ...` makes more"
-            % (bundle.path, name, ", ".join(info.name for info in known), bundle.path)
+            % (bundle.path, name, ", ".join(info.name for info in known), shlex.quote(bundle.path))
         )
     return named[0]
 
@@ -104,19 +107,32 @@ def best_batch(info):
 def check_engine(bundle, info):
     """Checks that a converted engine is whole, of this bundle, and made for this machine; nothing of it is loaded.
 
+    Returns:
+        the EngineInfo; a newer one where another conversion has replaced the engine since it was listed.
+
     Raises:
         BundleError: it is not; with the command that makes it again.
         MissingRequirement: the library or the GPU that it needs is not here.
     """
-    record = info.record
-    if record is None:
+    try:
+        _check(bundle, info)
+    except BundleError:
+        newer = _read_info(bundle, info.name)
+        if newer.record == info.record:
+            raise
+        _check(bundle, newer)
+        return newer
+    return info
+
+
+def _check(bundle, info):
+    if info.record is None:
         return
-    kind, folder = info.kind, info.path
-    mend = rebuild_command(bundle, kind, info.precision)
-    problem = _foreign(bundle, kind, record)
+    mend = "make it again: " + rebuild_command(bundle, info)
+    problem = _foreign(bundle, info.kind, info.record)
     if problem:
-        raise BundleError("%s: %s; make it again: %s" % (folder, problem, mend))
-    verify_files(folder, record["files"], "make it again: " + mend)
+        raise BundleError("%s: %s; %s" % (info.path, problem, mend))
+    verify_files(info.path, info.record["files"], mend)
 
 
 def here(kind):
@@ -144,6 +160,10 @@ def _foreign(bundle, kind, record):
         return "was made for %s, this machine is %s" % (made_for["architecture"], this["architecture"])
     if lacking:
         return "was made for a CPU with %s, which this one lacks" % ", ".join(lacking)
+    # ONNX Runtime saves the weights in blocks of the building CPU's size, 16 with AVX-512 and 8 without, and reads
+    # blocks of the other size as they are: wrong answers, no error.
+    if kind == "onnxruntime" and "avx512f" in set(this["cpu_features"]) - set(made_for["cpu_features"]):
+        return "was made for a CPU without avx512f, which this one has"
     found = here(kind)
     for library, version in sorted(found["libraries"].items()):
         if version not in (None, record["libraries"].get(library)):  # None: opening it says what is missing
@@ -160,9 +180,26 @@ def _gpu_text(gpu):
     return "the GPU %s (compute capability %s)" % (gpu.get("name"), gpu.get("compute_capability"))
 
 
-def rebuild_command(bundle, kind, precision):
-    """Returns the command line that makes an engine again."""
-    return "picnic-edge convert %s --to %s --precision %s" % (bundle.path, kind, precision)
+def rebuild_command(bundle, info):
+    """Returns the command line that makes a converted engine again, with the options that it was made with."""
+    record, profile = info.record, info.record.get("batch_profile")
+    options = (
+        ("--max-batch", profile.get("max") if isinstance(profile, dict) else None, DEFAULT_BATCH),
+        ("--calibration", record.get("calibration"), None),
+        ("--labels", record.get("labels"), None),
+        ("--images", record.get("images"), None),
+        ("--min-agreement", record.get("min_agreement"), default_min_agreement(info.precision)),
+    )
+    words = ["picnic-edge", "convert", bundle.path, "--to", info.kind, "--precision", info.precision]
+    for option, value, default in options:
+        if isinstance(value, (int, float, str)) and value != default:  # engine.json may be garbled
+            words += [option, str(value)]
+    return " ".join(map(shlex.quote, words))
+
+
+def default_min_agreement(precision):
+    """Returns the --min-agreement of `picnic-edge convert` where none is given."""
+    return MIN_AGREEMENT_INT8 if precision == "int8" else MIN_AGREEMENT
 
 
 def create_engine(info, class_count, max_batch, threads):
@@ -175,13 +212,13 @@ def _module(kind):
 
 
 def _open(bundle, info, max_batch, threads):
-    check_engine(bundle, info)
+    info = check_engine(bundle, info)
     try:
         return create_engine(info, len(bundle.class_names), max_batch or best_batch(info), threads).open()
     except PicnicError:
         raise
     except Exception as error:  # each library has exceptions of its own
-        mend = "\nMake it again: " + rebuild_command(bundle, info.kind, info.precision) if info.record else ""
+        mend = "\nMake it again: " + rebuild_command(bundle, info) if info.record else ""
         raise BundleError("%s: cannot be loaded: %s%s" % (info.path, error, mend)) from error
 
 
@@ -203,7 +240,7 @@ def _read_info(bundle, name):
             and len(record["files"]) > 0
             and isinstance(record["images_per_s"], (int, float))
         )
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         whole = False
     if not whole:  # kept in the list: check_engine then names the command that makes it again
         record = _GARBLED

@@ -30,6 +30,8 @@ from edge_runtime.requirements import require
 
 PLAN = "model.plan"
 ZERO_COPY = "PICNIC_EDGE_ZERO_COPY"  # set to 1, the GPU works in page-locked memory itself; not yet measured on a board
+OLD_PYCUDA = "too old (it has no Device.retain_primary_context)"
+PYCUDA_MEND = "pip3 install 'pycuda>=2020.1,<2021.1' on Python 3.6, pip install --upgrade pycuda elsewhere"
 _KEPT_ERRORS = 5
 
 log = logging.getLogger("picnic_edge")
@@ -86,10 +88,7 @@ def _primary_context(cuda):
     """Kept until the process ends: pycuda releases a primary context only on the thread that asked for it."""
     device = gpu()
     if not hasattr(device, "retain_primary_context"):
-        raise MissingRequirement(
-            "pycuda here is too old (it has no Device.retain_primary_context); to get one that is not: "
-            "pip3 install 'pycuda>=2020.1,<2021.1' on Python 3.6, pip install --upgrade pycuda elsewhere"
-        )
+        raise MissingRequirement("pycuda here is %s; to get one that is not: %s" % (OLD_PYCUDA, PYCUDA_MEND))
     atexit.register(_primary_context.cache_clear)  # while pycuda is still whole
     try:
         return device.retain_primary_context()

@@ -1,5 +1,6 @@
 """Builds in a process of their own: what comes back, and what is said of a process that does not come back."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -26,6 +27,10 @@ def refuse(message):
 
 def stumble():
     return {}["no such key"]
+
+
+def fill_the_disk():
+    raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def die(number):
@@ -56,6 +61,12 @@ def test_an_error_for_the_user_arrives_as_it_is():
 def test_a_bug_arrives_with_its_traceback():
     with pytest.raises(ChildError, match="building x failed:\n(.|\n)*in stumble(.|\n)*KeyError: 'no such key'"):
         run_in_child("x", stumble)
+
+
+def test_a_full_disk_arrives_with_its_number():
+    with pytest.raises(ChildError, match="No space left on device") as caught:
+        run_in_child("x", fill_the_disk)
+    assert caught.value.errno == errno.ENOSPC
 
 
 def test_a_killed_build_names_memory_and_the_swap_commands():

@@ -4,6 +4,7 @@ import csv
 import errno
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -13,13 +14,14 @@ import numpy as np
 import pytest
 
 from convert import cli, parity
+from convert.child import ChildError
 from edge_runtime import bundle as bundles
 from edge_runtime import cli as classify_cli
 from edge_runtime import images, machine
 from edge_runtime.bundle import Bundle
 from edge_runtime.engines import list_engines, open_engine
 from edge_runtime.engines.onnxruntime import OPTIMIZED_MODEL
-from edge_runtime.errors import MissingRequirement, ParityError, UsageError
+from edge_runtime.errors import BundleError, MissingRequirement, ParityError, UsageError
 from tests import helpers
 
 
@@ -174,6 +176,31 @@ def test_converting_again_replaces_the_engine(tiny_bundle):
     assert engine_record(tiny_bundle, "onnxruntime-fp32")["batch_profile"]["max"] == 3
 
 
+def test_the_command_that_makes_an_engine_again_makes_the_same(tiny_bundle, photos, tmp_path):
+    table = str(tmp_path / "two words.tsv")
+    helpers.write_table(table, [("red/00.jpg", "red"), ("blue things/00.jpg", "blue things")])
+    bundle = shutil.move(tiny_bundle, str(tmp_path / "my bundle"))
+    options = ["--max-batch", "3", "--calibration", table, "--labels", table, "--images", photos]
+    convert(bundle, "onnxruntime", "--precision", "int8", "--min-agreement", "0.5", *options)
+    before = engine_record(bundle, "onnxruntime-int8")
+    helpers.flip_byte(os.path.join(bundle, "engines", "onnxruntime-int8", OPTIMIZED_MODEL))
+    with pytest.raises(BundleError) as refused:
+        open_engine(Bundle.open(bundle), "onnxruntime-int8")
+    command = shlex.split(str(refused.value).split("make it again: ")[1])
+    assert command[:2] == ["picnic-edge", "convert"]
+    cli.main(command[2:])
+    after = engine_record(bundle, "onnxruntime-int8")
+    for fact in ("batch_profile", "calibration", "labels", "images", "min_agreement", "files"):
+        assert after[fact] == before[fact]
+
+
+def test_the_speed_is_that_of_the_largest_batch_also_with_fewer_photos():
+    sizes = []
+    engine = types.SimpleNamespace(max_batch=5, infer=lambda batch: sizes.append(len(batch)))
+    assert cli._speed(engine, np.zeros((2, 1, 1, 3), np.uint8)) > 0
+    assert set(sizes) == {5}
+
+
 def test_a_copy_of_the_bundle_may_be_used_elsewhere(tiny_bundle, photos, tmp_path):
     convert(tiny_bundle, "onnxruntime")
     moved = shutil.move(tiny_bundle, str(tmp_path / "moved"))
@@ -252,8 +279,10 @@ def test_the_gate_holds_on_calibration_photos(tiny_bundle, photos, monkeypatch):
 def test_no_more_than_the_limit_of_calibration_photos_is_used(tiny_bundle, photos, monkeypatch, capsys):
     monkeypatch.setattr(parity, "MAX_PHOTOS", 4)
     convert(tiny_bundle, "onnxruntime", "--calibration", photos)
-    assert engine_record(tiny_bundle, "onnxruntime-fp32")["parity"]["photos"] == 4
-    assert "the first 4 photos are used" in capsys.readouterr().err
+    found = engine_record(tiny_bundle, "onnxruntime-fp32")["parity"]
+    assert found["photos"] == 4
+    assert {os.path.dirname(name) for name in found["worst_photos"]} == set(os.listdir(photos))  # of every class
+    assert "4 of its 9 photos are used, evenly spread" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("content", [{}, {"a.jpg": b"nothing", "b.png": b""}], ids=["empty folder", "none readable"])
@@ -307,6 +336,12 @@ def test_senseless_options_exit_with_2(tiny_bundle, arguments, capsys):
     assert (arguments[-2] if arguments else "--to") in capsys.readouterr().err
 
 
+def test_a_batch_out_of_all_proportion_exits_with_2(tiny_bundle):
+    with pytest.raises(UsageError, match="--max-batch 1025: expected 1 to 1024 photos"):
+        convert(tiny_bundle, "onnxruntime", "--max-batch", "1025")
+    assert not os.path.exists(os.path.join(tiny_bundle, "engines"))
+
+
 def test_a_folder_that_is_no_bundle_exits_with_2(tmp_path):
     with pytest.raises(UsageError, match="is no bundle"):
         convert(str(tmp_path), "onnxruntime")
@@ -326,7 +361,19 @@ def test_gpu_targets_exit_with_4_and_say_what_to_install(tiny_bundle, target):
     assert everything_below(tiny_bundle) == before
 
 
+@pytest.mark.parametrize(
+    "precision, library", [("fp32", "onnxruntime"), ("int8", "onnx"), ("int8", "onnxruntime.quantization")]
+)
+def test_onnxruntime_s_libraries_missing_exit_with_4_before_the_work(tiny_bundle, monkeypatch, precision, library):
+    monkeypatch.setattr(parity, "reference_sample", no_work)
+    monkeypatch.setitem(sys.modules, library, None)  # importing it raises ImportError
+    with pytest.raises(MissingRequirement, match=library.split(".")[0] + " is needed here"):
+        convert(tiny_bundle, "onnxruntime", "--precision", precision)
+    assert not os.path.exists(os.path.join(tiny_bundle, "engines"))
+
+
 def test_openvino_missing_exits_with_4_and_names_the_command(tiny_bundle, monkeypatch):
+    monkeypatch.setattr(parity, "reference_sample", no_work)
     monkeypatch.setitem(sys.modules, "openvino", None)  # importing it raises ImportError
     with pytest.raises(MissingRequirement, match="openvino is needed here(.|\n)*pip install 'openvino"):
         convert(tiny_bundle, "openvino")
@@ -334,6 +381,8 @@ def test_openvino_missing_exits_with_4_and_names_the_command(tiny_bundle, monkey
 
 
 def test_bf16_on_a_cpu_without_it_exits_with_4(tiny_bundle, monkeypatch):
+    monkeypatch.setattr(parity, "reference_sample", no_work)
+
     class Core:
         def get_property(self, device, name):
             return ["FP32", "INT8", "BIN"]
@@ -554,9 +603,17 @@ def test_a_disk_too_small_exits_with_2_before_the_work(tiny_bundle, monkeypatch)
     assert not os.path.exists(os.path.join(tiny_bundle, "engines"))
 
 
+def child_error(number):
+    error = ChildError("building x failed: a traceback")
+    error.errno = number
+    return error
+
+
 @pytest.mark.parametrize(
     "error, free_bytes, expected",
     [
+        (child_error(errno.ENOSPC), 1 << 40, UsageError),
+        (child_error(None), 1 << 40, ChildError),
         (OSError(errno.ENOSPC, "No space left on device"), 1 << 40, UsageError),
         (RuntimeError("some library's words"), 4096, UsageError),
         (RuntimeError("some library's words"), 1 << 40, RuntimeError),
@@ -640,6 +697,7 @@ def test_the_quantizer_leaves_nothing_where_the_command_runs(tiny_bundle, tmp_pa
 
 def test_nncf_missing_exits_with_4_and_names_the_command(tiny_bundle, monkeypatch):
     pytest.importorskip("openvino", reason="OpenVINO is not for this Python")
+    monkeypatch.setattr(parity, "reference_sample", no_work)
     monkeypatch.setitem(sys.modules, "nncf", None)  # importing it raises ImportError
     with pytest.raises(MissingRequirement, match="nncf is needed here(.|\n)*pip install nncf"):
         convert(tiny_bundle, "openvino", "--precision", "int8")

@@ -61,12 +61,27 @@ def test_the_batch_sizes_are_1_2_4_and_the_largest(largest, sizes):
     assert parity.batch_sizes(largest) == sizes
 
 
-@pytest.mark.parametrize("batch, sizes", [(1, [1] * 12), (4, [4, 4, 3, 1]), (5, [5, 5, 2]), (12, [11, 1]), (20, [12])])
-def test_every_batch_size_ends_with_a_smaller_batch_and_covers_every_photo(sample, batch, sizes):
+@pytest.mark.parametrize(
+    "batch, sizes", [(1, [1] * 12), (4, [4, 4, 4, 1]), (5, [5, 5, 2]), (12, [12, 1]), (20, [20, 1]), (7, [7, 5])]
+)
+def test_every_batch_size_is_run_full_and_ends_with_a_smaller_batch_and_covers_every_photo(sample, batch, sizes):
     engine = AnswersOfASample(sample, max_batch=20)
     found = parity.compare(engine, sample, [batch])
     assert engine.sizes == sizes
     assert (found.photos, found.top1_agreement, found.max_abs_difference) == (12, 1.0, 0.0)
+
+
+def test_an_engine_that_is_wrong_only_in_its_largest_batch_is_found(sample):
+    """Also where there are fewer photos: some are shown again, and the worst answer to a photo counts."""
+    wrong_from = 12
+
+    def change(rows):
+        return np.concatenate([rows[:wrong_from], np.roll(rows[wrong_from:], 1, axis=1)])
+
+    found = parity.compare(AnswersOfASample(sample, change, max_batch=20), sample, [8, 20])
+    assert found.batches["8"]["top1_agreement"] == 1.0
+    assert found.batches["20"]["top1_agreement"] == found.top1_agreement == pytest.approx(4 / 12.0)
+    assert set(found.worst_photos) <= set(sample.names[:8])
 
 
 def test_an_engine_that_keeps_rows_of_the_batch_before_is_found(sample):

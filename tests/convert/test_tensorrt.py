@@ -234,7 +234,9 @@ def test_without_modelopt_tensorrt_11_makes_fp32_only(tiny_bundle, tmp_path, sim
     monkeypatch.setitem(sys.modules, "modelopt", None)
     with pytest.raises(MissingRequirement, match=r"pip install 'nvidia-modelopt\[onnx\]'"):
         build(tiny_bundle, tmp_path, "fp16")
-    assert build(tiny_bundle, tmp_path, "fp32")["input_dtype"] == "uint8"
+    other = tmp_path / "fp32"
+    other.mkdir()
+    assert build(tiny_bundle, other, "fp32")["input_dtype"] == "uint8"
 
 
 @pytest.mark.parametrize("version", ["8.2.1", "8.6.1", "10.3"])
@@ -279,6 +281,31 @@ def test_int8_is_refused_with_the_reason(tiny_bundle, tmp_path, simulated, versi
         build(tiny_bundle, tmp_path, "int8")
 
 
+@pytest.mark.parametrize(
+    "version, precision, said", [("8.2.1", "int8", "no fast int8 arithmetic"), ("11.1", "fp16", "modelopt is needed")]
+)
+def test_what_cannot_be_made_here_is_refused_before_the_photos_are_read(
+    tiny_bundle, simulated, monkeypatch, version, precision, said
+):
+    simulated(version)
+    monkeypatch.setitem(sys.modules, "modelopt", None)  # importing it raises ImportError
+    monkeypatch.setattr(cli.parity, "reference_sample", lambda *_: pytest.fail("the photos are read"))
+    with pytest.raises(MissingRequirement, match=said):
+        convert(tiny_bundle, "--precision", precision)
+
+
+def test_what_a_failed_build_wrote_stays_till_the_full_disk_was_seen(tiny_bundle, tmp_path, simulated, monkeypatch):
+    simulated()
+
+    def fail(*_):
+        raise ValueError("planted")
+
+    monkeypatch.setattr(builder, "run_in_child", fail)
+    with pytest.raises(ValueError, match="planted"):
+        build(tiny_bundle, tmp_path)
+    assert os.path.getsize(str(tmp_path / "scratch" / "model.onnx")) > 0
+
+
 @pytest.mark.parametrize("version", ["8.2.1", "10.3"])
 def test_what_the_parser_does_not_read_is_told_in_its_words(tiny_bundle, tmp_path, simulated, version):
     simulated(version, fail_parse="no such node as I know")
@@ -294,7 +321,7 @@ def test_a_build_that_gives_nothing_is_told_with_the_last_errors(tiny_bundle, tm
     said = str(refused.value)
     assert "--workspace-mib, now 300" in said and "MiB of memory" in said
     assert "Could not find any implementation for node X." in said and "enginePtr != nullptr" in said
-    assert os.listdir(str(tmp_path)) == ["bundle"]  # no plan, no scratch
+    assert sorted(os.listdir(str(tmp_path))) == ["bundle", "scratch"]  # no plan
 
 
 @pytest.mark.parametrize("version", ["8.2.1", "10.3"])

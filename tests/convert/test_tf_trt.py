@@ -267,6 +267,14 @@ def test_the_verb_builds_in_a_process_of_its_own(fake, tiny_bundle, tmp_path, mo
     assert "tf-trt-fp16: 3 of 4 operations run in TensorRT, in 1 segment, for batches of 1 and 4" in said
 
 
+def test_the_probe_is_asked_before_the_photos_are_read(tiny_bundle, monkeypatch):
+    monkeypatch.setattr(tf_trt, "run_in_child", lambda what, function: function())
+    monkeypatch.setattr(engine_module, "probe", lambda: Probe("2.21.0", (0, 0, 0), None))
+    monkeypatch.setattr(cli.parity, "reference_sample", lambda *_: pytest.fail("the photos are read"))
+    with pytest.raises(MissingRequirement, match="TensorFlow 2.21.0 was built without TensorRT"):
+        cli.main([tiny_bundle, "--to", "tf-trt"])
+
+
 def test_a_bundle_without_a_saved_model_is_refused(fake, tmp_path):
     with pytest.raises(BundleError, match="source: is missing, and is what TF-TRT converts; train again"):
         converted(str(tmp_path / "source"), tmp_path)

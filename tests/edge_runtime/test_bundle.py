@@ -100,7 +100,7 @@ def test_a_folder_in_place_of_a_file_is_found(tiny_bundle):
     assert "model.onnx" in refusal(tiny_bundle)
 
 
-@pytest.mark.parametrize("name", ["/etc/hostname", "../stray", "sample/../../stray", "", "a\0b"])
+@pytest.mark.parametrize("name", ["/etc/hostname", "../stray", "sample/../../stray", "", "a\0b", "\ud800"])
 def test_a_listed_file_outside_the_bundle_is_refused(tiny_bundle, name):
     outside = write_bytes(os.path.join(tiny_bundle, "..", "stray"), b"x")
     facts = {"sha256": files.sha256_of(outside), "size_bytes": 1}

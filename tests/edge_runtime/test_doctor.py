@@ -5,6 +5,7 @@ import os
 import platform
 import shutil
 import sys
+import types
 
 import cv2
 import pytest
@@ -55,7 +56,7 @@ def installed(monkeypatch):
     """A function: {distribution: version} -> these and no others are installed."""
 
     def pretend(versions):
-        monkeypatch.setattr(machine, "library_version", versions.get)
+        monkeypatch.setattr(machine, "distribution_version", versions.get)
 
     return pretend
 
@@ -106,6 +107,20 @@ def test_an_installed_library_is_ok_with_its_version(installed):
 def test_a_library_that_another_distribution_brings_is_ok(installed):
     installed({"opencv-python": "4.5.6"})
     assert check_of("opencv-python-headless")[1:] == ("ok", "4.5.6 (opencv-python)", "")
+
+
+@pytest.mark.parametrize(
+    "versions, found",
+    [
+        ({"tensorflow-cpu": "2.17.1"}, "2.17.1"),
+        ({"tf-nightly": "2.22.0.dev1"}, "2.22.0.dev1"),
+        ({"tensorflow": "2.7.0", "tensorflow-cpu": "2.17.1"}, "2.7.0"),
+        ({"onnxruntime-gpu": "1.23.0"}, None),
+    ],
+)
+def test_a_library_s_version_is_that_of_whichever_distribution_brings_it(installed, versions, found):
+    installed(versions)
+    assert machine.library_version("tensorflow") == found
 
 
 @pytest.mark.parametrize(
@@ -192,7 +207,7 @@ def test_a_tx2_that_is_set_up(root, tools, answers, installed, monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda name: "/usr/local/cuda/bin/" + name)
     tools["nvpmodel"] = boards.NVPMODEL
     answers["tensorrt"] = Answer("8.2.1.8", "")
-    answers["pycuda"] = Answer(["2020.1", "NVIDIA Tegra X2", "6.2"], "")
+    answers["pycuda"] = Answer(["2020.1", "NVIDIA Tegra X2", "6.2", True], "")
     answers["protobuf"] = Answer("cpp", "")
     found = {"tensorflow": "2.7.0", "linked": [8, 2, 1], "loaded": [8, 2, 1], "problem": ""}
     answers["tf-trt"] = Answer(found, "")
@@ -269,6 +284,26 @@ def test_a_library_that_ends_its_process_is_named_as_missing(answers):
 def test_tensorflow_without_tensorrt_says_what_to_install(answers):
     answers["tf-trt"] = Answer({"problem": "TensorFlow 9 was built without TensorRT.\nTo get it: x"}, "")
     assert check_of("tf-trt")[1:] == ("missing", "TensorFlow 9 was built without TensorRT.", "x")
+
+
+def test_a_pycuda_that_the_engine_refuses_is_missing(answers):
+    answers["pycuda"] = Answer(["2019.1.2", "NVIDIA Tegra X2", "6.2", False], "")
+    assert check_of("pycuda")[1:] == (
+        "missing",
+        "2019.1.2: too old (it has no Device.retain_primary_context)",
+        "pip3 install 'pycuda>=2020.1,<2021.1' on Python 3.6, pip install --upgrade pycuda elsewhere",
+    )
+
+
+@pytest.mark.parametrize("more, usable", [({"retain_primary_context": None}, True), ({}, False)])
+def test_pycuda_is_asked_for_what_the_engine_needs(monkeypatch, more, usable):
+    device = types.SimpleNamespace(name=lambda: "X", compute_capability=lambda: (6, 2), **more)
+    driver = types.SimpleNamespace(init=lambda: None, Device=lambda number: device)
+    monkeypatch.setitem(sys.modules, "pycuda", types.SimpleNamespace(driver=driver, VERSION_TEXT="2020.1"))
+    monkeypatch.setitem(sys.modules, "pycuda.driver", driver)
+    found = {}
+    exec(doctor._QUESTIONS["pycuda"], found)
+    assert found["answer"] == ["2020.1", "X", "6.2", usable]
 
 
 @pytest.fixture

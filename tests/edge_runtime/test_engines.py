@@ -8,7 +8,8 @@ import shutil
 import numpy as np
 import pytest
 
-from edge_runtime import engines, files
+from edge_runtime import bundle as bundles
+from edge_runtime import engines, files, machine
 from edge_runtime.bundle import Bundle
 from edge_runtime.engines import EngineInfo, list_engines, open_engine
 from edge_runtime.engines.base import Engine, EngineError
@@ -138,6 +139,11 @@ def changed(change):
     return lambda bundle: change_record(bundle, change)
 
 
+def toggle_avx512(record):
+    features = record["machine"]["cpu_features"]
+    features.remove("avx512f") if "avx512f" in features else features.append("avx512f")
+
+
 def with_content(data):
     return lambda bundle: write_bytes(os.path.join(folder_of(bundle), engines.ENGINE_JSON), data)
 
@@ -148,6 +154,7 @@ SPOILED = {
         "made from bundle 0123456789ab",
     ),
     "a CPU feature": (changed(lambda r: r["machine"]["cpu_features"].append("avx9000")), "a CPU with avx9000"),
+    "another size of ONNX Runtime's blocks": (changed(toggle_avx512), "avx512f, which this one "),
     "an architecture": (changed(lambda r: r["machine"].update(architecture="vax")), "made for vax"),
     "a library version": (
         changed(lambda r: r["libraries"].update(onnxruntime="0.0.1")),
@@ -162,9 +169,11 @@ SPOILED = {
     "a changed byte": (lambda bundle: flip_byte(os.path.join(folder_of(bundle), "model.onnx")), "its file model.onnx"),
     "a missing file": (lambda bundle: os.unlink(os.path.join(folder_of(bundle), "model.onnx")), "its file model.onnx"),
     "a file outside": (changed(lambda r: r["files"].update({"../x": {}})), "lists the file ../x, which is outside"),
+    "a name that no file can have": (changed(lambda r: r["files"].update({"\ud800": {}})), "which is outside it"),
     "no engine.json": (lambda b: os.unlink(os.path.join(folder_of(b), engines.ENGINE_JSON)), "engine.json is missing"),
     "half an engine.json": (with_content(b'{"format_version": 1,'), "engine.json is missing or garbled"),
     "a binary engine.json": (with_content(b"\xff\xfe\0"), "engine.json is missing or garbled"),
+    "a nested engine.json": (with_content(b"[" * 100000), "engine.json is missing or garbled"),
     "a list": (with_content(b"[]"), "engine.json is missing or garbled"),
     "no machine": (changed(lambda r: r.pop("machine")), "engine.json is missing or garbled"),
     "no speed": (changed(lambda r: r.pop("images_per_s")), "engine.json is missing or garbled"),
@@ -198,6 +207,58 @@ def test_auto_skips_an_engine_that_is_not_valid_here_with_one_line(converted, ca
     (record,) = [record for record in caplog.records if record.name == "picnic_edge"]
     assert CONVERTED in record.getMessage() and problem in record.getMessage()
     assert "\n" not in record.getMessage()
+
+
+@pytest.mark.parametrize(
+    "made_for, here, problem",
+    [
+        (["avx2"], ["avx2", "avx512f"], "was made for a CPU without avx512f, which this one has"),
+        (["avx2", "avx512f"], ["avx2"], "was made for a CPU with avx512f, which this one lacks"),
+        (["avx2"], ["avx2", "fma"], None),
+        (["avx2", "avx512f"], ["avx2", "avx512_vnni", "avx512f"], None),
+    ],
+)
+def test_onnxruntime_s_blocked_weights_are_refused_where_the_blocks_have_another_size(
+    converted, monkeypatch, made_for, here, problem
+):
+    change_record(converted, lambda record: record["machine"].update(cpu_features=made_for))
+    monkeypatch.setattr(machine, "cpu_features", lambda: here)
+    if problem is None:
+        open_engine(converted, CONVERTED).close()
+        return
+    with pytest.raises(BundleError, match=problem):
+        open_engine(converted, CONVERTED)
+
+
+def test_the_version_is_checked_also_where_another_distribution_brings_the_library(converted, monkeypatch):
+    monkeypatch.setattr(machine, "distribution_version", {"onnxruntime-gpu": "0.0.2"}.get)
+    with pytest.raises(BundleError, match="was made and checked with onnxruntime .*, here is 0.0.2"):
+        open_engine(converted, CONVERTED)
+
+
+@pytest.mark.parametrize(
+    "change, more",
+    [
+        ({}, ""),
+        ({"batch_profile": {"max": 16}, "calibration": "my photos"}, " --max-batch 16 --calibration 'my photos'"),
+        ({"labels": "a.tsv", "images": "b", "min_agreement": 0.9}, " --labels a.tsv --images b --min-agreement 0.9"),
+        ({"batch_profile": "garbled", "calibration": ["x"], "min_agreement": {}}, ""),
+    ],
+)
+def test_the_command_that_makes_an_engine_again_has_the_options_that_it_was_made_with(converted, change, more):
+    change_record(converted, lambda record: record.update(change))
+    moved = os.rename(converted.path, converted.path + " 2") or Bundle.open(converted.path + " 2")
+    expected = "picnic-edge convert '%s' --to onnxruntime --precision fp32%s" % (moved.path, more)
+    assert engines.rebuild_command(moved, engines.find_engine(moved, CONVERTED)) == expected
+
+
+def test_an_engine_that_is_replaced_while_it_is_opened_is_checked_as_what_it_is_now(converted):
+    before = engines.find_engine(converted, CONVERTED)
+    write_bytes(os.path.join(folder_of(converted), "model.onnx"), b"another conversion's")
+    listed = bundles.list_files(folder_of(converted))
+    del listed[engines.ENGINE_JSON]
+    change_record(converted, lambda record: record.update(files=listed))
+    assert engines.check_engine(converted, before).record["files"] == listed != before.record["files"]
 
 
 def test_the_command_ends_with_5_for_a_spoiled_engine_that_was_named(converted, tmp_path):
