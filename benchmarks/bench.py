@@ -11,6 +11,7 @@ in throughput and in latency. Its windows go on until then, up to a maximum. All
 """
 
 import concurrent.futures
+import contextlib
 import os
 import subprocess
 import sys
@@ -25,7 +26,7 @@ from benchmarks.worker import END_TO_END, GPU_KINDS, EngineFailed, Task, Worker,
 from edge_runtime import machine
 from edge_runtime.command import say
 from edge_runtime.engines import check_engine, find_engine
-from edge_runtime.errors import PicnicError, UsageError
+from edge_runtime.errors import BundleError, PicnicError, UsageError
 
 LEAST_WINDOWS = 10
 MOST_WINDOWS = 14
@@ -64,7 +65,9 @@ class Subject:
         self.windows = []  # type: typing.List[typing.Dict[str, typing.Any]]
         self.skipped_batches = {}  # type: typing.Dict[str, str]
         self.loadgen = []  # type: typing.List[typing.Dict[str, typing.Any]]
-        self.problem = ""  # why it is not measured (any further)
+        self.problem = ""  # why it is not measured (any further), in one line
+        self.reason = ""  # the same in full, with what mends it
+        self.invalid = False  # because it is corrupt or was built for another machine
         self.batches = []  # type: typing.List[int]
         # One; or two where the engine is another one when opened for one photo at a time: that one comes first.
         self.workers = []  # type: typing.List[Worker]
@@ -77,10 +80,10 @@ class Subject:
         """Returns the names of what is measured in windows: "b1", "b8", ..., "end_to_end"."""
         return ["b%d" % size for size in self.batches] + [END_TO_END]
 
-    def fail(self, reason):
-        """Gives the engine up, with a reason."""
-        self.problem = reason
-        say("%s: %s" % (self.name, reason))
+    def fail(self, reason, invalid=False):
+        """Gives the engine up, with a reason of one or more lines."""
+        self.problem, self.reason, self.invalid = reason.splitlines()[0], reason, invalid
+        say("%s: %s" % (self.name, self.problem))
         self.close()
 
     def close(self):
@@ -103,7 +106,7 @@ def run(bundle, subjects, plan, idle=None):
             if subject.name != "auto":
                 check_engine(bundle, find_engine(bundle, subject.name))
         except PicnicError as error:
-            subject.fail(str(error).splitlines()[0])
+            subject.fail(str(error), isinstance(error, BundleError))
     for number in range(COLD_STARTS):
         for subject in _alive(subjects):
             _time_cold_start(bundle, subject, plan.photo, number)
@@ -166,14 +169,21 @@ def best_model_rate(engine):
 
 
 def measure_idle(seconds=None):
-    """Returns the result of a power.Meter while nothing is done; at once where nothing can be metered here."""
+    """Returns (what share of the cores' time others used meanwhile, result of a power.Meter while nothing is done).
+
+    The share is None where nothing tells it. Where nothing can be metered here it is done in a moment.
+    """
     with power.Meter.open() as meter:
+        before = _core_times()
         time.sleep(0.25)
+        after = _core_times()
+    passed = after[1] - before[1]
+    share = (after[0] - before[0]) / passed if passed > 0 else None
     if "unavailable" in meter.result():
-        return meter.result()
+        return share, meter.result()
     with power.Meter.open() as meter:
         time.sleep(IDLE_S if seconds is None else seconds)
-    return meter.result()
+    return share, meter.result()
 
 
 class Reference:
@@ -207,6 +217,19 @@ def _work(pair):
         np.exp(pair[0], out=pair[1])
 
 
+def _core_times(path="/proc/stat"):
+    """Returns (busy time of the cores that may be used, all their time) in ticks, zeros where nothing tells."""
+    own = {"cpu%d" % core for core in os.sched_getaffinity(0)}
+    busy = passed = 0
+    with contextlib.suppress(OSError), open(path, encoding="ascii") as file:
+        for name, *ticks in (line.split() for line in file):
+            if name in own:
+                user, nice, system, idle, waiting, *rest = map(int, ticks)
+                busy += user + nice + system + sum(rest[:3])  # interrupts, and what other virtual machines took
+                passed += user + nice + system + sum(rest[:3]) + idle + waiting
+    return busy, passed
+
+
 def _alive(subjects):
     return [subject for subject in subjects if not subject.problem]
 
@@ -233,11 +256,9 @@ def _time_cold_start(bundle, subject, photo, number):
         finally:
             process.stdout.close()
         errors.seek(0)
-        said = [
-            line for line in errors.read().decode("utf-8", "replace").splitlines() if line.startswith("picnic-edge:")
-        ]
+        said = ("\n" + errors.read().decode("utf-8", "replace")).partition("\npicnic-edge: ")[2].strip()
     if code or not row:
-        subject.fail(said[0][len("picnic-edge: ") :] if said else "classify with it ended with exit code %d" % code)
+        subject.fail(said or "classify with it ended with exit code %d" % code, code == BundleError.exit_code)
     else:
         subject.facts["cold_starts_s"].append(took_s)
 
@@ -278,7 +299,7 @@ def _open(bundle, subject, subjects, plan, scratch):
             subject.workers.insert(0, Worker(task._replace(engine=subject.facts["name"], batches=[1])))
             subject.facts["first_call_ms"] = subject.workers[0].facts["first_call_ms"]
     except EngineFailed as error:
-        subject.fail(str(error))
+        subject.fail(str(error), error.invalid)
         return
     if any(subject is not other and other.name == subject.facts["name"] for other in subjects):
         subject.fail("is %s, which is measured already" % subject.facts["name"])
@@ -334,11 +355,11 @@ def _take_window(subject, point, number, seconds, reference, metered):
         if metered:
             with power.Meter.open() as meter:
                 found = subject.worker_for(point).ask(*request)
-            energy = meter.result()
+            energy = _energy_of(subject, point, found, meter.result())
         else:
             found = subject.worker_for(point).ask(*request)
     except EngineFailed as error:
-        subject.fail(str(error))
+        subject.fail(str(error), error.invalid)
         return
     latencies_ms = found.pop("latencies_ms", None)
     found.pop("batch", None)
@@ -350,6 +371,20 @@ def _take_window(subject, point, number, seconds, reference, metered):
     if point == "b1":
         window["latencies_ms"] = [round(value, 4) for value in latencies_ms]
     subject.windows.append(window)
+
+
+def _energy_of(subject, point, found, energy):
+    """Returns a meter's result for what a window counts, of an engine whose work it can see."""
+    if energy.get("source") == "rapl" and _uses_gpu(subject):
+        return {"unavailable": "RAPL counts the CPU and its memory, not the GPU that this engine works on"}
+    if "joules" in energy and point != END_TO_END:  # the call before those that are timed was metered too
+        share = min(1.0, found["seconds"] / energy["seconds"])
+        return dict(energy, joules=share * energy["joules"], seconds=share * energy["seconds"])
+    return energy
+
+
+def _uses_gpu(subject):
+    return subject.facts["kind"] in GPU_KINDS or subject.facts.get("gpu_memory_bytes") is not None
 
 
 def _is_stable(windows, point):
@@ -376,13 +411,17 @@ def _run_loadgen(subjects, plan):
             except OSError as error:
                 raise UsageError("--report %s: cannot be written (%s)" % (plan.loadgen_logs, error.strerror))
             except EngineFailed as error:
-                result = {"engine": subject.name, "scenario": scenario, "mode": plan.loadgen, "skipped": str(error)}
+                reason = str(error).splitlines()[0]
+                result = {"engine": subject.name, "scenario": scenario, "mode": plan.loadgen, "skipped": reason}
             subject.loadgen.append(result)
 
 
 def _energy(windows, point, photos, idle):
-    """Returns a point's energy as flat fields; none where nothing was metered."""
+    """Returns a point's energy as fields of its summary; none where nothing was metered."""
     metered = [window["energy"] for window in windows if "joules" in window["energy"]]
+    reasons = [window["energy"]["unavailable"] for window in windows if window["energy"].get("unavailable")]
+    if reasons:
+        return {"energy_problem_" + point: reasons[0]}
     if not metered or len(metered) < len(windows):
         return {}
     loaded = {
@@ -393,12 +432,25 @@ def _energy(windows, point, photos, idle):
     }
     found = power.per_image(idle, loaded, photos)
     throttled = [one["throttled"] for one in metered]
-    samples = sum(one["samples"] for one in metered)
-    return {
+    temperatures_c = [value for one in metered for value in one["temperature_c"].values()]
+    rails_w = {}
+    for name in sorted({name for one in metered for name in one["rails"]}):
+        having = [one for one in metered if name in one["rails"]]
+        means_w = [one["rails"][name]["mean_w"] for one in having]
+        rails_w[name] = float(np.average(means_w, weights=[one["seconds"] for one in having]))
+    summary = {
         "joules_per_image_" + point: found["joules_per_image"],
         "joules_above_idle_per_image_" + point: found["joules_above_idle_per_image"],
         "mean_w_" + point: loaded["joules"] / loaded["seconds"],
         "peak_w_" + point: max(one["peak_w"] for one in metered),
-        "power_samples_" + point: samples,
+        "rails_mean_w_" + point: rails_w,
+        "power_samples_" + point: sum(one["samples"] for one in metered),
         "throttled_" + point: True if True in throttled else (None if None in throttled else False),
+        "hottest_c_" + point: max(temperatures_c) if temperatures_c else None,
     }
+    for clock in ("cpu", "gpu", "emc"):
+        own = [one["clocks"] for one in metered if clock + "_min_mhz" in one["clocks"]]
+        if own:
+            summary["%s_min_mhz_%s" % (clock, point)] = min(one[clock + "_min_mhz"] for one in own)
+            summary["%s_mean_mhz_%s" % (clock, point)] = float(np.mean([one[clock + "_mean_mhz"] for one in own]))
+    return summary

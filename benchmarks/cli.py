@@ -1,6 +1,7 @@
 """picnic-edge bench"""
 
 import argparse
+import collections
 import contextlib
 import datetime
 import math
@@ -19,8 +20,8 @@ from edge_runtime import board, images, machine
 from edge_runtime.bundle import Bundle
 from edge_runtime.cli import amount
 from edge_runtime.command import print_json, say
-from edge_runtime.engines import find_engine, here, list_engines, open_engine
-from edge_runtime.errors import ImageError, MissingRequirement, PicnicError, UsageError
+from edge_runtime.engines import MOST_BATCH, find_engine, here, list_engines, open_engine
+from edge_runtime.errors import BundleError, ImageError, MissingRequirement, PicnicError, UsageError
 from edge_runtime.requirements import require
 from edge_runtime.sources import open_source
 
@@ -71,14 +72,18 @@ def main(argv=None):
         plan = make_plan(bundle, options, scratch)
         result = document(bundle, plan, ["picnic-edge", "bench"] + arguments, options.images or options.labels)
         try:
-            measure_all(result, bundle, names, plan, options.rivals)
-        except KeyboardInterrupt:
+            subjects = measure_all(result, bundle, names, plan, options.rivals)
+        except BaseException:
             say("stopped: what was measured is reported, as partial")
-            _finish(result, options)
+            try:
+                _finish(result, options)
+            except Exception as error:  # what stopped the run is what counts
+                say("the report failed, too: %s" % error)
             raise
     if all("skipped" in engine for engine in result["engines"]):
-        reasons = ["%(name)s skipped: %(skipped)s" % engine for engine in result["engines"]]
-        raise MissingRequirement("no engine could be measured:\n" + "\n".join(reasons))
+        reasons = ["%s skipped: %s" % (subject.name, subject.reason) for subject in subjects]
+        refusal = BundleError if all(subject.invalid for subject in subjects) else MissingRequirement
+        raise refusal("no engine could be measured:\n" + "\n".join(reasons))
     _finish(result, options)
 
 
@@ -99,14 +104,7 @@ def make_plan(bundle, options, scratch):
         items, origin = [item for item, _ in labelled], "--labels %s" % options.labels
     else:
         items, origin = list(open_source(_write_sample(bundle, os.path.join(scratch, "photos")))), "the sample"
-    if not items:
-        raise UsageError("%s: no photo in it" % origin)
-    chosen = _spread(items)
-    items = [item for item in chosen if _is_readable(item.path)]
-    if not items:
-        raise UsageError("%s: none of the %d photos can be read" % (origin, len(chosen)))
-    if len(items) < len(chosen):
-        say("%s: %d of %d photos cannot be read and are left out" % (origin, len(chosen) - len(items), len(chosen)))
+    items = readable(_spread(items), origin)
     return bench.Plan(
         batches=sorted({1} | set(options.batch)),
         seconds=options.seconds,
@@ -117,6 +115,22 @@ def make_plan(bundle, options, scratch):
         loadgen_logs=os.path.join(options.report or scratch, "loadgen"),
         opener=open_engine,
     )
+
+
+def readable(items, origin):
+    """Returns those of the items (of edge_runtime.sources) whose photos can be read; how many cannot is said.
+
+    Raises:
+        UsageError: there is none; origin tells where.
+    """
+    if not items:
+        raise UsageError("%s: no photo in it" % origin)
+    found = [item for item in items if not item.problem and _is_readable(item.path)]
+    if not found:
+        raise UsageError("%s: none of the %d photos can be read" % (origin, len(items)))
+    if len(found) < len(items):
+        say("%s: %d of %d photos cannot be read and are left out" % (origin, len(items) - len(found), len(items)))
+    return found
 
 
 def document(bundle, plan, command, photos):
@@ -137,12 +151,14 @@ def document(bundle, plan, command, photos):
         "machine": machine.describe(),
         "clocks": clocks(),
         "load_average": os.getloadavg()[0],
+        "busy_share": None,
         "libraries": {"numpy": np.__version__, "opencv": cv2.__version__},
         "power": {"unavailable": "not reached"},
         "roofline": {"skipped": "not reached"},
         "engines": [],
         "loadgen": [],
         "rivals": [],
+        "rivals_left_out": {},
     }
 
 
@@ -155,15 +171,18 @@ def measure_all(result, bundle, names, plan, with_rivals=False):
         names: of the engines.
         plan: a bench.Plan.
         with_rivals: also run benchmarks.rivals.
+
+    Returns:
+        list of bench.Subject.
     """
     started = time.perf_counter()
-    if report.is_busy(result):
-        load = result["load_average"]
-        say("other programs are running here (load %.1f): the figures will be those of a shared machine" % load)
     subjects = [bench.Subject(name) for name in dict.fromkeys(names)]
     try:
-        idle = bench.measure_idle()
+        result["busy_share"], idle = bench.measure_idle()
         result["power"] = idle
+        if report.is_busy(result):
+            share = 100 * result["busy_share"]
+            say("other programs keep %.0f %% of the cores busy: the figures are of a shared machine" % share)
         bench.run(bundle, subjects, plan, idle)
         _gather(result, subjects)
         if any("skipped" not in engine for engine in result["engines"]):
@@ -175,6 +194,7 @@ def measure_all(result, bundle, names, plan, with_rivals=False):
         _gather(result, subjects)
         _name_libraries(result, bundle)
         result["seconds"] = time.perf_counter() - started
+    return subjects
 
 
 def clocks(root="/"):
@@ -232,8 +252,10 @@ def _place_below_roof(bundle, engines, seconds):
     try:
         work = roofline.count_work(bundle.file("model.onnx"))
         peaks = roofline.measure_peaks(min(1.0, seconds))
-    except (PicnicError, ChildError) as error:
+    except PicnicError as error:
         return {"skipped": str(error).splitlines()[0]}
+    except ChildError as error:  # a traceback, whose last line names the cause
+        return {"skipped": str(error).strip().splitlines()[-1]}
     for engine in engines:
         best = bench.best_model_rate(engine) if "skipped" not in engine else None
         if best:
@@ -244,6 +266,7 @@ def _place_below_roof(bundle, engines, seconds):
 
 def _run_rivals(result, bundle, plan):
     paths, left_out = rivals.common_photos([item.path for item in plan.items])
+    result["rivals_left_out"] = dict(collections.Counter(reason for _, reason in left_out))
     if left_out:
         say("%d of %d photos are left out, which not every rival can read" % (len(left_out), len(plan.items)))
     if not paths:
@@ -257,12 +280,14 @@ def _run_rivals(result, bundle, plan):
 
 def _finish(result, options):
     table = report.format_table(result)
-    if options.report:
-        report.write_report(options.report, result, table)
-    if options.json:
-        print_json(result)
-    else:
-        print(table)
+    try:
+        if options.json:
+            print_json(result)
+        else:
+            print(table)
+    finally:  # neither a full disk nor a closed pipe costs the other's result
+        if options.report:
+            report.write_report(options.report, result, table)
 
 
 def _spread(items):
@@ -298,6 +323,6 @@ def _batches(text):
         sizes = sorted({int(part) for part in text.split(",")})
     except ValueError:
         sizes = []
-    if not sizes or sizes[0] < 1:
-        raise argparse.ArgumentTypeError("expected batch sizes such as 1,4,8, got %s" % text)
+    if not sizes or sizes[0] < 1 or sizes[-1] > MOST_BATCH:
+        raise argparse.ArgumentTypeError("expected batch sizes such as 1,4,8, %d at most, got %s" % (MOST_BATCH, text))
     return sizes

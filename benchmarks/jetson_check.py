@@ -13,6 +13,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import typing
 
@@ -80,13 +81,14 @@ def main(argv=None):
     except OSError as error:
         _say("--out %s: cannot be written (%s)" % (options.out, error.strerror))
         return 2
-    for step in steps(options.bundle, options.images or os.path.join(options.bundle, "sample")):
-        _say("== " + " ".join(shlex.quote(part) for part in step.command))
-        done = dict(run(step.command, step.limit_s), name=step.name, must=step.must)
-        report["steps"].append(done)
-        report["engines"] = _records(options.bundle)
-        _write(options.out, report)
-        _say(summary(done))
+    with tempfile.TemporaryDirectory() as scratch:
+        for step in steps(options.bundle, options.images or os.path.join(options.bundle, "sample"), scratch):
+            _say("== " + " ".join(shlex.quote(part) for part in step.command))
+            done = dict(run(step.command, step.limit_s), name=step.name, must=step.must)
+            report["steps"].append(done)
+            report.update(engines=_records(options.bundle), bench=_figures(os.path.join(scratch, "bench.json")))
+            _write(options.out, report)
+            _say(summary(done))
     _say("\nThe report to send back: %s" % options.out)
     failed = [done["name"] for done in report["steps"] if done["must"] and done["exit_code"] != 0]
     if failed:
@@ -94,8 +96,8 @@ def main(argv=None):
     return 3 if failed else 0
 
 
-def steps(bundle, photos):
-    """Returns the Steps, in the order of running."""
+def steps(bundle, photos, scratch):
+    """Returns the Steps, in the order of running; the bench writes its files into scratch."""
     verb = [sys.executable, "-m", "picnic_edge"]
     found = [Step(" ".join(command), command, 60, False) for command in _COMMANDS]
     found.append(Step("opencv", [sys.executable, "-c", _OPENCV], 60, True))
@@ -109,7 +111,7 @@ def steps(bundle, photos):
     int8 = verb + ["convert", bundle, "--to", "tensorrt", "--precision", "int8"]
     found.append(Step("convert tensorrt-int8", int8, _BUILD_S, False))
     found.append(Step("classify auto", verb + ["classify", bundle, photos], _RUN_S, True))
-    found.append(Step("bench", verb + ["bench", bundle, "--images", photos, "--json"], _BUILD_S, True))
+    found.append(Step("bench", verb + ["bench", bundle, "--images", photos, "--report", scratch], _BUILD_S, True))
     return found
 
 
@@ -191,6 +193,17 @@ def _records(bundle):
     folder = os.path.join(bundle, "engines")
     names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
     return {name: _read(os.path.join(folder, name, "engine.json")) for name in names}
+
+
+def _figures(path):
+    """Returns a bench.json without its windows, which are most of it; None where there is none."""
+    try:
+        found = json.loads(_read(path) or "null")
+        for engine in found["engines"] if found else []:
+            engine.pop("windows", None)
+        return found
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
 
 
 def _read(path):

@@ -237,7 +237,7 @@ class Meter:
         now = time.perf_counter()
         if self._source.waits and self._stop.is_set():  # what came while waiting tells of the time after the block
             return
-        if sample is not None and set(self._source.added) <= set(sample.rails):
+        if sample is not None and self._source.added and set(self._source.added) <= set(sample.rails):
             self._samples.append((now, sample))
         else:
             self._skipped += 1

@@ -20,7 +20,7 @@ _STAGE_COLOURS = ("#2ba5b8", "#b08a2e", "#d463a8", "#808890")  # none that the f
 _GREY = "#808890"
 _PLOT = (4.6, 3.2)  # inches; two stand side by side
 _MIB = float(1 << 20)
-_BUSY = 0.25  # load average per core from which on a machine is called busy
+_BUSY = 0.25  # share of the cores' time from which on a machine is called busy
 
 Column = typing.NamedTuple(
     "Column",
@@ -65,7 +65,7 @@ def measured(result):
 
 def is_busy(result):
     """Whether other programs were at work when a run began."""
-    return result["load_average"] > _BUSY * result["machine"]["cores"]
+    return (result.get("busy_share") or 0) > _BUSY
 
 
 def rows(result):
@@ -117,8 +117,8 @@ def notes(result):
     ]
     if is_busy(result):
         found.append(
-            "Other programs were running (load %.1f on %d cores): these are figures of a shared machine."
-            % (result["load_average"], place["cores"])
+            "Other programs kept %.0f %% of the cores busy before the run: these are figures of a shared machine."
+            % (100 * result["busy_share"])
         )
     for engine in measured(result):
         if engine["unstable"]:
@@ -130,8 +130,23 @@ def notes(result):
             found.append("%s stopped on the way: %s" % (engine["name"], engine["stopped"]))
         for point, reason in sorted(engine["skipped_batches"].items()):
             found.append("%s %s skipped: %s" % (engine["name"], point, reason))
+        problems = {point: engine.get("energy_problem_" + point) for point in engine["points"]}
+        for problem in sorted(set(problems.values()) - {None}):
+            points = ", ".join(point.replace("_", " ") for point, one in problems.items() if one == problem)
+            found.append("%s: no energy in %s: %s" % (engine["name"], points, problem))
         if any(engine.get(name) for name in engine if name.startswith("throttled_")):
             found.append("%s was throttled: the hardware slowed itself down." % engine["name"])
+    if result["power"].get("source") == "rapl":
+        found.append(
+            "Energy is of the CPU and memory only (%s): no GPU, disk or power supply."
+            % " + ".join(result["power"]["added"])
+        )
+    left_out = result.get("rivals_left_out") or {}
+    if left_out:
+        why = "; ".join("%d: %s" % (count, text) for text, count in sorted(left_out.items()))
+        found.append(
+            "The rivals were given %d photos less, which not all of them can read (%s)." % (sum(left_out.values()), why)
+        )
     for key, what in (("power", "energy"), ("roofline", "roofline")):
         reason = result[key].get("unavailable", result[key].get("skipped"))
         if reason:

@@ -18,7 +18,7 @@ import time
 
 import numpy as np
 
-from benchmarks import measure, rivals
+from benchmarks import cli, measure, rivals
 from edge_runtime import images, machine
 from edge_runtime.bundle import Bundle
 from edge_runtime.classifier import Classifier
@@ -85,7 +85,7 @@ def main(argv=None):
     parser.add_argument("--loop-photos", type=int, default=200, metavar="N", help="for the usual loops (default 200)")
     options = parser.parse_args(argv)
     bundle = Bundle.open(options.bundle)
-    items = list(open_source(options.photos))
+    items = cli.readable(list(open_source(options.photos)), options.photos)
     paths = [item.path for item in items]
     decoded, every_pixel, engines = [], [], collections.defaultdict(list)
     for number in range(options.rounds):

@@ -21,7 +21,7 @@ from edge_runtime import board, machine
 from edge_runtime.bundle import Bundle
 from edge_runtime.classifier import Classifier
 from edge_runtime.engines.base import EngineError
-from edge_runtime.errors import PicnicError
+from edge_runtime.errors import BundleError, PicnicError
 
 GPU_KINDS = ("tensorrt", "tf-trt")  # built for a largest batch; their memory is the GPU's
 END_TO_END = "end_to_end"
@@ -43,7 +43,14 @@ Task = typing.NamedTuple(
 
 
 class EngineFailed(Exception):  # noqa: N818
-    """This engine cannot be measured any further; the message is the reason, in one line."""
+    """This engine cannot be measured any further; the message is the reason, its first line says it in short.
+
+    invalid: it, or its bundle, is corrupt, tampered with or built for another machine.
+    """
+
+    def __init__(self, reason, invalid=False):
+        super().__init__(reason)
+        self.invalid = invalid
 
 
 class Worker:
@@ -100,7 +107,7 @@ class Worker:
             reason, value = _how_it_ended(self._process.exitcode), None
         self._busy = False
         if reason:
-            raise EngineFailed(reason)
+            raise EngineFailed(reason, invalid=bool(value))
         return value
 
 
@@ -137,7 +144,7 @@ def _serve(connection, parent, task):
         try:
             value = request(*arguments)
         except (PicnicError, EngineError) as error:
-            reason = str(error).splitlines()[0]
+            reason, value = str(error) or type(error).__name__, isinstance(error, BundleError)
         except Exception as error:  # each library has exceptions of its own
             traceback.print_exc()
             text = str(error).strip().splitlines() or [""]

@@ -7,7 +7,7 @@ import numpy as np
 
 from edge_runtime.engines import EngineInfo
 from edge_runtime.engines.base import Engine
-from edge_runtime.errors import MissingRequirement
+from edge_runtime.errors import BundleError, MissingRequirement
 
 
 class SleepingEngine(Engine):
@@ -47,6 +47,11 @@ def open_lacking(bundle, name, max_batch):
     if name == "onnxruntime-fp32":
         raise MissingRequirement("a library is needed here\nTo get it: pip install it")
     return open_sleeping(bundle, name, max_batch)
+
+
+def open_tampered(bundle, name, max_batch):
+    """Not the engine that was written."""
+    raise BundleError("not the one that was written\nTo get it: make it again")
 
 
 def open_crashing(bundle, name, max_batch):

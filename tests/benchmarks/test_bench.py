@@ -13,6 +13,7 @@ import types
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from benchmarks import bench, cli, measure, report, roofline, worker
 from benchmarks.worker import EngineFailed, Task, Worker
@@ -441,6 +442,39 @@ def test_no_engine_at_all_exits_with_4_and_names_each_reason(bundle, stub):
     assert sorted(line.split()[0] for line in lines[1:]) == ["onnxruntime", "onnxruntime-bf16", "onnxruntime-fp32"]
 
 
+def test_an_engine_of_another_machine_alone_exits_with_5_and_the_command(bundle):
+    with pytest.raises(BundleError, match="sparc64.*picnic-edge convert .* --to onnxruntime --precision bf16"):
+        cli.main([bundle, "--engine", "onnxruntime-bf16"] + QUICK)
+
+
+@pytest.mark.parametrize("opener, kind", [(stub_engines.open_lacking, MissingRequirement), (None, BundleError)])
+def test_an_engine_that_cannot_be_opened_keeps_its_exit_code_and_remedy(bundle, stub, opener, kind):
+    stub(opener or stub_engines.open_tampered)
+    with pytest.raises(kind) as refused:
+        cli.main([bundle, "--engine", "onnxruntime-fp32"] + QUICK)
+    assert type(refused.value) is kind and str(refused.value).splitlines()[-1].startswith("To get it: ")
+
+
+@pytest.mark.parametrize("code, invalid", [(5, True), (4, False)])
+def test_a_cold_start_keeps_the_exit_code_and_remedy(tiny_bundle, monkeypatch, code, invalid):
+    script = "import sys; sys.stderr.write('a warning\\npicnic-edge: lacks x\\nTo get it: y\\n'); sys.exit(%d)" % code
+    popen, child = subprocess.Popen, [sys.executable, "-c", script]
+    monkeypatch.setattr(bench.subprocess, "Popen", lambda command, **options: popen(child, **options))
+    subject = bench.Subject("x")
+    bench._time_cold_start(Bundle.open(tiny_bundle), subject, "a.jpg", 1)
+    assert (subject.problem, subject.reason) == ("lacks x", "lacks x\nTo get it: y")
+    assert subject.invalid is invalid
+
+
+def test_a_roofline_that_fails_names_the_cause(monkeypatch):
+    def fail(path):
+        raise cli.ChildError("building it failed:\nTraceback (most recent call last):\n  x\nValueError: planted\n")
+
+    monkeypatch.setattr(roofline, "count_work", fail)
+    found = cli._place_below_roof(types.SimpleNamespace(file=str), [], 0.1)
+    assert found == {"skipped": "ValueError: planted"}
+
+
 def test_an_unknown_engine_exits_with_2_before_others_are_measured(tiny_bundle, monkeypatch):
     monkeypatch.setattr(cli, "measure_all", None)
     with pytest.raises(UsageError, match="has no engine tensorrt-fp16, only .*onnxruntime"):
@@ -470,18 +504,51 @@ def test_a_report_folder_that_cannot_be_made_exits_with_2_before_measuring(tiny_
             cli.main([tiny_bundle, "--report", str(tmp_path / name)] + QUICK)
 
 
-def test_a_report_that_cannot_be_written_exits_with_2(tiny_bundle, stub, tmp_path):
+def test_a_report_that_cannot_be_written_exits_with_2_after_the_table(tiny_bundle, stub, tmp_path, capsys):
     (tmp_path / "report" / "bench.json").mkdir(parents=True)
     with pytest.raises(UsageError, match="--report .*: cannot be written"):
         cli.main([tiny_bundle, "--report", str(tmp_path / "report")] + QUICK)
+    assert "| onnxruntime |" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("batch", ["0", "a", "1,,2", "", "-1"])
+def test_a_closed_pipe_costs_no_report(tmp_path, monkeypatch):
+    written = []
+    monkeypatch.setattr(cli.report, "format_table", lambda result: "table")
+    monkeypatch.setattr(cli.report, "write_report", lambda *arguments: written.append(arguments))
+    monkeypatch.setattr(cli, "print_json", lambda result: (_ for _ in ()).throw(BrokenPipeError()))
+    with pytest.raises(BrokenPipeError):
+        cli._finish({}, cli.parser().parse_args(["b", "--json", "--report", "r"]))
+    assert written == [("r", {}, "table")]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("planted bug"), UsageError("planted")])
+def test_what_stops_a_run_costs_nothing_that_was_measured(tiny_bundle, stub, tmp_path, monkeypatch, capsys, error):
+    """Here while the roofs are measured, after the engines; and the report cannot be written either."""
+
+    def stop(*_):
+        raise error
+
+    monkeypatch.setattr(cli, "_place_below_roof", stop)
+    folder = tmp_path / "report"
+    with pytest.raises(type(error)):
+        cli.main([tiny_bundle, "--report", str(folder)] + QUICK)
+    result = json.loads((folder / "bench.json").read_text())
+    assert result["partial"] is True and result["engines"][0]["windows"]
+    assert "| onnxruntime |" in capsys.readouterr().out
+    shutil.rmtree(str(folder))
+    (folder / "bench.json").mkdir(parents=True)
+    with pytest.raises(type(error)):
+        cli.main([tiny_bundle, "--report", str(folder)] + QUICK)
+    said = capsys.readouterr()
+    assert "| onnxruntime |" in said.out and "the report failed, too: --report" in said.err
+
+
+@pytest.mark.parametrize("batch", ["0", "a", "1,,2", "", "-1", "1,2000"])
 def test_senseless_batch_sizes_exit_with_2(tiny_bundle, batch, capsys):
     with pytest.raises(SystemExit) as stopped:
         cli.main([tiny_bundle, "--batch=" + batch])
     assert stopped.value.code == 2
-    assert "expected batch sizes such as 1,4,8" in capsys.readouterr().err
+    assert "expected batch sizes such as 1,4,8, 1024 at most, got " + batch in capsys.readouterr().err
 
 
 def test_a_tampered_bundle_exits_with_5(tiny_bundle):
@@ -655,7 +722,9 @@ def test_warming_up_goes_on_while_calls_get_faster(monkeypatch):
 def test_energy_is_added_up_over_the_windows():
     def window(point, photos, joules, seconds, throttled=False):
         energy = {"source": "sysfs", "added": ["VDD_IN"], "joules": joules, "seconds": seconds, "peak_w": joules}
-        energy.update(samples=5, throttled=throttled)
+        energy.update(samples=5, throttled=throttled, temperature_c={"GPU": 40 + joules, "CPU": 30.0})
+        energy["rails"] = {"VDD_IN": {"mean_w": joules / seconds}, "VDD_GPU": {"mean_w": joules}}
+        energy["clocks"] = {"gpu_min_mhz": 10 * joules, "gpu_mean_mhz": 100 * joules, "gpu_max_mhz": 900}
         return {"point": point, "photos": photos, "seconds": 1.0, "cpu_s": 0.5, "energy": energy}
 
     idle = {"source": "sysfs", "added": ["VDD_IN"], "mean_w": 2.0}
@@ -664,11 +733,20 @@ def test_energy_is_added_up_over_the_windows():
     assert found["joules_above_idle_per_image_b1"] == pytest.approx((20 - 2 * 2.5) / 40)
     assert (found["mean_w_b1"], found["peak_w_b1"]) == (pytest.approx(8.0), 12.0)
     assert found["power_samples_b1"] == 10 and found["throttled_b1"] is True
+    rails_w = {"VDD_IN": pytest.approx(8.0), "VDD_GPU": pytest.approx((8 * 1.0 + 12 * 1.5) / 2.5)}
+    assert found["rails_mean_w_b1"] == rails_w and found["hottest_c_b1"] == 52.0
+    assert (found["gpu_min_mhz_b1"], found["gpu_mean_mhz_b1"]) == (80.0, pytest.approx(1000.0))
+    assert "cpu_min_mhz_b1" not in found
     unmetered = dict(window("b1", 10, 8.0, 1.0), energy={"unavailable": "gone"})
-    assert bench._energy([window("b1", 10, 8.0, 1.0), unmetered], "b1", 20, idle) == {}
+    found = bench._energy([window("b1", 10, 8.0, 1.0), unmetered], "b1", 20, idle)
+    assert found == {"energy_problem_b1": "gone"}
+    unmetered["energy"] = {"unavailable": ""}  # nothing is metered on this machine, which is said once
+    assert bench._energy([unmetered], "b1", 20, idle) == {}
 
 
-def test_a_metered_run_carries_its_energy_into_every_output(tiny_bundle, stub, photos, monkeypatch, capsys, tmp_path):
+def meter_of(source, monkeypatch):
+    """Puts a meter that always says 5 W in place of the real ones."""
+
     class Meter:
         @classmethod
         def open(cls):
@@ -682,11 +760,16 @@ def test_a_metered_run_carries_its_energy_into_every_output(tiny_bundle, stub, p
             self.seconds = time.perf_counter() - self.started
 
         def result(self):
-            found = {"source": "sysfs", "added": ["VDD_IN"], "joules": 5 * self.seconds, "seconds": self.seconds}
-            return dict(found, mean_w=5.0, peak_w=6.0, samples=3, throttled=None)
+            found = {"source": source, "added": ["VDD_IN"], "joules": 5 * self.seconds, "seconds": self.seconds}
+            found.update(rails={"VDD_IN": {"mean_w": 5.0}}, clocks={"gpu_min_mhz": 114.0, "gpu_mean_mhz": 900.0})
+            return dict(found, mean_w=5.0, peak_w=6.0, samples=3, throttled=None, temperature_c={"GPU": 41.5})
 
     monkeypatch.setattr(bench.power, "Meter", Meter)
     monkeypatch.setattr(bench, "IDLE_S", 0.01)
+
+
+def test_a_metered_run_carries_its_energy_into_every_output(tiny_bundle, stub, photos, monkeypatch, capsys, tmp_path):
+    meter_of("sysfs", monkeypatch)
     cli.main([tiny_bundle, "--images", photos, "--report", str(tmp_path)] + QUICK)
     assert "J/image" in capsys.readouterr().out.splitlines()[0]
     result = json.loads((tmp_path / "bench.json").read_text())
@@ -696,7 +779,57 @@ def test_a_metered_run_carries_its_energy_into_every_output(tiny_bundle, stub, p
         assert engine["mean_w_" + point] == pytest.approx(5.0) and engine["throttled_" + point] is None
         assert engine["joules_per_image_" + point] > 0
         assert engine["joules_above_idle_per_image_" + point] == pytest.approx(0, abs=1e-9)
+        assert engine["rails_mean_w_" + point] == {"VDD_IN": pytest.approx(5.0)}
+        assert engine["gpu_min_mhz_" + point] == 114.0 and engine["hottest_c_" + point] == 41.5
+    for point in ("b1", "b3"):  # the call before the timed ones is in neither the photos nor the joules
+        assert engine["joules_per_image_" + point] * engine["images_per_s_" + point] == pytest.approx(5.0)
     assert all(window["joules_per_image"] > 0 for window in engine["windows"])
+
+
+def test_what_rapl_cannot_see_of_a_gpu_is_given_no_energy(tiny_bundle, stub, photos, monkeypatch, capsys):
+    meter_of("rapl", monkeypatch)
+    result = bench_json(capsys, tiny_bundle, "--images", photos, *QUICK)
+    text = report.format_table(result)
+    assert "J/image" in text and "Energy is of the CPU and memory only (VDD_IN): no GPU" in text
+    monkeypatch.setattr(bench, "_uses_gpu", lambda subject: True)
+    result = bench_json(capsys, tiny_bundle, "--images", photos, *QUICK)
+    text = report.format_table(result)
+    (engine,) = result["engines"]
+    assert "joules_per_image_b1" not in engine and faults(result, schema()) == []
+    assert all(window["joules_per_image"] is None for window in engine["windows"])
+    assert "J/image" not in text
+    assert "onnxruntime: no energy in b1, b3, end to end: RAPL counts the CPU and its memory, not the GPU" in text
+
+
+def test_engines_that_work_on_a_gpu():
+    subject = bench.Subject("x")
+    for facts, expected in (
+        ({"kind": "tensorrt"}, True),
+        ({"kind": "openvino", "gpu_memory_bytes": None}, False),
+        ({"kind": "tensorflow", "gpu_memory_bytes": 1 << 30}, True),
+    ):
+        subject.facts = facts
+        assert bench._uses_gpu(subject) is expected
+
+
+def test_how_busy_others_keep_the_cores_is_measured_and_not_the_load_of_the_minute_before(tmp_path, monkeypatch):
+    core = sorted(os.sched_getaffinity(0))[0]
+    path = str(tmp_path / "stat")
+
+    def tick(text):
+        helpers.write_bytes(path, ("cpu  9 9 9 9 9 9 9 9\ncpu%d %s\nintr 5 6 7\n" % (core, text)).encode())
+
+    tick("100 0 50 800 50 0 0 0 0 0")
+    assert bench._core_times(path) == (150, 1000)
+    assert bench._core_times(str(tmp_path / "gone")) == (0, 0)
+    times = iter([(150, 1000), (180, 1040), (0, 0), (0, 0)])
+    monkeypatch.setattr(bench, "_core_times", lambda: next(times))
+    monkeypatch.setattr(bench.power.Meter, "open", classmethod(lambda cls: cls(None, "none", "/", 0.1)))
+    assert bench.measure_idle() == (0.75, {"unavailable": "none"})
+    assert bench.measure_idle()[0] is None
+    for share, busy in ((0.3, True), (0.2, False), (None, False)):
+        assert report.is_busy({"busy_share": share, "load_average": 9.0, "machine": {"cores": 2}}) is busy
+    assert not report.is_busy({"load_average": 9.0, "machine": {"cores": 2}})  # an older bench.json
 
 
 def test_clocks_are_read_from_a_board_s_files(tmp_path):
@@ -771,8 +904,22 @@ def test_rivals_get_the_same_photos(tiny_bundle, stub, photos, monkeypatch, caps
     assert len(given["paths"]) == 6 and given["batch"] == 3
     assert [one["name"] for one in result["rivals"]] == ["hackathon", "tensorflow"]
     assert "labels" not in result["rivals"][0] and faults(result, schema()) == []
+    assert result["rivals_left_out"] == {}
     text = report.format_table(result)
     assert "rival hackathon: 9.0 images/s at batch 32" in text and "rival tensorflow skipped: not here" in text
+
+
+def test_photos_that_rivals_do_not_get_are_in_the_document(tiny_bundle, stub, tmp_path, monkeypatch, capsys):
+    helpers.write_photo(tmp_path / "photos" / "a.jpg", helpers.photo((200, 10, 10)))
+    for name in ("b.webp", "c.webp"):
+        helpers.write_bytes(tmp_path / "photos" / name, helpers.encoded(Image.new("RGB", (40, 30)), "webp"))
+    monkeypatch.setattr(cli.rivals, "measure", lambda bundle, paths, seconds, batch: [])
+    result = bench_json(capsys, tiny_bundle, "--images", str(tmp_path / "photos"), "--rivals", *QUICK)
+    assert result["photo_count"] == 3 and faults(result, schema()) == []
+    assert result["rivals_left_out"] == {"is WEBP (RGB), which not every rival reads": 2}
+    assert "The rivals were given 2 photos less, which not all of them can read (2: is WEBP" in report.format_table(
+        result
+    )
 
 
 def test_a_cold_start_that_fails_gives_the_command_s_own_reason(tiny_bundle, tmp_path):

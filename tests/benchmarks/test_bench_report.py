@@ -69,6 +69,9 @@ def subject(name, photo_ms, metered, seed=0):
                     "peak_w": 11.0,
                     "samples": 5,
                     "throttled": False,
+                    "rails": {"VDD_IN": {"mean_w": 9.5}, "VDD_SYS_GPU": {"mean_w": 4.25}},
+                    "clocks": {"gpu_min_mhz": 1122.0, "gpu_mean_mhz": 1290.0},
+                    "temperature_c": {"GPU-therm": 61.0, "CPU-therm": 55.0},
                 }
             if point == "b1":
                 window["latencies_ms"] = list(call_ms * (0.98 + random.gamma(1.2, 0.03, calls)))
@@ -153,6 +156,7 @@ def document(metered=True, names=tuple(PHOTO_MS)):
             "gpu_max_mhz": None,
         },
         "load_average": 0.1,
+        "busy_share": 0.02,
         "libraries": {"openvino": "2026.4.0", "onnxruntime": "1.32.0"},
         "power": idle,
         "roofline": {
@@ -167,6 +171,7 @@ def document(metered=True, names=tuple(PHOTO_MS)):
         "engines": engines,
         "loadgen": loadgen,
         "rivals": rivals,
+        "rivals_left_out": {"is WEBP (RGB), which not every rival reads": 2},
     }
 
 
@@ -208,6 +213,7 @@ def test_everything_stands_on_the_page_and_it_fetches_nothing(page):
         "Roofline",
         "Latency at batch 1",
         "What was measured, by batch",
+        "Power by rail, and the clocks meanwhile",
         "The limit of this machine",
         "LoadGen scenarios, unofficial",
         "Rivals",
@@ -221,6 +227,9 @@ def test_everything_stands_on_the_page_and_it_fetches_nothing(page):
     assert "tensorrt-fp16 skipped: was made for aarch64" in text
     assert "INVALID" in text and "too many answers came later than the bound" in text
     assert "p99.9 ms" in text and "governor performance" in text and "idle 2.10 W" in text
+    assert "VDD_IN 9.50, VDD_SYS_GPU 4.25" in text and "gpu 1122, 1290" in text
+    assert '<td class="number">61</td><td>no</td>' in text and "2 % of the cores busy" in text
+    assert "The rivals were given 2 photos less" in text and "at least ten, at most fourteen" in text
 
 
 def test_without_a_meter_roofs_and_extras_they_are_left_out_and_said(page):
@@ -231,6 +240,7 @@ def test_without_a_meter_roofs_and_extras_they_are_left_out_and_said(page):
             del engine[name]
     text = page(result)
     assert "Energy per image" not in headings(text) and "Roofline" not in headings(text)
+    assert "Power by rail, and the clocks meanwhile" not in headings(text)
     assert "Rivals" not in headings(text) and "The limit of this machine" not in headings(text)
     assert "No energy: no meter here" in text and "No roofline: onnx is needed here" in text
     assert "J/image</th>" in text  # the column by batch stays, with dashes

@@ -24,15 +24,18 @@ ENGINES = {
 POINTS = {"b1": 1, "b4": 4, "b8": 8, "end_to_end": 1}
 
 
-def document(seed, slower=(), factor=1.0, machine=1.0, noise=0.02, bursts=0.0, windows=10):
-    """Returns a bench.json of made-up figures: some engines slower by a factor, and the whole machine by another."""
+def document(seed, slower=(), factor=1.0, machine=1.0, noise=0.02, bursts=0.0, windows=10, own_noise=None, felt=1.0):
+    """Returns a bench.json of made-up figures: some engines slower by a factor, and the whole machine by another.
+
+    own_noise: of the machine's own work, where not the windows'. felt: how much of the machine's change engines feel.
+    """
     random = np.random.RandomState(seed)
     engines = []
     for name, photo_ms in ENGINES.items():
         own = []
         for number in range(windows):
             for point in POINTS:
-                took_ms = photo_ms * machine * math.exp(noise * random.randn())
+                took_ms = photo_ms * machine**felt * math.exp(noise * random.randn())
                 took_ms *= factor if name in slower else 1.0
                 if random.rand() < bursts:  # a neighbour takes the cores for this window
                     took_ms *= 1 + random.rand()
@@ -47,7 +50,7 @@ def document(seed, slower=(), factor=1.0, machine=1.0, noise=0.02, bursts=0.0, w
                         "p50_ms": took_ms * POINTS[point],
                         "cpu_s": photos * 2 * took_ms / 1000,
                         "joules_per_image": None,
-                        "reference_ms": 3.0 * machine * math.exp(noise * random.randn()),
+                        "reference_ms": 3.0 * machine * math.exp((own_noise or noise) * random.randn()),
                     }
                 )
         engines.append({"name": name, "windows": own, "peak_rss_bytes": 500 << 20, "top1": None, "cold_start_s": 1.0})
@@ -63,6 +66,7 @@ def document(seed, slower=(), factor=1.0, machine=1.0, noise=0.02, bursts=0.0, w
         "machine": {"cpu": "c", "cores": 2, "architecture": "x", "memory_bytes": 1, "system": "s", "python": "3"},
         "clocks": {"governor": "", "power_mode": "", "cpu_max_mhz": None, "gpu_max_mhz": None},
         "load_average": 0.1,
+        "busy_share": 0.02,
         "libraries": {"numpy": "1"},
         "engines": engines,
     }
@@ -114,6 +118,39 @@ def test_a_slower_machine_is_no_slower_engine():
     assert compare.compare(before, after)["machine_change"] == pytest.approx(0.2, abs=0.03)
     after = document(1, machine=1.2, slower=["openvino-int8"], factor=1.15)
     assert {engine for engine, _ in changes(before, after)} == {"openvino-int8"}
+
+
+def test_a_machine_that_got_faster_hides_no_slowdown():
+    for machine in (1 / 1.12, 0.9, 0.92):
+        for seed in range(10):
+            before = document(2 * seed, own_noise=0.03)
+            after = document(2 * seed + 1, slower=["openvino-bf16"], factor=1.15, machine=machine, own_noise=0.03)
+            found = compare.compare(before, after)
+            changed = [figure for figure in found["figures"] if figure.changed]
+            assert changed and all(figure.engine == "openvino-bf16" and figure.worse for figure in changed)
+            assert compare.failures(found, 10)
+    figure = changed[0]
+    assert abs(figure.change) > abs(figure.as_measured) + 0.03
+    size = "%+.1f %% as measured, %+.1f %% less the machine's own change, worse" % (
+        100 * figure.as_measured,
+        100 * figure.change,
+    )
+    assert size in compare.format_comparison(found)
+
+
+def test_a_machine_s_change_alone_is_silent_though_its_own_work_is_noisy_or_overstates_it():
+    for machine in (0.8, 0.9, 0.95, 1.05, 1.1, 1.2):
+        for felt, least in ((1.0, 9), (0.5, 10)):
+            silent = sum(
+                not changes(
+                    document(2 * seed, own_noise=0.03),
+                    document(2 * seed + 1, machine=machine, own_noise=0.03, felt=felt),
+                )
+                for seed in range(10)
+            )
+            assert silent >= least, (machine, felt)
+    for machine in (0.95, 1.05):  # felt by no engine at all
+        assert not changes(document(0), document(1, machine=machine, felt=0.0))
 
 
 def test_small_differences_are_nobody_s_doing():
@@ -202,7 +239,8 @@ def test_an_engine_that_is_lost_fails_and_a_new_one_is_told(tmp_path, capsys):
 
 def test_runs_that_cannot_be_compared_are_said_loudly(tmp_path, capsys):
     before, after = document(0), document(1)
-    after.update(bundle_id="other", batches=[1, 16], partial=True, load_average=3.0, photos="train")
+    after.update(bundle_id="other", batches=[1, 16], partial=True, busy_share=0.5, load_average=0.1, photos="train")
+    before["load_average"] = 3.0  # of what the user ran before: nobody's disturbance
     after["machine"] = dict(after["machine"], cpu="another")
     after["libraries"] = {"numpy": "2"}
     after["clocks"] = dict(after["clocks"], power_mode="MAXN")
@@ -211,7 +249,7 @@ def test_runs_that_cannot_be_compared_are_said_loudly(tmp_path, capsys):
     for what in ("the machine: cpu c", "the bundle: abc; other", "--batch: 1,4,8; 1,16", "the libraries", "the clocks"):
         assert any(what in line for line in said), what
     assert any("the second run was stopped before its end" in line for line in said)
-    assert any("other programs were running beside the second run (load 3.0)" in line for line in said)
+    assert any("other programs kept 50 % of the cores busy before the second run" in line for line in said)
     assert len(said) == 8
 
 
@@ -306,6 +344,9 @@ def test_measurements_that_are_gone_and_engines_that_stopped_are_lost():
     lost = ["onnxruntime-fp32 end_to_end", "openvino-fp32 (stopped: its process crashed)"]
     assert found["lost"] == lost
     assert compare.failures(found, 50) == [name + " is not measured any more" for name in lost]
+    before["engines"][1]["stopped"] = "its process crashed then, too"
+    assert compare.compare(before, after)["lost"] == lost[:1]
+    assert compare.compare(after, after)["lost"] == []
 
 
 def test_the_document_that_is_garbled_is_named(tmp_path):

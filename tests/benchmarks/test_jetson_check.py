@@ -25,7 +25,7 @@ def python(code):
 @pytest.fixture
 def only(monkeypatch):
     """A function: Steps -> they and no others are run."""
-    return lambda *steps: monkeypatch.setattr(jetson_check, "steps", lambda bundle, photos: list(steps))
+    return lambda *steps: monkeypatch.setattr(jetson_check, "steps", lambda bundle, photos, scratch: list(steps))
 
 
 def test_what_fails_hangs_or_is_missing_is_written_down_and_the_next_step_runs(only, tmp_path, capsys):
@@ -78,6 +78,27 @@ def test_the_report_keeps_the_engines_records(only, tmp_path):
     assert report_of(tmp_path / "r")["engines"] == {"tensorrt-fp16": '{"kind": "tensorrt"}', "half": None}
 
 
+def test_the_report_keeps_the_figures_of_the_bench_whole_but_for_its_windows(tmp_path, monkeypatch):
+    code = (
+        "import json, sys\n"
+        "engines = [{'name': str(n), 'latency_p50_ms': 26.3, 'windows': [0.1] * 9000} for n in range(9)]\n"
+        "json.dump({'engines': engines, 'power': {'mean_w': 2.1}}, open(sys.argv[1], 'w'))"
+    )
+
+    def steps(bundle, photos, scratch):
+        return [Step("bench", python(code) + [os.path.join(scratch, "bench.json")], 9, True)]
+
+    monkeypatch.setattr(jetson_check, "steps", steps)
+    assert jetson_check.main(["no-bundle", "--out", str(tmp_path / "r")]) == 0
+    kept = report_of(tmp_path / "r")["bench"]
+    assert [engine["name"] for engine in kept["engines"]] == list("012345678")
+    assert kept["engines"][8] == {"name": "8", "latency_p50_ms": 26.3} and kept["power"] == {"mean_w": 2.1}
+    for text in ("[1, 2]", "{", '{"engines": [7]}'):
+        (tmp_path / "odd.json").write_text(text)
+        assert jetson_check._figures(str(tmp_path / "odd.json")) is None
+    assert jetson_check._figures(str(tmp_path / "gone.json")) is None
+
+
 def test_the_outcome_is_the_reason_that_the_product_gave():
     step = {
         "name": "convert",
@@ -112,12 +133,12 @@ def test_a_report_that_cannot_be_written_is_told_before_the_work(only, tmp_path,
 
 
 def test_the_steps_are_what_could_only_be_simulated():
-    names = [step.name for step in jetson_check.steps("b", "p")]
+    names = [step.name for step in jetson_check.steps("b", "p", "s")]
     for kind in ("tensorrt-fp16", "tf-trt-fp16"):
         assert names.index("convert " + kind) < names.index("classify " + kind) < names.index("bench")
     assert {"doctor", "opencv", "nvpmodel -q", "convert tensorrt-int8"} <= set(names)
-    commands = [" ".join(step.command[3:]) for step in jetson_check.steps("b", "p")]
-    assert "convert b --to tf-trt --precision fp16" in commands and "bench b --images p --json" in commands
+    commands = [" ".join(step.command[3:]) for step in jetson_check.steps("b", "p", "s")]
+    assert "convert b --to tf-trt --precision fp16" in commands and "bench b --images p --report s" in commands
 
 
 def test_it_runs_where_nothing_of_the_product_can_be_imported(tmp_path):
@@ -134,7 +155,7 @@ def test_it_runs_where_nothing_of_the_product_can_be_imported(tmp_path):
     )
     assert done.returncode == 3, done.stderr.decode()
     steps = {step["name"]: step for step in report_of(out)["steps"]}
-    assert len(steps) == len(jetson_check.steps("b", "p"))
+    assert len(steps) == len(jetson_check.steps("b", "p", "s"))
     assert steps["doctor"]["exit_code"] == 1 and "No module named" in steps["doctor"]["stderr"]
 
 

@@ -310,6 +310,13 @@ def test_a_tegrastats_that_says_nothing_known_ends_with_the_reason(tmp_path, teg
     assert "tegrastats gave no line with known power rails; its last: no rails here" in reason
 
 
+def test_a_tegrastats_that_says_nothing_known_and_goes_on_is_no_board_of_0_watts(tmp_path, tegrastats, monkeypatch):
+    monkeypatch.setattr(power, "_FIRST_LINE_S", 0.1)
+    tegrastats("GPU 100mW/100mW")
+    result = measure(tmp_path / "none", interval_s=0.02, skipped=3)
+    assert "tegrastats gave no line with known power rails; its last: GPU 100mW/100mW" in result["unavailable"]
+
+
 def test_a_tegrastats_that_dies_in_the_block_keeps_what_it_said(tmp_path, tegrastats):
     tegrastats(power_lines.ORIN_NX, power_lines.ORIN_NX, power_lines.ORIN_NX, ends=True)
     result = measure(tmp_path / "none", interval_s=0.02, samples=2, skipped=2)

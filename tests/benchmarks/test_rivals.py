@@ -13,6 +13,7 @@ from benchmarks import rivals, versus_loop
 from edge_runtime import machine
 from edge_runtime.bundle import Bundle
 from edge_runtime.engines import EngineInfo
+from edge_runtime.errors import UsageError
 from edge_runtime.images import SIDE
 from tests import helpers
 
@@ -163,6 +164,7 @@ def test_benchmark_app_runs_on_the_bundles_model(tiny_bundle, photos):
     assert 0 < result["latency_min_ms"] <= result["latency_p50_ms"] <= result["latency_max_ms"]
     assert result["photos"] == result["calls"] and result["images_per_s"] > 0
     assert result["library"] == {"openvino": machine.library_version("openvino")}
+    assert "its CPU time is the whole program's" in result["note"]
     broken = rivals.run_job(job_of(tiny_bundle, photos, "benchmark_app model.onnx latency", model="gone.onnx"))
     assert broken["skipped"].startswith("benchmark_app ended with ")
 
@@ -210,6 +212,7 @@ def test_trtexec_is_run_on_the_bundles_plan_and_counts_photos(tiny_bundle, photo
     result = rivals.run_job(job)
     assert result["images_per_s"] == 28.5 * 4 and result["photos"] == 114 * 4
     assert result["limit"] is True and result["library"] == {"tensorrt": "v8201"}
+    assert "its CPU time is the whole program's" in result["note"]
     arguments = (tmp_path / "arguments").read_text().split()
     shape = "images:4x%dx%dx3" % (SIDE, SIDE)
     assert arguments == ["--loadEngine=some/model.plan", "--shapes=" + shape, "--duration=4"]
@@ -268,6 +271,15 @@ def test_photos_that_a_rival_cannot_read_are_left_out_for_all(tmp_path):
     assert reasons[latin] == "its name is not UTF-8" and "directory" in reasons[str(tmp_path)]
 
 
+def test_versus_loop_without_a_readable_photo_is_wrong_usage(tiny_bundle, tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UsageError, match="empty: no photo in it"):
+        versus_loop.main([tiny_bundle, str(tmp_path / "empty")])
+    helpers.write_bytes(tmp_path / "bad" / "x.jpg", b"nothing")
+    with pytest.raises(UsageError, match="bad: none of the 1 photos can be read"):
+        versus_loop.main([tiny_bundle, str(tmp_path / "bad")])
+
+
 SKIP = {"skipped": "not now"}
 
 
@@ -276,6 +288,7 @@ def test_versus_loop_puts_classify_beside_its_bound_and_the_usual_loops(tiny_bun
     monkeypatch.setattr(versus_loop, "model_only", lambda engine, pictures, batch: real(engine, pictures, batch, 0.02))
     monkeypatch.setattr(rivals, "run_job", lambda job: {"images_per_s": 1e-3} if job["rival"] == "hackathon" else SKIP)
     folder = os.path.dirname(os.path.dirname(photos[0][0]))
+    helpers.write_bytes(os.path.join(folder, "broken.jpg"), b"nothing")  # is left out
     versus_loop.main([tiny_bundle, folder, "--rounds", "1", "--engine", "onnxruntime"])
     shown = capsys.readouterr().out
     assert re.search(r"^onnxruntime +\d+\.\d{3} ", shown, re.M)
