@@ -85,13 +85,14 @@ def fine_tune(network, photos, labels, class_weights, validate, plan, checkpoint
                         trainer.keep()
                 for name, value in figures.items():
                     history[name].append(value)
+                watch(plan.stage, epoch, figures)
+                checkpoint.save({"stage": plan.stage, "epoch": epoch + 1, "history": history}, trainer.state())
                 shown = "  ".join("%s %.3f" % item for item in figures.items())
                 per_epoch_s = (time.perf_counter() - started) / (epoch + 1 - first)
                 left_min = per_epoch_s * (plan.epochs - epoch - 1) / 60
                 shown += "  %d min left" % round(left_min) if left_min >= 1 else ""
+                # Once it is said, it is kept, too.
                 say("%s: epoch %d of %d  %s" % (plan.stage, epoch + 1, plan.epochs, shown))
-                watch(plan.stage, epoch, figures)
-                checkpoint.save({"stage": plan.stage, "epoch": epoch + 1, "history": history}, trainer.state())
         except KeyboardInterrupt:
             interrupted = True
         trainer.finish()
