@@ -62,35 +62,28 @@ def test_head_learns_and_records_every_epoch(tensorflow, capsys):
     assert re.search(r"^head: epoch 11 .* val_loss 0\.\d{3}", capsys.readouterr().err, re.MULTILINE)
 
 
+def opposed_answers(epochs):
+    """Trains where what is learned soon hurts the validation. Returns (answers, validation loss per epoch)."""
+    features, labels = random_features(0)
+    opposed = np.where(np.arange(60) % 2, labels, (labels + 1) % 3)
+    model.set_seed(0)
+    head, history, _ = model.train_head(features, labels, np.ones(3, np.float32), epochs, features, opposed)
+    return head.predict(features, verbose=0), history["val_loss"]
+
+
 def test_training_stops_early_and_keeps_the_weights_of_the_best_epoch(tensorflow, monkeypatch):
     monkeypatch.setattr(model, "PATIENCE_EPOCHS", 2)
-    features, labels = random_features(0)
-    opposed = np.where(np.arange(60) % 2, labels, (labels + 1) % 3)  # what is learned soon hurts the validation
-
-    def answers(epochs):
-        model.set_seed(0)
-        head, history, _ = model.train_head(features, labels, np.ones(3, np.float32), epochs, features, opposed)
-        return head.predict(features, verbose=0), history["val_loss"]
-
-    stopped, losses = answers(200)
+    stopped, losses = opposed_answers(200)
     best = int(np.argmin(losses))
     assert len(losses) == best + 1 + 2 < 200
-    assert np.array_equal(stopped, answers(best + 1)[0])
+    assert np.array_equal(stopped, opposed_answers(best + 1)[0])
 
 
 def test_the_best_epoch_is_kept_where_training_does_not_stop_early_too(tensorflow):
-    features, labels = random_features(0)
-    opposed = np.where(np.arange(60) % 2, labels, (labels + 1) % 3)
-
-    def answers(epochs):
-        model.set_seed(0)
-        head, history, _ = model.train_head(features, labels, np.ones(3, np.float32), epochs, features, opposed)
-        return head.predict(features, verbose=0), history["val_loss"]
-
-    found, losses = answers(12)
+    found, losses = opposed_answers(12)
     best = int(np.argmin(losses))
     assert best < 11 and len(losses) == 12
-    assert np.array_equal(found, answers(best + 1)[0])
+    assert np.array_equal(found, opposed_answers(best + 1)[0])
 
 
 def test_without_validation_photos_the_head_trains_for_all_epochs(tensorflow):
