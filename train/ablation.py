@@ -84,7 +84,13 @@ def _train(name, options):
     with strategy.scope():
         base, _ = model.build_base(options.weights, [photo.path for photo in training])
     settings = recipe.Settings(
-        options.epochs, options.fine_tune, options.fine_tune_epochs, options.augment, False, options.seed
+        epochs=options.epochs,
+        blocks=options.fine_tune,
+        fine_tune_epochs=options.fine_tune_epochs or recipe.FINE_TUNE_EPOCHS,
+        minutes=options.minutes,
+        augment=options.augment,
+        refit=False,
+        seed=options.seed,
     )
     checkpoint = Checkpoint(options.out + ".training", {}, False)
     done = recipe.train(base, strategy, training, validation, class_names, sums, settings, checkpoint, _ignore)

@@ -68,6 +68,10 @@ class Checkpoint:
             )
         self.facts, self.kept, self.earlier_s = saved["facts"], saved["kept"], saved.get("seconds", 0.0)
 
+    def seconds(self):
+        """Returns how long the training has taken so far, before it was stopped included."""
+        return self.earlier_s + time.perf_counter() - self._started
+
     def save(self, facts, arrays):
         """Writes the state, whole or not at all. A disk that is full costs the state, not the training."""
         self.facts, self.arrays = facts, arrays
@@ -78,7 +82,7 @@ class Checkpoint:
                 "arrays": sorted(arrays),
                 "kept": self.kept,
                 "kept_arrays": sorted(self.kept_arrays),
-                "seconds": self.earlier_s + time.perf_counter() - self._started,
+                "seconds": self.seconds(),
             }
         ).encode("utf-8")
         try:

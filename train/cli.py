@@ -13,7 +13,7 @@ import typing
 import numpy as np
 
 from edge_runtime import bundle, files, images, machine, tables
-from edge_runtime.cli import parsed, positive, share
+from edge_runtime.cli import amount, parsed, positive, share
 from edge_runtime.command import say
 from edge_runtime.errors import UsageError
 from edge_runtime.requirements import require
@@ -77,9 +77,16 @@ def parser():
     this.add_argument(
         "--fine-tune-epochs",
         type=positive,
-        default=recipe.FINE_TUNE_EPOCHS,
         metavar="N",
-        help="epochs of --fine-tune (default %d)" % recipe.FINE_TUNE_EPOCHS,
+        help="epochs of --fine-tune (default %d, or fewer as --minutes says)" % recipe.FINE_TUNE_EPOCHS,
+    )
+    this.add_argument(
+        "--minutes",
+        type=amount,
+        default=recipe.MINUTES,
+        metavar="N",
+        help="where this machine would take longer, make fewer epochs of --fine-tune, one at least (default %d); "
+        "--fine-tune-epochs is kept to however long it takes" % recipe.MINUTES,
     )
     augmented = this.add_mutually_exclusive_group()
     augmented.add_argument(
@@ -154,7 +161,13 @@ def main(argv=None):
         base, weights_id = model.build_base(options.weights, [photo.path for photo in training])
     say("InceptionV3 with %s weights" % weights_id)
     settings = recipe.Settings(
-        options.epochs, options.fine_tune, options.fine_tune_epochs, options.augment, options.refit, options.seed
+        epochs=options.epochs,
+        blocks=options.fine_tune,
+        fine_tune_epochs=options.fine_tune_epochs,
+        minutes=options.minutes,
+        augment=options.augment,
+        refit=options.refit,
+        seed=options.seed,
     )
     identity = dict(settings._asdict(), weights=weights_id, photos=data.identity(training, validation, sums))
     checkpoint = Checkpoint(os.path.normpath(options.out) + ".training", identity, options.resume)
@@ -177,9 +190,13 @@ def main(argv=None):
         "history": done.history,
         "per_class": [row._asdict() for row in table],
     }
+    command = ["picnic-edge", "train"] + [data.ascii_name(argument) for argument in arguments]
+    if "fine_tune" in done.history and not options.fine_tune_epochs and not done.interrupted:
+        # Or a machine of another speed would make another number of them.
+        command += ["--fine-tune-epochs", str(len(done.history["fine_tune"]["loss"]))]
     trained_on = training + validation if done.refitted else training
     record = {
-        "command": ["picnic-edge", "train"] + [data.ascii_name(argument) for argument in arguments],
+        "command": command,
         "seed": options.seed,
         "weights": weights_id,
         "photos": len(trained_on),

@@ -24,6 +24,7 @@ AVERAGE = 0.99  # per step, of the weights' moving average
 LOSS_SCALE = 1024.0  # keeps float16 gradients on a GPU from vanishing
 LAST_BLOCK = 10  # InceptionV3's blocks are mixed0 .. mixed10
 _BATCH = 32
+_TIMED_PHOTOS, _TIMED_S = 96, 5.0  # at least
 
 Plan = typing.NamedTuple(
     "Plan",
@@ -97,6 +98,32 @@ def fine_tune(network, photos, labels, class_weights, validate, plan, checkpoint
             interrupted = True
         trainer.finish()
     return history, interrupted
+
+
+def seconds_per_photo(network, photos, labels, class_weights, plan):
+    """Returns what a photo of fine_tune's epochs takes on this machine, from some steps that are then undone.
+
+    Args as of fine_tune; all workers get the same.
+    """
+    plan = plan._replace(stage="timing", epochs=1)
+    order = np.random.RandomState(plan.seed).permutation(len(photos))
+    with low_precision():
+        trainer = _Trainer(network, class_weights, plan)
+
+        def train_s(count):
+            chosen = order[:count]
+            started = time.perf_counter()
+            trainer.train_epoch([photos[number] for number in chosen], labels[chosen], 0)
+            return workers.mean(network.strategy, [time.perf_counter() - started])[0]
+
+        train_s(_BATCH)  # TensorFlow builds its graph
+        count = _TIMED_PHOTOS
+        taken_s = train_s(count)
+        while taken_s < _TIMED_S and count < len(photos):
+            count *= 2
+            taken_s = train_s(count)
+        trainer.finish()
+    return taken_s / min(count, len(photos))
 
 
 def learning_rate(step, total, peak):

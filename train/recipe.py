@@ -1,7 +1,9 @@
 """The training recipe, stage by stage: head, fine-tuning, validation, calibration, refit.
 
 head         on the cached features of the frozen base; stops early
-fine-tune    the last blocks and the head, on augmented photos; the weights of the best epoch are kept
+fine-tune    the last blocks and the head, on augmented photos; the weights of the best epoch are kept. As many epochs
+             as the time allows: one schedule of a few epochs, not a longer one that is cut off (Li, Yumer, Ramanan:
+             Budgeted Training, 2020, arXiv:1905.04753)
 validation   the figures that the bundle carries, on photos that nothing was trained on so far
 calibration  one temperature, folded into the head
 refit        on training and validation photos together, from where fine-tuning ended (Goodfellow, Bengio, Courville:
@@ -22,19 +24,24 @@ from train.features import compute_features
 from train.pipeline import photo_batches
 
 BLOCKS = 8
-FINE_TUNE_EPOCHS = 16
+FINE_TUNE_EPOCHS = 16  # where the time allows them
+MINUTES = 60
 PEAK_RATE = 6e-4
 REFIT_RATE = 3e-4
 REFIT = "refit"
 REFIT_SHARE = 0.4  # of the fine-tuning's epochs
 _BATCH = 32
+# What a validation photo costs, in photos of fine-tuning: in an epoch, where the network only runs forward; and after the
+# last one, where the trained network and the exported files answer it five times in all.
+_PER_EPOCH, _AT_THE_END = 0.5, 3.0
 
 Settings = typing.NamedTuple(
     "Settings",
     [
         ("epochs", int),  # of the head, at most
         ("blocks", int),  # of InceptionV3 that are fine-tuned, 0..11
-        ("fine_tune_epochs", int),
+        ("fine_tune_epochs", typing.Optional[int]),  # None: FINE_TUNE_EPOCHS, or as many as fit into the minutes
+        ("minutes", float),  # for the whole training
         ("augment", float),  # strength, 0..2
         ("refit", bool),
         ("seed", int),
@@ -98,6 +105,13 @@ def train(base, strategy, training, validation, class_names, sums, settings, che
     plan = finetune.Plan(
         "fine-tune", settings.blocks, settings.fine_tune_epochs, PEAK_RATE, settings.augment, settings.seed
     )
+    if settings.blocks and not settings.fine_tune_epochs and not interrupted:
+        if "epochs" not in checkpoint.kept:
+            photo_s = finetune.seconds_per_photo(network, training, labels, weights, plan)
+            left_s = workers.mean(strategy, [60 * settings.minutes - checkpoint.seconds()])[0]
+            fitting = _epochs_in(left_s, photo_s, len(training), len(validation), settings.refit)
+            checkpoint.keep("epochs", fitting)
+        plan = plan._replace(epochs=checkpoint.kept["epochs"])
     if "validated" in checkpoint.kept:
         history, calibration = checkpoint.kept["validated"]
         probabilities = checkpoint.kept_arrays["val_probabilities"]
@@ -125,7 +139,7 @@ def train(base, strategy, training, validation, class_names, sums, settings, che
         weights = data.class_weights(all_labels, len(class_names))
         say("refit: learning from all %d photos" % len(photos))
         if np.argmin(history.get("fine_tune", {}).get("val_loss", [0])):  # fine-tuning did better than the head alone
-            epochs = max(1, int(round(REFIT_SHARE * settings.fine_tune_epochs)))
+            epochs = _refit_epochs(plan.epochs)
             plan = plan._replace(stage=REFIT, epochs=epochs, peak_rate=REFIT_RATE)
             history[REFIT], interrupted = finetune.fine_tune(
                 network, photos, all_labels, weights, None, plan, checkpoint, watch
@@ -144,6 +158,36 @@ def train(base, strategy, training, validation, class_names, sums, settings, che
             _set_weights(network, checkpoint.kept_arrays)
     calibrate.fold_temperature(network.head, calibration["temperature"])
     return Outcome(network, probabilities, history, calibration, refitted, interrupted)
+
+
+def _refit_epochs(epochs):
+    return max(1, int(round(REFIT_SHARE * epochs)))
+
+
+def _epochs_in(seconds, photo_s, training, validation, refit):
+    """Returns how many epochs fit into the seconds, 1 to FINE_TUNE_EPOCHS, and says how long they take.
+
+    Args:
+        seconds: that are left for fine-tuning and all that comes after it.
+        photo_s: what a photo of fine-tuning takes, in seconds.
+        training, validation: how many photos there are.
+        refit: whether there is a refit to come.
+    """
+
+    def needed_s(epochs):
+        refitted = _refit_epochs(epochs) * (training + validation) if refit else 0
+        return photo_s * (epochs * (training + _PER_EPOCH * validation) + refitted + _AT_THE_END * validation)
+
+    epochs = FINE_TUNE_EPOCHS
+    while epochs > 1 and needed_s(epochs) > seconds:
+        epochs -= 1
+    say("fine-tune: %d epochs; about %.0f minutes with all that follows" % (epochs, needed_s(epochs) / 60))
+    if epochs < FINE_TUNE_EPOCHS:
+        say(
+            "There is no time for all %d: they need %.0f minutes, %.0f are left of --minutes. As many as now again: "
+            "--fine-tune-epochs %d" % (FINE_TUNE_EPOCHS, needed_s(FINE_TUNE_EPOCHS) / 60, max(0, seconds) / 60, epochs)
+        )
+    return epochs
 
 
 def predict(network, paths, load=images.read_image):

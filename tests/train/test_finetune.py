@@ -134,6 +134,19 @@ def test_each_epoch_says_how_long_the_stage_still_takes(photos, tmp_path, monkey
     assert [line.split("  ")[2:] for line in lines] == [["3 min left"], ["2 min left"], []]
 
 
+def test_timing_a_few_steps_leaves_the_network_as_it_was(photos):
+    network = small_network()
+    before = weights_of(network)
+    names = sorted(helpers.COLOURS)
+    plan = finetune.Plan("fine-tune", 1, 3, 6e-4, 1.0, 0)
+    labels = data.class_indices(photos, names)
+    seconds = finetune.seconds_per_photo(network, photos, labels, np.ones(len(names), np.float32), plan)
+    assert 0 < seconds < 10
+    for value, old in zip(weights_of(network), before):
+        assert np.array_equal(value, old)
+    assert not network.base.trainable_variables
+
+
 def test_without_augmentation_the_photos_are_shown_as_they_are(photos):
     plan = finetune.Plan("fine-tune", 1, 1, 1e-3, 0.0, 0)
     assert finetune._augmented(photos, plan, 0, 0) is images.read_image

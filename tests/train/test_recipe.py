@@ -8,10 +8,10 @@ from edge_runtime.errors import UsageError
 from edge_runtime.files import sha256_of
 from tests import helpers
 from tests.train.tune_once import small_network, weights_of
-from train import calibrate, cli, data, model, recipe, workers
+from train import calibrate, cli, data, finetune, model, recipe, workers
 from train.checkpoint import Checkpoint
 
-SETTINGS = recipe.Settings(epochs=1, blocks=1, fine_tune_epochs=3, augment=1.0, refit=True, seed=0)
+SETTINGS = recipe.Settings(epochs=1, blocks=1, fine_tune_epochs=3, minutes=60, augment=1.0, refit=True, seed=0)
 
 
 class KilledError(Exception):
@@ -109,6 +109,44 @@ def test_a_training_killed_after_its_last_epoch_has_nothing_left_to_train(train)
     assert again == []
     assert resumed_answers == pytest.approx(answers, abs=1e-5)
     assert resumed.refitted == whole.refitted and resumed.history == whole.history
+
+
+def test_as_many_epochs_are_made_as_fit_into_the_minutes(train, monkeypatch, capsys):
+    # 18 + 6 photos: an epoch costs 21 photos of fine-tuning, one of the refit 24, the checks at the end 18
+    monkeypatch.setattr(finetune, "seconds_per_photo", lambda *_: 10.0)
+    outcome, _ = train("state", fine_tune_epochs=None, minutes=(4 * 21 + 2 * 24 + 18) * 10 / 60 + 1)
+    assert len(outcome.history["fine_tune"]["loss"]) == 4
+    assert len(outcome.history["refit"]["loss"]) == 2
+    said = capsys.readouterr().err
+    assert "fine-tune: 4 epochs; about 25 minutes with all that follows" in said
+    assert "no time for all 16: they need 83 minutes, 26 are left of --minutes" in said
+    assert "again: --fine-tune-epochs 4" in said
+
+
+def test_where_the_time_allows_all_epochs_are_made(train, monkeypatch, capsys):
+    monkeypatch.setattr(recipe, "FINE_TUNE_EPOCHS", 2)
+    outcome, _ = train("state", fine_tune_epochs=None)  # measured
+    assert len(outcome.history["fine_tune"]["loss"]) == 2
+    said = capsys.readouterr().err
+    assert "fine-tune: 2 epochs; about 0 minutes" in said and "no time" not in said
+
+
+def test_one_epoch_is_made_however_short_the_time(train, monkeypatch):
+    monkeypatch.setattr(finetune, "seconds_per_photo", lambda *_: 10.0)
+    outcome, _ = train("state", fine_tune_epochs=None, minutes=0.001)
+    assert len(outcome.history["fine_tune"]["loss"]) == 1
+
+
+def test_a_resumed_training_makes_as_many_epochs_as_the_first_meant_to(train, monkeypatch):
+    monkeypatch.setattr(finetune, "seconds_per_photo", lambda *_: 10.0)
+    options = {"fine_tune_epochs": None, "minutes": (3 * 21 + 24 + 18) * 10 / 60 + 1}
+    whole, answers = train("whole", **options)
+    with pytest.raises(KilledError):
+        train("killed", watch=stop_with(KilledError(), "fine-tune", 1), **options)
+    monkeypatch.setattr(finetune, "seconds_per_photo", lambda *_: 0.0)  # the machine is faster now
+    resumed, resumed_answers = train("killed", resume=True, **options)
+    assert len(resumed.history["fine_tune"]["loss"]) == len(whole.history["fine_tune"]["loss"]) == 3
+    assert resumed_answers == pytest.approx(answers, abs=1e-5)
 
 
 def test_ctrl_c_in_the_head_keeps_the_best_so_far(train, tmp_path):

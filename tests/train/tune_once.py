@@ -42,18 +42,20 @@ def main(folder, out):
     photos, _ = data.read_labels(folder)
     names = sorted(helpers.COLOURS)
     labels = data.class_indices(photos, names)
+    weights, plan = np.ones(len(names), np.float32), finetune.Plan("fine-tune", 1, 3, 6e-4, 1.0, 0)
+    assert finetune.seconds_per_photo(network, photos, labels, weights, plan) > 0
     history, _ = finetune.fine_tune(
         network,
         photos,
         labels,
-        np.ones(len(names), np.float32),
+        weights,
         recipe._validator(photos, labels, names),
-        finetune.Plan("fine-tune", 1, 3, 6e-4, 1.0, 0),
+        plan,
         Checkpoint(out + ".state", {}, False),
         lambda *_: None,
     )
-    weights = {"w%d" % place: value for place, value in enumerate(weights_of(network))}
-    np.savez(out, loss=history["loss"], val_loss=history["val_loss"], **weights)
+    trained = {"w%d" % place: value for place, value in enumerate(weights_of(network))}
+    np.savez(out, loss=history["loss"], val_loss=history["val_loss"], **trained)
 
 
 if __name__ == "__main__":
