@@ -1,11 +1,15 @@
 """picnic-edge bench compare: what changed between two bench.json beyond noise.
 
-Both runs timed a fixed piece of work before every window. By how much it took longer, the machine itself was slower at
-that moment, and that much is taken off each window's value: the phases of a shared machine then cancel out, within a
-run and between two. Then a figure has changed where all of this holds:
+Both runs timed a fixed piece of work before every window. By how much it took longer in the second run, the machine
+itself was slower then, and that much is taken off. Within a run an engine may follow that work from window to window
+(correlation 0.95 on one machine) or not at all (0.1 on another). So its value beside each window is used as far as the
+windows followed it (a control variate, its coefficient by least squares, 0 to 1), and the run's mean for the rest: the
+phases of a shared machine then cancel out, within a run and between two, and the work's own noise is not added to an
+engine's. Then a figure has changed where all of this holds:
 
 1. Its windows differ: Yuen's test on the logarithms of the windows' values (Welch's t test with 20 % trimmed means, so
-   that one disturbed window decides nothing; K. K. Yuen, Biometrika 61, 1974), two-sided.
+   that one disturbed window decides nothing; K. K. Yuen, Biometrika 61, 1974), two-sided. The mean over all batch sizes
+   is a figure, too: where windows are noisy, it finds what none of its parts could show.
 2. They differ beyond what so many comparisons bring about by chance: Holm's correction over all figures of all engines,
    at 2 % together. Where nothing changed at all, one comparison of two runs in fifty reports something by this alone.
 3. By at least 5 %: smaller differences come and go with a machine's state and are nobody's doing.
@@ -41,7 +45,7 @@ Figure = typing.NamedTuple(
     "Figure",
     [
         ("engine", str),
-        ("metric", str),  # such as "images_per_s b8"
+        ("metric", str),  # such as "images_per_s b8", "images_per_s all batches"
         ("before", float),  # trimmed (geometric) means of the windows, as measured
         ("after", float),
         ("change", float),  # after / before - 1, less what the machine itself changed
@@ -125,20 +129,8 @@ def compare(before, after):
     machine = [_machine_rounds(engines) for engines in (old, new)]
     tests = []
     for name in old:
-        for point in _points(old[name]) if name in new else []:
-            for key, higher in _TESTED:
-                if key == "p50_ms" and point != "b1":
-                    continue  # elsewhere it is the throughput's other side
-                first, second = (np.log(_values(one[name], point, key)) for one in (old, new))
-                if len(first) and len(second):
-                    # A slower machine's durations grow by what its own work took longer, and rates shrink. Joules
-                    # have no such yardstick.
-                    sign = 0 if key == "joules_per_image" else 1 if higher else -1
-                    own = [
-                        values + sign * np.log(_values(one[name], point, "reference_ms"))
-                        for one, values in ((old, first), (new, second))
-                    ]
-                    tests.append((name, "%s %s" % (key, point), higher, first, second) + yuen(*own))
+        if name in new:
+            tests += [(name,) + test for test in _tests(old[name], new[name], machine)]
     lost = []
     for name in old:
         if name in new:
@@ -147,8 +139,7 @@ def compare(before, after):
                 lost.append("%s (stopped: %s)" % (name, new[name]["stopped"]))
     significant = _holm([test[-1] for test in tests])
     figures = []
-    for (name, metric, higher, first, second, own, p), passed in zip(tests, significant):
-        start, end = _trimmed(first)[0], _trimmed(second)[0]
+    for (name, metric, higher, start, end, own, p), passed in zip(tests, significant):
         raw = end - start
         doubted = raw + _SURE * (own - raw)
         changed = passed and min(abs(own), abs(doubted)) >= _LEAST and doubted * own > 0
@@ -204,21 +195,69 @@ def failures(found, percent):
     return bad + ["%s is not measured any more" % name for name in found["lost"]]
 
 
-def yuen(first, second):
-    """Yuen's test of two samples (lists of numbers) with trimmed means.
+def _tests(old, new, machine):
+    """Returns (metric, higher is better, before, after, change less the machine's own, p) of an engine; logarithms."""
+    found = []
+    follows = _how_far_it_follows(old, new)
+    for key, higher in _TESTED:
+        # A slower machine's durations grow by what its own work took longer, and rates shrink. Joules have no such
+        # yardstick.
+        sign = 0 if key == "joules_per_image" else 1 if higher else -1
+        pairs = {}
+        for point in _points(old):
+            if key == "p50_ms" and point != "b1":
+                continue  # elsewhere it is the throughput's other side
+            first, second = (np.log(_values(one, point, key)) for one in (old, new))
+            if len(first) and len(second):
+                pairs["%s %s" % (key, point)] = (point, first, second)
+        batches = [pair for pair in pairs.values() if pair[0] != "end_to_end"]
+        groups = {metric: [pair] for metric, pair in pairs.items()}
+        if key == "images_per_s" and len(batches) > 1:
+            groups["images_per_s all batches"] = batches
+        for metric, group in groups.items():
+            start, end = (float(np.mean([_trimmed(pair[place])[0] for pair in group])) for place in (1, 2))
+            parts = [
+                (side / len(group), pair[place] + sign * follows * _reference(one, pair[0]))
+                for pair in group
+                for side, place, one in ((-1, 1, old), (1, 2, new))
+            ]
+            if sign and follows < 1:
+                parts += [(side * sign * (1 - follows), rounds) for side, rounds in zip((-1, 1), machine)]
+            found.append((metric, higher, start, end) + yuen(parts))
+    return found
+
+
+def _how_far_it_follows(*runs):
+    """Returns by how much of what the machine's own work takes longer an engine does, window by window, 0 to 1."""
+    together = spread = 0.0
+    for one in runs:
+        for point in _points(one):
+            work, rates = _reference(one, point), np.log(_values(one, point, "images_per_s"))
+            if len(rates):
+                together -= float(np.sum((work - work.mean()) * (rates - rates.mean())))
+                spread += float(np.sum((work - work.mean()) ** 2))
+    return min(1.0, max(0.0, together / spread)) if spread else 0.0
+
+
+def yuen(parts):
+    """Yuen's test of whether a sum of trimmed means is zero: of two samples with the parts (-1, first) and (1, second).
+
+    Args:
+        parts: (factor, list of numbers) of each sample.
 
     Returns:
-        (the trimmed means' difference, second - first; two-sided p, 1 for samples too small to tell).
+        (the sum of factor * trimmed mean; two-sided p, 1 for samples too small to tell).
     """
-    parts = [_trimmed(values) for values in (first, second)]
-    difference = parts[1][0] - parts[0][0]
-    if any(kept < 2 for _, _, kept in parts):
-        return difference, 1.0
-    variances = [variance for _, variance, _ in parts]
+    found = [(factor,) + _trimmed(values) for factor, values in parts]
+    difference = sum(factor * mean for factor, mean, _, _ in found)
+    variances = [factor**2 * variance for factor, _, variance, _ in found]
+    kept = [count for _, _, _, count in found]
     total = sum(variances)
+    if min(kept) < 2:
+        return difference, 1.0
     if total <= 0:
         return difference, 1.0 if difference == 0 else 0.0
-    freedom = total**2 / sum(variance**2 / (kept - 1) for _, variance, kept in parts)
+    freedom = total**2 / sum(variance**2 / (count - 1) for variance, count in zip(variances, kept))
     return difference, _two_sided_p(abs(difference) / math.sqrt(total), freedom)
 
 
@@ -233,6 +272,10 @@ def _values(engine, point, key):
     else:
         values = [window[key] for window in own]
     return [] if any(not value or value <= 0 for value in values) else values
+
+
+def _reference(engine, point):
+    return np.log(_values(engine, point, "reference_ms"))
 
 
 def _machine_rounds(engines):

@@ -31,8 +31,8 @@ REFIT_RATE = 3e-4
 REFIT = "refit"
 REFIT_SHARE = 0.4  # of the fine-tuning's epochs
 _BATCH = 32
-# What a validation photo costs, in photos of fine-tuning: in an epoch, where the network only runs forward; and after the
-# last one, where the trained network and the exported files answer it five times in all.
+# What a validation photo costs, in photos of fine-tuning: in an epoch, where the network only runs forward; and after
+# the last one, where the trained network and the exported files answer it five times in all.
 _PER_EPOCH, _AT_THE_END = 0.5, 3.0
 
 Settings = typing.NamedTuple(

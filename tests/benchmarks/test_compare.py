@@ -24,10 +24,22 @@ ENGINES = {
 POINTS = {"b1": 1, "b4": 4, "b8": 8, "end_to_end": 1}
 
 
-def document(seed, slower=(), factor=1.0, machine=1.0, noise=0.02, bursts=0.0, windows=10, own_noise=None, felt=1.0):
+def document(
+    seed,
+    slower=(),
+    factor=1.0,
+    machine=1.0,
+    noise=0.02,
+    bursts=0.0,
+    windows=10,
+    own_noise=None,
+    felt=1.0,
+    phases=0.0,
+):
     """Returns a bench.json of made-up figures: some engines slower by a factor, and the whole machine by another.
 
     own_noise: of the machine's own work, where not the windows'. felt: how much of the machine's change engines feel.
+    phases: noise that the machine's own work and the window after it have in common.
     """
     random = np.random.RandomState(seed)
     engines = []
@@ -35,7 +47,8 @@ def document(seed, slower=(), factor=1.0, machine=1.0, noise=0.02, bursts=0.0, w
         own = []
         for number in range(windows):
             for point in POINTS:
-                took_ms = photo_ms * machine**felt * math.exp(noise * random.randn())
+                phase = math.exp(phases * random.randn()) if phases else 1.0
+                took_ms = photo_ms * machine**felt * phase * math.exp(noise * random.randn())
                 took_ms *= factor if name in slower else 1.0
                 if random.rand() < bursts:  # a neighbour takes the cores for this window
                     took_ms *= 1 + random.rand()
@@ -50,7 +63,7 @@ def document(seed, slower=(), factor=1.0, machine=1.0, noise=0.02, bursts=0.0, w
                         "p50_ms": took_ms * POINTS[point],
                         "cpu_s": photos * 2 * took_ms / 1000,
                         "joules_per_image": None,
-                        "reference_ms": 3.0 * machine * math.exp((own_noise or noise) * random.randn()),
+                        "reference_ms": 3.0 * machine * phase * math.exp((own_noise or noise) * random.randn()),
                     }
                 )
         engines.append({"name": name, "windows": own, "peak_rss_bytes": 500 << 20, "top1": None, "cold_start_s": 1.0})
@@ -96,12 +109,35 @@ def test_a_planted_slowdown_is_always_found_in_its_engine_alone():
             assert all(figure.worse for figure in found.values())
 
 
+def test_noisy_windows_hide_no_slowdown_of_all_batch_sizes():
+    for settings in ({"noise": 0.09, "own_noise": 0.07, "windows": 11}, {"noise": 0.03, "phases": 0.12}):
+        for seed in range(10):
+            before = document(2 * seed, **settings)
+            after = document(2 * seed + 1, slower=["openvino-fp32"], factor=1.15, **settings)
+            found = changes(before, after)
+            assert {engine for engine, _ in found} == {"openvino-fp32"}, (settings, seed)
+            assert ("openvino-fp32", "images_per_s all batches") in found
+        silent = sum(
+            not changes(document(2 * seed, **settings), document(2 * seed + 1, **settings)) for seed in range(20, 40)
+        )
+        assert silent >= 19, settings
+
+
+def test_how_far_an_engine_follows_the_machine_s_own_work_is_measured():
+    for settings, least, most in (
+        ({"noise": 0.01, "phases": 0.1}, 0.9, 1.0),
+        ({"noise": 0.1, "own_noise": 0.1}, 0.0, 0.3),
+    ):
+        first, second = (document(seed, **settings)["engines"][0] for seed in (0, 1))
+        assert least <= compare._how_far_it_follows(first, second) <= most
+
+
 def test_its_size_and_direction_are_told():
     before, after = document(0, noise=0.01), document(1, slower=["onnxruntime"], factor=1.5, noise=0.01)
     found = changes(before, after)
     assert set(found) == {
         ("onnxruntime", metric)
-        for metric in ["p50_ms b1"]
+        for metric in ["p50_ms b1", "images_per_s all batches"]
         + ["%s %s" % (key, point) for key in ("images_per_s", "cpu_s_per_image") for point in POINTS]
     }
     slower, rate = found["onnxruntime", "p50_ms b1"], found["onnxruntime", "images_per_s b8"]
@@ -158,13 +194,17 @@ def test_small_differences_are_nobody_s_doing():
     assert changes(document(0, noise=0.002), document(1, noise=0.002, slower=list(ENGINES), factor=1.07))
 
 
+def yuen(first, second):
+    return compare.yuen([(-1, first), (1, second)])
+
+
 def test_yuen_is_welch_s_test_without_the_ends():
-    difference, p = compare.yuen([1, 2, 3], [3, 4, 8])  # nothing to trim: Welch
+    difference, p = yuen([1, 2, 3], [3, 4, 8])  # nothing to trim: Welch
     # means 2 and 5, variances 1 and 7: t = 3 / sqrt(8 / 3), 2.56 degrees of freedom
     assert difference == 3 and p == pytest.approx(0.1789, abs=2e-3)
-    assert compare.yuen([1, 2, 3, 4, 5, 1000], [1, 2, 3, 4, 5, 6])[0] == pytest.approx(0)
-    assert compare.yuen([1, 2], [1, 2])[1] == pytest.approx(1) and compare.yuen([1], [5])[1] == 1
-    assert compare.yuen([1, 1, 1], [2, 2, 2])[1] == 0 and compare.yuen([1, 1, 1], [1, 1, 1])[1] == 1
+    assert yuen([1, 2, 3, 4, 5, 1000], [1, 2, 3, 4, 5, 6])[0] == pytest.approx(0)
+    assert yuen([1, 2], [1, 2])[1] == pytest.approx(1) and yuen([1], [5])[1] == 1
+    assert yuen([1, 1, 1], [2, 2, 2])[1] == 0 and yuen([1, 1, 1], [1, 1, 1])[1] == 1
 
 
 def test_yuen_is_scipy_s():
@@ -176,7 +216,7 @@ def test_yuen_is_scipy_s():
             theirs = stats.ttest_ind(first, second, equal_var=False, trim=0.2).pvalue
         except TypeError:
             pytest.skip("this SciPy does not trim")
-        assert compare.yuen(first, second)[1] == pytest.approx(theirs, rel=1e-3)
+        assert yuen(first, second)[1] == pytest.approx(theirs, rel=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -210,10 +250,10 @@ def test_the_verb_prints_and_fails_as_asked(tmp_path, capsys):
     cli.main(["compare", after, before, "--fail-above", "10"])  # better is no failure
     capsys.readouterr()
     cli.main(["compare", before, before, "--fail-above", "0"])
-    assert "no change beyond noise in 45 figures" in capsys.readouterr().out
+    assert "no change beyond noise in 50 figures" in capsys.readouterr().out
     cli.main(["compare", before, after, "--json"])
     found = json.loads(capsys.readouterr().out)
-    assert len(found["figures"]) == 45 and found["lost"] == []
+    assert len(found["figures"]) == 50 and found["lost"] == []
     done = helpers.picnic_edge("bench", "compare", before, after, "--fail-above", "10")
     assert done.returncode == 7 and "picnic-edge: worse by more than 10 %" in done.stderr
     assert "Traceback" not in done.stderr
@@ -332,7 +372,7 @@ def test_a_real_run_of_the_trial(tiny_bundle, monkeypatch):
     plan = cli.make_plan(bundle, options, tiny_bundle)
     result = compare_trial._run(bundle, "onnxruntime", plan._replace(opener=compare_trial.open_slower))
     assert len(result["engines"][0]["windows"]) == 9
-    assert len(compare.compare(result, result)["figures"]) == 7
+    assert len(compare.compare(result, result)["figures"]) == 8
 
 
 def test_measurements_that_are_gone_and_engines_that_stopped_are_lost():
