@@ -11,6 +11,7 @@ refit        on training and validation photos together, from where fine-tuning 
              is shipped. Its figures would mean nothing, so that there are none.
 """
 
+import math
 import typing
 
 import numpy as np
@@ -108,9 +109,8 @@ def train(base, strategy, training, validation, class_names, sums, settings, che
     if settings.blocks and not settings.fine_tune_epochs and not interrupted:
         if "epochs" not in checkpoint.kept:
             photo_s = finetune.seconds_per_photo(network, training, labels, weights, plan)
-            left_s = workers.mean(strategy, [60 * settings.minutes - checkpoint.seconds()])[0]
-            fitting = _epochs_in(left_s, photo_s, len(training), len(validation), settings.refit)
-            checkpoint.keep("epochs", fitting)
+            taken_s = workers.mean(strategy, [checkpoint.seconds()])[0]
+            checkpoint.keep("epochs", _epochs_in(taken_s, photo_s, len(training), len(validation), settings))
         plan = plan._replace(epochs=checkpoint.kept["epochs"])
     if "validated" in checkpoint.kept:
         history, calibration = checkpoint.kept["validated"]
@@ -164,29 +164,31 @@ def _refit_epochs(epochs):
     return max(1, int(round(REFIT_SHARE * epochs)))
 
 
-def _epochs_in(seconds, photo_s, training, validation, refit):
-    """Returns how many epochs fit into the seconds, 1 to FINE_TUNE_EPOCHS, and says how long they take.
+def _epochs_in(taken_s, photo_s, training, validation, settings):
+    """Returns how many epochs fit into the settings' minutes, 1 to FINE_TUNE_EPOCHS, and says how long they take.
 
     Args:
-        seconds: that are left for fine-tuning and all that comes after it.
+        taken_s: how many seconds the training has taken so far.
         photo_s: what a photo of fine-tuning takes, in seconds.
         training, validation: how many photos there are.
-        refit: whether there is a refit to come.
+        settings: Settings.
     """
 
-    def needed_s(epochs):
-        refitted = _refit_epochs(epochs) * (training + validation) if refit else 0
-        return photo_s * (epochs * (training + _PER_EPOCH * validation) + refitted + _AT_THE_END * validation)
+    def minutes(epochs):
+        """Of the whole training."""
+        refitted = _refit_epochs(epochs) * (training + validation) if settings.refit else 0
+        photos = epochs * (training + _PER_EPOCH * validation) + refitted + _AT_THE_END * validation
+        return (taken_s + photo_s * photos) / 60
 
     epochs = FINE_TUNE_EPOCHS
-    while epochs > 1 and needed_s(epochs) > seconds:
+    while epochs > 1 and minutes(epochs) > settings.minutes:
         epochs -= 1
-    say("fine-tune: %d epochs; about %.0f minutes with all that follows" % (epochs, needed_s(epochs) / 60))
+    say(
+        "fine-tune: %d epochs, which makes about %d minutes for the whole training"
+        % (epochs, math.ceil(minutes(epochs)))
+    )
     if epochs < FINE_TUNE_EPOCHS:
-        say(
-            "There is no time for all %d: they need %.0f minutes, %.0f are left of --minutes. As many as now again: "
-            "--fine-tune-epochs %d" % (FINE_TUNE_EPOCHS, needed_s(FINE_TUNE_EPOCHS) / 60, max(0, seconds) / 60, epochs)
-        )
+        say("for all %d, which do better, give --minutes %d" % (FINE_TUNE_EPOCHS, math.ceil(minutes(FINE_TUNE_EPOCHS))))
     return epochs
 
 

@@ -118,9 +118,8 @@ def test_as_many_epochs_are_made_as_fit_into_the_minutes(train, monkeypatch, cap
     assert len(outcome.history["fine_tune"]["loss"]) == 4
     assert len(outcome.history["refit"]["loss"]) == 2
     said = capsys.readouterr().err
-    assert "fine-tune: 4 epochs; about 25 minutes with all that follows" in said
-    assert "no time for all 16: they need 83 minutes, 26 are left of --minutes" in said
-    assert "again: --fine-tune-epochs 4" in said
+    assert "fine-tune: 4 epochs, which makes about 26 minutes for the whole training" in said
+    assert "for all 16, which do better, give --minutes 84" in said
 
 
 def test_where_the_time_allows_all_epochs_are_made(train, monkeypatch, capsys):
@@ -128,7 +127,7 @@ def test_where_the_time_allows_all_epochs_are_made(train, monkeypatch, capsys):
     outcome, _ = train("state", fine_tune_epochs=None)  # measured
     assert len(outcome.history["fine_tune"]["loss"]) == 2
     said = capsys.readouterr().err
-    assert "fine-tune: 2 epochs; about 0 minutes" in said and "no time" not in said
+    assert "fine-tune: 2 epochs, which makes about 1 minutes for" in said and "which do better" not in said
 
 
 def test_one_epoch_is_made_however_short_the_time(train, monkeypatch):
