@@ -114,12 +114,12 @@ def test_a_training_killed_after_its_last_epoch_has_nothing_left_to_train(train)
 def test_as_many_epochs_are_made_as_fit_into_the_minutes(train, monkeypatch, capsys):
     # 18 + 6 photos: an epoch costs 21 photos of fine-tuning, one of the refit 24, the checks at the end 18
     monkeypatch.setattr(finetune, "seconds_per_photo", lambda *_: 10.0)
-    outcome, _ = train("state", fine_tune_epochs=None, minutes=(4 * 21 + 2 * 24 + 18) * 10 / 60 + 1)
+    outcome, _ = train("state", fine_tune_epochs=None, minutes=((4 * 21 + 2 * 24 + 18) * 10 / 60 + 1) / 0.95)
     assert len(outcome.history["fine_tune"]["loss"]) == 4
     assert len(outcome.history["refit"]["loss"]) == 2
     said = capsys.readouterr().err
     assert "fine-tune: 4 epochs, which makes about 26 minutes for the whole training" in said
-    assert "for all 16, which do better, give --minutes 84" in said
+    assert "for all 16, which do better, give --minutes 88" in said
 
 
 def test_where_the_time_allows_all_epochs_are_made(train, monkeypatch, capsys):
@@ -138,7 +138,7 @@ def test_one_epoch_is_made_however_short_the_time(train, monkeypatch):
 
 def test_a_resumed_training_makes_as_many_epochs_as_the_first_meant_to(train, monkeypatch):
     monkeypatch.setattr(finetune, "seconds_per_photo", lambda *_: 10.0)
-    options = {"fine_tune_epochs": None, "minutes": (3 * 21 + 24 + 18) * 10 / 60 + 1}
+    options = {"fine_tune_epochs": None, "minutes": ((3 * 21 + 24 + 18) * 10 / 60 + 1) / 0.95}
     whole, answers = train("whole", **options)
     with pytest.raises(KilledError):
         train("killed", watch=stop_with(KilledError(), "fine-tune", 1), **options)
