@@ -123,6 +123,18 @@ def test_noisy_windows_hide_no_slowdown_of_all_batch_sizes():
         assert silent >= 19, settings
 
 
+def test_the_noise_of_the_machine_s_own_work_hides_nothing_that_the_windows_show():
+    settings = {"noise": 0.04, "own_noise": 0.3}
+    for seed in range(10):
+        before = document(2 * seed, **settings)
+        after = document(2 * seed + 1, slower=["openvino-int8"], factor=1.2, **settings)
+        assert {engine for engine, _ in changes(before, after)} == {"openvino-int8"}, seed
+    silent = sum(
+        not changes(document(2 * seed, **settings), document(2 * seed + 1, **settings)) for seed in range(20, 40)
+    )
+    assert silent >= 19
+
+
 def test_how_far_an_engine_follows_the_machine_s_own_work_is_measured():
     for settings, least, most in (
         ({"noise": 0.01, "phases": 0.1}, 0.9, 1.0),
