@@ -190,13 +190,9 @@ def main(argv=None):
         "history": done.history,
         "per_class": [row._asdict() for row in table],
     }
-    command = ["picnic-edge", "train"] + [data.ascii_name(argument) for argument in arguments]
-    if "fine_tune" in done.history and not options.fine_tune_epochs and not done.interrupted:
-        # Or a machine of another speed would make another number of them.
-        command += ["--fine-tune-epochs", str(len(done.history["fine_tune"]["loss"]))]
     trained_on = training + validation if done.refitted else training
     record = {
-        "command": command,
+        "command": _command_for_the_same(arguments, options, done),
         "seed": options.seed,
         "weights": weights_id,
         "photos": len(trained_on),
@@ -246,6 +242,14 @@ def main(argv=None):
         raise KeyboardInterrupt
     checkpoint.remove()
     workers.wait_for_all(strategy)
+
+
+def _command_for_the_same(arguments, options, done):
+    """Returns the words of a command that trains the same on a machine of any speed."""
+    command = ["picnic-edge", "train"] + [data.ascii_name(argument) for argument in arguments]
+    if "fine_tune" in done.history and not options.fine_tune_epochs and not done.interrupted:
+        command += ["--fine-tune-epochs", str(len(done.history["fine_tune"]["loss"]))]
+    return command
 
 
 @contextlib.contextmanager

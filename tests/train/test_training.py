@@ -21,7 +21,7 @@ from edge_runtime.errors import UsageError
 from edge_runtime.files import sha256_of
 from tests import helpers
 from tests.conftest import TRAIN_OPTIONS
-from train import cli, data, evaluate, metrics, predict
+from train import cli, data, evaluate, metrics, predict, recipe
 from train import report as reports
 from train.checkpoint import Checkpoint
 from train.export import MAX_DIFFERENCE_RANDOM
@@ -55,6 +55,18 @@ def compared_photos(bundle):
 
 
 # ---- the manifest
+
+
+def recorded(words, interrupted=False):
+    done = recipe.Outcome(None, None, {"fine_tune": {"loss": [2.0, 1.5, 1.2]}}, {}, False, interrupted)
+    return cli._command_for_the_same(words, cli.parser().parse_args(words), done)[2:]
+
+
+def test_the_recorded_command_makes_as_many_epochs_on_a_machine_of_another_speed():
+    words = ["train.tsv", "--out", "bundle"]
+    assert recorded(words) == words + ["--fine-tune-epochs", "3"]
+    assert recorded(words + ["--fine-tune-epochs", "3"]) == words + ["--fine-tune-epochs", "3"]
+    assert recorded(words, interrupted=True) == words  # which would have made more
 
 
 def test_class_names_are_those_of_the_table_sorted(bundle, train_rows):
