@@ -13,6 +13,14 @@ TRAIN_OPTIONS = ["--fine-tune", "1", "--fine-tune-epochs", "2", "--no-refit"]
 BUILD = os.path.join(ROOT, "build", "test-bundles")
 
 
+def pytest_collection_modifyitems(config, items):
+    """Where pytest-xdist shares the tests among processes, all that need the trained bundle go to one."""
+    if config.pluginmanager.hasplugin("xdist"):
+        for item in items:
+            if "trained" in getattr(item, "fixturenames", ()):
+                item.add_marker(pytest.mark.xdist_group("trained"))
+
+
 def shared_path(*names):
     """Returns a path below SHARED, or skips the test."""
     path = os.path.join(SHARED, *names)
