@@ -79,7 +79,9 @@ def test_a_killed_build_names_memory_and_the_swap_commands():
 
 
 @pytest.mark.parametrize(
-    "function, argument, how", [(die, signal.SIGABRT, "signal SIGABRT"), (leave, 3, "exit code 3")], ids=str
+    "function, argument, how",
+    [(die, signal.SIGABRT, "signal SIGABRT"), (leave, 3, "exit code 3")],
+    ids=["signal", "exit code"],
 )
 def test_a_build_that_ends_its_process_otherwise(function, argument, how):
     with pytest.raises(ChildError, match="building x ended its process with " + how):
