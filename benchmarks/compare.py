@@ -1,26 +1,30 @@
 """picnic-edge bench compare: what changed between two bench.json beyond noise.
 
+What disturbs a machine makes windows slower, never faster. So a figure is the mean of the faster half of its windows
+(on logarithms), which moves far less from run to run than the mean of all: a slow phase of a shared machine fills
+windows, but seldom more than half of them.
+
 Both runs timed a fixed piece of work before every window. By how much it took longer in the second run, the machine
 itself was slower then, and that much is taken off. Within a run an engine may follow that work from window to window
 (correlation 0.95 on one machine) or not at all (0.1 on another). So its value beside each window is used as far as the
-windows followed it (a control variate, its coefficient by least squares, 0 to 1), and the run's mean for the rest: the
-phases of a shared machine then cancel out, within a run and between two, and the work's own noise is not added to an
-engine's. Then a figure has changed where all of this holds:
+windows followed it (a control variate, its coefficient by least squares, 0 to 1), and the run's own for the rest: the
+work's own noise is not added to an engine's. Then a figure has changed where all of this holds:
 
-1. Its windows differ: Yuen's test on the logarithms of the windows' values (Welch's t test with 20 % trimmed means, so
-   that one disturbed window decides nothing; K. K. Yuen, Biometrika 61, 1974), two-sided. As measured or less the
-   machine's own, whichever is clearer, at half the level each: the noise of the machine's own work must not hide what
-   the windows show by themselves. The mean over all batch sizes is a figure, too: where windows are noisy, it finds
-   what none of its parts could show.
-2. They differ beyond what so many comparisons bring about by chance: Holm's correction over all figures of all engines,
-   at 2 % together. Where nothing changed at all, one comparison of two runs in fifty reports something by this alone.
-3. By at least 5 %: smaller differences come and go with a machine's state and are nobody's doing.
-4. By as much, in the same direction, with only a third of that taken off: an engine need not feel a phase of the
-   machine as that piece of work does. Where it does, a slowdown by 15 % shows on a machine that is up to 12 % faster;
-   where it does not feel it at all, some 7 % bring forth no change.
+1. By at least 5 %: smaller differences come and go with a machine's state and are nobody's doing.
+2. By as much, in the same direction, with only a third of the machine's change taken off: an engine need not feel a
+   phase of the machine as that piece of work does. Where it does, a slowdown by 15 % shows on a machine that is up to
+   12 % faster; where it does not feel it at all, some 7 % bring forth no change.
+3. Dealing all windows out to the two runs anew, by chance, seldom makes the runs differ as much (a permutation test; p
+   as in Phipson and Smyth, Stat. Appl. Genet. Mol. Biol. 9, 2010, 39). As measured or less the machine's own, whichever
+   is clearer, at half the level each: the noise of the machine's own work must not hide what the windows show by
+   themselves. The mean over all batch sizes is a figure, too: where windows are noisy, it finds what none of its parts
+   could show.
+4. More seldom than so many comparisons bring about by chance: Holm's correction over all figures of all engines, at 2 %
+   together.
 """
 
 import argparse
+import functools
 import json
 import math
 import sys
@@ -36,7 +40,7 @@ from edge_runtime.errors import GotWorse, UsageError
 FORMAT_VERSION = 2  # of bench.json; schema.json describes it
 LEAST_CHANGE = 0.05
 FAMILY_ALPHA = 0.02
-_TRIM = 0.2
+_DEALS = 20000  # enough for Holm's correction over 200 figures
 _LEAST = math.log(1 + LEAST_CHANGE)
 _SURE = 1 / 3.0  # of the correction: with only so much of it, a figure must have changed, too
 # key of a window, is it better when higher
@@ -48,15 +52,17 @@ Figure = typing.NamedTuple(
     [
         ("engine", str),
         ("metric", str),  # such as "images_per_s b8", "images_per_s all batches"
-        ("before", float),  # trimmed (geometric) means of the windows, as measured
+        ("before", float),  # (geometric) means of the faster half of the windows, as measured
         ("after", float),
         ("change", float),  # after / before - 1, less what the machine itself changed
         ("as_measured", float),  # after / before - 1
         ("worse", bool),  # the direction of the change is the bad one
-        ("p", float),
+        ("p", typing.Optional[float]),  # None: too small a difference to be tested
         ("changed", bool),
     ],
 )
+# Two samples, whether their faster halves are the higher ones, and what the difference of these counts in a sum.
+Part = typing.NamedTuple("Part", [("factor", float), ("higher", bool), ("first", np.ndarray), ("second", np.ndarray)])
 
 
 def main(argv=None):
@@ -128,27 +134,30 @@ def compare(before, after):
     old, new = (
         {engine["name"]: engine for engine in one["engines"] if "skipped" not in engine} for one in (before, after)
     )
-    machine = [_machine_rounds(engines) for engines in (old, new)]
+    machine = [_machine_work(engines) for engines in (old, new)]
+    shift, noise = None, []
+    if all(map(len, machine)):
+        works = [np.concatenate(rounds) for rounds in machine]
+        shift = float(_faster_half(works[1], False) - _faster_half(works[0], False))
+        # Rounds, not windows, are dealt out: the work beside all engines of a round was in one phase of the machine.
+        medians = [np.array([np.median(values) for values in rounds]) for rounds in machine]
+        noise = [values - _faster_half(values, False) for values in medians]
     tests = []
     for name in old:
         if name in new:
-            tests += [(name,) + test for test in _tests(old[name], new[name], machine)]
+            tests += [(name,) + test for test in _tests(old[name], new[name], shift, noise)]
     lost = []
     for name in old:
         if name in new:
             lost += ["%s %s" % (name, point) for point in _points(old[name]) if point not in _points(new[name])]
             if new[name].get("stopped") and not old[name].get("stopped"):
                 lost.append("%s (stopped: %s)" % (name, new[name]["stopped"]))
-    significant = _holm([test[-1] for test in tests])
+    significant = _holm([1.0 if test[-1] is None else test[-1] for test in tests])
     figures = []
-    for (name, metric, higher, start, end, own, p), passed in zip(tests, significant):
-        raw = end - start
-        doubted = raw + _SURE * (own - raw)
-        changed = passed and min(abs(own), abs(doubted)) >= _LEAST and doubted * own > 0
+    for (name, metric, higher, start, end, own, p), changed in zip(tests, significant):
         worse = own != 0 and (own > 0) != higher
-        ends = (math.exp(start), math.exp(end), math.exp(own) - 1, math.exp(raw) - 1)
+        ends = (math.exp(start), math.exp(end), math.exp(own) - 1, math.exp(end - start) - 1)
         figures.append(Figure(name, metric, *ends, worse, p, changed))
-    shift = _trimmed(machine[1])[0] - _trimmed(machine[0])[0] if all(machine) else None
     return {
         "differences": _differences(before, after),
         "machine_change": None if shift is None else math.exp(shift) - 1,
@@ -197,37 +206,44 @@ def failures(found, percent):
     return bad + ["%s is not measured any more" % name for name in found["lost"]]
 
 
-def _tests(old, new, machine):
-    """Returns (metric, higher is better, before, after, change less the machine's own, p) of an engine; logarithms."""
+def _tests(old, new, shift, noise):
+    """Returns (metric, higher is better, before, after, change less the machine's own, p) of an engine; logarithms.
+
+    shift: by how much the machine's own work took longer in the new run. noise: its rounds' values about 0, [old, new].
+    """
     found = []
-    runs = ((-1, 1, old), (1, 2, new))
     follows = _how_far_it_follows(old, new)
     for key, higher in _TESTED:
         # A slower machine's durations grow by what its own work took longer, and rates shrink. Joules have no such
         # yardstick.
         sign = 0 if key == "joules_per_image" else 1 if higher else -1
-        pairs = {}
+        rest = sign * (1 - follows)
+        measured, less_work = {}, {}
         for point in _points(old):
             if key == "p50_ms" and point != "b1":
                 continue  # elsewhere it is the throughput's other side
-            first, second = (np.log(_values(one, point, key)) for one in (old, new))
-            if len(first) and len(second):
-                pairs["%s %s" % (key, point)] = (point, first, second)
-        batches = [pair for pair in pairs.values() if pair[0] != "end_to_end"]
-        groups = {metric: [pair] for metric, pair in pairs.items()}
+            values = [np.log(_values(one, point, key)) for one in (old, new)]
+            if all(map(len, values)):
+                measured[point] = values
+                less_work[point] = [
+                    value + sign * follows * _reference(one, point) for value, one in zip(values, (old, new))
+                ]
+        batches = [point for point in measured if point != "end_to_end"]
+        groups = {"%s %s" % (key, point): [point] for point in measured}
         if key == "images_per_s" and len(batches) > 1:
             groups["images_per_s all batches"] = batches
-        for metric, group in groups.items():
-            start, end = (float(np.mean([_trimmed(pair[place])[0] for pair in group])) for place in (1, 2))
-            sides = [(side / len(group), pair, place, one) for pair in group for side, place, one in runs]
-            measured = [(factor, pair[place]) for factor, pair, place, _ in sides]
-            less_own = [
-                (factor, pair[place] + sign * follows * _reference(one, pair[0])) for factor, pair, place, one in sides
-            ]
-            if sign and follows < 1:
-                less_own += [(side * sign * (1 - follows), rounds) for side, rounds in zip((-1, 1), machine)]
-            own, p = yuen(less_own)
-            found.append((metric, higher, start, end, own, min(1.0, 2 * min(p, yuen(measured)[1]))))
+        for metric, points in groups.items():
+            raw_parts, own_parts = (
+                [Part(1.0 / len(points), higher, *kind[point]) for point in points] for kind in (measured, less_work)
+            )
+            raw, own = difference(raw_parts), difference(own_parts) + rest * shift
+            start = float(np.mean([_faster_half(part.first, higher) for part in raw_parts]))
+            doubted = raw + _SURE * (own - raw)
+            p = None
+            if min(abs(own), abs(doubted)) >= _LEAST and doubted * own > 0:
+                own_parts.append(Part(rest, False, *noise))
+                p = min(1.0, 2 * min(permutation_p(raw_parts), permutation_p(own_parts, rest * shift)))
+            found.append((metric, higher, start, start + raw, own, p))
     return found
 
 
@@ -243,26 +259,47 @@ def _how_far_it_follows(*runs):
     return min(1.0, max(0.0, together / spread)) if spread else 0.0
 
 
-def yuen(parts):
-    """Yuen's test of whether a sum of trimmed means is zero: of two samples with the parts (-1, first) and (1, second).
+def difference(parts):
+    """Returns by how much the second samples' faster halves lie above the first ones', summed over Parts."""
+    return float(
+        sum(
+            part.factor * (_faster_half(part.second, part.higher) - _faster_half(part.first, part.higher))
+            for part in parts
+        )
+    )
+
+
+def permutation_p(parts, offset=0.0):
+    """Tests whether the difference of the parts and an offset together are more than chance makes.
 
     Args:
-        parts: (factor, list of numbers) of each sample.
+        parts: list of Part.
+        offset: added to the difference that was observed.
 
     Returns:
-        (the sum of factor * trimmed mean; two-sided p, 1 for samples too small to tell).
+        two-sided p, 0..1: how often dealing out each part's values by chance makes as much of a difference.
     """
-    found = [(factor,) + _trimmed(values) for factor, values in parts]
-    difference = sum(factor * mean for factor, mean, _, _ in found)
-    variances = [factor**2 * variance for factor, _, variance, _ in found]
-    kept = [count for _, _, _, count in found]
-    total = sum(variances)
-    if min(kept) < 2:
-        return difference, 1.0
-    if total <= 0:
-        return difference, 1.0 if difference == 0 else 0.0
-    freedom = total**2 / sum(variance**2 / (count - 1) for variance, count in zip(variances, kept))
-    return difference, _two_sided_p(abs(difference) / math.sqrt(total), freedom)
+    observed, dealt = abs(difference(parts) + offset), np.zeros(_DEALS)
+    for place, part in enumerate(parts):
+        count = len(part.first)
+        both = np.concatenate([part.first, part.second])[_deals(count + len(part.second), place)]
+        halves = [_faster_half(both[:, :count], part.higher), _faster_half(both[:, count:], part.higher)]
+        dealt += part.factor * (halves[1] - halves[0])
+    as_much = np.abs(dealt) >= observed * (1 - 1e-9)  # sums of the same numbers may differ in their last bits
+    return float((1 + np.count_nonzero(as_much)) / (1 + _DEALS))
+
+
+@functools.lru_cache(maxsize=64)
+def _deals(count, seed):
+    """Returns int [_DEALS, count]: orders of so many values, always the same."""
+    return np.argsort(np.random.RandomState(seed).rand(_DEALS, count), axis=1)
+
+
+def _faster_half(values, higher):
+    """Returns the mean of the higher or lower half along the last axis, the middle one included."""
+    ordered = np.sort(values, axis=-1)
+    count = (ordered.shape[-1] + 1) // 2
+    return (ordered[..., -count:] if higher else ordered[..., :count]).mean(axis=-1)
 
 
 def _points(engine):
@@ -282,15 +319,15 @@ def _reference(engine, point):
     return np.log(_values(engine, point, "reference_ms"))
 
 
-def _machine_rounds(engines):
-    """Returns the logarithm of how long the machine's own work took, a median per round."""
+def _machine_work(engines):
+    """Returns the logarithms of how long the machine's own work took, a list per round."""
     rounds = {}  # type: typing.Dict[int, typing.List[float]]
     for engine in engines.values():
         for window in engine["windows"]:
             rounds.setdefault(window["round"], []).append(math.log(window["reference_ms"]))
             if not math.isfinite(window["reference_ms"]):
                 raise ValueError("reference_ms is %s" % window["reference_ms"])
-    return [float(np.median(values)) for values in rounds.values()]
+    return list(rounds.values())
 
 
 def _differences(before, after):
@@ -336,26 +373,6 @@ def _holm(ps):
             break
         found[number] = True
     return found
-
-
-def _trimmed(values):
-    """Returns (trimmed mean, its variance by winsorizing, how many values were kept)."""
-    ordered = np.sort(np.asarray(values, np.float64))
-    cut = int(_TRIM * len(ordered))
-    kept = len(ordered) - 2 * cut
-    winsorized = np.clip(ordered, ordered[cut], ordered[len(ordered) - cut - 1])
-    spread = float(np.sum((winsorized - winsorized.mean()) ** 2))
-    return float(ordered[cut : cut + kept].mean()), spread / max(1, kept * (kept - 1)), kept
-
-
-def _two_sided_p(t, freedom):
-    """Returns the probability of a value beyond +-t under Student's distribution."""
-    # With x = sqrt(freedom) * tan(angle) the density becomes cos(angle) ** (freedom - 1), which has no long tail.
-    angles = np.linspace(math.atan(t / math.sqrt(freedom)), math.pi / 2, 4001)
-    heights = np.maximum(np.cos(angles), 0.0) ** (freedom - 1)
-    area = float(np.sum((heights[1:] + heights[:-1]) / 2) * (angles[1] - angles[0]))
-    scale = math.exp(math.lgamma((freedom + 1) / 2) - math.lgamma(freedom / 2)) / math.sqrt(math.pi)
-    return min(1.0, 2 * scale * area)
 
 
 def _shown(value):

@@ -21,6 +21,13 @@ def pytest_collection_modifyitems(config, items):
                 item.add_marker(pytest.mark.xdist_group("trained"))
 
 
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport():
+    """pytest-xdist sends what a test printed as UTF-8, which names of files need not be."""
+    report = (yield).get_result()
+    report.sections = [(name, text.encode("utf-8", "backslashreplace").decode()) for name, text in report.sections]
+
+
 def shared_path(*names):
     """Returns a path below SHARED, or skips the test."""
     path = os.path.join(SHARED, *names)
