@@ -2,7 +2,8 @@
 
 What disturbs a machine makes windows slower, never faster. So a figure is the mean of the faster half of its windows
 (on logarithms), which moves far less from run to run than the mean of all: a slow phase of a shared machine fills
-windows, but seldom more than half of them.
+windows, but seldom more than half of them. (The price: an engine that got slower in the minority of its windows alone
+is not reported; its percentiles stand in the report.)
 
 Both runs timed a fixed piece of work before every window. By how much it took longer in the second run, the machine
 itself was slower then, and that much is taken off. Within a run an engine may follow that work from window to window
@@ -291,8 +292,8 @@ def permutation_p(parts, offset=0.0):
 
 @functools.lru_cache(maxsize=64)
 def _deals(count, seed):
-    """Returns int [_DEALS, count]: orders of so many values, always the same."""
-    return np.argsort(np.random.RandomState(seed).rand(_DEALS, count), axis=1)
+    """Returns uint16 [_DEALS, count]: orders of so many values, always the same."""
+    return np.argsort(np.random.RandomState(seed).rand(_DEALS, count), axis=1).astype(np.uint16)
 
 
 def _faster_half(values, higher):
