@@ -14,11 +14,12 @@ BUILD = os.path.join(ROOT, "build", "test-bundles")
 
 
 def pytest_collection_modifyitems(config, items):
-    """Where pytest-xdist shares the tests among processes, all that need the trained bundle go to one."""
+    """Where pytest-xdist shares the tests among processes, all that need the trained bundle go to one, first of all."""
     if config.pluginmanager.hasplugin("xdist"):
         for item in items:
             if "trained" in getattr(item, "fixturenames", ()):
                 item.add_marker(pytest.mark.xdist_group("trained"))
+        items.sort(key=lambda item: item.get_closest_marker("xdist_group") is None)
 
 
 @pytest.hookimpl(hookwrapper=True)
