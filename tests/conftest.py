@@ -13,6 +13,7 @@ TRAIN_OPTIONS = ["--fine-tune", "1", "--fine-tune-epochs", "2", "--no-refit"]
 BUILD = os.path.join(ROOT, "build", "test-bundles")
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks for the marks
 def pytest_collection_modifyitems(config, items):
     """Where pytest-xdist shares the tests among processes, all that need the trained bundle go to one, first of all."""
     if config.pluginmanager.hasplugin("xdist"):
