@@ -12,19 +12,16 @@ IMAGES ?=
 REPORT ?= jetson-report.json
 JETSON_VENV ?= .venv-jetson
 
-# Two processes, however many cores there are: each may hold a TensorFlow
-SHARED_AMONG = --numprocesses 2 --dist loadgroup
-
 .PHONY: demo test test-slow lint format clean jetson jetson-check
 
 demo: $(VENV)/.demo
 	$(BIN)/picnic-edge demo
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest -q $(SHARED_AMONG)
+	$(BIN)/python -m pytest -q
 
 test-slow: $(VENV)/.test
-	$(BIN)/python -m pytest -q $(SHARED_AMONG) -m "slow or not slow"
+	$(BIN)/python -m pytest -q -m "slow or not slow"
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

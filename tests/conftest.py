@@ -13,23 +13,6 @@ TRAIN_OPTIONS = ["--fine-tune", "1", "--fine-tune-epochs", "2", "--no-refit"]
 BUILD = os.path.join(ROOT, "build", "test-bundles")
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks for the marks
-def pytest_collection_modifyitems(config, items):
-    """Where pytest-xdist shares the tests among processes, all that need the trained bundle go to one, first of all."""
-    if config.pluginmanager.hasplugin("xdist"):
-        for item in items:
-            if "trained" in getattr(item, "fixturenames", ()):
-                item.add_marker(pytest.mark.xdist_group("trained"))
-        items.sort(key=lambda item: item.get_closest_marker("xdist_group") is None)
-
-
-@pytest.hookimpl(hookwrapper=True)
-def pytest_runtest_makereport():
-    """pytest-xdist sends what a test printed as UTF-8, which names of files need not be."""
-    report = (yield).get_result()
-    report.sections = [(name, text.encode("utf-8", "backslashreplace").decode()) for name, text in report.sections]
-
-
 def shared_path(*names):
     """Returns a path below SHARED, or skips the test."""
     path = os.path.join(SHARED, *names)
