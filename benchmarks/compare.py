@@ -11,10 +11,10 @@ itself was slower then, and that much is taken off. Within a run an engine may f
 windows followed it (a control variate, its coefficient by least squares, 0 to 1), and the run's own for the rest: the
 work's own noise is not added to an engine's. Then a figure has changed where all of this holds:
 
-1. By at least 5 %: smaller differences come and go with a machine's state and are nobody's doing.
-2. By as much, in the same direction, with only a third of the machine's change taken off: an engine need not feel a
-   phase of the machine as that piece of work does. Where it does, a slowdown by 15 % shows on a machine that is up to
-   12 % faster; where it does not feel it at all, some 7 % bring forth no change.
+1. By at least 5 % less the machine's own: smaller differences come and go with a machine's state, nobody's doing.
+2. By as much in the same direction as measured: an engine need not feel a phase of the machine as that piece of work
+   does, and where it does not, taking it off would make a change of it. Where it does, a slowdown by 15 % shows on a
+   machine that is up to 8 % faster.
 3. Dealing all windows out to the two runs anew, by chance, seldom makes the runs differ as much (a permutation test; p
    as in Phipson and Smyth, Stat. Appl. Genet. Mol. Biol. 9, 2010, 39). As measured or less the machine's own, whichever
    is clearer, at half the level each: the noise of the machine's own work must not hide what the windows show by
@@ -43,7 +43,6 @@ LEAST_CHANGE = 0.05
 FAMILY_ALPHA = 0.02
 _DEALS = 20000  # enough for Holm's correction over 200 figures
 _LEAST = math.log(1 + LEAST_CHANGE)
-_SURE = 1 / 3.0  # of the correction: with only so much of it, a figure must have changed, too
 # key of a window, is it better when higher
 _TESTED = (("p50_ms", False), ("images_per_s", True), ("cpu_s_per_image", False), ("joules_per_image", False))
 _SHOWN = ("cold_start_s", "load_s", "peak_rss_bytes", "gpu_memory_bytes", "top1", "macro_f1")
@@ -239,9 +238,8 @@ def _tests(old, new, shift, noise):
             )
             raw, own = difference(raw_parts), difference(own_parts) + rest * shift
             start = float(np.mean([_faster_half(part.first, higher) for part in raw_parts]))
-            doubted = raw + _SURE * (own - raw)
             p = None
-            if min(abs(own), abs(doubted)) >= _LEAST and doubted * own > 0:
+            if min(abs(own), abs(raw)) >= _LEAST and raw * own > 0:
                 own_parts.append(Part(rest, False, *noise))
                 p = min(1.0, 2 * min(permutation_p(raw_parts), permutation_p(own_parts, rest * shift)))
             found.append((metric, higher, start, start + raw, own, p))

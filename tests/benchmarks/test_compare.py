@@ -175,16 +175,16 @@ def test_a_slower_machine_is_no_slower_engine():
 
 
 def test_a_machine_that_got_faster_hides_no_slowdown():
-    for machine in (1 / 1.12, 0.9, 0.92):
+    for machine in (0.92, 0.94, 0.96):
         for seed in range(10):
             before = document(2 * seed, own_noise=0.03)
             after = document(2 * seed + 1, slower=["openvino-bf16"], factor=1.15, machine=machine, own_noise=0.03)
             found = compare.compare(before, after)
             changed = [figure for figure in found["figures"] if figure.changed]
             assert changed and all(figure.engine == "openvino-bf16" and figure.worse for figure in changed)
-            assert compare.failures(found, 10)
+            assert compare.failures(found, 8)
     figure = changed[0]
-    assert abs(figure.change) > abs(figure.as_measured) + 0.03
+    assert abs(figure.change) > abs(figure.as_measured) + 0.02
     size = "%+.1f %% as measured, %+.1f %% less the machine's own change, worse" % (
         100 * figure.as_measured,
         100 * figure.change,
@@ -203,7 +203,7 @@ def test_a_machine_s_change_alone_is_silent_though_its_own_work_is_noisy_or_over
                 for seed in range(10)
             )
             assert silent >= least, (machine, felt)
-    for machine in (0.95, 1.05):  # felt by no engine at all
+    for machine in (0.8, 0.9, 1.1, 1.2):  # felt by no engine at all
         assert not changes(document(0), document(1, machine=machine, felt=0.0))
 
 
