@@ -17,8 +17,9 @@ JETSON_VENV ?= .venv-jetson
 demo: $(VENV)/.demo
 	$(BIN)/picnic-edge demo
 
+# In two processes, however many cores there are, since each may hold a TensorFlow; a file of tests is one process's.
 test: $(VENV)/.test
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q --numprocesses 2 --dist loadfile
 
 test-slow: $(VENV)/.test
 	$(BIN)/python -m pytest -q -m "slow or not slow"

@@ -40,7 +40,12 @@ REPORTS = ONNX + [
 ]
 LOADGEN = ["mlcommons-loadgen>=6,<7; python_version >= '3.9' and platform_machine == 'x86_64'"]  # has wheels there
 PARQUET = ["pyarrow>=6"]
-CHECKS = ["pytest>=7,<10", "ruff>=0.6,<1; python_version >= '3.8'", "mypy>=1.8,<3; python_version >= '3.9'"]
+CHECKS = [
+    "pytest>=7,<10",
+    "pytest-xdist>=2.5,<4",  # two files of tests at a time
+    "ruff>=0.6,<1; python_version >= '3.8'",
+    "mypy>=1.8,<3; python_version >= '3.9'",
+]
 
 setup(
     name="picnic-edge",

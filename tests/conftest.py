@@ -3,14 +3,19 @@ import shutil
 
 import pytest
 
-from tests.helpers import ROOT, picnic_edge, write_tiny_bundle
+from tests.helpers import ROOT, write_tiny_bundle
 
 # Where developers keep real photos and weights; tests that want them are skipped where they are not.
 SHARED = os.environ.get("PICNIC_EDGE_SHARED", os.path.join(ROOT, "..", "shared"))
-# All stages but the refit, after which a bundle does not give the figures of its own validation.
-TRAIN_OPTIONS = ["--fine-tune", "1", "--fine-tune-epochs", "2", "--no-refit"]
 # Bundles that one Python's suite trained stay here, so that another Python's suite can read them.
 BUILD = os.path.join(ROOT, "build", "test-bundles")
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport():
+    """pytest-xdist sends what a test printed as UTF-8, which names of files need not be."""
+    report = (yield).get_result()
+    report.sections = [(name, text.encode("utf-8", "backslashreplace").decode()) for name, text in report.sections]
 
 
 def shared_path(*names):
@@ -77,18 +82,3 @@ def samples(tmp_path_factory):
     folder = str(tmp_path_factory.mktemp("samples"))
     draw_samples(folder, images_per_class=10, seed=0)
     return folder
-
-
-@pytest.fixture(scope="session")
-def trained(samples):
-    """What `picnic-edge train --weights none` made of the samples: (bundle, CompletedProcess). About a minute."""
-    import sys
-
-    bundle = os.path.join(BUILD, "python%d.%d" % sys.version_info[:2])
-    shutil.rmtree(bundle, ignore_errors=True)
-    done = picnic_edge(
-        *["train", samples + "/train.tsv", "--images", samples + "/photos", "--out", bundle, "--weights", "none"]
-        + TRAIN_OPTIONS
-    )
-    assert done.returncode == 0, done.stderr
-    return bundle, done

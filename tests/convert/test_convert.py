@@ -716,19 +716,6 @@ def test_openvino_and_nncf_report_nothing_to_their_maker(tiny_bundle, tmp_path):
     assert not os.path.exists(str(home / "intel"))  # where openvino_telemetry keeps the id of the user
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("target", ["onnxruntime", "openvino"])
-def test_int8_of_a_trained_network_is_a_quarter_of_its_size_and_answers_nearly_the_same(trained, tmp_path, target):
-    pytest.importorskip({"openvino": "nncf"}.get(target, target))
-    bundle = shutil.copytree(trained[0], str(tmp_path / "bundle"))
-    # Short training without ImageNet weights leaves many photos undecided, whose label any rounding changes.
-    convert(bundle, target, "--precision", "int8", "--min-agreement", "0.85")
-    record = engine_record(bundle, target + "-int8")
-    assert record["parity"]["kl_divergence"] < 0.02
-    size_bytes = sum(facts["size_bytes"] for facts in record["files"].values())
-    assert size_bytes < 0.3 * os.path.getsize(os.path.join(bundle, "model.onnx"))
-
-
 # ---- labelled photos
 
 

@@ -1,11 +1,13 @@
 """What `picnic-edge train --weights none` makes of the drawn samples: the bundle, and its way through the verbs.
 
-One training (fixture trained, about a minute) serves the whole session. The pieces have tests of their own beside this.
+One training (fixture trained, about a minute) serves them all; tests of other folders that need its bundle stand here,
+since each file of tests is one process's in `make test`. The pieces have tests of their own beside this.
 """
 
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +15,8 @@ import sys
 import numpy as np
 import pytest
 
+from benchmarks import roofline
+from convert import cli as convert
 from edge_runtime import bundle as bundles
 from edge_runtime import images, machine, tables
 from edge_runtime.bundle import Bundle
@@ -20,11 +24,28 @@ from edge_runtime.engines import EngineInfo, create_engine
 from edge_runtime.errors import UsageError
 from edge_runtime.files import sha256_of
 from tests import helpers
-from tests.conftest import TRAIN_OPTIONS
-from train import cli, data, evaluate, metrics, predict, recipe
+from tests.conftest import BUILD
+from tests.train.test_inner import softmax
+from train import cli, data, evaluate, inner, metrics, predict, recipe
 from train import report as reports
 from train.checkpoint import Checkpoint
 from train.export import MAX_DIFFERENCE_RANDOM
+
+# All stages but the refit, after which a bundle does not give the figures of its own validation.
+TRAIN_OPTIONS = ["--fine-tune", "1", "--fine-tune-epochs", "2", "--no-refit"]
+
+
+@pytest.fixture(scope="module")
+def trained(samples):
+    """What `picnic-edge train --weights none` made of the samples: (bundle, CompletedProcess). About a minute."""
+    bundle = os.path.join(BUILD, "python%d.%d" % sys.version_info[:2])
+    shutil.rmtree(bundle, ignore_errors=True)
+    done = helpers.picnic_edge(
+        *["train", samples + "/train.tsv", "--images", samples + "/photos", "--out", bundle, "--weights", "none"]
+        + TRAIN_OPTIONS
+    )
+    assert done.returncode == 0, done.stderr
+    return bundle, done
 
 
 @pytest.fixture(scope="module")
@@ -246,7 +267,42 @@ def test_any_batch_size_gives_a_photo_the_same_answer(bundle, kind):
             assert engine.infer(pictures[:size]) == pytest.approx(alone[:size], abs=MAX_DIFFERENCE_RANDOM)
 
 
+def test_it_has_the_blocks_of_inception_v3(bundle):
+    sample = bundle.sample()
+    session = inner.open_session(bundle, ["features", "probabilities"] + list(inner.BLOCKS))
+    found = session.run(sample.images[:18])
+    shapes = [(35, 35, 256)] + 2 * [(35, 35, 288)] + 5 * [(17, 17, 768)] + [(8, 8, 1280)] + 2 * [(8, 8, 2048)]
+    assert [found[block].shape for block in inner.BLOCKS] == [(18,) + shape for shape in shapes]
+    np.testing.assert_allclose(found["features"], found["mixed10"].mean(axis=(1, 2)), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(found["probabilities"], sample.probabilities[:18], atol=1e-4)
+    logits = found["features"].dot(session.kernel) + session.bias
+    np.testing.assert_allclose(softmax(logits), found["probabilities"], atol=1e-4)
+    assert session.kernel.shape == (2048, 8)
+
+
+def test_inception_v3_has_its_published_5_7_gmac(bundle):
+    pytest.importorskip("onnx")
+    found = roofline.count_work(bundle.file("model.onnx"))
+    assert found["macs_per_image"] == pytest.approx(5.71e9, rel=0.005)  # the first 1000 classes are 2 of 5713 MMAC
+    assert found["weight_values"] == pytest.approx(21.8e6, rel=0.02)
+    assert found["input_bytes_per_image"] == 299 * 299 * 3
+
+
 # ---- its way through the other verbs
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", ["onnxruntime", "openvino"])
+def test_int8_is_a_quarter_of_its_size_and_answers_nearly_the_same(bundle, tmp_path, target):
+    pytest.importorskip({"openvino": "nncf"}.get(target, target))
+    copy = shutil.copytree(bundle.path, str(tmp_path / "bundle"))
+    # Short training without ImageNet weights leaves many photos undecided, whose label any rounding changes.
+    convert.main([copy, "--to", target, "--precision", "int8", "--min-agreement", "0.85"])
+    with open(os.path.join(copy, "engines", target + "-int8", "engine.json"), encoding="utf-8") as file:
+        record = json.load(file)
+    assert record["parity"]["kl_divergence"] < 0.02
+    size_bytes = sum(facts["size_bytes"] for facts in record["files"].values())
+    assert size_bytes < 0.3 * os.path.getsize(bundle.file("model.onnx"))
 
 
 def test_evaluate_on_the_test_split(bundle, samples, tmp_path, capsys):
@@ -435,7 +491,6 @@ def test_an_out_below_a_file_is_met_before_training(tmp_path, no_reading):
 
 def test_a_full_disk_is_met_before_training(tmp_path, monkeypatch, no_reading):
     import collections
-    import shutil
 
     usage = collections.namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(1 << 40, 1 << 40, 100 << 20))
