@@ -629,15 +629,15 @@ class HardwareDecoder:
         pass
 
 
-def test_a_camera_s_rows_are_kept_when_its_run_begins_again(bundle, clip, tmp_path, monkeypatch, capsys):
-    camera = Resumable(bundle, clip, tmp_path / "out.tsv")
+def test_a_camera_s_rows_are_kept_when_its_run_begins_again(bundle, long_clip, tmp_path, monkeypatch, capsys):
+    camera = Resumable(bundle, long_clip, tmp_path / "out.tsv")
     assert camera.stop_after(monkeypatch, 3, more=["--realtime"]) == EngineLost.exit_code
-    assert camera.run("--realtime") == 0
+    assert camera.run("--realtime", "--frames", "2") == 0
     kept = str(tmp_path / "out.stopped-1.tsv")
     assert "rows of a run that was stopped are kept in %s" % kept in capsys.readouterr().err
     with open(kept, "rb") as file:
         assert 1 <= len(read_rows_of(file.read())) <= 3
-    assert 1 <= len(read_rows_of(camera.content())) <= 12 and camera.beside() == []
+    assert len(read_rows_of(camera.content())) == 2 and camera.beside() == []
 
 
 def test_an_engine_that_is_lost_keeps_the_rows_and_says_how_to_go_on(job, in_twos, monkeypatch, capsys):
@@ -889,6 +889,17 @@ def clip(tmp_path_factory):
     return path
 
 
+@pytest.fixture(scope="module")
+def long_clip(tmp_path_factory):
+    """A video of two minutes: played as a camera it is not over before the slowest machine has seen some of it."""
+    path = str(tmp_path_factory.mktemp("clip") / "long.avi")
+    writer = cv2.VideoWriter(path, cv2.VideoWriter_fourcc(*"MJPG"), 25, (160, 120))
+    for number in range(3000):
+        writer.write(np.ascontiguousarray(photo(COLOURS["red"], number % 50)[:, :, ::-1]))
+    writer.release()
+    return path
+
+
 FRAME_LABELS = [label for label in sorted(COLOURS) for _ in range(4)]
 
 
@@ -939,8 +950,8 @@ def test_a_video_played_as_a_camera_tells_latency_and_drops(bundle, clip, tmp_pa
         assert name == clip and row["label"] == FRAME_LABELS[int(number)] and row["time_s"] >= 0
 
 
-def test_a_live_run_ends_after_so_many_frames(bundle, clip, capsys):
-    assert exit_code(bundle, clip, "--realtime", "--frames", "2", "--json") == 0
+def test_a_live_run_ends_after_so_many_frames(bundle, long_clip, capsys):
+    assert exit_code(bundle, long_clip, "--realtime", "--frames", "2", "--json") == 0
     assert len(json.loads(capsys.readouterr().out)["results"]) == 2
 
 
@@ -980,11 +991,11 @@ class Window:
         pass
 
 
-def test_closing_the_window_ends_a_camera_s_run_well(bundle, clip, tmp_path, monkeypatch):
+def test_closing_the_window_ends_a_camera_s_run_well(bundle, long_clip, tmp_path, monkeypatch):
     monkeypatch.setattr(annotate, "open_window", Window)
     out = tmp_path / "out.tsv"
-    assert exit_code(bundle, clip, "--realtime", "--out", out, "--show", "--batch", "1") == 0
-    assert 3 <= len(read_rows_of(out.read_bytes())) <= 12
+    assert exit_code(bundle, long_clip, "--realtime", "--out", out, "--show", "--batch", "1") == 0
+    assert 3 <= len(read_rows_of(out.read_bytes())) < 1000
 
 
 def test_closing_the_window_before_the_last_photo_leaves_the_file_unfinished(job, in_twos, monkeypatch, capsys):
@@ -1015,14 +1026,9 @@ def test_a_camera_that_is_not_there_ends_with_4_and_leaves_nothing(bundle, tmp_p
     assert os.listdir(str(tmp_path)) == []
 
 
-def test_a_camera_s_run_that_is_stopped_has_its_file(bundle, clip, tmp_path):
+def test_a_camera_s_run_that_is_stopped_has_its_file(bundle, long_clip, tmp_path):
     out = str(tmp_path / "out.tsv")
-    long = str(tmp_path / "long.avi")
-    writer = cv2.VideoWriter(long, cv2.VideoWriter_fourcc(*"MJPG"), 25, (160, 120))
-    for number in range(3000):  # two minutes
-        writer.write(np.ascontiguousarray(photo(COLOURS["red"], number % 50)[:, :, ::-1]))
-    writer.release()
-    process = start("classify", bundle, long, "--realtime", "--out", out, "--json", stdout=subprocess.PIPE)
+    process = start("classify", bundle, long_clip, "--realtime", "--out", out, "--json", stdout=subprocess.PIPE)
     try:
         while not os.path.exists(out + ".partial"):
             assert process.poll() is None
@@ -1036,6 +1042,6 @@ def test_a_camera_s_run_that_is_stopped_has_its_file(bundle, clip, tmp_path):
     assert process.returncode == 130, said
     assert json.loads(printed.decode())["photos"] >= 1
     assert ", written to %s" % out in said.decode() and "--resume" not in said.decode()
-    assert os.listdir(str(tmp_path)) in (["out.tsv", "long.avi"], ["long.avi", "out.tsv"])
+    assert os.listdir(str(tmp_path)) == ["out.tsv"]
     with open(out, "rb") as file:
         assert {row["label"] for row in read_rows_of(file.read())} == {RED}
