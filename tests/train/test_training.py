@@ -292,15 +292,15 @@ def test_inception_v3_has_its_published_5_7_gmac(bundle):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("target", ["onnxruntime", "openvino"])
-def test_int8_is_a_quarter_of_its_size_and_answers_nearly_the_same(bundle, tmp_path, target):
+@pytest.mark.parametrize("target, most", [("onnxruntime", 0.1), ("openvino", 0.02)])  # 7 bits a weight without VNNI
+def test_int8_is_a_quarter_of_its_size_and_answers_nearly_the_same(bundle, tmp_path, target, most):
     pytest.importorskip({"openvino": "nncf"}.get(target, target))
     copy = shutil.copytree(bundle.path, str(tmp_path / "bundle"))
     # Short training without ImageNet weights leaves many photos undecided, whose label any rounding changes.
     convert.main([copy, "--to", target, "--precision", "int8", "--min-agreement", "0.85"])
     with open(os.path.join(copy, "engines", target + "-int8", "engine.json"), encoding="utf-8") as file:
         record = json.load(file)
-    assert record["parity"]["kl_divergence"] < 0.02
+    assert record["parity"]["kl_divergence"] < most
     size_bytes = sum(facts["size_bytes"] for facts in record["files"].values())
     assert size_bytes < 0.3 * os.path.getsize(bundle.file("model.onnx"))
 
