@@ -77,7 +77,7 @@ class _Photos:
 def _how_to_quantize(quantization, left_out):
     """Returns the arguments of quantize_static that suit this CPU. left_out: names of nodes that stay as they are."""
     arm = platform.machine() == "aarch64"
-    vnni = "avx512_vnni" in machine.cpu_features()
+    vnni = {"avx_vnni", "avx512_vnni"} & set(machine.cpu_features())
     return {
         "quant_format": quantization.QuantFormat.QDQ,
         "activation_type": quantization.QuantType.QInt8 if arm else quantization.QuantType.QUInt8,

@@ -10,6 +10,7 @@ _CPU_FEATURES = (
     "avx",
     "avx2",
     "fma",
+    "avx_vnni",
     "avx512f",
     "avx512_vnni",
     "avx512_bf16",
