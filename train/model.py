@@ -6,6 +6,7 @@ import os
 import random
 import socket
 import subprocess
+import sys
 import typing
 
 import numpy as np
@@ -35,10 +36,31 @@ _DOWNLOAD_TIMEOUT_S = 20
 def load_tensorflow():
     """Imports TensorFlow without its start-up messages; errors are still shown. float32 means float32 from then on."""
     logging.getLogger("absl").setLevel(logging.ERROR)
+    if "avx2" in machine.cpu_features():
+        # Left to itself TensorFlow takes oneDNN's convolutions only where there is AVX512-VNNI: they train
+        # faster without it, too (docs/performance.md).
+        os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+        with _nothing_on_stderr():  # it says twice that it does so, before it knows of any log level
+            require("tensorflow")
     tensorflow = require("tensorflow")
     tensorflow.get_logger().setLevel("ERROR")
     # By default newer GPUs round to 10 bits: the exported files could not agree with that to a hundred-thousandth.
     tensorflow.config.experimental.enable_tensor_float_32_execution(False)
+
+
+@contextlib.contextmanager
+def _nothing_on_stderr():
+    """Within the block what is written to stderr is lost, also what libraries in C++ write."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        sys.stderr.flush()
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def set_seed(seed):

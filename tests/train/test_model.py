@@ -2,6 +2,8 @@
 
 import os
 import re
+import subprocess
+import sys
 import types
 
 import numpy as np
@@ -18,6 +20,19 @@ def tensorflow():
     found = pytest.importorskip("tensorflow", reason="training needs TensorFlow")
     model.load_tensorflow()
     return found
+
+
+def test_loading_tensorflow_says_nothing_and_takes_onednn_where_it_is_faster(tensorflow):
+    code = "import os; from train import model; model.load_tensorflow(); print(os.environ.get('TF_ENABLE_ONEDNN_OPTS'))"
+    environment = {name: value for name, value in os.environ.items() if name != "TF_ENABLE_ONEDNN_OPTS"}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=dict(environment, PYTHONPATH=helpers.ROOT),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    expected = b"1" if "avx2" in machine.cpu_features() else b"None"
+    assert (done.returncode, done.stdout.strip(), done.stderr) == (0, expected, b"")
 
 
 # ---- the head
