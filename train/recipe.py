@@ -28,7 +28,7 @@ BLOCKS = 8
 FINE_TUNE_EPOCHS = 16  # where the time allows them
 MINUTES = 60
 _PLANNED = 0.95  # of the minutes: a machine has its slow phases
-PEAK_RATE = 6e-4
+PEAK_RATE = 6e-4  # of learning, for FINE_TUNE_EPOCHS; fewer have no time to mend what a high rate breaks
 REFIT_RATE = 3e-4
 REFIT = "refit"
 REFIT_SHARE = 0.4  # of the fine-tuning's epochs
@@ -120,6 +120,7 @@ def train(base, strategy, training, validation, class_names, sums, settings, che
     else:
         if settings.blocks and not interrupted:
             validate = _validator(validation, val_labels, class_names)
+            plan = plan._replace(peak_rate=_rate(PEAK_RATE, plan.epochs))
             history["fine_tune"], interrupted = finetune.fine_tune(
                 network, training, labels, weights, validate, plan, checkpoint, watch
             )
@@ -141,7 +142,7 @@ def train(base, strategy, training, validation, class_names, sums, settings, che
         say("refit: learning from all %d photos" % len(photos))
         if np.argmin(history.get("fine_tune", {}).get("val_loss", [0])):  # fine-tuning did better than the head alone
             epochs = _refit_epochs(plan.epochs)
-            plan = plan._replace(stage=REFIT, epochs=epochs, peak_rate=REFIT_RATE)
+            plan = plan._replace(stage=REFIT, epochs=epochs, peak_rate=_rate(REFIT_RATE, plan.epochs))
             history[REFIT], interrupted = finetune.fine_tune(
                 network, photos, all_labels, weights, None, plan, checkpoint, watch
             )
@@ -159,6 +160,11 @@ def train(base, strategy, training, validation, class_names, sums, settings, che
             _set_weights(network, checkpoint.kept_arrays)
     calibrate.fold_temperature(network.head, calibration["temperature"])
     return Outcome(network, probabilities, history, calibration, refitted, interrupted)
+
+
+def _rate(rate, epochs):
+    """Returns the peak rate for fewer epochs of fine-tuning than FINE_TUNE_EPOCHS."""
+    return rate * math.sqrt(min(1.0, epochs / FINE_TUNE_EPOCHS))
 
 
 def _refit_epochs(epochs):

@@ -86,6 +86,22 @@ def test_the_head_alone_can_be_trained_and_refitted(train):
     assert len(outcome.history["refit"]["loss"]) == best + 1
 
 
+@pytest.mark.parametrize("epochs, share", [(1, 0.5), (4, 1.0), (5, 1.0)])
+def test_fewer_epochs_learn_at_a_lower_rate(train, monkeypatch, epochs, share):
+    rates = {}
+    fine_tune = finetune.fine_tune
+
+    def record(*arguments):
+        (plan,) = [argument for argument in arguments if isinstance(argument, finetune.Plan)]
+        rates[plan.stage] = plan.peak_rate
+        return fine_tune(*arguments)
+
+    monkeypatch.setattr(finetune, "fine_tune", record)
+    monkeypatch.setattr(recipe, "FINE_TUNE_EPOCHS", 4)
+    train("state", fine_tune_epochs=epochs)
+    assert rates == {"fine-tune": pytest.approx(share * 6e-4), "refit": pytest.approx(share * 3e-4)}
+
+
 @pytest.mark.parametrize("stage, epoch", [("head", 0), ("fine-tune", 0), ("fine-tune", 2), ("refit", 0)])
 def test_a_training_killed_in_any_stage_ends_where_a_whole_one_ends(train, stage, epoch):
     whole, answers = train("whole")
