@@ -31,12 +31,14 @@ PATIENCE_EPOCHS = 15
 _CALIBRATION_BATCH = 8
 _HEAD_BATCH = 32
 _DOWNLOAD_TIMEOUT_S = 20
+_ONEDNN_SINCE = [2, 21]  # the TensorFlow it was tried with; with 2.6 on a CPU without AVX512 it dies of SIGFPE
 
 
 def load_tensorflow():
     """Imports TensorFlow without its start-up messages; errors are still shown. float32 means float32 from then on."""
     logging.getLogger("absl").setLevel(logging.ERROR)
-    if "avx2" in machine.cpu_features():
+    version = [int(part) for part in (machine.library_version("tensorflow") or "0.0").split(".")[:2]]
+    if "avx2" in machine.cpu_features() and version >= _ONEDNN_SINCE:
         # Left to itself TensorFlow takes oneDNN's convolutions only where there is AVX512-VNNI: they train
         # faster without it, too (docs/performance.md).
         os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
