@@ -37,12 +37,13 @@ _ONEDNN_SINCE = [2, 21]  # the TensorFlow it was tried with; with 2.6 on a CPU w
 def load_tensorflow():
     """Imports TensorFlow without its start-up messages; errors are still shown. float32 means float32 from then on."""
     logging.getLogger("absl").setLevel(logging.ERROR)
-    version = [int(part) for part in (machine.library_version("tensorflow") or "0.0").split(".")[:2]]
-    if "avx2" in machine.cpu_features() and version >= _ONEDNN_SINCE:
-        # Left to itself TensorFlow takes oneDNN's convolutions only where there is AVX512-VNNI: they train
-        # faster without it, too (docs/performance.md).
-        os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
-        with _nothing_on_stderr():  # it says twice that it does so, before it knows of any log level
+    if "avx2" in machine.cpu_features():
+        version = [int(part) for part in (machine.library_version("tensorflow") or "0.0").split(".")[:2]]
+        if version >= _ONEDNN_SINCE:
+            # Left to itself TensorFlow takes oneDNN's convolutions only where there is AVX512-VNNI. Without it they
+            # train faster, too (docs/performance.md).
+            os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+        with _nothing_on_stderr():  # where it takes them, it says so twice, before it knows of any log level
             require("tensorflow")
     tensorflow = require("tensorflow")
     tensorflow.get_logger().setLevel("ERROR")
