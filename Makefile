@@ -18,8 +18,9 @@ demo: $(VENV)/.demo
 	$(BIN)/picnic-edge demo
 
 # In two processes, however many cores there are, since each may hold a TensorFlow; a file of tests is one process's.
+# Where one dies, the run ends: pytest-xdist would take up another and may wait for ever for the rest of that file.
 test: $(VENV)/.test
-	$(BIN)/python -m pytest -q --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest -q --numprocesses 2 --dist loadfile --max-worker-restart 0
 
 test-slow: $(VENV)/.test
 	$(BIN)/python -m pytest -q -m "slow or not slow"

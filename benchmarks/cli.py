@@ -25,7 +25,9 @@ from edge_runtime.errors import BundleError, ImageError, MissingRequirement, Pic
 from edge_runtime.requirements import require
 from edge_runtime.sources import open_source
 
-MOST_PHOTOS = 64  # of an end-to-end window; a window goes over them once or more often
+# Of an end-to-end window, which goes over them once or more often. Four batches: where a photo takes a tenth of a
+# second, ten windows of four engines take two minutes with so few.
+MOST_PHOTOS = 32
 
 
 def parser():
