@@ -106,7 +106,8 @@ def main(argv=None):
     data.report_problems(problems, None, strict=False)
     if len(shown) < explained:
         say("the page shows the first %d of %d photos; the pictures of all are beside it" % (len(shown), explained))
-    say("%d photos explained, written to %s" % (explained, os.path.join(options.out, PAGE)))
+    noun = "photo" if explained == 1 else "photos"
+    say("%d %s explained, written to %s" % (explained, noun, os.path.join(options.out, PAGE)))
 
 
 def feature_maps(block):

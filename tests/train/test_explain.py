@@ -65,7 +65,7 @@ def test_the_pictures_and_the_page(blocks_bundle, tmp_path, capsys):
     assert "http" not in page
     said = capsys.readouterr()
     assert said.out == ""
-    assert "1 photos explained, written to " in said.err
+    assert "1 photo explained, written to " in said.err
 
 
 def test_heat_for_another_class(blocks_bundle, tmp_path):
@@ -117,7 +117,7 @@ def test_unreadable_photos_do_not_stop_the_others(blocks_bundle, tmp_path):
         assert "%s: %s" % (reason, tmp_path / name) in done.stderr
         assert '%s <span class="faint">%s</span>' % (tmp_path / name, reason) in page
     assert "2 photos could not be read" in page
-    assert "1 photos explained" in done.stderr
+    assert "1 photo explained" in done.stderr
     assert [name for name in names_in(tmp_path / "out") if name.endswith("-heat.png")] == ["good-heat.png"]
 
 
