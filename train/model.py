@@ -15,7 +15,7 @@ from edge_runtime import files, images, machine
 from edge_runtime.command import say
 from edge_runtime.errors import MissingRequirement, UsageError
 from edge_runtime.requirements import require
-from train.pipeline import photo_batches
+from train.pipeline import photo_batches, untuned
 from train.random_base import calibrate_batch_norm
 
 FEATURES = 2048
@@ -215,7 +215,7 @@ def train_head(features, labels, class_weights, epochs, val_features=None, val_l
         indices = tensorflow.data.Dataset.range(len(truth))
         if shuffled:
             indices = indices.shuffle(len(truth), seed=int(np.random.randint(1 << 31)))
-        return indices.batch(_HEAD_BATCH).map(load).prefetch(2)
+        return untuned(indices.batch(_HEAD_BATCH).map(load).prefetch(2))
 
     head = build_head(len(class_weights), dropout=DROPOUT)
     head.compile(keras.optimizers.Adam(LEARNING_RATE), "sparse_categorical_crossentropy", metrics=["accuracy"])

@@ -43,8 +43,22 @@ def photo_batches(paths, batch_size, load=images.read_image):
     dataset = tensorflow.data.Dataset.range(len(paths))
     dataset = dataset.map(load_photo, num_parallel_calls=machine.core_count())
     try:
-        yield from dataset.batch(batch_size).prefetch(_READ_AHEAD)
+        yield from untuned(dataset.batch(batch_size).prefetch(_READ_AHEAD))
     except tensorflow.errors.OpError:
         if lost:
             raise UsageError("%s (it could be read before; put it back and give the same command again)" % lost[0])
         raise
+
+
+def untuned(dataset):
+    """Returns the tf.data dataset without autotuning.
+
+    No setting here is left to it, and the thread that tunes may miss that its iterator is at its end: TensorFlow 2.21
+    then waits there, doing nothing, until the thread wakes by itself, up to a minute later.
+    """
+    options = require("tensorflow").data.Options()
+    if hasattr(options, "autotune"):
+        options.autotune.enabled = False
+    else:  # TensorFlow 2.6
+        options.experimental_optimization.autotune = False
+    return dataset.with_options(options)

@@ -10,7 +10,7 @@ from edge_runtime import images
 from edge_runtime.sources import open_source
 from tests import helpers
 from train import model
-from train.pipeline import photo_batches
+from train.pipeline import photo_batches, untuned
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -122,3 +122,9 @@ def test_scaling_maps_0_and_255_to_the_ends_of_the_range():
     scaled = model.scale(np.array([0, 51, 255], np.uint8)).numpy()
     assert scaled.dtype == np.float32
     assert scaled == pytest.approx([-1.0, 51 / 127.5 - 1, 1.0], abs=1e-6)
+
+
+def test_nothing_is_left_to_tensorflow_s_autotuning():
+    options = untuned(model.require("tensorflow").data.Dataset.range(3)).options()
+    tuned = options.autotune.enabled if hasattr(options, "autotune") else options.experimental_optimization.autotune
+    assert tuned is False
