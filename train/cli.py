@@ -178,7 +178,7 @@ def main(argv=None):
         say("worker %d of %d is done; worker 0 writes the bundle" % (worker, worker_count))
         workers.wait_for_all(strategy)
         checkpoint.remove()
-        workers.leave()
+        workers.leave(strategy)
 
     predicted = [class_names[best] for best in done.probabilities.argmax(axis=1)]
     accuracy, macro_f1, table = metrics.score([photo.label for photo in validation], predicted, class_names)
@@ -242,7 +242,7 @@ def main(argv=None):
         raise KeyboardInterrupt
     checkpoint.remove()
     workers.wait_for_all(strategy)
-    workers.leave()
+    workers.leave(strategy)
 
 
 def _command_for_the_same(arguments, options, done):

@@ -57,7 +57,7 @@ def main(folder, out):
     trained = {"w%d" % place: value for place, value in enumerate(weights_of(network))}
     np.savez(out, loss=history["loss"], val_loss=history["val_loss"], **trained)
     workers.wait_for_all(network.strategy)
-    workers.leave()
+    workers.leave(network.strategy)
 
 
 if __name__ == "__main__":
