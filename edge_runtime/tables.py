@@ -51,31 +51,47 @@ def read_rows(path, need_label=False):
                     "%s: no column named %s; its first line must be a header such as file<TAB>label, and is %s"
                     % (path, " or ".join(missing), "<TAB>".join(header)[:200] or "empty")
                 )
-            lines.taken.clear()
-            for fields in reader:
-                rows = [(reader.line_num, fields)]
-                if lines.ended and len(lines.taken) > 1:  # a quote that nothing closes: each line is meant by itself
-                    unquoted = csv.reader(lines.taken, dialect="excel-tab", quoting=csv.QUOTE_NONE)
-                    rows = list(enumerate(unquoted, reader.line_num - len(lines.taken) + 1))
-                lines.taken.clear()
-                for number, values in rows:
-                    if any(value.strip() for value in values):
-                        yield _row(number, header, values, need_label)
-        except (csv.Error, OSError) as error:  # an endless field, a failing disk, a directory
-            raise UsageError("%s, line %d: cannot be read as tab-separated text (%s)" % (path, reader.line_num, error))
+            while not lines.ended:
+                for number, fields in _next_rows(reader, lines, header.index("label") if need_label else None):
+                    if any(value.strip() for value in fields):
+                        yield _row(number, header, fields, need_label)
+        except (csv.Error, OSError) as error:  # an endless line, a failing disk, a directory
+            raise UsageError("%s, line %d: cannot be read as tab-separated text (%s)" % (path, lines.count, error))
+
+
+def _next_rows(reader, lines, label):
+    """Returns [(line number, fields)]: one row, unless it spans lines by a quote that was not meant as one.
+
+    Nothing closes such a quote, or only the next one of its kind, so that the label (in the column of that number)
+    seems to span lines. Each line is then meant by itself.
+    """
+    lines.taken = []
+    try:
+        fields = next(reader, [])
+        spoiled = lines.ended or (label is not None and "\n" in "".join(fields[label : label + 1]))
+    except csv.Error:  # a longer field than the csv module takes
+        if len(lines.taken) == 1:
+            raise
+        spoiled = True
+    if spoiled and len(lines.taken) > 1:
+        unquoted = csv.reader(lines.taken, dialect="excel-tab", quoting=csv.QUOTE_NONE)
+        return list(enumerate(unquoted, lines.count - len(lines.taken) + 1))
+    return [(lines.count, fields)]
 
 
 class _Lines:
-    """Hands out lines; taken are those since it was last cleared, ended that more were asked for than there are."""
+    """Hands out lines: count so far, taken since it was last emptied; ended: more were asked for than there are."""
 
     def __init__(self, lines):
         self._lines = lines
         self.taken: typing.List[str] = []
+        self.count = 0
         self.ended = False
 
     def __iter__(self):
         for line in self._lines:
             self.taken.append(line)
+            self.count += 1
             yield line
         self.ended = True
 

@@ -138,6 +138,23 @@ def test_a_field_without_end_is_wrong_usage_that_names_the_line(rows_of):
         rows_of(b"file\na.jpg\n" + b"x" * (csv.field_size_limit() + 10) + b"\n")
 
 
+@pytest.mark.parametrize("count", [3, 9000], ids=["few rows", "more than the csv module takes as one field"])
+def test_a_quote_that_nothing_closes_costs_no_row(rows_of, count):
+    rows = rows_of(b"file\tlabel\n" + b'a.jpg\t"5 inch\n' + b"b.jpg\tegg and ham\n" * count, need_label=True)
+    assert [row[:3] for row in rows[:2]] == [(2, "a.jpg", '"5 inch'), (3, "b.jpg", "egg and ham")]
+    assert len(rows) == 1 + count and rows[-1].line == 2 + count and not any(row.problem for row in rows)
+
+
+def test_a_quote_closed_by_another_row_s_costs_no_row(rows_of):
+    rows = rows_of(b'file\tlabel\na.jpg\t"5 inch\nb.jpg\tegg\nc.jpg\t"5 inch\nd.jpg\tham\n', need_label=True)
+    assert [row[:3] for row in rows] == [
+        (2, "a.jpg", '"5 inch'),
+        (3, "b.jpg", "egg"),
+        (4, "c.jpg", '"5 inch'),
+        (5, "d.jpg", "ham"),
+    ]
+
+
 # --- writing
 
 COLUMNS = ["file", "label", "confidence", "error"]
