@@ -39,9 +39,8 @@ def whole_file(path, binary=False, lasting=True):
 
     lasting: it also outlives a power loss that follows at once, which takes milliseconds to make sure.
     """
-    folder = os.path.dirname(os.path.abspath(path))
-    # 50 letters: of up to 4 bytes each, of the 255 that a name may have.
-    descriptor, temporary = tempfile.mkstemp(prefix=".%s." % os.path.basename(path)[:50], dir=folder)
+    folder, prefix = _torn(path)
+    descriptor, temporary = tempfile.mkstemp(prefix=prefix, dir=folder)
     try:
         text: typing.Any = {"encoding": "utf-8", "errors": "surrogateescape", "newline": ""}
         with open(descriptor, "wb" if binary else "w", **({} if binary else text)) as file:
@@ -57,6 +56,20 @@ def whole_file(path, binary=False, lasting=True):
         with contextlib.suppress(OSError):
             os.unlink(temporary)
         raise
+
+
+def remove_torn(path):
+    """Removes what processes that were killed in whole_file left. Nobody may be writing the file meanwhile."""
+    folder, prefix = _torn(path)
+    for name in os.listdir(folder):
+        if name.startswith(prefix):
+            os.unlink(os.path.join(folder, name))
+
+
+def _torn(path):
+    """Returns the folder and the start of the name of whole_file's temporary file."""
+    # 50 letters: of up to 4 bytes each, of the 255 that a name may have.
+    return os.path.dirname(os.path.abspath(path)), ".%s." % os.path.basename(path)[:50]
 
 
 @contextlib.contextmanager

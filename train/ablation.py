@@ -54,7 +54,7 @@ def main(argv=None):
     with tempfile.TemporaryDirectory() as scratch:
         train_options = arguments[place + 1 :] + ["--out", os.path.join(scratch, "bundle")]
         options = cli.parser().parse_args(train_options)
-        if options.fine_tune is None:
+        if not options.fine_tune:
             options.fine_tune = recipe.BLOCKS
         print("| variant | val loss | accuracy | macro-F1 | minutes |\n| --- | --: | --: | --: | --: |", flush=True)
         with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
@@ -94,6 +94,7 @@ def _train(name, options):
     )
     checkpoint = Checkpoint(options.out + ".training", {}, False)
     done = recipe.train(base, strategy, training, validation, class_names, sums, settings, checkpoint, _ignore)
+    checkpoint.remove()
     curves = done.history["fine_tune"]
     best = min(range(len(curves["val_loss"])), key=curves["val_loss"].__getitem__)
     names = ("val_loss", "val_accuracy", "val_macro_f1")

@@ -21,16 +21,17 @@ class Checkpoint:
         facts, arrays: of the stage in progress, as save was given them: plain values, {name: numpy array}.
         kept: {name: plain value}, results of finished stages; kept_arrays: {name: numpy array}, the same.
         path: the file that holds the state.
-        earlier_s: seconds that the training took before it was stopped.
+        is_ours: there is a state of this training on disk.
     """
 
-    def __init__(self, folder, identity, resume):
+    def __init__(self, folder, identity, resume, started=None):
         """Reads what an interrupted training left.
 
         Args:
             folder: where the state is kept.
             identity: dict of plain values that decide what the training computes.
             resume: go on with what is there; else it is replaced by this training's first state.
+            started: time.perf_counter() when the training began; None for now.
 
         Raises:
             UsageError: the state is that of another training, or cannot be read.
@@ -39,9 +40,10 @@ class Checkpoint:
         self.path = path = os.path.join(folder, _STATE)
         self.facts, self.arrays = {}, {}
         self.kept, self.kept_arrays = {}, {}
-        self.earlier_s = 0.0
+        self.is_ours = False
+        self._earlier_s = 0.0
         self._identity = identity
-        self._started = time.perf_counter()
+        self._started = time.perf_counter() if started is None else started
         if not resume:
             if os.path.exists(path):  # there until this training has a state of its own
                 say(
@@ -66,11 +68,12 @@ class Checkpoint:
                 "--resume: %s is the state of another training:\n  %s\nGive the same options and photos, or start "
                 "without --resume" % (folder, "\n  ".join(shown))
             )
-        self.facts, self.kept, self.earlier_s = saved["facts"], saved["kept"], saved.get("seconds", 0.0)
+        self.facts, self.kept, self._earlier_s = saved["facts"], saved["kept"], saved.get("seconds", 0.0)
+        self.is_ours = True
 
     def seconds(self):
         """Returns how long the training has taken so far, before it was stopped included."""
-        return self.earlier_s + time.perf_counter() - self._started
+        return self._earlier_s + time.perf_counter() - self._started
 
     def save(self, facts, arrays):
         """Writes the state, whole or not at all. A disk that is full costs the state, not the training."""
@@ -89,6 +92,7 @@ class Checkpoint:
             os.makedirs(self.folder, exist_ok=True)
             with files.whole_file(self.path, binary=True) as file:
                 np.savez(file, facts=np.frombuffer(text, np.uint8), **dict(arrays, **self.kept_arrays))
+            self.is_ours = True
         except OSError as error:
             say("%s: the state cannot be written (%s); training goes on without it" % (self.folder, error))
 
@@ -102,4 +106,5 @@ class Checkpoint:
         """Forgets the state: the training is done. What else lies in its folder stays."""
         with contextlib.suppress(OSError):
             os.unlink(self.path)
+            files.remove_torn(self.path)
             os.rmdir(self.folder)

@@ -169,11 +169,13 @@ def main(argv=None):
         refit=options.refit,
         seed=options.seed,
     )
-    identity = dict(settings._asdict(), weights=weights_id, photos=data.identity(training, validation, sums))
-    checkpoint = Checkpoint(os.path.normpath(options.out) + ".training", identity, options.resume)
+    identity = dict(settings._asdict(), weights=weights_id, photos=data.identity(training, validation, sums, True))
+    checkpoint = Checkpoint(os.path.normpath(options.out) + ".training", identity, options.resume, started)
     watch = _watch(options.tensorboard if worker == 0 else None)
     with _saying_where_the_state_is(checkpoint):
         done = recipe.train(base, strategy, training, validation, class_names, sums, settings, checkpoint, watch)
+        if worker and done.interrupted:  # the others still compute
+            raise KeyboardInterrupt
     if worker:
         say("worker %d of %d is done; worker 0 writes the bundle" % (worker, worker_count))
         workers.wait_for_all(strategy)
@@ -196,13 +198,13 @@ def main(argv=None):
         "seed": options.seed,
         "weights": weights_id,
         "photos": len(trained_on),
-        "photos_id": identity["photos"],
+        "photos_id": data.identity(training, validation, sums),
         "photos_sha256": sorted(sums[photo.path][:16] for photo in trained_on),
         "refitted": done.refitted,
         "workers": worker_count,
         "versions": {name: machine.library_version(name) for name in VERSIONS},
         "machine": machine.describe(),
-        "seconds": round(checkpoint.earlier_s + time.perf_counter() - started, 1),
+        "seconds": round(checkpoint.seconds(), 1),
         "peak_memory_bytes": machine.peak_memory_bytes(),
     }
     out = os.path.normpath(options.out) + (INTERRUPTED if done.interrupted else "")
@@ -215,7 +217,7 @@ def main(argv=None):
         answers = recipe.predict(done.network, [photo.path for photo in shown])
         sample = _unfamiliar_sample(done.network, shown, options.seed) if done.refitted else None
         agreement = export.export_bundle(out, base, head, class_names, shown, answers, figures, record, limit, sample)
-    minutes = (checkpoint.earlier_s + time.perf_counter() - started) / 60
+    minutes = checkpoint.seconds() / 60
     _log_run(out, arguments, done, figures, record, minutes)
     print(metrics.format_table(table))
     print("validation: accuracy %.4f, macro-F1 %.4f on %d photos" % (accuracy, macro_f1, len(validation)))
@@ -233,12 +235,12 @@ def main(argv=None):
     print("peak memory: %.1f GiB" % (machine.peak_memory_bytes() / 2.0**30))
     print("bundle: %s (%.0f s)" % (out, 60 * minutes))
     if options.report:
-        variants = _augmented_samples(training, options) if options.augment else None
+        variants = _augmented_samples(training, options) if options.augment and "fine_tune" in done.history else None
         report.write_report(
             options.report, bundle.Bundle.open(out), validation, done.probabilities, "the trained model", variants
         )
     if done.interrupted:
-        say("interrupted: the best so far is in %s; to go on, give the same command with --resume" % out)
+        say("interrupted: the best so far is in %s" % out + _how_to_go_on(checkpoint))
         raise KeyboardInterrupt
     checkpoint.remove()
     workers.wait_for_all(strategy)
@@ -258,9 +260,13 @@ def _saying_where_the_state_is(checkpoint):
     try:
         yield
     except KeyboardInterrupt:
-        if os.path.exists(checkpoint.path):
-            say("interrupted: the state is in %s; to go on, give the same command with --resume" % checkpoint.path)
+        if checkpoint.is_ours:
+            say("interrupted: the state is in %s" % checkpoint.path + _how_to_go_on(checkpoint))
         raise
+
+
+def _how_to_go_on(checkpoint):
+    return "; to go on, give the same command with --resume" * checkpoint.is_ours
 
 
 def _unfamiliar_sample(network, photos, seed):

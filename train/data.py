@@ -142,9 +142,10 @@ def class_indices(photos, class_names):
     return np.array([index[photo.label] for photo in photos], int)
 
 
-def identity(training, validation, sums):
-    """Returns a name for what is learned from: the photos' bytes, their labels and their split, in any order."""
-    parts = [sorted((sums[photo.path], photo.label) for photo in photos) for photos in (training, validation)]
+def identity(training, validation, sums, ordered=False):
+    """Returns a name for what is learned from: the photos' bytes, labels and split; their order too if `ordered`."""
+    parts = [[(sums[photo.path], photo.label) for photo in photos] for photos in (training, validation)]
+    parts = parts if ordered else [sorted(part) for part in parts]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from edge_runtime import images
 from edge_runtime.command import progress, say
-from edge_runtime.errors import UsageError
+from edge_runtime.errors import ImageError, UsageError
 from edge_runtime.requirements import require
 from train.model import FEATURES, scale
 from train.pipeline import photo_batches
@@ -77,9 +77,17 @@ def _append(file, base, missing, rows):
     tensorflow = require("tensorflow")
     run = tensorflow.function(lambda pixels: base(scale(pixels), training=False), autograph=False)
     sums = iter(missing)
+    sum_of = {path: sha256 for sha256, path in missing.items()}
+
+    def load(path):
+        data = images.read_bytes(path)
+        if hashlib.sha256(data).hexdigest() != sum_of[path]:
+            raise ImageError("it has changed since it was checked")
+        return images.decode_image(data)
+
     row = os.path.getsize(file.name) // _RECORD.itemsize
     with progress(total=len(missing), what="features") as bar:
-        for pixels in photo_batches(list(missing.values()), _BATCH):
+        for pixels in photo_batches(list(missing.values()), _BATCH, load):
             records = np.zeros(int(pixels.shape[0]), _RECORD)
             for record, features in zip(records, run(pixels).numpy()):
                 record["photo"], record["features"] = next(sums).encode(), features

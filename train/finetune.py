@@ -226,6 +226,10 @@ class _Trainer:
             found = strategy.run(gradients_of, args=(pixels, targets, weights, mask))
             found = [strategy.experimental_local_results(value)[0] for value in found]
             gradients = [gradient / LOSS_SCALE for gradient in found[:-1]]
+            # float16 may overflow: AdamW would never forget a step that is infinite.
+            finite = [tensorflow.reduce_all(tensorflow.math.is_finite(each)) for each in gradients]
+            finite = tensorflow.reduce_all(finite)
+            gradients = [tensorflow.where(finite, each, tensorflow.zeros_like(each)) for each in gradients]
             for position, variable in enumerate(variables):
                 strategy.extended.update(
                     variable,

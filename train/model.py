@@ -178,7 +178,7 @@ def scale(pixels):
     return tensorflow.cast(pixels, tensorflow.float32) / 127.5 - 1.0
 
 
-def train_head(features, labels, class_weights, epochs, val_features=None, val_labels=None, watch=None):
+def train_head(features, labels, class_weights, epochs, val_features=None, val_labels=None, watch=None, stage="head"):
     """Trains dropout -> dense -> softmax on cached features; with validation photos it stops early on their loss.
 
     It trains on standardized features, which the returned head does not need: the standardization is folded into its
@@ -191,6 +191,7 @@ def train_head(features, labels, class_weights, epochs, val_features=None, val_l
         epochs: at most so many; training stops PATIENCE_EPOCHS after the best, whose weights are kept. Without
             validation photos exactly so many.
         watch: None or a function of (stage, epoch, {name: value}), called after each epoch.
+        stage: names it there and on the screen.
 
     Returns:
         (head, history, interrupted): a Keras model float32 [n, 2048] -> float32 [n, classes]; {metric: [value per
@@ -226,9 +227,9 @@ def train_head(features, labels, class_weights, epochs, val_features=None, val_l
         for name, value in logs.items():
             history.setdefault(name, []).append(float(value))
         if epoch % 5 == 0:
-            say("head: epoch %d  " % (epoch + 1) + "  ".join("%s %.3f" % item for item in logs.items()))
+            say("%s: epoch %d  " % (stage, epoch + 1) + "  ".join("%s %.3f" % item for item in logs.items()))
         if watch:
-            watch("head", epoch, logs)
+            watch(stage, epoch, logs)
 
     options = {"epochs": epochs, "callbacks": [keras.callbacks.LambdaCallback(on_epoch_end=show)]}
     if val_features is not None:

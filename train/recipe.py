@@ -150,7 +150,9 @@ def train(base, strategy, training, validation, class_names, sums, settings, che
             epochs = int(np.argmin(history["val_loss"])) + 1
             features = compute_features(base, photos, sums)
             model.set_seed(settings.seed)  # a resumed training has drawn fewer random numbers until here
-            found, history[REFIT], interrupted = model.train_head(features, all_labels, weights, epochs, watch=watch)
+            found, history[REFIT], interrupted = model.train_head(
+                features, all_labels, weights, epochs, watch=watch, stage=REFIT
+            )
             head.set_weights(found.get_weights())
         # Now that it has seen these photos, it must know them at least as well.
         known = (predict(network, [photo.path for photo in validation]).argmax(axis=1) == val_labels).mean()

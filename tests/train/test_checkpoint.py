@@ -73,6 +73,22 @@ def test_a_finished_training_leaves_nothing(tmp_path):
     state.remove()  # by another worker in the same folder
 
 
+def test_a_finished_training_takes_along_what_a_kill_while_writing_left(tmp_path):
+    state = saved(str(tmp_path / "a"))
+    (tmp_path / "a" / ".state.npz.k1ll").write_bytes(b"half")
+    state.remove()
+    assert os.listdir(str(tmp_path)) == []
+
+
+def test_only_a_state_of_this_training_is_its_own(tmp_path):
+    folder = str(tmp_path / "a")
+    saved(folder)
+    state = Checkpoint(folder, {"seed": 2}, resume=False)
+    assert not state.is_ours
+    state.save({"epoch": 1}, {})
+    assert state.is_ours and Checkpoint(folder, {"seed": 2}, resume=True).is_ours
+
+
 def test_what_else_lies_in_the_folder_stays(tmp_path):
     state = saved(str(tmp_path / "apples.training"))
     (tmp_path / "apples.training" / "photo.jpg").write_bytes(b"mine")
@@ -85,6 +101,6 @@ def test_the_time_of_all_sittings_is_added_up(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint, "time", types.SimpleNamespace(perf_counter=lambda: now_s[0]))
     for sitting_s, before_s in ((100, 0), (30, 100), (5, 130)):
         state = Checkpoint(str(tmp_path / "a"), {}, resume=True)
-        assert state.earlier_s == before_s
+        assert state.seconds() == before_s
         now_s[0] += sitting_s
         state.save({"epoch": 1}, {})

@@ -340,6 +340,13 @@ def test_the_data_s_name_depends_on_photos_labels_and_split_alone():
     assert data.identity(photos[:4], photos[4:], dict(sums, **{photos[0].path: "other"})) != name
 
 
+def test_the_order_of_photos_counts_where_it_is_asked_for():
+    photos = labelled(a=1, b=2)
+    sums = {photo.path: photo.file for photo in photos}
+    assert data.identity(photos, photos[:2], sums, True) != data.identity(photos[::-1], photos[:2], sums, True)
+    assert data.identity(photos, photos[:2], sums, True) != data.identity(photos, photos[1::-1], sums, True)
+
+
 def test_validation_photos_with_unknown_labels_are_set_aside(photos, tmp_path, capsys):
     folder, rows = photos
     helpers.write_table(tmp_path / "train.tsv", [row for row in rows if not row[0].endswith("00.jpg")])

@@ -74,8 +74,9 @@ def files_below(folder):
     return found
 
 
-def publish(out, photos, answers):
-    return export.export_bundle(out, None, None, NAMES, photos, answers, {"val_photos": len(photos)}, {"seed": 5}, 1e-5)
+def publish(out, photos, answers, limit=1e-5):
+    figures = {"val_photos": len(photos)}
+    return export.export_bundle(out, None, None, NAMES, photos, answers, figures, {"seed": 5}, limit)
 
 
 def test_a_new_bundle_opens_and_holds_what_it_was_given(tmp_path, photos, answers, tiny_network):
@@ -150,6 +151,11 @@ def test_an_export_that_answers_differently_is_refused(older, tmp_path, photos, 
     assert refused.value.exit_code == 6
     assert files_below(out) == before
     assert sorted(os.listdir(str(tmp_path))) == ["bundle", "photos"]
+
+
+def test_a_label_that_differs_within_the_limit_stops_nothing(tmp_path, photos, answers, tiny_network):
+    agreement = publish(str(tmp_path / "bundle"), photos, answers[:, ::-1], limit=1.0)
+    assert agreement["model.onnx"]["top1_equal"] == 3
 
 
 def test_names_that_no_terminal_can_show_get_into_the_sample(tmp_path, answers, photos, tiny_network):

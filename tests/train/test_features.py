@@ -6,6 +6,7 @@ import os
 import numpy as np
 import pytest
 
+from edge_runtime.errors import UsageError
 from edge_runtime.files import sha256_of
 from tests import helpers
 from train import features, model
@@ -99,6 +100,15 @@ def test_copies_of_one_photo_share_their_features(tensorflow, cache, photos, tmp
     table = compute(base, [copy] + photos)
     assert base.photos == 19
     assert table[np.array([0, 1, 2])][:, 0] == pytest.approx([5 / 127.5 - 1, 5 / 127.5 - 1, 18 / 127.5 - 1], abs=1e-5)
+
+
+def test_a_photo_that_changes_meanwhile_is_not_taken_for_the_one_that_was_checked(tensorflow, cache, photos):
+    sums = {photo.path: sha256_of(photo.path) for photo in photos}
+    helpers.write_photo(photos[3].path, np.full((30, 40, 3), 250, np.uint8))
+    with pytest.raises(UsageError, match="%s: it has changed since it was checked" % photos[3].path):
+        features.compute_features(Base(tensorflow), photos, sums)
+    helpers.write_photo(photos[3].path, np.full((30, 40, 3), LEVELS[3], np.uint8))
+    assert_right(compute(Base(tensorflow), photos))
 
 
 def test_another_photo_under_the_same_name_and_another_network_are_computed_anew(tensorflow, cache, photos):

@@ -78,6 +78,14 @@ def test_without_validation_the_last_weights_are_kept(photos, tmp_path):
     assert not np.array_equal(before["late"][0], network.base.get_layer("late").get_weights()[0])
 
 
+def test_gradients_that_overflow_spoil_nothing(photos, tmp_path, monkeypatch):
+    monkeypatch.setattr(finetune, "LOSS_SCALE", float("inf"))
+    network, before, history, _ = tune(photos, tmp_path, epochs=1)
+    assert np.isfinite(history["val_loss"]).all()
+    for value, old in zip(network.base.get_layer("late").get_weights(), before["late"]):
+        assert np.abs(value - old).max() < 1e-3 * np.abs(old).max() + 1e-9  # weight decay alone
+
+
 def test_the_same_seed_ends_at_the_same_place(photos, tmp_path):
     first, again = (tune(photos, tmp_path, epochs=2, seed=3)[2] for _ in range(2))
     assert first["loss"] == pytest.approx(again["loss"], rel=1e-4)
