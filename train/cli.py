@@ -22,6 +22,7 @@ from train.augment import augment
 from train.checkpoint import Checkpoint
 
 VERSIONS = (
+    "picnic-edge",
     "tensorflow",
     "tensorflow-cpu",
     "keras",

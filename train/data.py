@@ -17,6 +17,8 @@ from edge_runtime.errors import ImageError, SomeInputsFailed, UsageError
 Photo = typing.NamedTuple("Photo", [("file", str), ("path", str), ("label", str)])
 Problem = typing.NamedTuple("Problem", [("file", str), ("what", str)])
 
+# Pictures that phones, cameras and scanners make and that nothing here decodes.
+_OTHER_SUFFIXES = (".heic", ".heif", ".avif", ".tif", ".tiff", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".jp2", ".jxl")
 IMBALANCE = 5  # largest class to smallest, from which classes are weighted
 _SHOWN = 10  # problems of one kind that are spelled out on the screen; the file has them all
 
@@ -43,6 +45,9 @@ def read_labels(source, images_folder=None):
             hidden = any(part.startswith(".") for part in label.split("/"))
             reason = "lies in a hidden folder" if hidden else "" if label else "lies in no class folder"
             reasons.append(item.problem or reason)
+        for name in _other_pictures(source):
+            rows.append(Photo(name, os.path.join(source, name), os.path.dirname(name)))
+            reasons.append("%s is no format that can be read; convert it to JPEG or PNG" % os.path.splitext(name)[1])
     elif not os.path.lexists(source):
         raise UsageError("%s: no such table or folder" % source)
     else:
@@ -82,7 +87,7 @@ def drop_copies(photos, sums):
     for photo in photos:
         own = labels[sums[photo.path]]
         if len(own) > 1:
-            reasons.append("has copies under several labels: %s" % ", ".join(sorted(own)))
+            reasons.append("has copies under several labels: %s" % _listed(own))
         else:
             reasons.append("is a copy of another photo: counted once" * (first[sums[photo.path]] is not photo))
     return _partition(photos, reasons)
@@ -206,6 +211,19 @@ def ascii_name(name):
     return name.encode("unicode_escape", "backslashreplace").decode("ascii") if not name.isprintable() else name
 
 
+def _listed(labels):
+    return ", ".join(ascii_name(label) for label in sorted(labels))
+
+
+def _other_pictures(folder):
+    """Returns the names of pictures below a folder that the walk over photos passes by, relative to it and sorted."""
+    names = []
+    for place, folders, found in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        names += [os.path.join(place, name) for name in found if name.lower().endswith(_OTHER_SUFFIXES)]
+    return sorted(os.path.relpath(name, folder) for name in names)
+
+
 def _partition(photos, reasons):
     """Returns (photos without a reason against them, Problems of the others)."""
     good: typing.List[Photo] = []
@@ -227,7 +245,7 @@ def _repeats(photos):
     for photo in photos:
         path = os.path.normpath(photo.path)
         if len(labels[path]) > 1:
-            yield "is listed under several labels: %s" % ", ".join(sorted(labels[path]))
+            yield "is listed under several labels: %s" % _listed(labels[path])
         else:
             yield "is listed more than once: counted once" if path in seen else ""
         seen.add(path)

@@ -83,6 +83,8 @@ def main(argv=None):
         known = {name for run in runs for name in run.bundle.class_names}
         kept = [number for number, photo in enumerate(photos) if photo.label in known]
         photos, gone = data.drop_unknown_labels(photos, known)
+        if not photos:
+            raise UsageError("%s: no photo with a label that a bundle knows which could be used" % options.labels)
         data.report_problems(gone, None, strict=False)
         unknown = unknown + gone
         runs = [run._replace(predictions=[run.predictions[number] for number in kept]) for run in runs]
@@ -92,11 +94,18 @@ def main(argv=None):
     readable = [number for number, error in enumerate(errors) if not error]
     if not readable:
         raise UsageError("%s: none of its %d photos can be read" % (options.labels, len(photos)))
-    set_aside = len(problems) + len(unknown) + len(unreadable)
+    problems = problems + unknown + unreadable
     scored = [photos[number] for number in readable]
-    ranked = _rank(runs, scored, readable, set_aside)
+    sums = {photo.path: _short_sum(photo.path) for photo in scored}
+    ranked = _rank(runs, scored, readable, len(problems), sums)
     results: typing.List[dict] = [result for result, _, _ in ranked]
     results += [{"bundle": path, "error": str(error)} for path, error in failures]
+    if options.json:
+        print_json({"bundles": results} if several else results[0])
+    elif several:
+        print(_side_by_side([result for result, _, _ in ranked]))
+    else:
+        _print_one(results[0])
     if options.report:
         _, best, probabilities = ranked[0]
         report.write_report(
@@ -106,14 +115,9 @@ def main(argv=None):
             probabilities,
             best.engine.name,
             results=results,
-            provenance=_provenance(arguments, options.labels),
+            provenance=_provenance(arguments, options.labels, results[0], [run for _, run, _ in ranked[1:]]),
+            problems=problems,
         )
-    if options.json:
-        print_json({"bundles": results} if several else results[0])
-    elif several:
-        print(_side_by_side([result for result, _, _ in ranked]))
-    else:
-        _print_one(results[0])
     if failures:
         raise type(failures[0][1])("%d of %d bundles were left out, see above" % (len(failures), len(options.bundles)))
 
@@ -140,14 +144,13 @@ def _run(path, bundle, engine_name, photos):
         return Run(path, bundle, classifier.engine.info, predictions, len(items) / seconds)
 
 
-def _rank(runs, photos, readable, set_aside):
+def _rank(runs, photos, readable, set_aside, sums):
     """Scores what every bundle answered for the readable photos (numbers).
 
     Returns:
         [(what report.figures returns and what there is to compare, Run, float32 [photos, classes])], best first.
     """
     ranked = []
-    sums: typing.List[str] = []
     for run in runs:
         known = set(run.bundle.class_names)
         lacking = [photo.label for photo in photos if photo.label not in known]
@@ -158,8 +161,7 @@ def _rank(runs, photos, readable, set_aside):
         learned = (run.bundle.manifest.get("training") or {}).get("photos_sha256")
         if learned is not None:  # older bundles do not say
             learned = set(learned)
-            sums = sums or [_short_sum(photo.path) for photo in photos]
-            trained_on = sum(one in learned for one in sums)
+            trained_on = sum(sums[photo.path] in learned for photo in photos)
         if trained_on:
             say(
                 "%s: %d of %d photos were among the training photos: these figures say little about new photos"
@@ -169,6 +171,7 @@ def _rank(runs, photos, readable, set_aside):
         result = report.figures(run.bundle, photos, probabilities, run.engine.name, set_aside, trained_on)
         result.update(
             bundle=run.path,
+            photos_id=data.identity(photos, [], sums),
             images_per_s=round(run.images_per_s, 2),
             model_bytes=_model_bytes(run.bundle, run.engine),
             photos_unknown_label=len(lacking),
@@ -209,12 +212,15 @@ def _model_bytes(bundle, engine):
     return sum(facts["size_bytes"] for facts in listed.values())
 
 
-def _provenance(arguments, labels):
-    """Returns (what, value) pairs: which command on which labels."""
+def _provenance(arguments, labels, result, others):
+    """Returns (what, value) pairs: which command on which photos, and how the bundles of the other Runs came to be."""
     words = ["picnic-edge", "evaluate"] + [data.ascii_name(word) for word in arguments]
     rows = [("evaluated with", " ".join(shlex.quote(word) for word in words))]
     if os.path.isfile(labels):
         rows.append(("sha256 of the label table", files.sha256_of(labels)))
+    rows.append(("identity of the photos and their labels", result["photos_id"]))
+    for run in others:
+        rows += [("%s: %s" % (run.path, what), value) for what, value in report.how_it_was_trained(run.bundle)]
     return rows
 
 

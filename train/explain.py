@@ -1,8 +1,8 @@
 """picnic-edge explain"""
 
 import argparse
-import glob
 import os
+import re
 import typing
 
 import cv2
@@ -25,6 +25,7 @@ _CELL, _GAP = 70, 2  # pixels
 _GREY = 128  # of the gaps: seen on light pages and on dark ones
 _PAGE_BYTES = 12 << 20  # of pictures in the page
 _PAGE_PROBLEMS = 1000
+_OWN_PICTURE = re.compile("-(heat|%s)[.]png$" % "|".join(inner.BLOCKS))
 _NAME_BYTES = 200  # file systems allow 255, with what is put behind it
 
 Explained = typing.NamedTuple(
@@ -79,7 +80,7 @@ def main(argv=None):
         raise UsageError(
             "--class %s: the bundle has no such class; it has %s" % (options.label, ", ".join(bundle.class_names))
         )
-    items = list(_items(options.sources, options.images))
+    items = list(_items(options.sources, options.images, os.path.realpath(options.out)))
     if not items:
         raise UsageError("%s: no photo there" % ", ".join(options.sources))
     session = inner.open_session(bundle, sorted({heat.LAST_BLOCK, OUTPUT_NAME} | set(blocks)))
@@ -133,13 +134,21 @@ def feature_maps(block):
     return sheet
 
 
-def _items(sources, images_folder):
-    """Yields the Items of all sources; a missing one is an unreadable photo where there are others."""
+def _items(sources, images_folder, out):
+    """Yields the Items of all sources, without what an earlier run wrote to the folder out (a real path).
+
+    Where there are other sources, one that cannot be opened is an unreadable photo.
+    """
     for source in sources:
-        if len(sources) == 1 or source == "-" or os.path.lexists(source) or glob.has_magic(source):
-            yield from open_source(source, images_folder)
-        else:
-            yield Item(source, source, "")
+        try:
+            for item in open_source(source, images_folder):
+                folder, name = os.path.split(os.path.realpath(item.path))
+                if item.path == source or folder != out or not _OWN_PICTURE.search(name):
+                    yield item
+        except UsageError as error:
+            if len(sources) == 1:
+                raise
+            yield Item(source, source, str(error))
 
 
 def _explain(session, class_names, items, blocks, label, problems):

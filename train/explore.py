@@ -5,7 +5,7 @@ DIR/explore.json holds, and DIR/explore.html shows ("photo" stands for {"split",
 splits             per split ("train", "val"): name, listed (rows or files), readable, classes, largest_class,
                    smallest_class, imbalance (photos of the largest class to those of the smallest), all three null
                    without photos; missing_classes (that only the other split has)
-classes            label and, by split, the number of readable photos, sorted by label
+classes            label and, by split, the number of readable photos (0 where none can be read), sorted by label
 leaking_val_photos how many val photos have a copy, or a photo that looks the same, in train
 duplicates         groups: kind ("exact": the same bytes; "alike": the same picture in other bytes; exact copies of its
                    photos are in it too), photos, bits_apart (most bits of 256 between the first's perceptual hash and
@@ -20,7 +20,8 @@ formats            {format by the bytes: photos}
 turned             photos that are stored turned or mirrored, with an EXIF note
 common_sizes       width, height, photos: the ten most common sizes, upright, in pixels
 widths, heights, aspect_ratios, sizes_bytes
-                   least, median, most; aspect ratio is width / height; null without photos
+                   least, median, most; aspect ratio is width / height; histogram: edges (n + 1), photos (n), between
+                   two edges each; null without photos
 label_check        null without --bundle; else bundle_id, judged (photos), unjudged_classes (too few photos), issues:
                    photo, suggested (label), self_confidence (probability of the given label), confidence (of the
                    suggested one), both 0..1; the least self-confident first
@@ -130,7 +131,7 @@ def findings(seen, listed, problems):
     """
     splits = list(listed)
     counts = {split: collections.Counter(one.photo.label for one in seen if one.split == split) for split in splits}
-    labels = sorted(set().union(*counts.values()))
+    labels = sorted({photo.label for photos in listed.values() for photo in photos})
     duplicates = _duplicates(seen)
     leaking = {
         (photo["split"], photo["file"]) for group in duplicates if group["across_splits"] for photo in group["photos"]
@@ -257,7 +258,9 @@ def _split_facts(split, listed, counts, problems, labels):
         "largest_class": ours[0][0] if ours else None,
         "smallest_class": ours[-1][0] if ours else None,
         "imbalance": round(ours[0][1] / ours[-1][1], 2) if ours else None,
-        "missing_classes": [label for label in labels if label not in counts[split]] if len(listed) > 1 else [],
+        "missing_classes": [
+            label for label in labels if not counts[split][label] and any(count[label] for count in counts.values())
+        ],
     }
 
 
@@ -265,12 +268,15 @@ def _spread(values, digits):
     if not values:
         return None
     cut = (lambda value: int(round(value))) if digits == 0 else (lambda value: round(float(value), digits))
-    return {"least": cut(min(values)), "median": cut(np.median(values)), "most": cut(max(values))}
+    counts, edges = np.histogram(values, _BINS)
+    histogram = {"edges": [round(float(edge), 3) for edge in edges], "photos": counts.tolist()}
+    most, median = cut(max(values)), cut(np.median(values))
+    return {"least": cut(min(values)), "median": median, "most": most, "histogram": histogram}
 
 
 def _has_wrong_suffix(photo, facts):
     suffix = os.path.splitext(photo.file)[1].lower()
-    return _SUFFIX_FORMATS.get(suffix, facts.format) != facts.format
+    return suffix != "" and _SUFFIX_FORMATS.get(suffix) != facts.format
 
 
 def _duplicates(seen):

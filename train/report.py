@@ -21,6 +21,7 @@ FILES = ("evaluation.json", "per_class.tsv", "predictions.tsv", "evaluation.html
 
 _PAIRS, _EXAMPLES = 12, 3  # of confused classes on the page, and of photos of each
 _LOSSES = 12  # photos with heat maps
+_PAGE_PROBLEMS = 200  # photos that were not scored
 _SIDE = 200  # pixels of a small picture
 _THRESHOLDS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)  # in the page's table
 _PLOT = (4.0, 3.2)  # inches; two stand beside the table of thresholds
@@ -89,7 +90,9 @@ def figures(bundle, photos, probabilities, engine_name, set_aside=0, trained_on=
     }
 
 
-def write_report(folder, bundle, photos, probabilities, engine_name, augmented=None, results=None, provenance=()):
+def write_report(
+    folder, bundle, photos, probabilities, engine_name, augmented=None, results=None, provenance=(), problems=()
+):
     """Writes FILES into a folder, each whole or not at all.
 
     Args:
@@ -100,6 +103,7 @@ def write_report(folder, bundle, photos, probabilities, engine_name, augmented=N
             train.evaluate adds; {"bundle", "error"} for one that failed. None where training asks: the figures are
             then those of its own validation.
         provenance: (what, value) pairs of text, shown where the page says how to reproduce it.
+        problems: train.data.Problem of each photo that was not scored; predictions.tsv has them at its end.
 
     Raises:
         MissingRequirement: see check_requirements. UsageError: the folder cannot be written.
@@ -116,7 +120,10 @@ def write_report(folder, bundle, photos, probabilities, engine_name, augmented=N
         validated=validated,
         augmented=[[pages.picture(variant, _SIDE) for variant in row] for row in augmented or []],
         provenance=list(provenance) + _provenance(bundle, results[0]),
+        problems=problems[:_PAGE_PROBLEMS],
+        problem_count=len(problems),
     )
+    top = min(3, len(bundle.class_names))
     try:
         os.makedirs(folder, exist_ok=True)
         document = results[0] if len(results) == 1 else {"bundles": results}
@@ -126,9 +133,11 @@ def write_report(folder, bundle, photos, probabilities, engine_name, augmented=N
             for row in table:
                 write(row)
         with files.whole_file(os.path.join(folder, "predictions.tsv")) as file:
-            write = tables.row_writer(file, ["truth"] + columns_of(3), ".tsv")
+            write = tables.row_writer(file, ["truth"] + columns_of(top), ".tsv")
             for photo, own in zip(photos, probabilities):
-                write([photo.label] + row_of(Prediction(photo.file, bundle.class_names, own), 3))
+                write([photo.label] + row_of(Prediction(photo.file, bundle.class_names, own), top))
+            for problem in problems:
+                write([""] + row_of(Prediction(problem.file, bundle.class_names, None, problem.what), top))
         pages.write_page(os.path.join(folder, "evaluation.html"), "evaluate.html", **page)
     except OSError as error:
         raise UsageError("--report %s: cannot be written (%s)" % (folder, error.strerror))
@@ -338,8 +347,8 @@ def _engine_record(bundle, engine_name):
     return json.dumps(records[0], indent=2, sort_keys=True) if records else ""
 
 
-def _provenance(bundle, result):
-    """Returns (what, value) pairs that say how a bundle came to be and where it was evaluated."""
+def how_it_was_trained(bundle):
+    """Returns (what, value) pairs of text that say how a bundle came to be."""
     training = bundle.manifest.get("training") or {}
     rows = [("bundle id", bundle.id), ("bundle made", bundle.manifest.get("created"))]
     if training.get("command"):
@@ -353,13 +362,17 @@ def _provenance(bundle, result):
             ("identity of photos and split", "photos_id"),
         )
     ]
-    versions = training.get("versions") or {}
-    rows.append(("versions in training", _listed(versions)))
+    rows.append(("versions in training", _listed(training.get("versions") or {})))
     rows.append(("machine of the training", _machine(training.get("machine") or {})))
-    here = {name: machine.library_version(name) for name in sorted(versions)}
-    rows.append(("versions here", _listed(here)))
-    rows.append(("machine here", _machine(result["machine"])))
     return [(what, str(value)) for what, value in rows if value not in (None, "")]
+
+
+def _provenance(bundle, result):
+    """Returns how_it_was_trained, and where it was evaluated."""
+    versions = (bundle.manifest.get("training") or {}).get("versions") or {}
+    here = {name: machine.library_version(name) for name in sorted(set(versions) | {"picnic-edge"})}
+    rows = [("versions here", _listed(here)), ("machine here", _machine(result["machine"]))]
+    return how_it_was_trained(bundle) + [(what, value) for what, value in rows if value]
 
 
 def _listed(versions):

@@ -90,8 +90,13 @@ def test_what_cannot_be_scored_is_named_and_counted(tiny_bundle, labelled, tmp_p
         file.write(b"nothing")
     more = [("missing.jpg", RED), ("broken.jpg", RED), (rows[0][0], rows[0][1]), ("x.jpg", "purple"), ("/y.jpg", RED)]
     helpers.write_table(tmp_path / "more.tsv", rows + more)
-    evaluate.main([tiny_bundle, str(tmp_path / "more.tsv"), "--images", folder, "--json"])
+    out = tmp_path / "report"
+    evaluate.main([tiny_bundle, str(tmp_path / "more.tsv"), "--images", folder, "--json", "--report", str(out)])
     said = capsys.readouterr()
+    named = {row["file"]: row["error"] for row in read_table(out / "predictions.tsv") if row["error"]}
+    assert named["broken.jpg"] == "is not a JPEG, PNG, BMP, GIF or WebP picture" and len(named) == 5
+    page = (out / "evaluation.html").read_text(encoding="utf-8")
+    assert all(name in page[page.index('id="problems"') :] for name in named)
     result = json.loads(said.out)
     assert (result["photos"], result["set_aside"]) == (9, 5)
     assert result["accuracy"] == pytest.approx(8 / 9.0)
@@ -221,6 +226,38 @@ def test_a_bundle_that_is_left_out_does_not_decide_which_photos_count(
     result = json.loads(said.out)["bundles"][0]
     assert (result["photos"], result["photos_unknown_label"], result["set_aside"]) == (9, 0, 1)
     assert "label 'violet' is not among the training classes: v.jpg" in said.err
+
+
+def test_where_no_bundle_that_works_knows_a_label_it_is_said(tiny_bundle, worse_bundle, labelled, tmp_path, capsys):
+    helpers.add_tiny_saved_model(tiny_bundle)  # it alone has the engine, and does not know violet
+    folder, _ = labelled
+    helpers.write_photo(os.path.join(folder, "v.jpg"), helpers.photo((200, 0, 200)))
+    helpers.write_table(tmp_path / "v.tsv", [("v.jpg", "violet")])
+    with pytest.raises(UsageError, match="no photo with a label that a bundle knows which could be used"):
+        evaluate.main(
+            [worse_bundle, tiny_bundle, str(tmp_path / "v.tsv"), "--images", folder, "--engine", "tensorflow"]
+        )
+    assert "left out" in capsys.readouterr().err
+
+
+def test_figures_are_printed_though_the_report_cannot_be_written(tiny_bundle, labelled, tmp_path, capsys):
+    (tmp_path / "report" / "evaluation.html").mkdir(parents=True)
+    with pytest.raises(UsageError, match="--report .*report: cannot be written"):
+        evaluate.main([tiny_bundle, labelled[0], "--report", str(tmp_path / "report")])
+    assert "accuracy 1.0000" in capsys.readouterr().out
+
+
+def test_the_report_says_of_every_bundle_how_it_was_trained(tiny_bundle, worse_bundle, labelled, tmp_path):
+    signed_again(tiny_bundle, sorted(helpers.COLOURS), seed=41)
+    signed_again(worse_bundle, [BLUE, GREEN, "violet"], seed=42)
+    folder = tmp_path / "report"
+    evaluate.main([tiny_bundle, worse_bundle, labelled[0], "--report", str(folder)])
+    page = (folder / "evaluation.html").read_text(encoding="utf-8")
+    reproduced = page[page.index('id="reproduce"') :]
+    results = json.loads((folder / "evaluation.json").read_text())["bundles"]
+    assert len({result["photos_id"] for result in results}) == 1
+    for words in (results[0]["photos_id"], "<td>41</td>", "<td>42</td>", "%s: seed" % worse_bundle, "picnic-edge 0."):
+        assert words in reproduced, words
 
 
 def test_photos_that_were_trained_on_are_counted_and_said_loudly(tiny_bundle, labelled, tmp_path, capsys):

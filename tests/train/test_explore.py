@@ -123,9 +123,13 @@ def test_counts_sizes_and_formats(planted, tmp_path):
     assert (first["missing_classes"], second["missing_classes"]) == (["only here"], [])
     assert found["formats"] == {"JPEG": 25, "PNG": 2}
     assert found["turned"] == 1
+    histograms = {name: found[name].pop("histogram") for name in ("widths", "heights", "aspect_ratios", "sizes_bytes")}
     assert found["widths"] == {"least": 200, "median": 400, "most": 400}
     assert found["heights"] == {"least": 150, "median": 300, "most": 400}  # the turned photo stands upright
     assert found["aspect_ratios"] == {"least": 0.75, "median": 1.333, "most": 1.333}
+    for name, histogram in histograms.items():
+        assert sum(histogram["photos"]) == 27 and len(histogram["edges"]) == len(histogram["photos"]) + 1, name
+        assert histogram["edges"][0] == found[name]["least"] and histogram["edges"][-1] == found[name]["most"], name
     assert found["common_sizes"][0] == {"width": 400, "height": 300, "photos": 23}
 
 
@@ -147,6 +151,35 @@ def test_a_row_that_cannot_be_used_is_kept_as_a_problem(tmp_path):
     assert problems["gone.jpg"] == "No such file or directory"
     assert found["splits"][0]["listed"] == 5
     assert all(text in page for text in problems.values())
+
+
+def test_pictures_in_formats_that_nothing_here_reads_are_named(tmp_path):
+    for name in ("tea/a.jpg", "milk/a.jpg"):
+        write(tmp_path / "in" / name, len(name))
+    helpers.write_bytes(tmp_path / "in" / "soap" / "IMG_1.HEIC", b"some")
+    helpers.write_bytes(tmp_path / "in" / "soap" / "notes.txt", b"of no matter")
+    found, page = run(tmp_path / "in", "--report", tmp_path / "report")
+    (problem,) = found["problems"]
+    assert problem["file"] == "soap/IMG_1.HEIC" and "convert it to JPEG or PNG" in problem["problem"]
+    assert found["splits"][0]["listed"] == 3 and "soap/IMG_1.HEIC" in page
+
+
+def test_a_suffix_of_no_format_is_a_wrong_one(tmp_path):
+    for name in ("a.tif", "b.jpg", "c"):
+        write(tmp_path / (name + ".jpg"), len(name))
+        os.rename(str(tmp_path / (name + ".jpg")), str(tmp_path / name))
+    helpers.write_table(tmp_path / "t.tsv", [(name, "x") for name in ("a.tif", "b.jpg", "c")])
+    found, _ = run(tmp_path / "t.tsv", "--report", tmp_path / "report")
+    assert [row["file"] for row in found["wrong_suffixes"]] == ["a.tif"]
+
+
+def test_a_class_without_any_readable_photo_is_not_forgotten(tmp_path):
+    write(tmp_path / "a.jpg", 1)
+    helpers.write_bytes(tmp_path / "b.jpg", b"nothing")
+    helpers.write_table(tmp_path / "t.tsv", [("a.jpg", "milk"), ("b.jpg", "soap")])
+    found, page = run(tmp_path / "t.tsv", "--report", tmp_path / "report")
+    assert found["classes"] == [{"label": "milk", "train": 1}, {"label": "soap", "train": 0}]
+    assert found["splits"][0]["missing_classes"] == [] and "soap" in page
 
 
 # ---- likeness
@@ -319,7 +352,8 @@ def test_nothing_readable_is_a_finding(tmp_path, capsys):
     helpers.write_bytes(tmp_path / "photos" / "a" / "1.jpg", b"")
     helpers.write_bytes(tmp_path / "photos" / "b" / "2.jpg", b"no photo")
     found, page = run(tmp_path / "photos", "--report", tmp_path / "report")
-    assert (len(found["problems"]), found["classes"], found["widths"]) == (2, [], None)
+    assert (len(found["problems"]), found["widths"]) == (2, None)
+    assert found["classes"] == [{"label": "a", "train": 0}, {"label": "b", "train": 0}]
     assert "is empty (0 bytes)" in page
     assert "train: 0 of 2 listed photos usable, 0 classes" in capsys.readouterr().out
 
