@@ -66,6 +66,7 @@ def _next_rows(reader, lines, label):
     seems to span lines. Each line is then meant by itself.
     """
     lines.taken = []
+    fields: typing.List[str] = []
     try:
         fields = next(reader, [])
         spoiled = lines.ended or (label is not None and "\n" in "".join(fields[label : label + 1]))
