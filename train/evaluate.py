@@ -115,7 +115,8 @@ def main(argv=None):
             probabilities,
             best.engine.name,
             results=results,
-            provenance=_provenance(arguments, options.labels, results[0], [run for _, run, _ in ranked[1:]]),
+            provenance=_provenance(arguments, options.labels, results[0]),
+            others=[(run.path, run.bundle) for _, run, _ in ranked[1:]],
             problems=problems,
         )
     if failures:
@@ -212,15 +213,13 @@ def _model_bytes(bundle, engine):
     return sum(facts["size_bytes"] for facts in listed.values())
 
 
-def _provenance(arguments, labels, result, others):
-    """Returns (what, value) pairs: which command on which photos, and how the bundles of the other Runs came to be."""
+def _provenance(arguments, labels, result):
+    """Returns (what, value) pairs: which command on which photos."""
     words = ["picnic-edge", "evaluate"] + [data.ascii_name(word) for word in arguments]
     rows = [("evaluated with", " ".join(shlex.quote(word) for word in words))]
     if os.path.isfile(labels):
         rows.append(("sha256 of the label table", files.sha256_of(labels)))
     rows.append(("identity of the photos and their labels", result["photos_id"]))
-    for run in others:
-        rows += [("%s: %s" % (run.path, what), value) for what, value in report.how_it_was_trained(run.bundle)]
     return rows
 
 

@@ -91,7 +91,16 @@ def figures(bundle, photos, probabilities, engine_name, set_aside=0, trained_on=
 
 
 def write_report(
-    folder, bundle, photos, probabilities, engine_name, augmented=None, results=None, provenance=(), problems=()
+    folder,
+    bundle,
+    photos,
+    probabilities,
+    engine_name,
+    augmented=None,
+    results=None,
+    provenance=(),
+    others=(),
+    problems=(),
 ):
     """Writes FILES into a folder, each whole or not at all.
 
@@ -103,6 +112,7 @@ def write_report(
             train.evaluate adds; {"bundle", "error"} for one that failed. None where training asks: the figures are
             then those of its own validation.
         provenance: (what, value) pairs of text, shown where the page says how to reproduce it.
+        others: (name, Bundle) of those that it is compared with.
         problems: train.data.Problem of each photo that was not scored; predictions.tsv has them at its end.
 
     Raises:
@@ -119,7 +129,7 @@ def write_report(
         f1_by_class=_f1_by_class(results),
         validated=validated,
         augmented=[[pages.picture(variant, _SIDE) for variant in row] for row in augmented or []],
-        provenance=list(provenance) + _provenance(bundle, results[0]),
+        provenance=list(provenance) + _provenance(bundle, results[0], others),
         problems=problems[:_PAGE_PROBLEMS],
         problem_count=len(problems),
     )
@@ -347,8 +357,7 @@ def _engine_record(bundle, engine_name):
     return json.dumps(records[0], indent=2, sort_keys=True) if records else ""
 
 
-def how_it_was_trained(bundle):
-    """Returns (what, value) pairs of text that say how a bundle came to be."""
+def _how_it_was_trained(bundle):
     training = bundle.manifest.get("training") or {}
     rows = [("bundle id", bundle.id), ("bundle made", bundle.manifest.get("created"))]
     if training.get("command"):
@@ -367,12 +376,13 @@ def how_it_was_trained(bundle):
     return [(what, str(value)) for what, value in rows if value not in (None, "")]
 
 
-def _provenance(bundle, result):
-    """Returns how_it_was_trained, and where it was evaluated."""
+def _provenance(bundle, result, others):
+    """Returns (what, value) pairs of text: how a bundle came to be, where it was evaluated, how others came to be."""
     versions = (bundle.manifest.get("training") or {}).get("versions") or {}
     here = {name: machine.library_version(name) for name in sorted(set(versions) | {"picnic-edge"})}
     rows = [("versions here", _listed(here)), ("machine here", _machine(result["machine"]))]
-    return how_it_was_trained(bundle) + [(what, value) for what, value in rows if value]
+    rows = _how_it_was_trained(bundle) + [(what, value) for what, value in rows if value]
+    return rows + [("%s: %s" % (name, what), value) for name, own in others for what, value in _how_it_was_trained(own)]
 
 
 def _listed(versions):
