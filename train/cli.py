@@ -139,6 +139,8 @@ def main(argv=None):
         raise UsageError("--weights %s: no such file; expected imagenet, none or an .h5 file" % options.weights)
     if not 0 <= options.augment <= 2:
         raise UsageError("--augment-strength %g: expected 0 to 2" % options.augment)
+    if options.val_images is not None and not options.val:
+        raise UsageError("--val-images %s: needs --val, the table of these photos" % options.val_images)
     if options.fine_tune is None:
         options.fine_tune = 0 if options.weights == "none" else recipe.BLOCKS
     worker, worker_count = workers.cluster()

@@ -176,6 +176,8 @@ def findings(seen, listed, problems):
 def _read(options):
     """Returns ({split: its Photos}, problems)."""
     sources = [(TRAIN, options.labels, options.images)]
+    if options.val_images is not None and not options.val:
+        raise UsageError("--val-images %s: needs --val, the table of these photos" % options.val_images)
     if options.val:
         sources.append((VAL, options.val, options.images if options.val_images is None else options.val_images))
     listed, problems = collections.OrderedDict(), []

@@ -289,6 +289,15 @@ def test_no_readable_photo_at_all_exits_with_2(tmp_path, no_long_work):
     assert "0 usable photos of 0 classes" in done.stderr
 
 
+@pytest.mark.parametrize("command", ["train", "explore"])
+def test_where_validation_photos_lie_is_asked_with_their_table_only(tmp_path, command):
+    helpers.write_table(tmp_path / "t.tsv", [("a.jpg", "a")])
+    out = "--out" if command == "train" else "--report"
+    done = helpers.picnic_edge(command, tmp_path / "t.tsv", "--val-images", tmp_path, out, tmp_path / "new")
+    assert done.returncode == 2, done.stderr
+    assert "--val-images %s: needs --val" % tmp_path in done.stderr
+
+
 @pytest.mark.parametrize("linked", ["training", "validation"])
 def test_validation_photos_are_left_out_of_training(photos, tmp_path, capsys, linked):
     folder, rows = photos
