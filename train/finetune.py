@@ -181,7 +181,7 @@ class _Trainer:
                     _smooth(chosen, len(self._class_weights)),
                     weights.astype(np.float32),
                     np.array([plan.seed, stage * 1000003 + step], np.int64).astype(np.int32),  # wraps large seeds
-                    len(group),
+                    np.int32(len(group)),
                     np.float32(rate),
                     np.float32(step + 1),
                 )
@@ -217,7 +217,13 @@ class _Trainer:
             decay = tensorflow.minimum(AVERAGE, number / (9.0 + number))
             average.assign(decay * average + (1 - decay) * variable)
 
-        @tensorflow.function(autograph=False, experimental_relax_shapes=True)
+        class_count = dense.kernel.shape[1]
+        given = [([None, images.SIDE, images.SIDE, 3], "uint8"), ([None, class_count], "float32"), ([None], "float32")]
+        given += [([2], "int32"), ([], "int32"), ([], "float32"), ([], "float32")]
+        # Of any count of photos: an epoch's last batch is smaller, and a graph of its own would take long to build.
+        signature = [tensorflow.TensorSpec(shape, kind) for shape, kind in given]
+
+        @tensorflow.function(autograph=False, input_signature=signature)
         def step(pixels, targets, weights, seed, rows, rate, number):
             # Of the whole batch: a photo loses the same features whichever worker has it.
             shape = [tensorflow.maximum(rows, count), dense.kernel.shape[0]]
