@@ -30,7 +30,7 @@ VARIANTS: typing.Dict[str, tuple] = {
         {"PEAK_RATE": _SGD_RATE * _MUCH},
         {},
     ),
-    "without label smoothing": ({"LABEL_SMOOTHING": 0.0}, {}, {}),
+    "label smoothing 0.1": ({"LABEL_SMOOTHING": 0.1}, {}, {}),
     "two blocks": ({}, {}, {"fine_tune": 2}),
     "without the moving average": ({"AVERAGE": 0.0}, {}, {}),
     "without dropout": ({"DROPOUT": 0.0}, {}, {}),

@@ -18,7 +18,7 @@ from train.pipeline import photo_batches
 DROPOUT = 0.2  # of the pooled features
 WEIGHT_DECAY = 0.02  # of kernels, decoupled from the gradient (AdamW: Loshchilov and Hutter 2019, arXiv:1711.05101)
 BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-7
-LABEL_SMOOTHING = 0.1
+LABEL_SMOOTHING = 0.0  # share of a label that is given to all classes: none did better (docs/performance.md)
 WARM_UP_STEPS = 100
 AVERAGE = 0.99  # per step, of the weights' moving average
 LOSS_SCALE = 1024.0  # keeps float16 gradients on a GPU from vanishing
@@ -178,7 +178,7 @@ class _Trainer:
                 rate = learning_rate(step, plan.epochs * steps, plan.peak_rate)
                 loss = self._step(
                     pixels,
-                    _smooth(chosen, len(self._class_weights)),
+                    _targets(chosen, len(self._class_weights)),
                     weights.astype(np.float32),
                     np.array([plan.seed, stage * 1000003 + step], np.int64).astype(np.int32),  # wraps large seeds
                     np.int32(len(group)),
@@ -319,7 +319,7 @@ def _augmented(photos, plan, stage, epoch):
     return load if plan.augment else images.read_image
 
 
-def _smooth(labels, class_count):
+def _targets(labels, class_count):
     targets = np.full((len(labels), class_count), LABEL_SMOOTHING / class_count, np.float32)
     targets[np.arange(len(labels)), labels] += 1 - LABEL_SMOOTHING
     return targets

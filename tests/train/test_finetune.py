@@ -182,8 +182,10 @@ def test_blocks_are_counted_from_the_last(keras):
     assert counts[2] == base.count_params() - norms
 
 
-def test_smoothed_targets_are_probabilities_with_the_label_on_top():
-    targets = finetune._smooth(np.array([2, 0]), 4)
+@pytest.mark.parametrize("smoothing", [0, 0.1])
+def test_targets_are_probabilities_with_the_label_on_top(smoothing, monkeypatch):
+    monkeypatch.setattr(finetune, "LABEL_SMOOTHING", smoothing)
+    targets = finetune._targets(np.array([2, 0]), 4)
     assert targets.sum(axis=1) == pytest.approx(1)
     assert targets.argmax(axis=1).tolist() == [2, 0]
-    assert targets[0, 1] == pytest.approx(finetune.LABEL_SMOOTHING / 4)
+    assert targets[0, 1] == pytest.approx(smoothing / 4)
