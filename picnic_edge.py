@@ -16,10 +16,10 @@ VERBS = {
     "explore": ("train.explore", "what is in labelled photos and what is wrong with them, as a page"),
     "train": ("train.cli", "labelled photos -> classifier -> bundle"),
     "evaluate": ("train.evaluate", "accuracy, macro-F1 and a per-class table of a bundle on labelled photos"),
-    "predict": ("train.predict", "label the photos of a TSV: a submission with columns file and label"),
+    "predict": ("train.predict", "label the photos of a TSV or folder: a submission with columns file and label"),
     "explain": ("train.explain", "heat maps and feature maps: what the network looks at in a photo"),
     "convert": ("convert.cli", "bundle -> engine for this machine, checked against the original"),
-    "classify": ("edge_runtime.cli", "label images, folders, globs or TSVs with a bundle"),
+    "classify": ("edge_runtime.cli", "label photos, folders, tables, a video or a camera with a bundle"),
     "bench": ("benchmarks.cli", "latency and throughput of a bundle's engines, side by side"),
     "doctor": (
         "edge_runtime.doctor",

@@ -44,10 +44,12 @@ def parser():
     this.add_argument("--engine", nargs="+", default=["all"], metavar="NAME", help="engines to measure (default all)")
     this.add_argument("--images", metavar="DIR", help="photos for the end-to-end run (default: the bundle's sample)")
     this.add_argument(
-        "--labels", metavar="TSV", help="photos with labels, their names below --images: top-1 and macro-F1 on them"
+        "--labels",
+        metavar="TSV",
+        help="photos with labels, their names below --images or else beside the table: top-1 and macro-F1 on them",
     )
     this.add_argument(
-        "--batch", type=_batches, default=[1, 4, 8], metavar="1,4,8", help="batch sizes to sweep; 1 always is"
+        "--batch", type=_batches, default=[1, 4, 8], metavar="1,4,8", help="batch sizes (default 1,4,8); 1 always is"
     )
     this.add_argument("--seconds", type=amount, default=3.0, metavar="S", help="length of each measurement (default 3)")
     this.add_argument("--loadgen", choices=loadgen.MODES, help="also MLPerf LoadGen's scenarios, unofficially")

@@ -53,7 +53,9 @@ def parser():
     )
     this.add_argument("bundle", help="folder written by `picnic-edge train`")
     this.add_argument("--to", required=True, choices=list(TARGETS), help="the library that will run the engine")
-    this.add_argument("--precision", choices=["fp32", "fp16", "bf16", "int8"], help="default: the library's first")
+    this.add_argument(
+        "--precision", choices=["fp32", "fp16", "bf16", "int8"], help="default fp32; tensorrt, tf-trt: fp16"
+    )
     this.add_argument(
         "--max-batch",
         type=positive,

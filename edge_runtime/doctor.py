@@ -237,9 +237,8 @@ def _memory(root):
         info.get(name, 0) / 2.0**30 for name in ("MemTotal", "MemAvailable", "SwapTotal")
     )
     enough = info.get("MemAvailable", 0) >= _LEAST_MEMORY_BYTES
-    return Check(
-        "memory", "ok" if enough else "warning", text, "" if enough else "stop other programs; training needs 2 GiB"
-    )
+    mend = "" if enough else "stop other programs; classifying takes 1 GiB, training up to 7"
+    return Check("memory", "ok" if enough else "warning", text, mend)
 
 
 def _swap(root, jetson):

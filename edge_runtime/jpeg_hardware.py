@@ -3,7 +3,7 @@
 NOT YET RUN ON A BOARD: written from NVIDIA's element names; the code around them runs in the tests with GStreamer's own
 jpegdec in their place. Off unless the environment says PICNIC_EDGE_JPEG=hardware. Its pixels are close to those of
 edge_runtime.images, not the same: the VIC shrinks a photo to twice the network's input, and only the last halving is
-an average of all pixels. Before relying on it, compare `picnic-edge evaluate` with and without it.
+an average of all pixels. Before relying on it, compare the top-1 of `picnic-edge bench --labels` with and without it.
 
 Why not through OpenCV: cv2.VideoCapture feeds no bytes, so each photo would be a file and a pipeline of its own, which
 takes 12 ms to build (GStreamer 1.22, x86) where decoding takes 8.

@@ -44,7 +44,7 @@ def parser():
         epilog="example: picnic-edge train train.tsv --images photos/ --out bundle",
     )
     this.add_argument(
-        "labels", metavar="TSV", help="table with the columns file and label, or a folder of class folders"
+        "labels", metavar="TSV", help="table (tab-separated) with columns file and label, or a folder of class folders"
     )
     this.add_argument("--images", metavar="DIR", help="where the TSV's file names start (default: the TSV's folder)")
     this.add_argument("--out", metavar="BUNDLE", required=True, help="the folder to write; an older bundle is replaced")
@@ -108,7 +108,7 @@ def parser():
         dest="refit",
         action="store_false",
         help="keep the model that was validated; else it then learns from the validation photos too, for %d %%%% of "
-        "the epochs" % (100 * recipe.REFIT_SHARE),
+        "the fine-tuning's epochs (the head alone: its best number of them)" % (100 * recipe.REFIT_SHARE),
     )
     this.add_argument("--resume", action="store_true", help="go on where a training that was stopped left off")
     this.add_argument("--report", metavar="DIR", help="write there, about the validation: " + ", ".join(report.FILES))

@@ -18,7 +18,7 @@ from train.pipeline import photo_batches
 DROPOUT = 0.2  # of the pooled features
 WEIGHT_DECAY = 0.02  # of kernels, decoupled from the gradient (AdamW: Loshchilov and Hutter 2019, arXiv:1711.05101)
 BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-7
-LABEL_SMOOTHING = 0.0  # share of a label that is given to all classes: none did better (docs/performance.md)
+LABEL_SMOOTHING = 0.0  # share of a label that is given to all classes: none did better (docs/training.md)
 WARM_UP_STEPS = 100
 AVERAGE = 0.99  # per step, of the weights' moving average
 LOSS_SCALE = 1024.0  # keeps float16 gradients on a GPU from vanishing

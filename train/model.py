@@ -41,7 +41,7 @@ def load_tensorflow():
         version = [int(part) for part in (machine.library_version("tensorflow") or "0.0").split(".")[:2]]
         if version >= _ONEDNN_SINCE:
             # Left to itself TensorFlow takes oneDNN's convolutions only where there is AVX512-VNNI. Without it they
-            # train faster, too (docs/performance.md).
+            # train faster, too (docs/training.md).
             os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
         with _nothing_on_stderr():  # where it takes them, it says so twice, before it knows of any log level
             require("tensorflow")
@@ -92,8 +92,11 @@ def limit_gpu_memory(fraction):
 
 
 def gpu_memory_bytes(index):
-    """Returns a GPU's memory: a graphics card's own, or on a Jetson (which has no nvidia-smi) the board's."""
-    query = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits", "--id=%d" % index]
+    """Returns the memory of a GPU as TensorFlow counts them: the card's, or on a Jetson (no nvidia-smi) the board's."""
+    # nvidia-smi counts all cards, TensorFlow those of CUDA_VISIBLE_DEVICES: their numbers or ids
+    visible = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
+    card = visible[index] if index < len(visible) else str(index)
+    query = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits", "--id=" + card]
     try:
         return int(subprocess.check_output(query, stderr=subprocess.DEVNULL).decode().strip()) << 20
     except (OSError, ValueError, subprocess.CalledProcessError):

@@ -239,8 +239,12 @@ def test_the_card_s_memory_is_asked_from_nvidia_smi(tmp_path, monkeypatch):
     tool.write_text('#!/bin/sh\n[ "$3" = --id=1 ] && echo 11019\n')
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path) + os.pathsep + os.environ["PATH"])
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     assert model.gpu_memory_bytes(1) == 11019 << 20
     assert model.gpu_memory_bytes(0) == machine.memory_info()["MemTotal"]  # the tool failed
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1, 0")  # TensorFlow's first card is the second
+    assert model.gpu_memory_bytes(0) == 11019 << 20
+    assert model.gpu_memory_bytes(1) == machine.memory_info()["MemTotal"]
 
 
 def test_a_board_without_nvidia_smi_shares_its_memory(tmp_path, monkeypatch):
