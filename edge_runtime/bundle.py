@@ -161,7 +161,7 @@ def publishable(path):
     """Raises UsageError when a bundle may not be written under this name, because something else lies there."""
     if os.path.lexists(path):
         inside = set(os.listdir(path)) if os.path.isdir(path) else {""}
-        if inside and not _is_bundle(path):
+        if inside and not is_bundle(path):
             raise UsageError("%s: exists and is no bundle; give --out another name" % path)
         if inside - _CONTENT:
             raise UsageError(
@@ -178,8 +178,8 @@ def publishable(path):
         raise UsageError("%s: a bundle takes up to 500 MiB and only %d MiB are free" % (path, free_bytes >> 20))
 
 
-def _is_bundle(path):
-    """Whether a folder's manifest is one of ours, of whatever version."""
+def is_bundle(path):
+    """Tells whether a folder's manifest is one of ours, of whatever version."""
     try:
         with open(os.path.join(path, MANIFEST), encoding="utf-8") as file:
             return "class_names" in json.load(file)

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 
-from edge_runtime import annotate, engines, journal, jpeg_hardware, live, machine, results
+from edge_runtime import annotate, engines, files, journal, jpeg_hardware, live, machine, results
 from edge_runtime.classifier import Classifier
 from edge_runtime.command import print_json, say
 from edge_runtime.errors import PicnicError, SomeInputsFailed, UsageError
@@ -151,7 +151,7 @@ def _check(options):
         raise UsageError("--resume: %s is live, what it showed is gone; leave it out" % live.shown_name(options.source))
     if options.resume and options.annotate and live.is_video(options.annotate):
         raise UsageError("--annotate %s: a video cannot be gone on with; give a folder" % options.annotate)
-    if options.annotate and os.path.isdir(options.source) and _is_inside(options.annotate, options.source):
+    if options.annotate and os.path.isdir(options.source) and files.is_inside(options.annotate, options.source):
         raise UsageError("--annotate %s: is in the source, whose photos would become more and more" % options.annotate)
     if options.null and options.source != "-":
         raise UsageError("--null: is for file names on standard input, got the source %s" % options.source)
@@ -164,11 +164,6 @@ def _check(options):
     if options.json and not options.out and _is_live(options) and not (options.seconds or options.frames):
         shown = live.shown_name(options.source)
         raise UsageError("--json: %s has no end, and all its rows would be kept; give --out FILE" % shown)
-
-
-def _is_inside(path, folder):
-    path, folder = os.path.realpath(path), os.path.realpath(folder)
-    return os.path.commonpath([path, folder]) == folder
 
 
 def _is_done(path):

@@ -119,6 +119,12 @@ def claim_folder(folder, option):
         raise UsageError("%s %s: cannot be written (%s)" % (option, folder, error.strerror))
 
 
+def is_inside(path, folder):
+    """Tells whether a file or folder is, or lies somewhere below, the folder. Neither need be there."""
+    path, folder = os.path.realpath(path), os.path.realpath(folder)
+    return os.path.commonpath([path, folder]) == folder
+
+
 def remove_abandoned(parent):
     """Removes the temporary folders in parent that killed processes left. One in use is locked, and stays."""
     with _locked(parent):

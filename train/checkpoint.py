@@ -59,11 +59,12 @@ class Checkpoint:
                 saved = json.loads(state["facts"].tobytes().decode("utf-8"))
                 self.arrays = {name: state[name] for name in saved["arrays"]}
                 self.kept_arrays = {name: state[name] for name in saved["kept_arrays"]}
+                then = saved["identity"]
         except Exception as error:  # numpy and zipfile raise many kinds for a damaged file
             raise UsageError("%s: cannot be read (%s); start without --resume" % (path, error))
-        differing = sorted(name for name in identity if saved["identity"].get(name) != identity[name])
+        differing = sorted(name for name in identity if then.get(name) != identity[name])
         if differing:
-            shown = ["%s: %s then, %s now" % (name, saved["identity"].get(name), identity[name]) for name in differing]
+            shown = ["%s: %s then, %s now" % (name, then.get(name), identity[name]) for name in differing]
             raise UsageError(
                 "--resume: %s is the state of another training:\n  %s\nGive the same options and photos, or start "
                 "without --resume" % (folder, "\n  ".join(shown))

@@ -15,7 +15,7 @@ import numpy as np
 from edge_runtime import bundle, files, images, machine, tables
 from edge_runtime.cli import amount, parsed, positive, share
 from edge_runtime.command import say
-from edge_runtime.errors import UsageError
+from edge_runtime.errors import ImageError, UsageError
 from edge_runtime.requirements import require
 from train import data, export, metrics, model, recipe, report, workers
 from train.augment import augment
@@ -141,8 +141,14 @@ def main(argv=None):
         raise UsageError("--augment-strength %g: expected 0 to 2" % options.augment)
     if options.val_images is not None and not options.val:
         raise UsageError("--val-images %s: needs --val, the table of these photos" % options.val_images)
+    for option, folder in (("--report", options.report), ("--tensorboard", options.tensorboard)):
+        for written in (options.out, os.path.normpath(options.out) + INTERRUPTED):
+            if folder and files.is_inside(folder, written):
+                raise UsageError("%s %s: lies in %s, which is replaced as a whole" % (option, folder, written))
     if options.fine_tune is None:
         options.fine_tune = 0 if options.weights == "none" else recipe.BLOCKS
+    if options.fine_tune_epochs and not options.fine_tune:
+        say("--fine-tune-epochs %d: nothing is fine-tuned, since --fine-tune is 0" % options.fine_tune_epochs)
     worker, worker_count = workers.cluster()
     if options.report:
         report.check_requirements()
@@ -262,9 +268,10 @@ def _command_for_the_same(arguments, options, done):
 def _saying_where_the_state_is(checkpoint):
     try:
         yield
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Exception) as error:
         if checkpoint.is_ours:
-            say("interrupted: the state is in %s" % checkpoint.path + _how_to_go_on(checkpoint))
+            what = "interrupted: " if isinstance(error, KeyboardInterrupt) else ""
+            say(what + "the state is in %s" % checkpoint.path + _how_to_go_on(checkpoint))
         raise
 
 
@@ -307,9 +314,14 @@ def _watch(folder):
 
 def _augmented_samples(photos, options):
     """Returns lists of pictures: a training photo as it is, then as some epochs show it; _SAMPLES photos."""
-    rows = []
-    for number in np.random.RandomState(options.seed).permutation(len(photos))[:_SAMPLES]:
-        original = images.read_image(photos[number].path)
+    rows: typing.List[list] = []
+    for number in np.random.RandomState(options.seed).permutation(len(photos)):
+        if len(rows) == _SAMPLES:
+            break
+        try:
+            original = images.read_image(photos[number].path)
+        except ImageError:  # it could be read while it was learned from
+            continue
         random = np.random.RandomState([options.seed, number])
         rows.append([original] + [augment(original, random, options.augment) for _ in range(_VARIANTS)])
     return rows

@@ -10,7 +10,7 @@ import typing
 
 import numpy as np
 
-from edge_runtime import files, images, machine, sources, tables
+from edge_runtime import bundle, files, images, machine, sources, tables
 from edge_runtime.command import progress, say
 from edge_runtime.errors import ImageError, SomeInputsFailed, UsageError
 
@@ -39,12 +39,13 @@ def read_labels(source, images_folder=None):
     """
     rows, reasons = [], []
     if os.path.isdir(source):
+        why_no_class: typing.Dict[str, str] = {}
         for item in sources.open_source(source):
             label = os.path.dirname(item.name)
             rows.append(Photo(item.name, item.path, label))
-            hidden = any(part.startswith(".") for part in label.split("/"))
-            reason = "lies in a hidden folder" if hidden else "" if label else "lies in no class folder"
-            reasons.append(item.problem or reason)
+            if label not in why_no_class:
+                why_no_class[label] = _why_no_class(source, label)
+            reasons.append(item.problem or why_no_class[label])
         for name in _other_pictures(source):
             rows.append(Photo(name, os.path.join(source, name), os.path.dirname(name)))
             reasons.append("%s is no format that can be read; convert it to JPEG or PNG" % os.path.splitext(name)[1])
@@ -209,6 +210,17 @@ def report_problems(problems, path, strict):
 def ascii_name(name):
     """A file name that any terminal can show: control and undecodable characters escaped."""
     return name.encode("unicode_escape", "backslashreplace").decode("ascii") if not name.isprintable() else name
+
+
+def _why_no_class(source, label):
+    """Returns why photos in the folder source/label have no label, "" where they have: the folder's name."""
+    parts = label.split("/")
+    if not label:
+        return "lies in no class folder"
+    if any(part.startswith(".") for part in parts):
+        return "lies in a hidden folder"
+    places = (os.path.join(source, *parts[: depth + 1]) for depth in range(len(parts)))
+    return "lies in a bundle" if any(map(bundle.is_bundle, places)) else ""
 
 
 def _listed(labels):

@@ -185,7 +185,7 @@ def _write_pictures(folder, found, inputs):
     Returns:
         (their number, what the page shows of the first ones).
     """
-    used: typing.Set[str] = set()
+    used: typing.Dict[str, int] = {}
     root = os.path.realpath(folder)
     shown: typing.List[dict] = []
     explained = page_bytes = 0
@@ -214,13 +214,16 @@ def _write_pictures(folder, found, inputs):
 
 
 def _unused_name(path, used):
-    """Returns the name of a photo's pictures: its own without suffix, numbered where another photo has that name."""
+    """Returns the name of a photo's pictures: its own without suffix, numbered where another photo has that name.
+
+    used: {name: the number that it was given last}.
+    """
     stem = os.fsdecode(os.fsencode(os.path.splitext(os.path.basename(path))[0])[:_NAME_BYTES])
-    name, number = stem, 1
+    name = stem
     while name in used:
-        number += 1
-        name = "%s-%d" % (stem, number)
-    used.add(name)
+        used[stem] += 1
+        name = "%s-%d" % (stem, used[stem])
+    used[name] = 1
     return name
 
 

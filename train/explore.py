@@ -219,7 +219,10 @@ def _check_labels(seen, session, bundle_id):
     judged = [one for one in seen if one.photo.label not in unjudged]
     issues = []
     if judged:
-        features = label_errors.compute_features(session, [one.photo.path for one in judged])
+        features, gone = label_errors.compute_features(session, [one.photo.path for one in judged])
+        for path, problem in sorted(gone.items()):
+            say("%s could be read before, now it cannot (%s): its label is not judged" % (path, problem))
+        judged = [one for one in judged if one.photo.path not in gone]
         issues = label_errors.find_issues(features, [one.photo.label for one in judged])
     return {
         "bundle_id": bundle_id,

@@ -12,10 +12,10 @@ import cv2
 import numpy as np
 
 from edge_runtime import files, images, machine, pipeline
-from edge_runtime.bundle import INPUT_NAME, OUTPUT_NAME, Sample, write_manifest
+from edge_runtime.bundle import INPUT_NAME, OUTPUT_NAME, Sample, publishable, write_manifest
 from edge_runtime.command import progress, say
 from edge_runtime.engines import EngineInfo, create_engine
-from edge_runtime.errors import ParityError
+from edge_runtime.errors import ImageError, ParityError, UsageError
 from edge_runtime.requirements import require
 from train.data import ascii_name
 from train.model import scale
@@ -47,9 +47,11 @@ def export_bundle(out, base, head, class_names, photos, probabilities, metrics, 
 
     Raises:
         ParityError: an exported file answers differently; nothing is published.
+        UsageError: something else lies under this name by now, or the disk is full; nothing is published.
     """
+    publishable(out)  # it was when the training began
     say("exporting the bundle")
-    with files.whole_folder(out) as folder:
+    with _telling_of_a_full_disk(out), files.whole_folder(out) as folder:
         files.remove_abandoned(os.path.dirname(os.path.realpath(out)))
         graph = _freeze(base, head)
         _save_model(graph, os.path.join(folder, "saved_model"))
@@ -63,6 +65,16 @@ def export_bundle(out, base, head, class_names, photos, probabilities, metrics, 
         }
         write_manifest(folder, class_names, dict(metrics, agreement=agreement), training)
     return agreement
+
+
+@contextlib.contextmanager
+def _telling_of_a_full_disk(out):
+    """Asks after a failure whether the disk is full: that has as many names as there are libraries that write."""
+    try:
+        yield
+    except Exception:
+        publishable(out)
+        raise
 
 
 def _freeze(base, head):
@@ -139,16 +151,25 @@ def _collecting_garbage():
 
 def take_sample(photos, probabilities, load):
     """Returns the bundle.Sample of photos as load (path -> uint8 [299, 299, 3]) shows them to the network."""
-    pictures = np.stack([load(photo.path) for photo in photos])
+    pictures = np.stack([_load(photo.path, load) for photo in photos])
     names, labels = [ascii_name(photo.file) for photo in photos], [photo.label for photo in photos]
     return Sample(names, pictures, labels, probabilities)
+
+
+def _load(path, load):
+    try:
+        return load(path)
+    except ImageError as error:
+        raise UsageError("%s: %s; it could be read before: put it back" % (path, error))
 
 
 def _save_sample(folder, sample):
     """Keeps photos as the network sees them (PNG: bit by bit) with the model's answers, for the converter."""
     os.makedirs(folder)
     for number, rgb in enumerate(sample.images):
-        cv2.imwrite(os.path.join(folder, "%03d.png" % number), cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))
+        path = os.path.join(folder, "%03d.png" % number)
+        if not cv2.imwrite(path, cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR)):
+            raise OSError("%s: cannot be written" % path)
     listed = [{"file": name, "label": label} for name, label in zip(sample.names, sample.labels)]
     files.write_json(os.path.join(folder, "sample.json"), listed)
     np.save(os.path.join(folder, "probabilities.npy"), sample.probabilities, allow_pickle=False)

@@ -32,18 +32,13 @@ class FeatureTable:
 
     def __init__(self, records, rows):
         self._records = records
-        self._rows = rows
+        self.rows = rows
 
     def __len__(self):
-        return len(self._rows)
+        return len(self.rows)
 
     def __getitem__(self, indices):
-        return self._records["features"][self._rows[indices]]
-
-    def pieces(self, size=1024):
-        """Yields all features in order, float32 [size or fewer, 2048] at a time."""
-        for start in range(0, len(self), size):
-            yield self[np.arange(start, min(start + size, len(self)))]
+        return self._records["features"][self.rows[indices]]
 
 
 def compute_features(base, photos, sums):
@@ -58,7 +53,7 @@ def compute_features(base, photos, sums):
         FeatureTable in the order of photos.
 
     Raises:
-        UsageError: the disk is full.
+        UsageError: the disk is full, or something else wrote to the file meanwhile.
     """
     with _open_cache(_network_key(base)) as file:
         rows = _read_rows(file)
@@ -68,8 +63,13 @@ def compute_features(base, photos, sums):
                 _append(file, base, missing, rows)
             except OSError as error:
                 raise UsageError("%s: the features cannot be written (%s)" % (file.name, error.strerror))
-        records = np.memmap(file.name, _RECORD, mode="r")
-        return FeatureTable(records, np.array([rows[sums[photo.path]] for photo in photos], int))
+        records = np.memmap(file, _RECORD, mode="r")
+        own = [sums[photo.path] for photo in photos]
+        table = FeatureTable(records, np.array([rows[name] for name in own], int))
+        # Locks of network drives do not always hold; other photos' features would be learned without a word.
+        if len(records) <= max(rows.values()) or (records["photo"][table.rows] != np.array(own, "S64")).any():
+            raise UsageError("%s: something else wrote to it; give the same command again" % file.name)
+        return table
 
 
 def _append(file, base, missing, rows):
@@ -94,8 +94,9 @@ def _append(file, base, missing, rows):
                 record["crc32"] = _checksum(record)
                 rows[record["photo"].decode()] = row
                 row += 1
-            file.write(records.tobytes())
-            file.flush()
+            data = memoryview(records.tobytes())
+            while data:  # without a buffer, a nearly full disk takes a part
+                data = data[file.write(data) :]
             bar.update(len(records))
     os.fsync(file.fileno())
 
@@ -103,15 +104,17 @@ def _append(file, base, missing, rows):
 def _read_rows(file):
     """Returns {sha256: row} of the whole records; cuts the file off at the first that is not whole."""
     rows: typing.Dict[str, int] = {}
+    count = 0
     file.seek(0)
     while True:
         data = file.read(_CHECKED_AT_ONCE * _RECORD.itemsize)
         records = np.frombuffer(data, _RECORD, len(data) // _RECORD.itemsize)
         good = [record["crc32"] == _checksum(record) for record in records]
         whole = good.index(False) if False in good else len(good)
-        rows.update({record["photo"].decode(): len(rows) + number for number, record in enumerate(records[:whole])})
+        rows.update({record["photo"].decode(): count + number for number, record in enumerate(records[:whole])})
+        count += whole
         if whole < _CHECKED_AT_ONCE:
-            file.truncate(len(rows) * _RECORD.itemsize)
+            file.truncate(count * _RECORD.itemsize)
             file.seek(0, os.SEEK_END)
             return rows
 
@@ -126,13 +129,14 @@ def _open_cache(key):
     with contextlib.ExitStack() as stack:
         try:
             os.makedirs(folder, exist_ok=True)
-            file = stack.enter_context(open(os.path.join(folder, key), "a+b"))
+            # Without a buffer: what a full disk does not take would be written once more when the file is closed.
+            file = stack.enter_context(open(os.path.join(folder, key), "a+b", buffering=0))
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             stack.pop_all()
             return file
         except OSError as error:
             say("features are computed for this training alone: %s (%s)" % (folder, error.strerror))
-    return tempfile.NamedTemporaryFile(prefix="picnic-edge-features.")
+    return tempfile.NamedTemporaryFile(prefix="picnic-edge-features.", buffering=0)
 
 
 def _network_key(base):

@@ -14,6 +14,7 @@ import numpy as np
 
 from edge_runtime import images, machine
 from edge_runtime.command import progress
+from edge_runtime.errors import ImageError
 from edge_runtime.requirements import require
 from train import inner
 
@@ -44,16 +45,40 @@ def load():
 
 
 def compute_features(session, paths):
-    """Returns float32 [n, features] of n readable photos. session: train.inner.InnerSession with "features"."""
-    parts = []
+    """Runs a network over photos.
+
+    Args:
+        session: train.inner.InnerSession with "features".
+        paths: file names.
+
+    Returns:
+        (features, problems): float32 [n, features] of the n photos that can be read, in order; {path: why it cannot}.
+    """
+    problems = {}
+    features = np.empty((0, 0), np.float32)
+    count = 0
+
+    def read(path):
+        try:
+            return images.read_image(path)
+        except ImageError as error:
+            problems[path] = str(error)
+            return None
+
     with concurrent.futures.ThreadPoolExecutor(machine.core_count()) as pool, progress(
         total=len(paths), what="features"
     ) as bar:
         for start in range(0, len(paths), _BATCH):
-            pixels = np.stack(list(pool.map(images.read_image, paths[start : start + _BATCH])))
-            parts.append(session.run(pixels)[inner.FEATURES])
-            bar.update(len(pixels))
-    return np.concatenate(parts)
+            batch = paths[start : start + _BATCH]
+            readable = [rgb for rgb in pool.map(read, batch) if rgb is not None]
+            if readable:
+                found = session.run(np.stack(readable))[inner.FEATURES]
+                if not count:  # of all photos at once: for a moment, joined pieces would take twice the memory
+                    features = np.empty((len(paths), found.shape[1]), np.float32)
+                features[count : count + len(found)] = found
+                count += len(found)
+            bar.update(len(batch))
+    return features[:count], problems
 
 
 def unjudged_classes(labels):

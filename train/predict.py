@@ -31,6 +31,8 @@ def main(argv=None):
     options = parser().parse_args(argv)
     if os.path.exists(options.out) and os.path.exists(options.photos) and os.path.samefile(options.out, options.photos):
         raise UsageError("--out %s: is the table that the photos are read from; give another name" % options.out)
+    if os.path.isdir(options.out):
+        raise UsageError("--out %s: cannot be written (is a folder)" % options.out)
     if options.images is not None and not os.path.isdir(options.images or "."):
         raise UsageError("--images %s: no such folder" % options.images)
     if os.path.isdir(options.photos):

@@ -442,6 +442,32 @@ def test_hidden_folders_are_no_classes(photos):
     assert len(left) == len(rows) and {problem.what for problem in problems} == {"lies in a hidden folder"}
 
 
+def test_a_bundle_among_the_photos_is_no_class(photos, tiny_bundle):
+    folder, rows = photos
+    shutil.copytree(tiny_bundle, str(folder / "models" / "bundle"))
+    (folder / "red" / "manifest.json").write_text('{"name": "of the photos"}')
+    left, problems = data.read_labels(str(folder))
+    assert sorted(photo.file for photo in left) == sorted(name for name, _ in rows)
+    samples = [name for name in os.listdir(os.path.join(tiny_bundle, "sample")) if name.endswith(".png")]
+    assert [problem.what for problem in problems] == ["lies in a bundle"] * len(samples) and samples
+
+
+@pytest.mark.parametrize("option", ["--report", "--tensorboard"])
+@pytest.mark.parametrize("place", ["bundle", "bundle/logs", "bundle.interrupted/x", "bundle/../bundle/x"])
+def test_what_is_written_beside_the_bundle_does_not_go_with_it(option, place, photos, tmp_path, no_long_work):
+    with pytest.raises(
+        UsageError, match="%s .*: lies in .*bundle(.interrupted)?, which is replaced as a whole" % option
+    ):
+        cli.main([str(photos[0]), "--out", str(tmp_path / "bundle"), option, os.path.join(str(tmp_path), place)])
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_epochs_of_a_fine_tuning_that_is_none_are_said_to_be_without_effect(photos, tmp_path, no_long_work, capsys):
+    with pytest.raises(AssertionError, match="training went on"):
+        cli.main([str(photos[0]), "--out", str(tmp_path / "b"), "--weights", "none", "--fine-tune-epochs", "3"])
+    assert "--fine-tune-epochs 3: nothing is fine-tuned, since --fine-tune is 0" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("seed", ["-1", str(1 << 32), "x"])
 def test_a_seed_that_no_generator_takes_exits_with_2(seed, tmp_path, capsys):
     with pytest.raises(SystemExit) as stopped:

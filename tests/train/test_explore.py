@@ -423,6 +423,24 @@ def test_wrong_labels_are_found_with_a_bundle(tiny_bundle, tmp_path):
     assert "its features have seen these labels" in labels
 
 
+def test_a_photo_that_goes_away_costs_its_own_label_check_only(tiny_bundle, tmp_path, monkeypatch, capsys):
+    for label in ("blue things", "red"):
+        for number in range(10):
+            write(tmp_path / "photos" / label / ("%02d.png" % number), number)
+    look_at = explore._look_at_all
+
+    def look_and_lose(listed):
+        found = look_at(listed)
+        os.unlink(str(tmp_path / "photos" / "red" / "04.png"))
+        return found
+
+    monkeypatch.setattr(explore, "_look_at_all", look_and_lose)
+    found, _ = run(tmp_path / "photos", "--report", tmp_path / "report", "--bundle", tiny_bundle)
+    assert found["label_check"]["judged"] == 19
+    said = capsys.readouterr().err
+    assert "red/04.png could be read before, now it cannot (No such file or directory): its label is not judged" in said
+
+
 def test_drawn_features_with_swapped_labels():
     random = np.random.RandomState(0)
     centres = random.randn(6, 40) * 2

@@ -9,7 +9,7 @@ import pytest
 from edge_runtime import images
 from edge_runtime.bundle import Bundle
 from edge_runtime.engines import EngineInfo, create_engine
-from edge_runtime.errors import ParityError
+from edge_runtime.errors import ParityError, UsageError
 from tests import helpers
 from train import export
 from train.data import Photo
@@ -130,6 +130,44 @@ def test_whatever_stops_the_export_leaves_the_older_bundle(
         publish(out, photos, answers)
     assert files_below(out) == before
     assert sorted(os.listdir(str(tmp_path))) == ["bundle", "photos"]
+
+
+def test_a_picture_that_the_disk_does_not_take_stops_the_export(older, photos, answers, tiny_network, monkeypatch):
+    out, before = older
+    monkeypatch.setattr(export.cv2, "imwrite", lambda path, pixels: False)
+    with pytest.raises(OSError, match="000.png: cannot be written"):
+        publish(out, photos, answers)
+    assert files_below(out) == before
+
+
+@pytest.mark.parametrize("step", ["_save_model", "_save_onnx", "_save_sample"])
+def test_a_full_disk_is_named_whatever_the_library_calls_it(older, photos, answers, tiny_network, monkeypatch, step):
+    out, before = older
+    usage = shutil.disk_usage(out)
+
+    def stop(*arguments):
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=150 << 20))
+        raise RuntimeError("BundleWriter: status 8")
+
+    monkeypatch.setattr(export, step, stop)
+    with pytest.raises(UsageError, match="a bundle takes up to 500 MiB and only 150 MiB are free"):
+        publish(out, photos, answers)
+    assert files_below(out) == before
+
+
+def test_what_came_to_lie_in_the_older_bundle_during_the_training_is_not_lost(older, photos, answers, tiny_network):
+    out, _ = older
+    with open(os.path.join(out, "notes.txt"), "w") as file:
+        file.write("dear diary")
+    with pytest.raises(UsageError, match="would be replaced, and holds more than a bundle: 'notes.txt'"):
+        publish(out, photos, answers)
+    assert os.path.exists(os.path.join(out, "notes.txt"))
+
+
+def test_a_photo_that_goes_away_before_the_export_is_named(photos, answers):
+    os.unlink(photos[4].path)
+    with pytest.raises(UsageError, match="%s: No such file or directory; it could be read before" % photos[4].path):
+        export.take_sample(photos, answers, images.read_image)
 
 
 @pytest.mark.parametrize(

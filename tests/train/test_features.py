@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import resource
 
 import numpy as np
 import pytest
@@ -141,6 +142,46 @@ def test_a_damaged_file_costs_the_damaged_records(tensorflow, cache, photos, dam
     assert_right(compute(base, photos))
     assert base.photos == lost
     assert os.path.getsize(path) == size
+
+
+@pytest.mark.parametrize("room_bytes", [0, 8190, 131000, 140000])
+def test_a_full_disk_is_named_and_costs_what_it_did_not_take(tensorflow, cache, photos, room_bytes):
+    compute(Base(tensorflow), photos[:2])
+    path = str(cache / os.listdir(str(cache))[0])
+    least, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (os.path.getsize(path) + room_bytes, most))
+    try:
+        with pytest.raises(UsageError, match="%s: the features cannot be written .File too large" % path):
+            compute(Base(tensorflow), photos)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (least, most))
+    base = Base(tensorflow)
+    assert_right(compute(base, photos))
+    assert base.photos == 17 - room_bytes // 8260
+
+
+def test_a_file_that_another_training_wrote_to_in_spite_of_the_lock_is_not_believed(
+    tensorflow, cache, photos, monkeypatch
+):
+    compute(Base(tensorflow), photos[:2])
+    path = str(cache / os.listdir(str(cache))[0])
+    read_rows, records = features._read_rows, (cache / os.path.basename(path)).read_bytes()
+
+    def read_and_be_overtaken(file):
+        rows = read_rows(file)
+        with open(path, "ab") as other:
+            other.write(records)
+        return rows
+
+    monkeypatch.setattr(features, "_read_rows", read_and_be_overtaken)
+    monkeypatch.setattr(os.path, "getsize", lambda name: len(records))
+    with pytest.raises(UsageError, match="%s: something else wrote to it" % path):
+        compute(Base(tensorflow), photos)
+    monkeypatch.undo()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache.parent.parent))
+    base = Base(tensorflow)  # records that are there twice do no harm
+    assert_right(compute(base, photos))
+    assert base.photos == 0
 
 
 def test_a_cache_that_another_training_holds_is_left_alone(tensorflow, cache, photos, capsys):

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from edge_runtime import images
+from edge_runtime.errors import UsageError
 from edge_runtime.sources import open_source
 from tests import helpers
 from train import model
@@ -114,7 +115,7 @@ def test_order_is_kept_and_the_last_batch_is_not_dropped(tmp_path):
 
 def test_a_photo_that_vanished_stops_the_training_and_is_named(tmp_path):
     helpers.write_photo(tmp_path / "a.png", helpers.photo((1, 2, 3)))
-    with pytest.raises(Exception, match="No such file"):
+    with pytest.raises(UsageError, match="gone.png: No such file"):
         pipeline_pixels([str(tmp_path / "a.png"), str(tmp_path / "gone.png")])
 
 

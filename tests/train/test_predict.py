@@ -118,8 +118,9 @@ def test_an_older_submission_stays_whole_when_a_new_one_is_interrupted(tiny_bund
     assert sorted(os.listdir(str(tmp_path))) == before
 
 
-def test_an_out_that_cannot_be_written_exits_with_2(tiny_bundle, photos, tmp_path):
+def test_an_out_that_cannot_be_written_exits_with_2_before_the_work(tiny_bundle, photos, tmp_path, monkeypatch):
     folder, rows = photos
+    monkeypatch.setattr("edge_runtime.classifier.Classifier.classify", None)
     helpers.write_table(tmp_path / "t.tsv", rows)
     for out in (tmp_path / "no" / "folder.tsv", tmp_path / "photos"):
         with pytest.raises(UsageError, match="--out .*: cannot be written"):

@@ -461,6 +461,9 @@ def test_ctrl_c_between_the_stages_says_where_the_state_is(tmp_path, capsys):
             raise KeyboardInterrupt
         assert capsys.readouterr().err.startswith(said)
         state.keep("head", {})
+    with pytest.raises(UsageError, match="disk"), cli._saying_where_the_state_is(state):
+        raise UsageError("a full disk")
+    assert capsys.readouterr().err.startswith("the state is in %s; to go on, give" % state.path)
 
 
 def test_copies_among_the_validation_photos_are_set_aside(tmp_path, capsys):
