@@ -72,6 +72,24 @@ def test_all_stages_run_and_their_curves_are_kept(train):
     assert (outcome.probabilities.argmax(axis=1) == train.val_labels).all()  # colours are easy
 
 
+def test_the_refit_s_weights_are_averaged_with_the_validated_ones(train, monkeypatch):
+    after = []
+    fine_tune = finetune.fine_tune
+
+    def record(network, *arguments):
+        done = fine_tune(network, *arguments)
+        after.append(network.base.get_weights())
+        return done
+
+    monkeypatch.setattr(finetune, "fine_tune", record)
+    outcome, _ = train("state")
+    assert outcome.refitted
+    validated, refitted = after
+    assert max(np.abs(one - other).max() for one, other in zip(validated, refitted)) > 5e-5
+    for one, other, shipped in zip(validated, refitted, outcome.network.base.get_weights()):
+        assert shipped == pytest.approx((one + other) / 2, abs=1e-7)
+
+
 def test_without_refit_the_network_gives_the_calibrated_probabilities_that_were_scored(train):
     outcome, answers = train("state", refit=False)
     assert not outcome.refitted and "refit" not in outcome.history
@@ -130,7 +148,7 @@ def test_a_training_killed_after_its_last_epoch_has_nothing_left_to_train(train)
 def test_as_many_epochs_are_made_as_fit_into_the_minutes(train, monkeypatch, capsys):
     # 18 + 6 photos: an epoch costs 21 photos of fine-tuning, one of the refit 24, the checks at the end 18
     monkeypatch.setattr(finetune, "seconds_per_photo", lambda *_: 10.0)
-    outcome, _ = train("state", fine_tune_epochs=None, minutes=((4 * 21 + 2 * 24 + 18) * 10 / 60 + 1) / 0.95)
+    outcome, _ = train("state", fine_tune_epochs=None, minutes=((4 * 21 + 2 * 24 + 18) * 10 / 60 + 1) / 0.9)
     assert len(outcome.history["fine_tune"]["loss"]) == 4
     assert len(outcome.history["refit"]["loss"]) == 2
     said = capsys.readouterr().err
@@ -154,7 +172,7 @@ def test_one_epoch_is_made_however_short_the_time(train, monkeypatch):
 
 def test_a_resumed_training_makes_as_many_epochs_as_the_first_meant_to(train, monkeypatch):
     monkeypatch.setattr(finetune, "seconds_per_photo", lambda *_: 10.0)
-    options = {"fine_tune_epochs": None, "minutes": ((3 * 21 + 24 + 18) * 10 / 60 + 1) / 0.95}
+    options = {"fine_tune_epochs": None, "minutes": ((3 * 21 + 24 + 18) * 10 / 60 + 1) / 0.9}
     whole, answers = train("whole", **options)
     with pytest.raises(KilledError):
         train("killed", watch=stop_with(KilledError(), "fine-tune", 1), **options)
