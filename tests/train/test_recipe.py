@@ -153,7 +153,7 @@ def test_as_many_epochs_are_made_as_fit_into_the_minutes(train, monkeypatch, cap
     assert len(outcome.history["refit"]["loss"]) == 2
     said = capsys.readouterr().err
     assert "fine-tune: 4 epochs, which makes about 26 minutes for the whole training" in said
-    assert "for all 16, which do better, give --minutes 88" in said
+    assert "for all 16, which do better, give --minutes 93" in said
 
 
 def test_where_the_time_allows_all_epochs_are_made(train, monkeypatch, capsys):
