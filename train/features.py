@@ -69,6 +69,8 @@ def compute_features(base, photos, sums):
         # Locks of network drives do not always hold; other photos' features would be learned without a word.
         if len(records) <= max(rows.values()) or (records["photo"][table.rows] != np.array(own, "S64")).any():
             raise UsageError("%s: something else wrote to it; give the same command again" % file.name)
+        with contextlib.suppress(OSError):  # closing the file would not: the mapping holds it, and so its lock, too
+            fcntl.flock(file, fcntl.LOCK_UN)
         return table
 
 

@@ -94,6 +94,14 @@ def test_a_photo_is_computed_once_whatever_its_name(tensorflow, cache, photos, t
     assert again.photos == 0
 
 
+def test_a_table_in_use_does_not_hold_the_cache(tensorflow, cache, photos, capsys):
+    first = compute(Base(tensorflow), photos[:10])
+    base = Base(tensorflow)
+    assert_right(compute(base, photos))
+    assert base.photos == 9 and len(first) == 10
+    assert "for this training alone" not in capsys.readouterr().err
+
+
 def test_copies_of_one_photo_share_their_features(tensorflow, cache, photos, tmp_path):
     (tmp_path / "copy.png").write_bytes((tmp_path / "005.png").read_bytes())
     copy = Photo("copy.png", str(tmp_path / "copy.png"), "grey")
