@@ -76,8 +76,8 @@ def demo(argv):
         os.path.join(options.out, name) for name in ("train.tsv", "test.tsv", "labels.tsv")
     )
     bundle, photos = os.path.join(options.out, "bundle"), os.path.join(options.out, "photos")
-    train = ["train", train_tsv, "--images", photos, "--out", bundle, "--fine-tune-epochs", "5", "--weights"]
-    code = _run(*train, options.weights or "imagenet", may_lack=not options.weights)
+    train = ["train", train_tsv, "--images", photos, "--out", bundle, "--weights"]
+    code = _run(*train, options.weights or "imagenet", "--fine-tune-epochs", "5", may_lack=not options.weights)
     if code:
         say("== ImageNet weights cannot be had here: going on with random ones")
         _run(*train, "none")

@@ -32,13 +32,13 @@ class FeatureTable:
 
     def __init__(self, records, rows):
         self._records = records
-        self.rows = rows
+        self._rows = rows
 
     def __len__(self):
-        return len(self.rows)
+        return len(self._rows)
 
     def __getitem__(self, indices):
-        return self._records["features"][self.rows[indices]]
+        return self._records["features"][self._rows[indices]]
 
 
 def compute_features(base, photos, sums):
@@ -65,13 +65,13 @@ def compute_features(base, photos, sums):
                 raise UsageError("%s: the features cannot be written (%s)" % (file.name, error.strerror))
         records = np.memmap(file, _RECORD, mode="r")
         own = [sums[photo.path] for photo in photos]
-        table = FeatureTable(records, np.array([rows[name] for name in own], int))
+        own_rows = np.array([rows[name] for name in own], int)
         # Locks of network drives do not always hold; other photos' features would be learned without a word.
-        if len(records) <= max(rows.values()) or (records["photo"][table.rows] != np.array(own, "S64")).any():
+        if len(records) <= own_rows.max() or (records["photo"][own_rows] != np.array(own, "S64")).any():
             raise UsageError("%s: something else wrote to it; give the same command again" % file.name)
         with contextlib.suppress(OSError):  # closing the file would not: the mapping holds it, and so its lock, too
             fcntl.flock(file, fcntl.LOCK_UN)
-        return table
+        return FeatureTable(records, own_rows)
 
 
 def _append(file, base, missing, rows):
