@@ -189,7 +189,7 @@ def report_problems(problems, path, strict):
     by_kind = collections.defaultdict(list)
     for problem in problems:
         by_kind[problem.what].append(problem.file)
-    say("%d photos cannot be used:" % len(problems))
+    say("%d %s cannot be used:" % (len(problems), "photo" if len(problems) == 1 else "photos"))
     for what, names in sorted(by_kind.items(), key=lambda kind: -len(kind[1])):
         more = ", and %d more" % (len(names) - _SHOWN) if len(names) > _SHOWN else ""
         say("  %d: %s: %s%s" % (len(names), what, ", ".join(ascii_name(name) for name in names[:_SHOWN]), more))

@@ -16,8 +16,7 @@ from train.model import low_precision, scale
 from train.pipeline import photo_batches
 
 DROPOUT = 0.2  # of the pooled features
-WEIGHT_DECAY = 0.02  # of kernels, decoupled from the gradient (AdamW: Loshchilov and Hutter 2019, arXiv:1711.05101)
-BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-7
+BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-7  # of Adam (Kingma and Ba 2015, arXiv:1412.6980)
 LABEL_SMOOTHING = 0.0  # share of a label that is given to all classes: none did better (docs/training.md)
 WARM_UP_STEPS = 100
 AVERAGE = 0.99  # per step, of the weights' moving average
@@ -135,7 +134,7 @@ def learning_rate(step, total, peak):
 
 
 class _Trainer:
-    """The variables that are trained, what AdamW knows about each, their moving average, and the best of it."""
+    """The variables that are trained, what Adam knows about each, their moving average, and the best of it."""
 
     def __init__(self, network, class_weights, plan):
         tensorflow = require("tensorflow")
@@ -190,7 +189,7 @@ class _Trainer:
         return sum(losses) / len(photos)
 
     def _build_step(self):
-        """Returns a function that makes one AdamW step on a batch that is shared among the workers."""
+        """Returns a function that makes one Adam step on a batch that is shared among the workers."""
         tensorflow = require("tensorflow")
         base, head, strategy = self._network
         variables, dense = self._variables, head.layers[-1]
@@ -211,8 +210,6 @@ class _Trainer:
             first.assign(BETA_1 * first + (1 - BETA_1) * gradient)
             second.assign(BETA_2 * second + (1 - BETA_2) * gradient * gradient)
             change = (first / (1 - BETA_1**number)) / (tensorflow.sqrt(second / (1 - BETA_2**number)) + EPSILON)
-            if len(variable.shape) > 1:  # kernels, not biases
-                change += WEIGHT_DECAY * variable
             variable.assign_sub(rate * change)
             decay = tensorflow.minimum(AVERAGE, number / (9.0 + number))
             average.assign(decay * average + (1 - decay) * variable)
@@ -232,7 +229,7 @@ class _Trainer:
             found = strategy.run(gradients_of, args=(pixels, targets, weights, mask))
             found = [strategy.experimental_local_results(value)[0] for value in found]
             gradients = [gradient / LOSS_SCALE for gradient in found[:-1]]
-            # float16 may overflow: AdamW would never forget a step that is infinite.
+            # float16 may overflow: Adam would never forget a step that is infinite.
             finite = [tensorflow.reduce_all(tensorflow.math.is_finite(each)) for each in gradients]
             finite = tensorflow.reduce_all(finite)
             gradients = [tensorflow.where(finite, each, tensorflow.zeros_like(each)) for each in gradients]

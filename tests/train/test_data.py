@@ -270,7 +270,7 @@ def test_without_strict_the_rest_goes_on(photos, tmp_path, capsys):
     )
     assert sorted(photo.file for photo in training + validation) == sorted(file for file, _ in rows)
     assert collections.Counter(photo.label for photo in validation) == dict.fromkeys(helpers.COLOURS, 1)
-    assert "1 photos cannot be used" in capsys.readouterr().err
+    assert "1 photo cannot be used:" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("kept", [0, 1, 5])
