@@ -176,7 +176,7 @@ def _rate(rate, epochs):
 
 
 def _refit_epochs(epochs):
-    return max(1, int(round(REFIT_SHARE * epochs)))
+    return max(1, int(REFIT_SHARE * epochs))
 
 
 def _epochs_in(taken_s, photo_s, training, validation, settings):

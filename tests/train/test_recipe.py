@@ -148,11 +148,11 @@ def test_a_training_killed_after_its_last_epoch_has_nothing_left_to_train(train)
 def test_as_many_epochs_are_made_as_fit_into_the_minutes(train, monkeypatch, capsys):
     # 18 + 6 photos: an epoch costs 21 photos of fine-tuning, one of the refit 24, the checks at the end 18
     monkeypatch.setattr(finetune, "seconds_per_photo", lambda *_: 10.0)
-    outcome, _ = train("state", fine_tune_epochs=None, minutes=((4 * 21 + 2 * 24 + 18) * 10 / 60 + 1) / 0.9)
-    assert len(outcome.history["fine_tune"]["loss"]) == 4
+    outcome, _ = train("state", fine_tune_epochs=None, minutes=((5 * 21 + 2 * 24 + 18) * 10 / 60 + 1) / 0.9)
+    assert len(outcome.history["fine_tune"]["loss"]) == 5
     assert len(outcome.history["refit"]["loss"]) == 2
     said = capsys.readouterr().err
-    assert "fine-tune: 4 epochs, which makes about 26 minutes for the whole training" in said
+    assert "fine-tune: 5 epochs, which makes about 29 minutes for the whole training" in said
     assert "for all 16, which do better, give --minutes 93" in said
 
 
