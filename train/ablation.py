@@ -26,7 +26,7 @@ VARIANTS: typing.Dict[str, tuple] = {
     "as it is": ({}, {}, {}),
     "without augmentation": ({}, {}, {"augment": 0.0}),
     "SGD, momentum 0.9, rate 0.01": ({"EPSILON": _MUCH}, {"PEAK_RATE": _SGD_RATE * _MUCH}, {}),
-    "label smoothing 0.1": ({"LABEL_SMOOTHING": 0.1}, {}, {}),
+    "without label smoothing": ({"LABEL_SMOOTHING": 0.0}, {}, {}),
     "two blocks": ({}, {}, {"fine_tune": 2}),
     "without the moving average": ({"AVERAGE": 0.0}, {}, {}),
     "without dropout": ({"DROPOUT": 0.0}, {}, {}),

@@ -17,7 +17,7 @@ from train.pipeline import photo_batches
 
 DROPOUT = 0.2  # of the pooled features
 BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-7  # of Adam (Kingma and Ba 2015, arXiv:1412.6980)
-LABEL_SMOOTHING = 0.0  # share of a label that is given to all classes; 0.1 is not known to be better (docs/training.md)
+LABEL_SMOOTHING = 0.1  # share of a label that is given to all classes (Szegedy et al. 2016, arXiv:1512.00567)
 WARM_UP_STEPS = 100
 AVERAGE = 0.99  # per step, of the weights' moving average
 LOSS_SCALE = 1024.0  # keeps float16 gradients on a GPU from vanishing

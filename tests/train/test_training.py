@@ -420,6 +420,7 @@ def test_ctrl_c_leaves_a_bundle_of_the_best_so_far(samples, tmp_path):
     resumed = start_training(samples, out, "--resume")
     _, said = resumed.communicate()
     assert resumed.returncode == 0 and "fine-tune: going on after epoch 1" in said
+    assert "%s.interrupted is from an interrupted training and not needed any more" % out in said
     Bundle.open(out)
 
 
