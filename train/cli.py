@@ -252,8 +252,8 @@ def main(argv=None):
         say("interrupted: the best so far is in %s" % out + _how_to_go_on(checkpoint))
         raise KeyboardInterrupt
     checkpoint.remove()
-    if os.path.exists(os.path.normpath(options.out) + INTERRUPTED):
-        say("%s is from an interrupted training and not needed any more" % (os.path.normpath(options.out) + INTERRUPTED))
+    if os.path.exists(out + INTERRUPTED):
+        say("%s is from an interrupted training and not needed any more" % (out + INTERRUPTED))
     workers.wait_for_all(strategy)
     workers.leave(strategy)
 
