@@ -1,5 +1,6 @@
 import os
 import shutil
+import signal
 
 import pytest
 
@@ -24,6 +25,12 @@ def shared_path(*names):
     if not os.path.exists(path):
         pytest.skip("needs %s, which is not here" % os.path.join("shared", *names))
     return path
+
+
+@pytest.fixture(scope="session", autouse=True)
+def ctrl_c():
+    """A shell's background jobs ignore SIGINT, and so would every process that the tests start."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)

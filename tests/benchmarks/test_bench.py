@@ -586,8 +586,7 @@ def test_an_interruption_leaves_a_partial_report(tiny_bundle, stub, tmp_path, mo
 def test_ctrl_c_exits_with_130_and_leaves_no_process(tiny_bundle, tmp_path):
     """The signal goes to all processes of the terminal, as from its keyboard; the engine is in a call without end."""
     code = (
-        "import signal, sys; from benchmarks import bench, cli; from tests.benchmarks import stub_engines\n"
-        "signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it\n"
+        "import sys; from benchmarks import bench, cli; from tests.benchmarks import stub_engines\n"
         "from edge_runtime.command import run_verb\n"
         "bench.COLD_STARTS = 0; cli.open_engine = stub_engines.open_endless\n"
         "if __name__ == '__main__': sys.exit(run_verb(cli.main, sys.argv[1:]))\n"

@@ -425,7 +425,6 @@ def start(*arguments, **settings):
         [sys.executable, "-m", "picnic_edge"] + [os.fspath(argument) for argument in arguments],
         stderr=subprocess.PIPE,
         env=dict(os.environ, PYTHONPATH=ROOT),
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
         **settings,
     )
 
