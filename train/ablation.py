@@ -25,6 +25,8 @@ _SGD_RATE = 0.01 / (1 - finetune.BETA_1)  # momentum written as a mean of gradie
 VARIANTS: typing.Dict[str, tuple] = {
     "as it is": ({}, {}, {}),
     "without augmentation": ({}, {}, {"augment": 0.0}),
+    "mixup": ({}, {}, {"mix": "mixup"}),
+    "cutmix": ({}, {}, {"mix": "cutmix"}),
     "SGD, momentum 0.9, rate 0.01": ({"EPSILON": _MUCH}, {"PEAK_RATE": _SGD_RATE * _MUCH}, {}),
     "without label smoothing": ({"LABEL_SMOOTHING": 0.0}, {}, {}),
     "two blocks": ({}, {}, {"fine_tune": 2}),
@@ -84,6 +86,7 @@ def _train(name, options):
         fine_tune_epochs=options.fine_tune_epochs or recipe.FINE_TUNE_EPOCHS,
         minutes=options.minutes,
         augment=options.augment,
+        mix=options.mix,
         refit=False,
         seed=options.seed,
     )

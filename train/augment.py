@@ -1,7 +1,8 @@
-"""Random changes to training photos that leave their label true: other places, other light, other cameras.
+"""Random changes to training photos that leave their label true: other places, other light, other cameras. And mixtures
+of two photos, whose labels have to be mixed likewise.
 
-All of it is numpy and OpenCV on uint8 pictures, in the threads that decode. Each photo of each epoch has a random
-generator of its own, so that what it becomes depends on (seed, epoch, photo) alone and on no thread's timing: a run
+All of it is numpy and OpenCV on uint8 pictures. Each photo of each epoch, and each batch that is mixed, has a random
+generator of its own, so that what becomes of it depends on (seed, epoch, place) alone and on no thread's timing: a run
 that was interrupted sees the same pictures when it goes on.
 """
 
@@ -20,6 +21,9 @@ CONTRAST = (0.7, 1.35)
 SATURATION = (0.6, 1.4)
 BLUR_CHANCE, BLUR_SIGMA = 0.15, (0.5, 1.6)
 ERASE_CHANCE, ERASE_SIDE = 0.25, (0.15, 0.4)  # of the photo's side
+MIXES = ("mixup", "cutmix")
+MIXUP_ALPHA, CUTMIX_ALPHA = 0.2, 1.0  # of the beta distribution of a photo's share, as in the papers on ImageNet
+CUTMIX_CHANCE = 0.5
 
 
 def augment(image, random, strength=1.0):
@@ -76,3 +80,36 @@ def _erase(image, random):
     height, width = (random.uniform(*ERASE_SIDE, size=2) * SIDE).astype(int)
     top, left = random.randint(0, SIDE - height), random.randint(0, SIDE - width)
     image[top : top + height, left : left + width] = random.randint(0, 256, 3)
+
+
+def mix(pictures, random, kind):
+    """Mixes each picture of a batch with another one of it, or with itself.
+
+    Args:
+        pictures: uint8 [n, 299, 299, 3].
+        random: numpy.random.RandomState that all choices are drawn from.
+        kind: "mixup": both shine through (Zhang et al. 2018, arXiv:1710.09412). "cutmix": a rectangle of the other
+            hides part of it, in about half of the pictures (Yun et al. 2019, arXiv:1905.04899).
+
+    Returns:
+        (mixed pictures, uint8 [n, 299, 299, 3]; int [n], which other picture each was mixed with; float32 [n], 0..1,
+        what share is left of it).
+    """
+    count = len(pictures)
+    others = random.permutation(count)
+    alpha = MIXUP_ALPHA if kind == "mixup" else CUTMIX_ALPHA
+    shares = random.beta(alpha, alpha, count)
+    mixed = pictures.copy()
+    for number, other in enumerate(others):
+        if kind == "mixup":
+            share = shares[number]
+            mixed[number] = cv2.addWeighted(pictures[number], share, pictures[other], 1 - share, 0)
+        else:
+            share = shares[number] if random.rand() < CUTMIX_CHANCE else 1.0
+            # A rectangle about any point; what would lie outside the picture is missing.
+            half, centre = 0.5 * np.sqrt(1 - share) * SIDE, random.uniform(0, SIDE, 2)
+            top, left = np.maximum(centre - half, 0).round().astype(int)
+            bottom, right = np.minimum(centre + half, SIDE).round().astype(int)
+            mixed[number, top:bottom, left:right] = pictures[other, top:bottom, left:right]
+            shares[number] = 1 - (bottom - top) * (right - left) / float(SIDE * SIDE)
+    return mixed, others, shares.astype(np.float32)

@@ -18,7 +18,7 @@ from edge_runtime.command import say
 from edge_runtime.errors import ImageError, UsageError
 from edge_runtime.requirements import require
 from train import data, export, metrics, model, recipe, report, workers
-from train.augment import augment
+from train.augment import MIXES, augment, mix
 from train.checkpoint import Checkpoint
 
 VERSIONS = (
@@ -104,6 +104,12 @@ def parser():
         "--no-augment", dest="augment", action="store_const", const=0.0, help="show them as they are"
     )
     this.add_argument(
+        "--mix",
+        choices=MIXES,
+        help="mix each of these photos with another one, and their labels likewise: mixup lets both shine through, "
+        "cutmix hides part of every second one behind the other (default: neither)",
+    )
+    this.add_argument(
         "--no-refit",
         dest="refit",
         action="store_false",
@@ -175,6 +181,7 @@ def main(argv=None):
         fine_tune_epochs=options.fine_tune_epochs,
         minutes=options.minutes,
         augment=options.augment,
+        mix=options.mix,
         refit=options.refit,
         seed=options.seed,
     )
@@ -244,9 +251,10 @@ def main(argv=None):
     print("peak memory: %.1f GiB" % (machine.peak_memory_bytes() / 2.0**30))
     print("bundle: %s (%.0f s)" % (out, 60 * minutes))
     if options.report:
-        variants = _augmented_samples(training, options) if options.augment and "fine_tune" in done.history else None
+        is_changed = (options.augment or options.mix) and "fine_tune" in done.history
+        samples = _augmented_samples(training, options) if is_changed else None
         report.write_report(
-            options.report, bundle.Bundle.open(out), validation, done.probabilities, "the trained model", variants
+            options.report, bundle.Bundle.open(out), validation, done.probabilities, "the trained model", samples
         )
     if done.interrupted:
         say("interrupted: the best so far is in %s" % out + _how_to_go_on(checkpoint))
@@ -316,17 +324,22 @@ def _watch(folder):
 
 def _augmented_samples(photos, options):
     """Returns lists of pictures: a training photo as it is, then as some epochs show it; _SAMPLES photos."""
-    rows: typing.List[list] = []
+    originals: typing.List[np.ndarray] = []
     for number in np.random.RandomState(options.seed).permutation(len(photos)):
-        if len(rows) == _SAMPLES:
+        if len(originals) == _SAMPLES:
             break
-        try:
-            original = images.read_image(photos[number].path)
-        except ImageError:  # it could be read while it was learned from
-            continue
+        with contextlib.suppress(ImageError):  # it could be read while it was learned from
+            originals.append(images.read_image(photos[number].path))
+    columns = [np.array(originals)]
+    for number in range(_VARIANTS if originals else 0):
         random = np.random.RandomState([options.seed, number])
-        rows.append([original] + [augment(original, random, options.augment) for _ in range(_VARIANTS)])
-    return rows
+        column = columns[0]
+        if options.augment:
+            column = np.array([augment(original, random, options.augment) for original in originals])
+        if options.mix:
+            column, _, _ = mix(column, random, options.mix)
+        columns.append(column)
+    return list(zip(*columns))
 
 
 def _log_run(out, arguments, done, figures, record, minutes):

@@ -11,7 +11,7 @@ from edge_runtime import images
 from edge_runtime.command import progress, say
 from edge_runtime.requirements import require
 from train import workers
-from train.augment import augment
+from train.augment import augment, mix
 from train.model import low_precision, scale
 from train.pipeline import photo_batches
 
@@ -33,7 +33,8 @@ Plan = typing.NamedTuple(
         ("epochs", int),  # passes over the photos, each photo augmented anew
         ("peak_rate", float),  # of learning, after the warm-up
         ("augment", float),  # strength of the augmentation, 0 for none
-        ("seed", int),  # of the order, the augmentation and the dropout
+        ("mix", typing.Optional[str]),  # one of train.augment.MIXES, or None
+        ("seed", int),  # of the order, the augmentation, the mixing and the dropout
     ],
 )
 
@@ -173,11 +174,16 @@ class _Trainer:
             for number, pixels in enumerate(batches):
                 group, chosen = groups[number], labels[own[number]]
                 weights = self._class_weights[chosen] * (len(group) > worker) / len(group)
+                targets = _targets(chosen, len(self._class_weights))
+                if plan.mix and len(group) > worker:
+                    # Of a length that the order's and the photos' seeds have not.
+                    random = np.random.RandomState([plan.seed, stage, epoch, number, worker])
+                    pixels, targets, weights = _mixed(pixels.numpy(), targets, weights, random, plan.mix)
                 step = epoch * steps + number
                 rate = learning_rate(step, plan.epochs * steps, plan.peak_rate)
                 loss = self._step(
                     pixels,
-                    _targets(chosen, len(self._class_weights)),
+                    targets,
                     weights.astype(np.float32),
                     np.array([plan.seed, stage * 1000003 + step], np.int64).astype(np.int32),  # wraps large seeds
                     np.int32(len(group)),
@@ -320,3 +326,12 @@ def _targets(labels, class_count):
     targets = np.full((len(labels), class_count), LABEL_SMOOTHING / class_count, np.float32)
     targets[np.arange(len(labels)), labels] += 1 - LABEL_SMOOTHING
     return targets
+
+
+def _mixed(pixels, targets, weights, random, kind):
+    """Returns (pixels, targets, weights) of a batch whose photos are mixed: a label counts as much as is seen of it."""
+    pixels, others, shares = mix(pixels, random, kind)
+    own, other = shares * weights, (1 - shares) * weights[others]
+    weights = own + other
+    targets = (own[:, None] * targets + other[:, None] * targets[others]) / weights[:, None]
+    return pixels, targets.astype(np.float32), weights

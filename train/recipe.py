@@ -47,6 +47,7 @@ Settings = typing.NamedTuple(
         ("fine_tune_epochs", typing.Optional[int]),  # None: FINE_TUNE_EPOCHS, or as many as fit into the minutes
         ("minutes", float),  # for the whole training
         ("augment", float),  # strength, 0..2
+        ("mix", typing.Optional[str]),  # one of train.augment.MIXES, or None
         ("refit", bool),
         ("seed", int),
     ],
@@ -107,7 +108,13 @@ def train(base, strategy, training, validation, class_names, sums, settings, che
     network = model.Network(base, head, strategy)
 
     plan = finetune.Plan(
-        "fine-tune", settings.blocks, settings.fine_tune_epochs, PEAK_RATE, settings.augment, settings.seed
+        stage="fine-tune",
+        blocks=settings.blocks,
+        epochs=settings.fine_tune_epochs,
+        peak_rate=PEAK_RATE,
+        augment=settings.augment,
+        mix=settings.mix,
+        seed=settings.seed,
     )
     if settings.blocks and not settings.fine_tune_epochs and not interrupted:
         if "epochs" not in checkpoint.kept:

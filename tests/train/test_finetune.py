@@ -25,7 +25,9 @@ def photos(tmp_path):
     return [Photo(file, str(tmp_path / file), label) for file, label in rows]
 
 
-def tune(photos, folder, epochs=3, seed=0, validation=None, resume=False, watch=None, stage="fine-tune", rate=6e-4):
+def tune(
+    photos, folder, epochs=3, seed=0, validation=None, resume=False, watch=None, stage="fine-tune", rate=6e-4, mix=None
+):
     """Returns (network, its weights before, history, interrupted)."""
     network = small_network()
     before = {layer.name: layer.get_weights() for layer in network.base.layers}
@@ -41,7 +43,7 @@ def tune(photos, folder, epochs=3, seed=0, validation=None, resume=False, watch=
         labels,
         np.ones(len(names), np.float32),
         validate,
-        finetune.Plan(stage, 1, epochs, rate, 1.0, seed),
+        finetune.Plan(stage, 1, epochs, rate, 1.0, mix, seed),
         Checkpoint(str(folder / "state"), {}, resume),
         watch or (lambda *_: None),
     )
@@ -106,12 +108,12 @@ def stop_with(error, epoch):
     return watch
 
 
-@pytest.mark.parametrize("stage", ["fine-tune", "refit"])
-def test_a_killed_training_goes_on_and_ends_where_a_whole_one_ends(photos, tmp_path, stage):
-    whole, _, history, _ = tune(photos, tmp_path / "whole", stage=stage)
+@pytest.mark.parametrize("stage, mix", [("fine-tune", None), ("refit", None), ("fine-tune", "mixup")])
+def test_a_killed_training_goes_on_and_ends_where_a_whole_one_ends(photos, tmp_path, stage, mix):
+    whole, _, history, _ = tune(photos, tmp_path / "whole", stage=stage, mix=mix)
     with pytest.raises(KilledError):  # in its second epoch's end, before that epoch's state is saved
-        tune(photos, tmp_path / "killed", stage=stage, watch=stop_with(KilledError(), 1))
-    resumed, _, resumed_history, _ = tune(photos, tmp_path / "killed", stage=stage, resume=True)
+        tune(photos, tmp_path / "killed", stage=stage, mix=mix, watch=stop_with(KilledError(), 1))
+    resumed, _, resumed_history, _ = tune(photos, tmp_path / "killed", stage=stage, mix=mix, resume=True)
     assert resumed_history.keys() == history.keys()
     for name, values in history.items():
         assert resumed_history[name] == pytest.approx(values, rel=1e-5), name
@@ -146,7 +148,7 @@ def test_timing_a_few_steps_leaves_the_network_as_it_was(photos):
     network = small_network()
     before = weights_of(network)
     names = sorted(helpers.COLOURS)
-    plan = finetune.Plan("fine-tune", 1, 3, 6e-4, 1.0, 0)
+    plan = finetune.Plan("fine-tune", 1, 3, 6e-4, 1.0, None, 0)
     labels = data.class_indices(photos, names)
     seconds = finetune.seconds_per_photo(network, photos, labels, np.ones(len(names), np.float32), plan)
     assert 0 < seconds < 10
@@ -156,7 +158,7 @@ def test_timing_a_few_steps_leaves_the_network_as_it_was(photos):
 
 
 def test_without_augmentation_the_photos_are_shown_as_they_are(photos):
-    plan = finetune.Plan("fine-tune", 1, 1, 1e-3, 0.0, 0)
+    plan = finetune.Plan("fine-tune", 1, 1, 1e-3, 0.0, None, 0)
     assert finetune._augmented(photos, plan, 0, 0) is images.read_image
     changed = finetune._augmented(photos, plan._replace(augment=1.0), 0, 0)(photos[0].path)
     assert not np.array_equal(changed, images.read_image(photos[0].path))
@@ -189,3 +191,29 @@ def test_targets_are_probabilities_with_the_label_on_top(smoothing, monkeypatch)
     assert targets.sum(axis=1) == pytest.approx(1)
     assert targets.argmax(axis=1).tolist() == [2, 0]
     assert targets[0, 1] == pytest.approx(smoothing / 4)
+
+
+def test_a_mixed_label_counts_by_its_share_and_its_class_s_weight(monkeypatch):
+    shares = np.array([0.75, 1.0], np.float32)
+    monkeypatch.setattr(finetune, "mix", lambda pixels, random, kind: (pixels, np.array([1, 0]), shares))
+    targets, weights = np.eye(3, dtype=np.float32)[[2, 0]], np.array([2.0, 4.0], np.float32)
+    _, mixed, mixed_weights = finetune._mixed(np.zeros((2, 1)), targets, weights, None, "mixup")
+    assert mixed_weights == pytest.approx([0.75 * 2 + 0.25 * 4, 4])
+    assert mixed[0] == pytest.approx([0.25 * 4 / 2.5, 0, 0.75 * 2 / 2.5])
+    assert mixed[1] == pytest.approx([1, 0, 0])
+    assert mixed.dtype == mixed_weights.dtype == np.float32
+
+
+def test_photos_are_mixed_in_training_and_never_in_validation(photos, tmp_path, monkeypatch):
+    mixed = []
+
+    def spy(pixels, random, kind):
+        mixed.append((len(pixels), kind))
+        return mix(pixels, random, kind)
+
+    mix = finetune.mix
+    monkeypatch.setattr(finetune, "mix", spy)
+    tune(photos, tmp_path / "none", epochs=1)
+    assert not mixed
+    tune(photos, tmp_path / "cutmix", epochs=2, mix="cutmix")
+    assert mixed == [(len(photos), "cutmix")] * 2

@@ -11,7 +11,9 @@ from tests.train.tune_once import small_network, weights_of
 from train import calibrate, cli, data, finetune, model, recipe, workers
 from train.checkpoint import Checkpoint
 
-SETTINGS = recipe.Settings(epochs=1, blocks=1, fine_tune_epochs=3, minutes=60, augment=1.0, refit=True, seed=0)
+SETTINGS = recipe.Settings(
+    epochs=1, blocks=1, fine_tune_epochs=3, minutes=60, augment=1.0, mix=None, refit=True, seed=0
+)
 
 
 class KilledError(Exception):

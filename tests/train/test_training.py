@@ -90,6 +90,22 @@ def test_the_recorded_command_makes_as_many_epochs_on_a_machine_of_another_speed
     assert recorded(words, interrupted=True) == words  # which would have made more
 
 
+@pytest.mark.parametrize("words", [[], ["--mix", "mixup"], ["--mix", "cutmix", "--no-augment"]])
+def test_the_report_s_samples_show_what_fine_tuning_sees(words, tmp_path):
+    photos = [data.Photo(file, str(tmp_path / file), label) for file, label in helpers.write_photos(tmp_path)]
+    os.remove(photos[0].path)  # since it was learned from
+    photos = photos[:5]
+    rows = cli._augmented_samples(photos, cli.parser().parse_args(["t.tsv", "--out", "b"] + words))
+    originals = [images.read_image(photo.path) for photo in photos[1:]]
+    assert len(rows) == 4 and {len(row) for row in rows} == {7}
+    for row in rows:
+        assert any(np.array_equal(row[0], original) for original in originals)
+    changed = [sum(not np.array_equal(row[0], picture) for picture in row[1:]) for row in rows]
+    # cutmix alone leaves about half as they are, and one of four has itself to be mixed with
+    assert sum(changed) == 24 if "cutmix" not in words else 3 <= sum(changed) <= 20
+    assert cli._augmented_samples(photos[:1], cli.parser().parse_args(["t.tsv", "--out", "b"] + words)) == []
+
+
 def test_class_names_are_those_of_the_table_sorted(bundle, train_rows):
     assert bundle.class_names == sorted({row.label for row in train_rows})
     assert len(bundle.class_names) >= 6

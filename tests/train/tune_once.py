@@ -42,7 +42,7 @@ def main(folder, out):
     photos, _ = data.read_labels(folder)
     names = sorted(helpers.COLOURS)
     labels = data.class_indices(photos, names)
-    weights, plan = np.ones(len(names), np.float32), finetune.Plan("fine-tune", 1, 3, 6e-4, 1.0, 0)
+    weights, plan = np.ones(len(names), np.float32), finetune.Plan("fine-tune", 1, 3, 6e-4, 1.0, None, 0)
     assert finetune.seconds_per_photo(network, photos, labels, weights, plan) > 0
     history, _ = finetune.fine_tune(
         network,
