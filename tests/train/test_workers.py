@@ -24,12 +24,12 @@ def free_ports(count):
     return ports
 
 
-def start(folder, out, config):
+def start(folder, out, config, *more):
     environment = dict(os.environ, PYTHONPATH=helpers.ROOT, TF_CPP_MIN_LOG_LEVEL="2", OMP_NUM_THREADS="1")
     environment.pop("TF_CONFIG", None)
     if config:
         environment["TF_CONFIG"] = json.dumps(config)
-    command = [sys.executable, "-m", "tests.train.tune_once", str(folder), str(out)]
+    command = [sys.executable, "-m", "tests.train.tune_once", str(folder), str(out)] + list(more)
     return subprocess.Popen(command, env=environment, cwd=helpers.ROOT, stderr=subprocess.PIPE)
 
 
@@ -41,26 +41,41 @@ def finish(process):
     assert process.returncode == 0, said.decode()[-3000:]
 
 
-def test_two_workers_end_where_one_ends(tmp_path):
-    pytest.importorskip("tensorflow")
-    helpers.write_photos(tmp_path / "photos", per_class=11)  # 33 photos: the last batch has one, one worker has none
+def train_with_two(folder, out, *more):
+    """Returns what each of two workers ended with."""
     addresses = ["127.0.0.1:%d" % port for port in free_ports(2)]
-    pair = [
-        start(
-            tmp_path / "photos",
-            tmp_path / ("%d.npz" % index),
-            {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}},
-        )
-        for index in range(2)
+    outs = [str(out / ("%d.npz" % index)) for index in range(2)]
+    tasks = [
+        {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}} for index in range(len(outs))
     ]
-    for process in pair:
+    for process in [start(folder, path, task, *more) for path, task in zip(outs, tasks)]:
         finish(process)
-    finish(start(tmp_path / "photos", tmp_path / "alone.npz", None))
-    first, second, alone = (np.load(str(tmp_path / name)) for name in ("0.npz", "1.npz", "alone.npz"))
+    return [np.load(path) for path in outs]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Of 33 photos: the last batch has one, so that one worker has none."""
+    pytest.importorskip("tensorflow")
+    helpers.write_photos(tmp_path / "photos", per_class=11)
+    return tmp_path / "photos"
+
+
+def test_two_workers_end_where_one_ends(folder, tmp_path):
+    first, second = train_with_two(folder, tmp_path)
+    finish(start(folder, tmp_path / "alone.npz", None))
+    alone = np.load(str(tmp_path / "alone.npz"))
     assert alone["loss"][-1] < alone["loss"][0]
     for name in alone.files:
         assert np.abs(first[name] - second[name]).max() < 1e-6, name
         assert np.abs(first[name] - alone[name]).max() < 1e-4, name
+
+
+def test_two_workers_that_mix_photos_end_at_one_place(folder, tmp_path):
+    first, second = train_with_two(folder, tmp_path, "mixup")
+    assert first["val_loss"].min() < first["val_loss"][0]
+    for name in first.files:
+        assert np.abs(first[name] - second[name]).max() < 1e-6, name
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """A training of seconds, as a process of its own: one worker of a cluster that TF_CONFIG names, or the only one.
 
-python -m tests.train.tune_once FOLDER OUT.npz: FOLDER holds photos in class folders.
+python -m tests.train.tune_once FOLDER OUT.npz [MIX]: FOLDER holds photos in class folders.
 """
 
 import sys
@@ -36,13 +36,13 @@ def weights_of(network):
     return [np.array(value) for value in network.base.get_weights() + network.head.get_weights()]
 
 
-def main(folder, out):
+def main(folder, out, mix=None):
     model.machine.cpu_features = list  # full precision, so that noise is small
     network = small_network()
     photos, _ = data.read_labels(folder)
     names = sorted(helpers.COLOURS)
     labels = data.class_indices(photos, names)
-    weights, plan = np.ones(len(names), np.float32), finetune.Plan("fine-tune", 1, 3, 6e-4, 1.0, None, 0)
+    weights, plan = np.ones(len(names), np.float32), finetune.Plan("fine-tune", 1, 3, 6e-4, 1.0, mix, 0)
     assert finetune.seconds_per_photo(network, photos, labels, weights, plan) > 0
     history, _ = finetune.fine_tune(
         network,
