@@ -170,6 +170,13 @@ def write_blocks_bundle(folder):
     return str(folder)
 
 
+def with_manifest(tiny, metrics, training):
+    """Returns the Bundle with another manifest."""
+    os.unlink(tiny.file(bundle.MANIFEST))
+    bundle.write_manifest(tiny.path, tiny.class_names, metrics, training)
+    return bundle.Bundle.open(tiny.path)
+
+
 def add_tiny_saved_model(folder):
     """Adds to a bundle of write_tiny_bundle the same network as a SavedModel, and lists it in the manifest."""
     import onnx

@@ -22,9 +22,10 @@ common_sizes       width, height, photos: the ten most common sizes, upright, in
 widths, heights, aspect_ratios, sizes_bytes
                    least, median, most; aspect ratio is width / height; histogram: edges (n + 1), photos (n), between
                    two edges each; null without photos
-label_check        null without --bundle; else bundle_id, judged (photos), unjudged_classes (too few photos), issues:
-                   photo, suggested (label), self_confidence (probability of the given label), confidence (of the
-                   suggested one), both 0..1; the least self-confident first
+label_check        null without --bundle; else bundle_id, judged (photos), fine_tuned_on (those of them that the bundle
+                   says its network was fine-tuned on), unjudged_classes (too few photos), issues: photo, suggested
+                   (label), self_confidence (probability of the given label), confidence (of the suggested one), both
+                   0..1; the least self-confident first
 
 Lists are in a fixed order, each split sorted by file: the same photos give the same bytes.
 """
@@ -108,7 +109,7 @@ def main(argv=None):
     seen, unreadable = _look_at_all(listed)
     document = findings(seen, listed, problems + unreadable)
     if options.bundle:
-        document["label_check"] = _check_labels(seen, session, bundle.id)
+        document["label_check"] = _check_labels(seen, session, bundle)
     try:
         files.write_json(os.path.join(options.report, "explore.json"), document)
         _write_page(os.path.join(options.report, "explore.html"), document, seen)
@@ -214,7 +215,7 @@ def _look_at(path):
         return None, str(error)
 
 
-def _check_labels(seen, session, bundle_id):
+def _check_labels(seen, session, bundle):
     unjudged = label_errors.unjudged_classes([one.photo.label for one in seen])
     judged = [one for one in seen if one.photo.label not in unjudged]
     issues = []
@@ -224,9 +225,13 @@ def _check_labels(seen, session, bundle_id):
             say("%s could be read before, now it cannot (%s): its label is not judged" % (path, problem))
         judged = [one for one in judged if one.photo.path not in gone]
         issues = label_errors.find_issues(features, [one.photo.label for one in judged])
+    manifest = bundle.manifest
+    is_fine_tuned = "fine_tune" in (manifest.get("metrics") or {}).get("history", {})
+    learned = set((manifest.get("training") or {}).get("photos_sha256", []) if is_fine_tuned else [])
     return {
-        "bundle_id": bundle_id,
+        "bundle_id": bundle.id,
         "judged": len(judged),
+        "fine_tuned_on": sum(one.facts.sha256[:16] in learned for one in judged),
         "unjudged_classes": unjudged,
         "issues": [
             dict(
@@ -364,8 +369,15 @@ def _summary(document):
         "%s, %d with a wrong suffix"
         % (", ".join("%d %s" % (len(document[flaw]), flaw) for flaw in FLAWS), len(document["wrong_suffixes"]))
     )
-    if document["label_check"]:
-        lines.append("labels that are likely wrong: %d" % len(document["label_check"]["issues"]))
+    check = document["label_check"]
+    if check:
+        lines.append("labels that are likely wrong: %d" % len(check["issues"]))
+        if check["fine_tuned_on"]:
+            lines.append(
+                "  (the bundle's network was fine-tuned on %d of the %d photos judged and knows their labels by heart, "
+                "wrong ones, too: a bundle trained with --fine-tune 0 finds more)"
+                % (check["fine_tuned_on"], check["judged"])
+            )
     return "\n".join(lines)
 
 

@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 
 from edge_runtime import images, requirements
+from edge_runtime.bundle import Bundle
 from edge_runtime.errors import MissingRequirement, UsageError
+from edge_runtime.files import sha256_of
 from tests import helpers
 from train import explore, label_errors, photo_facts
 
@@ -420,7 +422,20 @@ def test_wrong_labels_are_found_with_a_bundle(tiny_bundle, tmp_path):
     assert (check["judged"], check["unjudged_classes"]) == (36, ["too few"])
     labels = page[page.index('id="labels"') : page.index('id="problems"')]
     assert labels.count("<figure>") == 1 and "wrong.png" in labels
-    assert "its features have seen these labels" in labels
+    assert check["fine_tuned_on"] == 0 and "fine-tuned" not in labels
+
+
+@pytest.mark.parametrize("history, known", [({"loss": [1.0]}, 0), ({"fine_tune": {"loss": [1.0]}}, 2)])
+def test_a_bundle_that_knows_the_labels_by_heart_says_so(tiny_bundle, tmp_path, capsys, history, known):
+    for label in ("blue things", "red"):
+        for number in range(6):
+            write(tmp_path / "photos" / label / ("%02d.png" % number), number + 10 * len(label))
+    learned = [sha256_of(str(tmp_path / "photos" / "red" / name))[:16] for name in ("01.png", "02.png")]
+    helpers.with_manifest(Bundle.open(tiny_bundle), {"history": history}, {"photos_sha256": learned + ["0" * 16]})
+    found, page = run(tmp_path / "photos", "--report", tmp_path / "report", "--bundle", tiny_bundle)
+    assert (found["label_check"]["fine_tuned_on"], found["label_check"]["judged"]) == (known, 12)
+    assert ("fine-tuned on 2 of the 12 photos judged" in capsys.readouterr().out) == bool(known)
+    assert ("fine-tuned on 2 of these photos" in page) == bool(known)
 
 
 def test_a_photo_that_goes_away_costs_its_own_label_check_only(tiny_bundle, tmp_path, monkeypatch, capsys):

@@ -8,7 +8,7 @@ import re
 import numpy as np
 import pytest
 
-from edge_runtime import bundle, images
+from edge_runtime import images
 from edge_runtime.bundle import Bundle
 from edge_runtime.errors import UsageError
 from tests import helpers
@@ -52,12 +52,6 @@ def section(page, name):
     return page[page.index('<h2 id="%s"' % name) :].split("<h2", 2)[1]
 
 
-def with_manifest(tiny, metrics, training):
-    os.unlink(tiny.file(bundle.MANIFEST))
-    bundle.write_manifest(tiny.path, tiny.class_names, metrics, training)
-    return Bundle.open(tiny.path)
-
-
 def test_the_figures_are_those_worked_out_by_hand(answered):
     result = report.figures(*answered, engine_name="onnxruntime", set_aside=2, trained_on=4)
     # blue: all right; green: 3 found, 2 wrongly claimed -> 3/5, 1, 3/4; red: 1 of 3 -> 1, 1/3, 1/2
@@ -87,7 +81,7 @@ def test_every_section_is_there_and_nothing_is_fetched(answered, tmp_path):
     calibration = {"temperature": 1.25, "ece_before": 0.081, "ece_after": 0.044}
     training = {"command": ["picnic-edge", "train", "a table.tsv"], "seed": 7, "weights": "w.h5 (sha256 ab)"}
     training.update(versions={"numpy": "9.9"}, machine={"cpu": "A CPU", "cores": 2})
-    tiny = with_manifest(tiny, {"history": HISTORY, "calibration": calibration}, training)
+    tiny = helpers.with_manifest(tiny, {"history": HISTORY, "calibration": calibration}, training)
     augmented = [[np.zeros((299, 299, 3), np.uint8)] * 4] * 2
     report.write_report(str(tmp_path / "r"), tiny, photos, probabilities, "the trained model", augmented)
     page, text = page_of(tmp_path / "r"), text_of(page_of(tmp_path / "r"))
@@ -136,7 +130,7 @@ def test_what_a_bundle_does_not_say_is_left_out(answered, tmp_path):
 @pytest.mark.parametrize("history", [{}, {"loss": [1.0]}, {"fine_tune": {"val_loss": [1.0, 0.9]}}, {"refit": {}}])
 def test_histories_that_lack_something(answered, tmp_path, history):
     tiny, photos, probabilities = answered
-    tiny = with_manifest(tiny, {"history": history}, {})
+    tiny = helpers.with_manifest(tiny, {"history": history}, {})
     report.write_report(str(tmp_path / "r"), tiny, photos, probabilities, "onnxruntime")
     drawn = history.get("loss") or history.get("fine_tune")
     assert ('id="training"' in page_of(tmp_path / "r")) == bool(drawn)
@@ -144,7 +138,7 @@ def test_histories_that_lack_something(answered, tmp_path, history):
 
 def test_a_refitted_bundle_says_that_its_figures_are_older(answered, tmp_path):
     tiny, photos, probabilities = answered
-    tiny = with_manifest(tiny, {}, {"refitted": True})
+    tiny = helpers.with_manifest(tiny, {}, {"refitted": True})
     report.write_report(str(tmp_path / "r"), tiny, photos, probabilities, "the trained model")
     assert "has since learned from them too; the figures are from before" in text_of(page_of(tmp_path / "r"))
 
