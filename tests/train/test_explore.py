@@ -470,6 +470,13 @@ def test_drawn_features_with_swapped_labels():
     assert [issue.self_confidence for issue in issues] == sorted(issue.self_confidence for issue in issues)
 
 
+def test_few_photos_with_right_labels_are_not_suspected():
+    random = np.random.RandomState(0)
+    truth = np.repeat(np.arange(6), 6)
+    features = (random.randn(6, 500)[truth] + 0.7 * random.randn(36, 500)).astype(np.float32)
+    assert label_errors.find_issues(features, ["class %d" % number for number in truth]) == []
+
+
 @pytest.mark.parametrize("features", [np.zeros((12, 8), np.float32), np.eye(12, 4, dtype=np.float32)])
 def test_features_that_tell_nothing_cost_nothing(features):
     issues = label_errors.find_issues(features, ["a"] * 6 + ["b"] * 6)
