@@ -40,6 +40,8 @@ REPORTS = ONNX + [
 ]
 LOADGEN = ["mlcommons-loadgen>=6,<7; python_version >= '3.9' and platform_machine == 'x86_64'"]  # has wheels there
 PARQUET = ["pyarrow>=6"]
+TABLES = PARQUET + ["pandas>=1.1", "openpyxl>=3"]
+HEIF = ["pillow-heif>=0.9,<2"]
 CHECKS = [
     "pytest>=7,<10",
     "pytest-xdist>=2.5,<4",  # two files of tests at a time
@@ -76,7 +78,10 @@ setup(
         # wheel for Python 3.6: pip would compile them.
         "opencv-python-headless>=4.1; python_version >= '3.7'",
         "opencv-python-headless>=4.1,<4.6; python_version < '3.7'",
-        "pillow>=8",  # headers, EXIF, GIF and transparency
+        "pillow>=8",  # headers, EXIF, GIF, TIFF and transparency
+        # JPEG: says whether data is lost, where OpenCV paints the rest grey. 1.6.6 has no wheel for Python 3.6.
+        "simplejpeg>=1.6,<2; python_version >= '3.7'",
+        "simplejpeg>=1.6,<1.6.6; python_version < '3.7'",
         "tqdm>=4.50,<5",  # progress bars
     ],
     extras_require={
@@ -86,9 +91,11 @@ setup(
         "train": TRAIN + ONNXRUNTIME,  # train, export, evaluate
         "reports": REPORTS + ONNXRUNTIME,  # explore, explain, and the HTML page of evaluate --report
         "parquet": PARQUET,  # classify --out FILE.parquet
+        "tables": TABLES,  # lists of photos as .xlsx and .parquet
+        "heif": HEIF,  # photos as HEIC (iPhones) and AVIF
         "loadgen": LOADGEN,  # bench --loadgen
         "demo": TRAIN + REPORTS + ONNXRUNTIME + OPENVINO,  # all that `make demo` shows
         # `make test`
-        "test": TRAIN + REPORTS + INT8 + ONNXRUNTIME + OPENVINO + PARQUET + LOADGEN + CHECKS + ["pandas>=1.1"],
+        "test": TRAIN + REPORTS + INT8 + ONNXRUNTIME + OPENVINO + TABLES + HEIF + LOADGEN + CHECKS,
     },
 )

@@ -5,7 +5,9 @@ PicnicError                 1   base class, never raised itself
   SomeInputsFailed          3   --strict, and some inputs could not be used
   MissingRequirement        4   this machine lacks a library, a GPU, a camera
     EngineLost              4   the engine stopped working on the way; what was answered before is kept
-  BundleError               5   bundle or engine corrupt, tampered with, or built for another machine
+    StorageLost             4   a disk, a mount or the source's folder went away on the way; likewise
+    OutOfMemory             4   a photo does not fit into memory even when it is decoded alone; likewise
+  BundleError               5   bundle or engine corrupt, or built for another machine
   ParityError               6   an engine differs too much from the model it was made of
   GotWorse                  7   bench compare --fail-above: a figure is that much worse than it was
 ImageError                  -   one photo cannot be used; it becomes the error of that photo's row
@@ -34,6 +36,14 @@ class MissingRequirement(PicnicError):  # noqa: N818
 
 class EngineLost(MissingRequirement):  # noqa: N818
     """The engine fails on whatever it is given; the message says what it said last."""
+
+
+class StorageLost(MissingRequirement):  # noqa: N818
+    """What the photos are read from is gone or fails: no photo's fault, so no photo gets a row for it."""
+
+
+class OutOfMemory(MissingRequirement):  # noqa: N818
+    """There is not enough memory, also not for one photo alone: no photo's fault."""
 
 
 class BundleError(PicnicError):
