@@ -170,7 +170,7 @@ def _picture_of(item):
     if isinstance(item, np.ndarray):
         return item
     path = item.path if isinstance(item, Item) else item
-    return images.decode_large(images.read_bytes(path), _LARGEST)
+    return images.read_large(path, _LARGEST)
 
 
 class _Target(abc.ABC):

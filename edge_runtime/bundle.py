@@ -88,7 +88,8 @@ class Bundle:
         """Returns the Sample of photos that engines are checked against."""
         with open(self.file("sample/sample.json"), encoding="utf-8") as file:
             photos = json.load(file)
-        pixels = [images.read_image(self.file("sample/%03d.png" % index)) for index in range(len(photos))]
+        # As they are, also one that an augmentation made a single colour.
+        pixels = [images.read_large(self.file("sample/%03d.png" % index), images.SIDE) for index in range(len(photos))]
         probabilities = np.load(self.file("sample/probabilities.npy"), allow_pickle=False)
         names, labels = [photo["file"] for photo in photos], [photo["label"] for photo in photos]
         return Sample(names, np.stack(pixels), labels, probabilities)

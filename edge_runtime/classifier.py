@@ -133,10 +133,10 @@ class Classifier:
 
 def _load(photo, read=None):
     read = read or images.read_image
-    if isinstance(photo, np.ndarray):
-        return images.fit_image(photo)
-    if isinstance(photo, Frame):
-        return images.fit_image(photo.picture)
+    if isinstance(photo, (np.ndarray, Frame)):
+        picture = images.fit_image(photo.picture if isinstance(photo, Frame) else photo)
+        images.check_picture(picture)
+        return picture
     if not isinstance(photo, Item):
         return read(photo)
     if photo.problem:

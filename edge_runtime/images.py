@@ -1,13 +1,23 @@
-"""From the bytes of a photo to the uint8 picture that the network takes. The only such code in the product:
-training's tf.data pipeline calls the same functions, so that a photo cannot look different on the device.
+"""From a photo's file to the uint8 picture that the network takes. The only such code in the product: training's
+tf.data pipeline calls the same functions, so that a photo cannot look different on the device.
 
-Steps: read the header (Pillow) -> refuse what is too large -> decode (OpenCV; a JPEG at the smallest DCT scale that
-still covers the input size) -> RGB, transparency over white -> resize -> EXIF orientation (on the small picture:
-turning and mirroring commute with squashing to a square, and cost next to nothing there).
+Steps: tell the format by the first bytes -> read the header -> reserve the memory that decoding takes -> decode (a JPEG
+at the smallest DCT scale that still covers the input size), transparency over white -> resize -> RGB, EXIF orientation
+(on the small picture: swapping channels, turning and mirroring commute with squashing to a square, and cost next to
+nothing there).
+
+Which decoder is given what (benchmarks/fuzz_photos.py tries them): JPEGs go to simplejpeg, since it says where data is
+lost; opaque PNGs (only their critical chunks, see edge_runtime/png.py), still WebPs, BMPs and JPEGs in CMYK to OpenCV;
+the rest to Pillow: transparency, GIF, TIFF, animated WebP, and HEIC and AVIF where it can.
 """
 
+import contextlib
+import errno
+import hashlib
+import importlib
 import io
 import os
+import re
 import stat
 import typing
 
@@ -15,7 +25,8 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from edge_runtime.errors import ImageError
+from edge_runtime import formats, jpeg, memory, png, webp
+from edge_runtime.errors import ImageError, PhotoMissing, StorageLost
 
 SIDE = 299
 # Written into every bundle; a reader refuses a bundle whose spec differs from its own.
@@ -31,14 +42,52 @@ INPUT_SPEC: typing.Dict[str, typing.Any] = {
     "scaling": "x / 127.5 - 1, inside the graph",
 }
 
-# Formats are told by their bytes, whatever the suffix claims. A closed list: rarer decoders stay out of reach.
-FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP")
-SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp")
 MAX_PIXELS = 178956970  # Pillow's own limit for a decompression bomb: 512 MiB of RGB
 
-_JPEG = ("JPEG", "MPO")  # MPO: a JPEG with more pictures behind the first, as some phones and cameras write
+Header = typing.NamedTuple(
+    "Header",
+    [
+        ("format", str),  # one of edge_runtime.formats.PHOTO_FORMATS
+        ("width", int),  # as stored
+        ("height", int),
+        ("orientation", int),  # EXIF's, 1 (upright) to 8: how it is to be turned
+        ("facts", typing.Any),  # what the format's own reader returned
+    ],
+)
+
+Photo = typing.NamedTuple(
+    "Photo",
+    [
+        ("picture", np.ndarray),  # uint8 [299, 299, 3], RGB, upright
+        ("header", Header),
+        ("size_bytes", int),  # of the file
+        ("sha256", str),  # of the file's bytes
+    ],
+)
+
+_Decoded = typing.NamedTuple(
+    "_Decoded",
+    [
+        ("pixels", np.ndarray),  # uint8 [height, width, 3]
+        ("bgr", bool),  # the order of the channels; else RGB
+        ("orientation", int),  # EXIF's, that is left to undo
+    ],
+)
+
+# What fails here is the storage or this process, and would fail with any photo.
+_STORAGE_FAILS = {
+    getattr(errno, name)
+    for name in ("EIO", "ESTALE", "ENODEV", "ENXIO", "ENOTCONN", "EHOSTDOWN", "EHOSTUNREACH", "ETIMEDOUT", "EREMOTEIO")
+    if hasattr(errno, name)
+}
+_TOO_MANY_FILES = (errno.EMFILE, errno.ENFILE)
 _EXIF_ORIENTATION = 0x0112
-_REDUCED = ((8, cv2.IMREAD_REDUCED_COLOR_8), (4, cv2.IMREAD_REDUCED_COLOR_4), (2, cv2.IMREAD_REDUCED_COLOR_2))
+_REDUCED = {8: cv2.IMREAD_REDUCED_COLOR_8, 4: cv2.IMREAD_REDUCED_COLOR_4, 2: cv2.IMREAD_REDUCED_COLOR_2}
+_READ_BYTES = 1 << 16  # at a time, until a file's header is known
+_STRIP_BYTES = 16 << 20  # of RGBA that is laid over white at a time
+_NO_MEMORY = -4  # cv::Error::StsNoMem
+# Bytes a pixel of the decoders that make the whole picture, measured with benchmarks/fuzz_photos.py --memory
+_NEED = {"GIF": 12, "BMP": 8, "TIFF": 20, "HEIF": 16, "AVIF": 16}
 
 
 def read_image(path):
@@ -51,24 +100,31 @@ def read_image(path):
         uint8 array [299, 299, 3], RGB, upright.
 
     Raises:
-        ImageError: the file cannot be read or is no usable photo; the message says why.
+        ImageError: the file cannot be read or is no usable photo; the message says why. PhotoMissing: it is not there.
+        StorageLost: the disk or network drive fails, or no more files can be opened.
+        MemoryError: there is not enough memory now.
     """
-    return decode_image(read_bytes(path))
+    with _opened(path) as (stream, size_bytes):
+        return _for_network(stream, size_bytes, True)[0]
+
+
+def read_photo(path):
+    """Reads a photo for the network, with what is known of its file: a Photo. Raises as read_image."""
+    digest = hashlib.sha256()
+    with _opened(path) as (stream, size_bytes):
+        picture, header = _for_network(stream, size_bytes, True, digest)
+    return Photo(picture, header, size_bytes, digest.hexdigest())
 
 
 def read_bytes(path):
-    """Returns the bytes of a regular file. Raises ImageError with the reason (never blocks on a pipe or device)."""
-    try:
-        if not stat.S_ISREG(os.stat(path).st_mode):
-            raise ImageError("is a directory" if os.path.isdir(path) else "is not a regular file")
-        with open(path, "rb") as file:
-            return file.read()
-    except (OSError, ValueError) as error:  # ValueError: a name with a NUL byte
-        raise ImageError(_reason(error))
+    """Returns the bytes of a regular file (never blocks on a pipe or device). Raises as read_image."""
+    with _opened(path) as (stream, size_bytes):
+        with memory.decode_budget().reserve(size_bytes, "a file"):
+            return stream.read()
 
 
 def decode_image(data, scaled=True):
-    """Decodes an encoded photo (JPEG, PNG, BMP, WebP, or a GIF's first frame) for the network.
+    """Decodes an encoded photo (of formats.PHOTO_FORMATS; of several pictures in a file the first or main one).
 
     Args:
         data: the bytes of the file.
@@ -78,29 +134,28 @@ def decode_image(data, scaled=True):
         uint8 array [299, 299, 3], RGB, upright.
 
     Raises:
-        ImageError: not a photo, truncated, corrupt, or more than MAX_PIXELS.
+        ImageError: not a photo, damaged, one colour, wholly transparent, or too large. MemoryError.
     """
-    header = read_header(data)
-    return turn_upright(fit_image(_decode(data, header, scaled, SIDE)), orientation(header))
+    return _for_network(io.BytesIO(data), len(data), scaled)[0]
 
 
-def decode_large(data, side):
-    """Decodes an encoded photo for people to look at, in its own proportions.
+def read_large(path, side):
+    """Reads a photo for people to look at, in its own proportions.
 
     Args:
-        data, and what is raised: as decode_image.
+        path, and what is raised: as read_image, but that a picture of one colour is fine.
         side: the longer side of the result in pixels, at most.
 
     Returns:
         uint8 array [height, width, 3], RGB, upright.
     """
-    header = read_header(data)
-    rgb = _decode(data, header, True, side)
-    scale = float(side) / max(rgb.shape[:2])
-    if scale < 1:
-        size = tuple(max(1, int(round(length * scale))) for length in rgb.shape[1::-1])
-        rgb = cv2.resize(rgb, size, interpolation=cv2.INTER_AREA)
-    return turn_upright(rgb, orientation(header))
+    with _opened(path) as (stream, size_bytes):
+        return _for_people(stream, size_bytes, side)
+
+
+def decode_large(data, side):
+    """Decodes an encoded photo for people to look at; as read_large, from the bytes of the file."""
+    return _for_people(io.BytesIO(data), len(data), side)
 
 
 def fit_image(rgb):
@@ -126,87 +181,30 @@ def fit_image(rgb):
     return rgb
 
 
-def read_header(data):
-    """Returns a photo as Pillow opens it, its pixels not yet decoded. Raises ImageError as decode_image does."""
-    if not data:
-        raise ImageError("is empty (0 bytes)")
-    try:
-        header = Image.open(io.BytesIO(data), formats=FORMATS)
-    except Image.DecompressionBombError:
-        raise ImageError("is larger than %d megapixels: refused before decoding" % (MAX_PIXELS // 1000000))
-    except Exception:  # whatever a broken header makes the parser raise
-        if data[8:12] == b"WEBP":  # Pillow reads the whole of a WebP at once
-            raise ImageError("is truncated or corrupt (WEBP)")
-        raise ImageError("is not a JPEG, PNG, BMP, GIF or WebP picture")
-    if header.size[0] * header.size[1] > MAX_PIXELS:  # an application may have switched Pillow's own check off
-        raise ImageError("is %d x %d pixels: refused before decoding" % header.size)
-    if header.format in _JPEG and not _has_jpeg_end(data):
-        raise ImageError("is truncated (JPEG without its end)")
-    return header
+def check_picture(rgb):
+    """Raises ImageError where a picture is one colour all over: a lens cap, a broken sensor, an empty export."""
+    if is_one_colour(rgb):
+        raise ImageError("is one colour")
 
 
-def _has_jpeg_end(data):
-    """Whether the first picture of a JPEG file reaches its end mark.
+def is_one_colour(picture):
+    """Whether a picture shows nothing: one colour all over, or black without a trace of variance.
 
-    Segments before the picture are stepped over: an EXIF thumbnail has marks of its own. What follows the picture (the
-    film of a phone's motion photo, a depth map) is not looked at. Inside the picture 0xff is always escaped.
+    Args:
+        picture: uint8 [height, width, 3].
     """
-    place = data.find(b"\xff", 2)
-    while 0 <= place < len(data) - 3:
-        marker = data[place + 1]
-        if marker == 0xDA:  # start of scan
-            return data.find(b"\xff\xd9", place) >= 0
-        if marker == 0xFF:  # padding
-            place += 1
-        elif 0xC0 <= marker <= 0xFE and not 0xD0 <= marker <= 0xD9:  # a segment, its length behind the marker
-            place = data.find(b"\xff", place + 2 + int.from_bytes(data[place + 2 : place + 4], "big"))
-        else:
-            place = data.find(b"\xff", place + 2)
-    return False
+    # Every eighth pixel settles it for nearly all pictures.
+    return _is_flat(picture[::8, ::8]) and _is_flat(picture)
 
 
-def _is_animated_webp(header):
-    """OpenCV 4.5 cannot decode these."""
-    return header.format == "WEBP" and getattr(header, "is_animated", False)
+def _is_flat(picture):
+    spread = picture.max(axis=(0, 1)).astype(int) - picture.min(axis=(0, 1))
+    return bool(spread.max() <= 2 or (picture.max() < 24 and picture.std() < 1.5))
 
 
-def _is_transparent(header):
-    # Pillow clips 16-bit grey (mode I) to white; OpenCV scales it, and leaves out its one transparent grey.
-    return header.mode in ("RGBA", "LA", "PA") or ("transparency" in header.info and header.mode[0] != "I")
-
-
-def _decode(data, header, scaled, side):
-    if header.format == "GIF" or _is_animated_webp(header) or _is_transparent(header):
-        return _over_white(header)
-    flag = cv2.IMREAD_COLOR
-    if scaled and header.format in _JPEG:
-        flag = next((flag for scale, flag in _REDUCED if min(header.size) >= side * scale), flag)
-    try:
-        bgr = cv2.imdecode(np.frombuffer(data, np.uint8), flag | cv2.IMREAD_IGNORE_ORIENTATION)
-    except cv2.error as error:
-        raise ImageError("cannot be decoded (%s)" % getattr(error, "err", error))
-    if bgr is None:
-        raise ImageError("is truncated or corrupt (%s)" % header.format)
-    return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
-
-
-def _over_white(header):
-    """Pillow decodes what OpenCV versions treat differently: GIF and transparency (product photos stand on white)."""
-    try:
-        picture = header.convert("RGBA")
-        white = Image.new("RGB", picture.size, "white")
-        white.paste(picture, mask=picture.getchannel("A"))
-        return np.asarray(white)
-    except Exception as error:  # Pillow raises OSError, SyntaxError, struct.error, ... on broken data
-        raise ImageError("is truncated or corrupt (%s: %s)" % (header.format, error))
-
-
-def orientation(header):
-    """Returns the EXIF orientation, 1..8, of what read_header returned; 1 where there is none."""
-    try:
-        return header.getexif().get(_EXIF_ORIENTATION, 1)
-    except Exception:  # a broken EXIF block does not make the photo unusable
-        return 1
+def read_header(data):
+    """Returns the Header of an encoded photo, its pixels not decoded. Raises ImageError as decode_image does."""
+    return _read_header(io.BytesIO(data))
 
 
 def turn_upright(image, orientation):
@@ -220,6 +218,268 @@ def turn_upright(image, orientation):
     return np.ascontiguousarray(image)
 
 
-def _reason(error):
-    """What went wrong, without the path: the row already names the file."""
-    return getattr(error, "strerror", None) or str(error)
+# --- files
+
+
+@contextlib.contextmanager
+def _opened(path):
+    """Yields (a regular file opened for reading, its size in bytes); turns OSErrors into what read_image raises."""
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise ImageError("is a directory" if os.path.isdir(path) else "is not a regular file")
+        with open(path, "rb", _READ_BYTES) as stream:
+            yield stream, os.fstat(stream.fileno()).st_size
+    except OSError as error:
+        if error.errno in _STORAGE_FAILS:
+            raise StorageLost(
+                "%s: the storage that it is on fails (%s); is the disk, card or network drive still there?"
+                % (os.fsdecode(path), error.strerror)
+            ) from error
+        if error.errno in _TOO_MANY_FILES:
+            raise StorageLost(
+                "%s: cannot be opened (%s); raise the limit with: ulimit -n 4096" % (os.fsdecode(path), error.strerror)
+            ) from error
+        if error.errno == errno.ENOMEM:
+            raise MemoryError(error.strerror) from error
+        kind = PhotoMissing if error.errno in (errno.ENOENT, errno.ENOTDIR) else ImageError
+        raise kind(error.strerror or str(error))  # without the path: the row already names the file
+    except ValueError as error:  # a name with a NUL byte
+        raise ImageError(str(error))
+
+
+# --- decoding
+
+
+def _for_network(stream, size_bytes, scaled, digest=None):
+    """Returns (picture for the network, Header); adds the file's bytes to a hashlib object."""
+    header = _read_header(stream)
+    with _decoded(stream, size_bytes, header, SIDE if scaled else None, digest) as decoded:
+        picture = _upright_rgb(fit_image(decoded.pixels), decoded)
+    check_picture(picture)
+    return picture, header
+
+
+def _for_people(stream, size_bytes, side):
+    header = _read_header(stream)
+    with _decoded(stream, size_bytes, header, side) as decoded:
+        picture = decoded.pixels
+        scale = float(side) / max(picture.shape[:2])
+        if scale < 1:
+            size = tuple(max(1, int(round(length * scale))) for length in picture.shape[1::-1])
+            picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+        return _upright_rgb(picture, decoded)
+
+
+def _upright_rgb(picture, decoded):
+    rgb = cv2.cvtColor(picture, cv2.COLOR_BGR2RGB) if decoded.bgr else picture
+    return turn_upright(rgb, decoded.orientation)
+
+
+@contextlib.contextmanager
+def _decoded(stream, size_bytes, header, side, digest=None):
+    """Yields a _Decoded and holds the memory for it.
+
+    side: the pixels that the shorter side of a JPEG must still have; None: all.
+    """
+    scale = _scale(header, side)
+    what = "%s of %d x %d pixels" % (header.format, header.width, header.height)
+    with memory.decode_budget().reserve(size_bytes + _need_bytes(header, size_bytes, scale), what):
+        stream.seek(0)
+        data = stream.read()
+        if digest:
+            digest.update(data)
+        try:
+            yield _decode(data, header, scale)
+        except cv2.error as error:
+            if getattr(error, "code", None) == _NO_MEMORY:
+                raise MemoryError(str(error))
+            raise ImageError("is damaged (%s: %s)" % (header.format, getattr(error, "err", error)))
+
+
+def _scale(header, side):
+    if header.format != "JPEG" or side is None:
+        return 1
+    return next((scale for scale in (8, 4, 2) if min(header.width, header.height) >= side * scale), 1)
+
+
+def _need_bytes(header, size_bytes, scale):
+    """Returns how much memory decoding takes at most, beside the file's own bytes."""
+    pixels, facts = header.width * header.height, header.facts
+    if header.format == "JPEG":
+        out = 3 * -(-header.width // scale) * -(-header.height // scale) * (3 if facts.components == 4 else 1)
+        largest = [max(factors) for factors in zip(*facts.sampling)]
+        shares = [float(across * down) / (largest[0] * largest[1]) for across, down in facts.sampling]
+        return out + (int(2 * pixels * sum(shares)) if facts.buffered else 0)
+    if header.format == "PNG":
+        # Over white: RGBA and RGB, and a strip of it several times. The file's chunks are copied once.
+        return size_bytes + (7 * pixels + 5 * min(4 * pixels, _STRIP_BYTES) if _is_transparent(facts) else 3 * pixels)
+    if header.format == "WEBP":
+        return (24 if facts.alpha or facts.animated else 10) * pixels
+    return _NEED[header.format] * pixels
+
+
+def _is_transparent(facts):
+    # Pillow clips 16-bit grey to white; OpenCV scales it, and leaves out its one transparent grey.
+    return facts.colour in (4, 6) or (facts.transparent and not (facts.colour == 0 and facts.depth == 16))
+
+
+def _decode(data, header, scale):
+    """Returns the _Decoded of a photo."""
+    facts, orientation = header.facts, header.orientation
+    if header.format == "JPEG":
+        rgb = jpeg.decode(data, facts, scale)
+        return _Decoded(rgb, False, orientation) if rgb is not None else _opencv(data, header, scale)
+    if header.format == "PNG":
+        if facts.frame:
+            _opencv(png.first_frame(data, facts), header._replace(width=facts.frame[0], height=facts.frame[1]))
+        data = png.plain(data, facts)
+        if _is_transparent(facts):
+            return _Decoded(_over_white(_pillow(data, "PNG")), False, orientation)
+        return _opencv(data, header)
+    if header.format == "WEBP" and not (facts.alpha or facts.animated) or header.format == "BMP" and facts != "RGBA":
+        return _opencv(data, header)
+    picture = _pillow(data, header.format)
+    if header.format in ("TIFF", "AVIF"):  # some versions of Pillow turn a TIFF upright while they load it
+        orientation = _pillow_orientation(picture)
+    if picture.mode.startswith("I;16"):
+        grey = (np.asarray(picture) >> 8).astype(np.uint8)
+        return _Decoded(cv2.cvtColor(grey, cv2.COLOR_GRAY2RGB), False, orientation)
+    if picture.mode in ("I", "F"):
+        raise ImageError("has %s pixels of 32 bits, whose range is unknown; save it with 8 bits" % header.format)
+    return _Decoded(_over_white(picture, alpha_may_be_unset=header.format == "BMP"), False, orientation)
+
+
+def _opencv(data, header, scale=1):
+    flag = _REDUCED.get(scale, cv2.IMREAD_COLOR)
+    bgr = cv2.imdecode(np.frombuffer(data, np.uint8), flag | cv2.IMREAD_IGNORE_ORIENTATION)
+    if bgr is None or bgr.shape != (-(-header.height // scale), -(-header.width // scale), 3):
+        raise ImageError("is damaged (%s: truncated or corrupt)" % header.format)
+    return _Decoded(bgr, True, header.orientation)
+
+
+def _pillow(data, kind):
+    """Returns a loaded Pillow picture."""
+    try:
+        picture = Image.open(io.BytesIO(data), formats=(kind,))
+        picture.load()
+        return picture
+    except MemoryError:
+        raise
+    except Exception as error:  # Pillow raises OSError, SyntaxError, struct.error, ... on broken data
+        raise ImageError("is damaged (%s: truncated or corrupt: %s)" % (kind, error))
+
+
+def _over_white(picture, alpha_may_be_unset=False):
+    """Lays a Pillow picture over white, as product photos stand, a strip at a time. Returns uint8 [height, width, 3].
+
+    Raises:
+        ImageError: nothing of it can be seen; but with alpha_may_be_unset it is opaque then.
+    """
+    if picture.mode in ("RGB", "L", "1", "CMYK", "YCbCr") and "transparency" not in picture.info:
+        return np.array(picture.convert("RGB"))
+    width, height = picture.size
+    rows = max(1, _STRIP_BYTES // (4 * width))
+    rgb = np.empty((height, width, 3), np.uint8)
+    seen = False
+    for top in range(0, height, rows):
+        strip = picture.crop((0, top, width, min(height, top + rows))).convert("RGBA")
+        alpha = strip.getchannel("A")
+        seen = seen or alpha.getextrema()[1] > 0
+        white = Image.new("RGB", strip.size, "white")
+        white.paste(strip, mask=alpha)
+        rgb[top : top + rows] = np.asarray(white)
+    if not seen and alpha_may_be_unset:
+        return np.array(picture.convert("RGB"))
+    if not seen:
+        raise ImageError("is wholly transparent")
+    return rgb
+
+
+# --- headers
+
+
+def _read_header(stream):
+    """Returns the Header of a photo in a seekable binary file. Raises ImageError, and OSErrors of the file."""
+    stream.seek(0)
+    start = stream.read(formats.START_BYTES)
+    kind = formats.format_of(start)
+    if not kind:
+        raise ImageError(_not_a_photo(start))
+    stream.seek(0)
+    if kind in ("JPEG", "PNG", "WEBP"):
+        facts = {"JPEG": jpeg, "PNG": png, "WEBP": webp}[kind].read_facts(stream)
+        width, height, orientation = facts.width, facts.height, _orientation(facts.exif, facts.xmp)
+    else:
+        picture = _open_with_pillow(stream, kind)
+        facts, (width, height) = picture.mode, picture.size
+        orientation = _pillow_orientation(picture) if kind in ("TIFF", "AVIF") else 1
+    if width * height > MAX_PIXELS:
+        raise ImageError("is %d x %d pixels: refused before decoding" % (width, height))
+    return Header(kind, width, height, orientation, facts)
+
+
+def _not_a_photo(start):
+    if not start:
+        return "is empty (0 bytes)"
+    kind = formats.kind_of(start)
+    return "is not a JPEG, PNG, BMP, GIF, WebP, TIFF, HEIC or AVIF picture" + (", but %s" % kind if kind else "")
+
+
+def _open_with_pillow(stream, kind):
+    """Returns a Pillow picture, its pixels not loaded. The file stays open."""
+    if kind in ("HEIF", "AVIF"):
+        _check_heif(kind)
+    try:
+        return Image.open(stream, formats=(kind,))
+    except Image.DecompressionBombError:
+        raise ImageError("is larger than %d megapixels: refused before decoding" % (MAX_PIXELS // 1000000))
+    except MemoryError:
+        raise
+    except Exception as error:  # whatever a broken header makes the parser raise
+        if getattr(error, "errno", None):  # the file, not what is in it
+            raise
+        raise ImageError("is damaged (%s: truncated or corrupt header)" % kind)
+
+
+def _check_heif(kind):
+    """Makes Pillow read HEIC or AVIF. Raises ImageError where nothing here can."""
+    Image.init()
+    if kind in Image.OPEN:
+        return
+    with contextlib.suppress(ImportError):
+        pillow_heif = importlib.import_module("pillow_heif")
+        getattr(pillow_heif, "register_%s_opener" % kind.lower(), lambda: None)()
+    if kind not in Image.OPEN:
+        name = "HEIC" if kind == "HEIF" else kind
+        raise ImageError(
+            "is %s %s photo, which needs another library: pip install pillow-heif"
+            % ("an" if kind == "AVIF" else "a", name)
+        )
+
+
+def _orientation(exif, xmp):
+    """Returns the EXIF orientation of a photo, 1..8; 1 where neither block has one that exists."""
+    value: typing.Any = None
+    if exif:
+        try:
+            block = Image.Exif()
+            block.load(exif)
+            value = block.get(_EXIF_ORIENTATION)
+        except MemoryError:
+            raise
+        except Exception:  # a broken EXIF block does not make the photo unusable
+            value = None
+    if value is None and xmp:
+        match = re.search(rb"tiff:Orientation(?:=[\"']|>)([1-8])", xmp)
+        value = int(match.group(1)) if match else None
+    return value if value in range(1, 9) else 1
+
+
+def _pillow_orientation(picture):
+    try:
+        value = picture.getexif().get(_EXIF_ORIENTATION, 1)
+    except MemoryError:
+        raise
+    except Exception:
+        return 1
+    return value if value in range(1, 9) else 1

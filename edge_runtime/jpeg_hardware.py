@@ -78,14 +78,14 @@ class HardwareDecoder:
         if not _suits(header):
             return images.decode_image(data)
         with self._lock:
-            bgrx = self._decode(data, header.size)
+            bgrx = self._decode(data, (header.width, header.height))
             if bgrx is None:
                 self.failures += 1
                 self._stop()
         if bgrx is None:
             return images.decode_image(data)
         rgb = cv2.cvtColor(bgrx, cv2.COLOR_BGRA2RGB)
-        return images.turn_upright(images.fit_image(rgb), images.orientation(header))
+        return images.turn_upright(images.fit_image(rgb), header.orientation)
 
     def read_image(self, path):
         """Reads a photo as images.read_image does."""
@@ -152,10 +152,10 @@ class HardwareDecoder:
 
 def _suits(header):
     return (
-        header.format in ("JPEG", "MPO")
-        and header.mode == "RGB"
-        and not header.info.get("progressive")
-        and min(header.size) >= _LEAST_SIDE
+        header.format == "JPEG"
+        and header.facts.components == 3
+        and not header.facts.progressive
+        and min(header.width, header.height) >= _LEAST_SIDE
     )
 
 

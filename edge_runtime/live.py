@@ -17,7 +17,7 @@ import urllib.parse
 import cv2
 import numpy as np
 
-from edge_runtime import board
+from edge_runtime import board, images
 from edge_runtime.command import say
 from edge_runtime.errors import MissingRequirement, PicnicError, UsageError
 from edge_runtime.sources import Frame
@@ -421,7 +421,7 @@ class _Reader:
             if not done:
                 self.problem = "reading failed"
                 return
-            fate = "blank" if is_blank(bgr) else "repeated" if _is_same(bgr, self._live.before) else ""
+            fate = "blank" if images.is_one_colour(bgr) else "repeated" if _is_same(bgr, self._live.before) else ""
             self._live.receive(self, bgr, read_s, fate)
 
 
@@ -508,21 +508,6 @@ class _Playback:
 
     def release(self):
         self._capture.release()
-
-
-def is_blank(picture):
-    """Whether a frame shows nothing: one colour all over, or black without a trace of variance.
-
-    Args:
-        picture: uint8 [height, width, 3].
-    """
-    # Every eighth pixel settles it for nearly all frames.
-    return _is_flat(picture[::8, ::8]) and _is_flat(picture)
-
-
-def _is_flat(picture):
-    spread = picture.max(axis=(0, 1)).astype(int) - picture.min(axis=(0, 1))
-    return bool(spread.max() <= 2 or (picture.max() < 24 and picture.std() < 1.5))
 
 
 def _is_same(picture, before):

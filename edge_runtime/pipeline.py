@@ -20,9 +20,9 @@ import typing
 
 import numpy as np
 
-from edge_runtime import images
+from edge_runtime import images, memory
 from edge_runtime.engines.base import EngineError
-from edge_runtime.errors import EngineLost, ImageError, PicnicError, UsageError
+from edge_runtime.errors import EngineLost, ImageError, OutOfMemory, PicnicError, StorageLost, UsageError
 
 STAGES = ("reading", "decode", "engine", "writing")
 
@@ -364,7 +364,9 @@ class _Flow:
                 try:
                     self._put(entry)
                 except MemoryError:
-                    failure = UsageError("there is no memory for batches of %d photos: --batch" % self._batch_size)
+                    failure = UsageError(
+                        "not enough memory for batches of %d; use a smaller --batch" % self._batch_size
+                    )
             if failure is not None:
                 self._failure = failure
                 self._read_all = self._cut_short = True
@@ -490,20 +492,30 @@ class _Flow:
         self._stats.wait_for(stage)
 
 
-def _load(load, item):
-    """Returns the picture, an ImageError, or a _Failure."""
+def _load(load, item, alone=False):
+    """Returns the picture, an ImageError, or a _Failure. Where memory runs out it tries once more, alone."""
     try:
         picture = load(item)
         if picture.dtype != np.uint8 or picture.shape != tuple(images.INPUT_SPEC["shape"]):
             raise ValueError("load returned %s %s" % (picture.dtype, picture.shape))
         return picture
-    except MemoryError:
-        return ImageError("needs more memory than there is")
     except ImageError as error:
         return error
+    except MemoryError as error:
+        if not alone:
+            with memory.decode_budget().alone():
+                return _load(load, item, alone=True)
+        explained: Exception = OutOfMemory(
+            "%s: not enough memory to decode it, also with no other photo beside it (%s).\n"
+            "Stop other programs, or use a smaller --batch" % (_name_of(item), error or "out of memory")
+        )
+        explained.__cause__ = error
+        return _Failure(explained)
+    except StorageLost as error:  # names the file itself
+        return _Failure(error)
     except BaseException as error:
         if isinstance(error, PicnicError):
-            explained: Exception = type(error)("%s: %s" % (_name_of(item), error))
+            explained = type(error)("%s: %s" % (_name_of(item), error))
         else:
             explained = RuntimeError("%s: loading it failed: %s: %s" % (_name_of(item), type(error).__name__, error))
         explained.__cause__ = error

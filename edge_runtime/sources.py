@@ -12,7 +12,7 @@ import typing
 
 import numpy as np
 
-from edge_runtime import images, tables
+from edge_runtime import formats, tables
 from edge_runtime.errors import UsageError
 
 Item = typing.NamedTuple(
@@ -125,7 +125,7 @@ def path_of(name, images_folder):
 
 
 def _is_photo_name(path):
-    return path.lower().endswith(images.SUFFIXES)
+    return path.lower().endswith(tuple(formats.SUFFIXES))
 
 
 def _matches(pattern, list_names=None):

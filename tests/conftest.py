@@ -46,6 +46,12 @@ def grocery():
 
 
 @pytest.fixture(scope="session")
+def hard():
+    """The folder of small files on which earlier versions failed."""
+    return shared_path("data", "hard")
+
+
+@pytest.fixture(scope="session")
 def picnic():
     """The folder of the hackathon's own label files."""
     return shared_path("data", "picnic")

@@ -265,9 +265,7 @@ def _repeats(photos):
 
 def _why_unreadable(photo, sums):
     try:
-        data = images.read_bytes(photo.path)
-        images.decode_image(data)
-        sums[photo.path] = hashlib.sha256(data).hexdigest()
+        sums[photo.path] = images.read_photo(photo.path).sha256
     except ImageError as error:
         return str(error)
     return ""

@@ -38,7 +38,7 @@ import typing
 
 import numpy as np
 
-from edge_runtime import files, machine
+from edge_runtime import files, formats, machine
 from edge_runtime.bundle import Bundle
 from edge_runtime.command import progress, say
 from edge_runtime.errors import ImageError, UsageError
@@ -59,17 +59,6 @@ _SHEET_PHOTOS_PER_CLASS = 5
 _COMMON_SIZES = 10
 _BINS = 30
 _BLUE, _ORANGE = "#3b82c4", "#d9822b"  # read on light and on dark
-
-_SUFFIX_FORMATS = {
-    ".jpg": "JPEG",
-    ".jpeg": "JPEG",
-    ".jpe": "JPEG",
-    ".jfif": "JPEG",
-    ".png": "PNG",
-    ".bmp": "BMP",
-    ".gif": "GIF",
-    ".webp": "WEBP",
-}
 
 # A readable photo.
 Seen = typing.NamedTuple("Seen", [("split", str), ("photo", data.Photo), ("facts", photo_facts.PhotoFacts)])
@@ -286,7 +275,7 @@ def _spread(values, digits):
 
 def _has_wrong_suffix(photo, facts):
     suffix = os.path.splitext(photo.file)[1].lower()
-    return suffix != "" and _SUFFIX_FORMATS.get(suffix) != facts.format
+    return suffix != "" and formats.SUFFIXES.get(suffix) != facts.format
 
 
 def _duplicates(seen):

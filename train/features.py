@@ -82,10 +82,10 @@ def _append(file, base, missing, rows):
     sum_of = {path: sha256 for sha256, path in missing.items()}
 
     def load(path):
-        data = images.read_bytes(path)
-        if hashlib.sha256(data).hexdigest() != sum_of[path]:
+        photo = images.read_photo(path)
+        if photo.sha256 != sum_of[path]:
             raise ImageError("it has changed since it was checked")
-        return images.decode_image(data)
+        return photo.picture
 
     row = os.path.getsize(file.name) // _RECORD.itemsize
     with progress(total=len(missing), what="features") as bar:

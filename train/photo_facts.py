@@ -4,8 +4,6 @@ A photo is read once and decoded once, as the network sees it (edge_runtime.imag
 size. Light, sharpness and likeness are measured on that picture, so that photos of any size are comparable.
 """
 
-import hashlib
-import io
 import typing
 
 import cv2
@@ -46,14 +44,13 @@ THUMBNAIL_SIDE = 112  # pixels, the longer side
 _HASH_SIDE = 64  # what phash shrinks to; averaging there is faster, and aliases less, than in Pillow
 _COLOUR_SIDE = 8
 _CELLS_AT_ONCE = 1 << 22  # of the matrix that compares all with all: 16 MiB of float32
-_EXIF_ORIENTATION = 0x0112
 
 PhotoFacts = typing.NamedTuple(
     "PhotoFacts",
     [
         ("sha256", str),  # of the file's bytes
         ("size_bytes", int),
-        ("format", str),  # one of edge_runtime.images.FORMATS, by the bytes
+        ("format", str),  # one of edge_runtime.formats.PHOTO_FORMATS, by the bytes
         ("width", int),  # upright, pixels
         ("height", int),
         ("turned", bool),  # stored turned or mirrored, with an EXIF note to undo it
@@ -70,21 +67,19 @@ PhotoFacts = typing.NamedTuple(
 
 def look_at(path):
     """Reads a photo and returns its PhotoFacts. Raises ImageError with the reason where it cannot be read."""
-    data = images.read_bytes(path)
-    rgb = images.decode_image(data)
-    header = Image.open(io.BytesIO(data), formats=images.FORMATS)
-    turn = _exif_orientation(header)
-    width, height = header.size if turn < 5 else header.size[::-1]
+    photo = images.read_photo(path)
+    rgb, header = photo.picture, photo.header
+    width, height = (header.width, header.height) if header.orientation < 5 else (header.height, header.width)
     grey = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
     small = cv2.resize(grey, (_HASH_SIDE, _HASH_SIDE), interpolation=cv2.INTER_AREA)
     darkest, brightest = np.percentile(grey, (5, 95))
     return PhotoFacts(
-        sha256=hashlib.sha256(data).hexdigest(),
-        size_bytes=len(data),
-        format="JPEG" if header.format == "MPO" else str(header.format),
+        sha256=photo.sha256,
+        size_bytes=photo.size_bytes,
+        format=header.format,
         width=width,
         height=height,
-        turned=turn != 1,
+        turned=header.orientation != 1,
         darkest=float(darkest),
         brightest=float(brightest),
         contrast=float(small.std()),
@@ -160,12 +155,3 @@ def _thumbnail(rgb, width, height):
     longest = max(width, height)
     size = tuple(max(1, int(round(length * THUMBNAIL_SIDE / longest))) for length in (width, height))
     return pages.picture(cv2.resize(rgb, size, interpolation=cv2.INTER_AREA))
-
-
-def _exif_orientation(header):
-    """Returns 1 (upright) to 8, as edge_runtime.images applies it."""
-    try:
-        value = header.getexif().get(_EXIF_ORIENTATION, 1)
-    except Exception:  # a broken EXIF block does not make the photo unusable
-        return 1
-    return value if value in range(1, 9) else 1

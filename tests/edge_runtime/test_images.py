@@ -1,17 +1,22 @@
 """From the bytes of a photo to the picture the network takes: every kind of file, and every way it can be broken."""
 
+import errno
+import glob
 import io
 import os
+import re
 import signal
 import struct
+import sys
+import zlib
 
 import cv2
 import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
-from edge_runtime import images
-from edge_runtime.errors import ImageError
+from edge_runtime import images, jpeg, memory
+from edge_runtime.errors import ImageError, PhotoMissing, StorageLost
 from tests.helpers import encoded, gradient, png_chunk, raw_png, write_bytes
 
 SIDE = images.SIDE
@@ -30,21 +35,23 @@ def reason_of(data):
 
 
 def middle_of(data):
-    """The colour in the middle of a decoded photo."""
-    return images.decode_image(data)[SIDE // 2, SIDE // 2].tolist()
+    """The colour in the middle of a decoded photo, which may be one colour."""
+    picture = images.decode_large(data, SIDE)
+    return picture[picture.shape[0] // 2, picture.shape[1] // 2].tolist()
 
 
 @pytest.fixture
-def decoder(monkeypatch):
-    """The flags of every call of OpenCV's decoder, which still decodes."""
-    flags, decode = [], cv2.imdecode
+def jpeg_sizes(monkeypatch):
+    """The (width, height) at which every JPEG is decoded."""
+    sizes, decode = [], jpeg.simplejpeg.decode_jpeg
 
-    def spy(data, flag):
-        flags.append(flag)
-        return decode(data, flag)
+    def spy(*arguments, **settings):
+        picture = decode(*arguments, **settings)
+        sizes.append(picture.shape[1::-1])
+        return picture
 
-    monkeypatch.setattr(cv2, "imdecode", spy)
-    return flags
+    monkeypatch.setattr(jpeg.simplejpeg, "decode_jpeg", spy)
+    return sizes
 
 
 @pytest.fixture
@@ -55,6 +62,7 @@ def no_decoder(monkeypatch):
         pytest.fail("the photo was decoded")
 
     monkeypatch.setattr(cv2, "imdecode", decode)
+    monkeypatch.setattr(jpeg.simplejpeg, "decode_jpeg", decode)
     monkeypatch.setattr(ImageFile.ImageFile, "load", decode)
 
 
@@ -116,16 +124,23 @@ def test_a_palette_png_shows_its_palette():
 # --- transparency stands on white, as product photos do
 
 
+def mostly_clear(mode, colour):
+    """A picture that is opaque in one corner only."""
+    picture = Image.new(mode, (8, 8), colour + (0,))
+    picture.putpixel((0, 0), colour + (255,))
+    return picture
+
+
 @pytest.mark.parametrize(
     "picture, expected",
     [
         (Image.new("RGBA", (8, 8), RED + (255,)), [255, 0, 0]),
-        (Image.new("RGBA", (8, 8), RED + (0,)), [255, 255, 255]),
         (Image.new("RGBA", (8, 8), (0, 100, 0, 128)), [127, 177, 127]),
         (Image.new("LA", (8, 8), (10, 255)), [10, 10, 10]),
-        (Image.new("LA", (8, 8), (10, 0)), [255, 255, 255]),
+        (mostly_clear("RGBA", RED), [255, 255, 255]),
+        (mostly_clear("LA", (10,)), [255, 255, 255]),
     ],
-    ids=["opaque RGBA", "clear RGBA", "half clear RGBA", "opaque LA", "clear LA"],
+    ids=["opaque RGBA", "half clear RGBA", "opaque LA", "clear RGBA", "clear LA"],
 )
 def test_alpha_is_laid_over_white(picture, expected):
     assert middle_of(encoded(picture, "png")) == expected
@@ -134,23 +149,69 @@ def test_alpha_is_laid_over_white(picture, expected):
 @pytest.mark.parametrize("clear, expected", [(0, RED), (1, WHITE)])
 def test_a_palette_colour_marked_transparent_is_laid_over_white(clear, expected):
     picture = Image.new("P", (8, 8), 1)
+    picture.putpixel((0, 0), 0)
     picture.putpalette(list(BLUE + RED))
     assert middle_of(encoded(picture, "png", transparency=clear)) == list(expected)
 
 
 @pytest.mark.parametrize("colour, expected", [(RED, WHITE), (BLUE, BLUE)])
 def test_an_rgb_colour_marked_transparent_is_laid_over_white(colour, expected):
-    assert middle_of(encoded(Image.new("RGB", (8, 8), colour), "png", transparency=RED)) == list(expected)
+    picture = Image.new("RGB", (8, 8), colour)
+    picture.putpixel((0, 0), (0, 255, 0))
+    assert middle_of(encoded(picture, "png", transparency=RED)) == list(expected)
 
 
 def test_a_transparent_webp_is_laid_over_white():
-    assert middle_of(encoded(Image.new("RGBA", (8, 8), (0, 0, 0, 0)), "webp", lossless=True)) == list(WHITE)
+    assert middle_of(encoded(mostly_clear("RGBA", (0, 0, 0)), "webp", lossless=True, exact=True)) == list(WHITE)
+
+
+@pytest.mark.parametrize(
+    "mode, colour, suffix, settings",
+    [
+        ("RGBA", RED + (0,), "png", {}),
+        ("LA", (10, 0), "png", {}),
+        ("P", 1, "png", {"transparency": 1}),
+        ("RGB", RED, "png", {"transparency": RED}),
+        ("RGBA", RED + (0,), "webp", {"lossless": True}),
+        ("RGBA", RED + (0,), "tiff", {}),
+        ("P", 1, "gif", {"transparency": 1}),
+    ],
+)
+def test_what_is_wholly_transparent_is_no_white_picture(mode, colour, suffix, settings):
+    picture = Image.new(mode, (8, 8), colour)
+    if mode == "P":
+        picture.putpalette(list(BLUE + RED))
+    assert reason_of(encoded(picture, suffix, **settings)) == "is wholly transparent"
+
+
+def bmp_with_alpha(rgb, alpha):
+    """Returns a BMP of 32 bits whose header names an alpha channel (BITMAPV4HEADER, BI_BITFIELDS)."""
+    height, width = rgb.shape[:2]
+    pixels = np.dstack([rgb[::-1, :, ::-1], np.full((height, width), alpha, np.uint8)]).tobytes()
+    masks = struct.pack("<IIII", 0xFF0000, 0xFF00, 0xFF, 0xFF000000)
+    header = struct.pack("<IiiHHIIiiII", 108, width, height, 1, 32, 3, len(pixels), 0, 0, 0, 0)
+    body = header + masks + b"BGRs" + bytes(48) + pixels
+    return b"BM" + struct.pack("<IHHI", 14 + len(body), 0, 0, 14 + 108) + body
+
+
+@pytest.mark.parametrize("alpha", [0, 255])
+def test_a_bmp_whose_alpha_was_left_zero_is_opaque(alpha):
+    found = images.decode_image(bmp_with_alpha(gradient(), alpha))
+    assert np.array_equal(found, images.fit_image(gradient()))
+
+
+def test_a_large_transparent_png_is_laid_over_white_in_strips(monkeypatch):
+    picture = Image.fromarray(np.dstack([gradient(), np.arange(120000).reshape(300, 400) % 256]).astype(np.uint8))
+    data = encoded(picture, "png")
+    whole = images.decode_image(data)
+    monkeypatch.setattr(images, "_STRIP_BYTES", 5000)
+    assert np.array_equal(images.decode_image(data), whole)
 
 
 # --- several pictures in one file: the first counts
 
 
-@pytest.mark.parametrize("suffix", ["gif", "webp", "png"])
+@pytest.mark.parametrize("suffix", ["gif", "webp", "png", "tiff"])
 def test_the_first_frame_of_an_animation_is_taken(suffix):
     frames = [Image.new("RGB", (40, 40), colour) for colour in (RED, BLUE)]
     data = encoded(frames[0], suffix, save_all=True, append_images=frames[1:], duration=100)
@@ -177,9 +238,9 @@ def test_the_first_picture_of_a_multi_picture_jpeg_is_taken(two_pictures):
     assert difference(images.decode_image(two_pictures), images.fit_image(gradient(1200, 1300))) < 3
 
 
-def test_a_multi_picture_jpeg_is_scaled_while_it_is_decoded(two_pictures, decoder):
+def test_a_multi_picture_jpeg_is_scaled_while_it_is_decoded(two_pictures, jpeg_sizes):
     images.decode_image(two_pictures)
-    assert decoder == [cv2.IMREAD_REDUCED_COLOR_4 | cv2.IMREAD_IGNORE_ORIENTATION]
+    assert jpeg_sizes == [(325, 300)]
 
 
 def test_a_multi_picture_jpeg_cut_in_its_first_picture_is_truncated(two_pictures):
@@ -264,16 +325,45 @@ def with_segment(jpeg, body, marker=b"\xff\xe1"):
 
 
 @pytest.mark.parametrize(
-    "data",
-    [b"this is no photo\n" * 20, b"\xff\xd8", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"BM", b"\0" * 5000],
-    ids=["text", "JPEG mark", "JPEG marks", "PNG signature", "GIF signature", "BMP signature", "zeros"],
+    "data, kind",
+    [
+        (b"this is no photo\n" * 20, "text"),
+        (b"\0" * 5000, "zero"),
+        (b"%PDF-1.4\n%\xe2\xe3", "a PDF document"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:1", "git lfs pull"),
+        (b"PK\3\4" + bytes(50), "a zip archive"),
+        (b"\n<!DOCTYPE html><title>404 Not Found</title>", "a web page"),
+        (b"\0\0\0\x18ftypmp42" + bytes(50), "a video"),
+    ],
+    ids=["text", "zeros", "PDF", "LFS", "zip", "HTML", "video"],
 )
-def test_what_is_no_photo_is_called_that(data):
-    assert reason_of(data) == "is not a JPEG, PNG, BMP, GIF or WebP picture"
+def test_what_is_no_photo_is_called_by_what_it_is(data, kind):
+    reason = reason_of(data)
+    assert reason.startswith("is not a JPEG, PNG, BMP, GIF, WebP, TIFF, HEIC or AVIF picture, but") and kind in reason
 
 
-def test_a_format_off_the_list_is_refused():
-    assert "is not a JPEG" in reason_of(encoded(gradient(), "tiff"))
+def test_bytes_that_are_nothing_known_are_no_picture():
+    assert reason_of(b"\x93\xa7\x01" * 50).endswith("AVIF picture")
+
+
+@pytest.mark.parametrize(
+    "data, kind",
+    [
+        (b"\xff\xd8\xff", "JPEG"),
+        (encoded(gradient(), "jpg")[:100], "JPEG"),
+        (b"\x89PNG\r\n\x1a\n", "PNG"),
+        (encoded(gradient(), "png")[:30], "PNG"),
+        (b"\x89PNG\n\x1a\n" + encoded(gradient(), "png")[8:], "PNG"),
+        (b"GIF89a", "GIF"),
+        (encoded(gradient(), "bmp")[:20], "BMP"),
+        (encoded(gradient(), "webp")[:18], "WEBP"),
+        (b"II*\0" + b"\xff" * 60, "TIFF"),
+    ],
+    ids=["marks", "JPEG", "signature", "PNG", "copied as text", "GIF", "BMP", "WebP", "TIFF"],
+)
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
+def test_a_photo_whose_header_is_cut_is_damaged_and_its_format_named(data, kind):
+    assert reason_of(data).startswith("is damaged (%s: " % kind)
 
 
 def test_an_empty_file_is_called_empty():
@@ -284,7 +374,7 @@ def test_an_empty_file_is_called_empty():
 @pytest.mark.parametrize("left", [0.2, 0.5, 0.9, 0.999])
 def test_a_jpeg_cut_anywhere_is_truncated(left, progressive):
     data = encoded(gradient(), "jpg", progressive=progressive)
-    assert reason_of(data[: int(len(data) * left)]) == "is truncated (JPEG without its end)"
+    assert reason_of(data[: int(len(data) * left)]).startswith("is damaged (JPEG")
 
 
 @pytest.mark.parametrize("missing", [1, 2])
@@ -302,7 +392,7 @@ def test_a_cut_jpeg_is_truncated_although_its_exif_thumbnail_is_whole(left):
 
 def test_a_jpeg_whose_tail_was_never_written_is_truncated():
     data = encoded(gradient(), "jpg")
-    assert "truncated" in reason_of(data[: len(data) // 2] + bytes(len(data) - len(data) // 2))
+    assert "damaged" in reason_of(data[: len(data) // 2] + bytes(len(data) - len(data) // 2))
 
 
 def test_fill_bytes_between_the_segments_of_a_jpeg_are_fine():
@@ -311,16 +401,17 @@ def test_fill_bytes_between_the_segments_of_a_jpeg_are_fine():
     assert np.array_equal(images.decode_image(filled), images.decode_image(data))
 
 
-@pytest.mark.parametrize("suffix", ["png", "bmp", "gif", "webp"])
+@pytest.mark.parametrize("suffix", ["png", "bmp", "gif", "webp", "tiff"])
 @pytest.mark.parametrize("left", [0.3, 0.6, 0.98])
 def test_other_formats_cut_anywhere_are_truncated(suffix, left):
     data = encoded(gradient(), suffix)
-    assert "truncated or corrupt (%s" % suffix.upper() in reason_of(data[: int(len(data) * left)])
+    reason = reason_of(data[: int(len(data) * left)])
+    assert re.match(r"is damaged \(%s: .*truncated or corrupt" % suffix.upper(), reason)
 
 
 def test_a_png_with_alpha_cut_short_is_truncated():
     data = encoded(Image.fromarray(gradient()).convert("RGBA"), "png")
-    assert "truncated or corrupt (PNG" in reason_of(data[: len(data) // 2])
+    assert "truncated or corrupt" in reason_of(data[: len(data) // 2])
 
 
 # --- sizes
@@ -329,9 +420,15 @@ def test_a_png_with_alpha_cut_short_is_truncated():
 @pytest.mark.parametrize("size", [(1, 1), (1, 3000), (3000, 1), (2, 2), (299, 299), (298, 300)])
 @pytest.mark.parametrize("suffix", ["jpg", "png"])
 def test_any_proportion_is_squashed_to_the_square(size, suffix):
-    found = images.decode_image(encoded(Image.new("RGB", size, (200, 40, 90)), suffix))
-    assert found.shape == (SIDE, SIDE, 3)
-    assert difference(found, np.full_like(found, (200, 40, 90))) < 2
+    picture = Image.new("RGB", size, (200, 40, 90))
+    data = encoded(picture, suffix)
+    assert reason_of(data) == "is one colour"
+    if max(size) > 100:
+        half = Image.new("RGB", (max(1, size[0] // 2), size[1] if size[0] > 1 else size[1] // 2), (20, 140, 9))
+        picture.paste(half, (0, 0))
+        found = images.decode_image(encoded(picture, suffix))
+        assert found.shape == (SIDE, SIDE, 3)
+        assert difference(found[-20:, -20:], np.full((20, 20, 3), (200, 40, 90))) < 3
 
 
 def test_a_very_wide_png_decodes():
@@ -370,34 +467,55 @@ def test_a_bomb_is_refused_even_where_the_application_switched_pillow_s_check_of
 
 
 @pytest.mark.parametrize(
-    "shorter, flag",
+    "shorter, scale",
     [
-        (597, cv2.IMREAD_COLOR),
-        (598, cv2.IMREAD_REDUCED_COLOR_2),
-        (1195, cv2.IMREAD_REDUCED_COLOR_2),
-        (1196, cv2.IMREAD_REDUCED_COLOR_4),
-        (2391, cv2.IMREAD_REDUCED_COLOR_4),
-        (2392, cv2.IMREAD_REDUCED_COLOR_8),
+        (597, 1),
+        (598, 2),
+        (1195, 2),
+        (1196, 4),
+        (2391, 4),
+        (2392, 8),
     ],
 )
 @pytest.mark.parametrize("upright", [False, True])
-def test_a_jpeg_is_decoded_at_the_smallest_scale_that_covers_the_input(shorter, flag, upright, decoder):
+def test_a_jpeg_is_decoded_at_the_smallest_scale_that_covers_the_input(shorter, scale, upright, jpeg_sizes):
     size = (shorter + 50, shorter) if upright else (shorter, shorter + 50)
     scaled = images.decode_image(encoded(gradient(*size), "jpg"))
-    assert decoder == [flag | cv2.IMREAD_IGNORE_ORIENTATION]
+    assert jpeg_sizes == [tuple(-(-length // scale) for length in size[::-1])]
     assert difference(scaled, images.fit_image(gradient(*size))) < 2
 
 
 @pytest.mark.parametrize("size", [(598, 640), (1300, 1196), (2392, 2400)])
-def test_scaled_decoding_shows_the_same_picture_as_decoding_every_pixel(size, decoder):
+def test_scaled_decoding_shows_the_same_picture_as_decoding_every_pixel(size, jpeg_sizes):
     data = encoded(gradient(*size), "jpg")
     assert difference(images.decode_image(data), images.decode_image(data, scaled=False)) < 1
-    assert decoder[1] == cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    assert jpeg_sizes[1] == size[::-1]
 
 
-def test_a_png_is_never_decoded_at_a_smaller_scale(decoder):
-    images.decode_image(encoded(Image.new("RGB", (700, 700)), "png"))
-    assert decoder == [cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION]
+def test_the_pixels_of_a_jpeg_are_those_that_opencv_decodes(grocery):
+    flags = {1: cv2.IMREAD_COLOR, 2: cv2.IMREAD_REDUCED_COLOR_2, 8: cv2.IMREAD_REDUCED_COLOR_8}
+    for path in sorted(glob.glob(os.path.join(grocery, "val", "**", "*.jpg"), recursive=True))[::30]:
+        with open(path, "rb") as file:
+            data = file.read()
+        facts = jpeg.read_facts(io.BytesIO(data))
+        for scale, flag in flags.items():
+            bgr = cv2.imdecode(np.frombuffer(data, np.uint8), flag | cv2.IMREAD_IGNORE_ORIENTATION)
+            assert np.array_equal(jpeg.decode(data, facts, scale), bgr[:, :, ::-1]), (path, scale)
+
+
+# --- one colour
+
+
+def test_what_is_one_colour():
+    noise = np.random.RandomState(0)
+    dark = np.full((480, 640, 3), 40, np.uint8)
+    assert images.is_one_colour(dark)
+    assert images.is_one_colour(dark + noise.randint(0, 3, dark.shape).astype(np.uint8))
+    assert images.is_one_colour(noise.randint(0, 4, dark.shape).astype(np.uint8))  # black with a trace of noise
+    assert not images.is_one_colour(noise.randint(0, 12, dark.shape).astype(np.uint8))  # a dark room
+    assert not images.is_one_colour(dark + noise.randint(0, 6, dark.shape).astype(np.uint8))
+    dark[300, 301] = 200
+    assert not images.is_one_colour(dark)
 
 
 # --- frames
@@ -453,7 +571,7 @@ def test_a_read_only_frame_is_fine():
 
 
 def test_a_missing_file_is_named_by_its_reason(tmp_path):
-    with pytest.raises(ImageError, match="^No such file or directory$"):
+    with pytest.raises(PhotoMissing, match="^No such file or directory$"):
         images.read_image(str(tmp_path / "nowhere.jpg"))
 
 
@@ -507,3 +625,254 @@ def test_a_file_that_may_not_be_opened_says_so(tmp_path, monkeypatch):
     monkeypatch.setattr(images, "open", refuse, raising=False)
     with pytest.raises(ImageError, match="^Permission denied$"):
         images.read_image(write_bytes(tmp_path / "secret.jpg", encoded(gradient(), "jpg")))
+
+
+class FailingFile(io.BytesIO):
+    """A file whose disk fails at its first read."""
+
+    def __init__(self, number, descriptor):
+        super().__init__()
+        self.number = number
+        self.fileno = lambda: descriptor
+
+    def read(self, *_):
+        raise OSError(self.number, os.strerror(self.number))
+
+
+@pytest.mark.parametrize("name", ["EIO", "ESTALE", "ENODEV", "ENXIO", "ENOTCONN", "ETIMEDOUT"])
+@pytest.mark.parametrize("read", [images.read_image, images.read_photo, images.read_bytes])
+def test_a_disk_that_fails_is_no_fault_of_the_photo(name, read, tmp_path, monkeypatch):
+    path = write_bytes(tmp_path / "photo.jpg", encoded(gradient(), "jpg"))
+    with open(path, "rb") as real:
+        failing = FailingFile(getattr(errno, name), real.fileno())
+        monkeypatch.setattr(images, "open", lambda *_: failing, raising=False)
+        with pytest.raises(StorageLost, match="photo.jpg"):
+            read(path)
+
+
+@pytest.mark.parametrize("name", ["EIO", "EMFILE", "ENFILE"])
+def test_a_file_that_nothing_can_open_now_is_no_fault_of_the_photo(name, tmp_path, monkeypatch):
+    def refuse(path, *_):
+        raise OSError(getattr(errno, name), os.strerror(getattr(errno, name)), path)
+
+    monkeypatch.setattr(images, "open", refuse, raising=False)
+    with pytest.raises(StorageLost, match="photo.jpg"):
+        images.read_image(write_bytes(tmp_path / "photo.jpg", encoded(gradient(), "jpg")))
+
+
+# --- memory
+
+
+def no_memory(*_, **__):
+    raise MemoryError("planted")
+
+
+def opencv_has_no_memory(*_, **__):
+    cv2.resize(np.zeros((1, 1), np.uint8), (1 << 30, 1 << 30), interpolation=cv2.INTER_NEAREST)
+
+
+@pytest.mark.parametrize(
+    "suffix, settings, module, name, fail",
+    [
+        ("jpg", {}, jpeg.simplejpeg, "decode_jpeg", no_memory),
+        ("png", {}, cv2, "imdecode", no_memory),
+        ("png", {}, cv2, "imdecode", opencv_has_no_memory),
+        ("webp", {}, cv2, "imdecode", no_memory),
+        ("gif", {}, ImageFile.ImageFile, "load", no_memory),
+        ("tiff", {}, images.Image, "open", no_memory),
+    ],
+)
+def test_too_little_memory_is_no_fault_of_the_photo(suffix, settings, module, name, fail, monkeypatch):
+    data = encoded(gradient(), suffix, **settings)
+    monkeypatch.setattr(module, name, fail)
+    with pytest.raises(MemoryError):
+        images.decode_image(data)
+
+
+@pytest.fixture
+def small_budget(monkeypatch):
+    budget = memory.Budget(1 << 20)
+    monkeypatch.setattr(memory, "_budget", budget)
+    return budget
+
+
+@pytest.mark.parametrize("suffix", ["png", "bmp", "gif", "webp", "tiff", "jpg"])
+def test_what_never_fits_into_the_budget_is_an_error_that_says_so(suffix, small_budget, no_decoder):
+    reason = reason_of(encoded(np.zeros((800, 900, 3), np.uint8), suffix)) if suffix != "jpg" else None
+    if suffix == "jpg":
+        reason = reason_of(encoded(gradient(2300, 2300), "jpg", progressive=True))
+    assert "MiB of memory to decode" in reason and memory.SETTING in reason
+
+
+def test_a_huge_file_is_refused_before_it_is_read(tmp_path, small_budget, monkeypatch):
+    path = write_bytes(tmp_path / "huge.jpg", encoded(gradient(), "jpg"))
+    os.truncate(path, 6 << 30)  # a hole: takes no room
+    with pytest.raises(ImageError, match="MiB of memory to decode"):
+        images.read_image(path)
+    assert small_budget.peak_bytes == 0
+
+
+# --- the small files on which earlier versions failed
+
+
+HARD = {
+    "apng_bad_filter.png": "damaged",
+    "apng_garbage_idat.png": "damaged",
+    "png_chunk_length_4gb.png": "damaged",
+    "png_large_itxt.png": "",
+    "png_bad_crc_text.png": "",
+    "jpeg_lost_half.jpg": "damaged",
+    "jpeg_gap.jpg": "damaged",
+}
+
+
+@pytest.mark.parametrize("name", sorted(HARD))
+def test_hard_inputs(name, hard):
+    path = os.path.join(hard, name)
+    if HARD[name]:
+        with pytest.raises(ImageError, match=HARD[name]):
+            images.read_image(path)
+    else:
+        assert images.read_image(path).std() > 20
+
+
+def test_the_hard_pngs_look_like_the_same_picture_without_their_text(hard):
+    first, second = (images.read_image(os.path.join(hard, name)) for name in sorted(HARD) if not HARD[name])
+    assert np.array_equal(first, second)
+
+
+def test_the_default_image_of_an_animation_is_taken_in_every_version():
+    """Where the default image is no frame of the animation, it is what viewers without animation show."""
+    default, frame = encoded(gradient(), "png"), zlib.compress((b"\0" + b"\x40" * 1200) * 300)
+    control = struct.pack(">IIIIIHHBB", 0, 400, 300, 0, 0, 1, 10, 0, 0)
+    end = default.index(b"IEND") - 4
+    animated = default[:33] + png_chunk(b"acTL", struct.pack(">II", 1, 0)) + default[33:end]
+    animated += png_chunk(b"fcTL", control) + png_chunk(b"fdAT", struct.pack(">I", 1) + frame) + default[end:]
+    assert np.array_equal(images.decode_image(animated), images.decode_image(default))
+    broken = animated.replace(frame, zlib.compress((b"\x09" + b"\x40" * 1200) * 300))
+    assert "damaged" in reason_of(broken)
+
+
+def test_a_png_with_a_wrong_checksum_in_its_pixels_is_damaged():
+    data = bytearray(encoded(gradient(), "png"))
+    data[len(data) // 2] ^= 1
+    assert "checksum" in reason_of(bytes(data))
+
+
+def test_the_orientation_in_a_png_of_imagemagick_and_in_xmp_counts():
+    upright = encoded(gradient(), "png")
+    exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x03\0\0\0\0\0\0"
+    text = b"\nexif\n%8d\n" % len(exif) + exif.hex().encode() + b"\n"
+    xmp = b'<x:xmpmeta><rdf:Description tiff:Orientation="3"/></x:xmpmeta>'
+    for chunk in (
+        png_chunk(b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(text)),
+        png_chunk(b"eXIf", exif[6:]),
+        png_chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + xmp),
+    ):
+        turned = images.decode_image(upright[:33] + chunk + upright[33:])
+        assert np.array_equal(turned, images.decode_image(upright)[::-1, ::-1])
+
+
+# --- JPEGs that lost data
+
+
+def sectors(data, fill=0):
+    """Yields copies of a file in each of which one 512-byte sector of its picture is lost."""
+    start = jpeg.read_facts(io.BytesIO(data)).scan_start
+    for place in range(-(-start // 512) * 512, len(data) - 512, 512):
+        yield data[:place] + bytes([fill]) * 512 + data[place + 512 :]
+
+
+def test_a_jpeg_that_lost_a_sector_is_damaged(grocery):
+    path = os.path.join(grocery, "val", "Fruit", "Apple", "Golden-Delicious", "Golden-Delicious_001.jpg")
+    with open(path, "rb") as file:
+        data = file.read()
+    reasons = [reason_of(damaged) for damaged in sectors(data)]
+    assert len(reasons) > 20 and all(reason.startswith("is damaged (JPEG") for reason in reasons)
+
+
+def test_a_jpeg_with_restart_markers_that_lost_one_is_damaged():
+    data = cv2.imencode(".jpg", gradient(), [cv2.IMWRITE_JPEG_RST_INTERVAL, 10])[1].tobytes()
+    place = data.index(b"\xff\xd3")
+    assert reason_of(data[:place] + data[place + 2 :]).startswith("is damaged (JPEG")
+    later = data.index(b"\xff\xd6")
+    assert reason_of(data[:place] + data[later:]).startswith("is damaged (JPEG")
+
+
+@pytest.mark.parametrize("extra", [b"\0", b"\x12\x34\x56", bytes(range(1, 100)), b"\xff\xff", bytes(300)])
+def test_bytes_too_many_before_the_end_of_a_jpeg_are_harmless(extra):
+    data = encoded(gradient(), "jpg")
+    found = images.decode_image(data[:-2] + extra + data[-2:])
+    assert difference(found, images.decode_image(data)) == 0
+
+
+def test_bytes_too_many_between_the_segments_of_a_jpeg_are_harmless_and_hide_nothing():
+    data = encoded(gradient(), "jpg")
+    place = data.index(b"\xff\xdb")
+    odd = data[:place] + b"\x01\x02\x03\x04" + data[place:]
+    assert np.array_equal(images.decode_image(odd), images.decode_image(data))
+    cut = odd[: len(odd) // 2] + odd[-2:]
+    assert reason_of(cut).startswith("is damaged (JPEG")
+
+
+def test_a_flat_jpeg_whose_code_for_flat_is_zeros_is_not_taken_for_one_with_a_hole():
+    picture = Image.new("RGB", (1600, 1600), "white")
+    picture.paste(Image.fromarray(gradient(200, 200)), (50, 700))
+    data = encoded(picture, "jpg", optimize=True)
+    assert data.find(bytes(64), jpeg.read_facts(io.BytesIO(data)).scan_start) > 0  # or this would test nothing
+    assert images.decode_image(data).max() > 250
+
+
+# --- phones' and scanners' formats
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "P", "CMYK", "1", "RGBA", "I;16"])
+def test_a_tiff_of_any_mode_decodes(mode):
+    grey = Image.fromarray(gradient()).convert("L")
+    if mode == "I;16":
+        picture = Image.fromarray(np.asarray(grey).astype(np.uint16) * 257)
+    else:
+        picture = Image.fromarray(gradient()).convert(mode)
+    found = images.decode_image(encoded(picture, "tiff"))
+    expected = gradient() if mode in ("RGB", "RGBA", "CMYK", "P") else np.array(grey.convert("RGB"))
+    assert difference(found, images.fit_image(expected)) < (60 if mode in ("P", "1") else 4)
+
+
+@pytest.mark.parametrize("orientation", sorted(STORED))
+def test_the_orientation_of_a_tiff_counts_once(orientation):
+    stored = np.ascontiguousarray(STORED[orientation](gradient()))
+    data = encoded(Image.fromarray(stored), "tiff", tiffinfo={0x0112: orientation})
+    assert difference(images.decode_image(data), images.fit_image(gradient())) < 1
+
+
+def heif(suffix, orientation=1):
+    pillow_heif = pytest.importorskip("pillow_heif", reason="needs pillow-heif (extra heif), which is not here")
+    pillow_heif.register_heif_opener()
+    getattr(pillow_heif, "register_avif_opener", lambda: None)()
+    if orientation != 1 and pillow_heif.__version__.startswith("0."):
+        pytest.skip("pillow-heif %s does not write how a photo is turned" % pillow_heif.__version__)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored = Image.fromarray(np.ascontiguousarray(STORED[orientation](gradient())))
+    file = io.BytesIO()
+    try:
+        stored.save(file, {"heic": "HEIF", "avif": "AVIF"}[suffix], quality=90, exif=exif.tobytes())
+    except (KeyError, OSError, RuntimeError, ValueError) as error:
+        pytest.skip("cannot write %s here: %s" % (suffix, error))
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("suffix", ["heic", "avif"])
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+def test_photos_of_iphones_are_read_where_the_library_is(suffix, orientation):
+    found = images.decode_image(heif(suffix, orientation))
+    assert difference(found, images.fit_image(gradient())) < 6
+
+
+def test_photos_of_iphones_say_what_to_install_where_it_is_not(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    Image.init()
+    for kind in ("HEIF", "AVIF"):
+        monkeypatch.delitem(Image.OPEN, kind, raising=False)
+    for brand in (b"heic", b"mif1", b"avif"):
+        assert "pip install pillow-heif" in reason_of(b"\0\0\0\x18ftyp" + brand + bytes(40))

@@ -371,18 +371,6 @@ def test_frames_of_one_colour_are_not_handed_out(colour):
     assert source.counts.blank >= 3
 
 
-def test_what_is_blank():
-    noise = np.random.RandomState(0)
-    dark = np.full((480, 640, 3), 40, np.uint8)
-    assert live.is_blank(dark)
-    assert live.is_blank(dark + noise.randint(0, 3, dark.shape).astype(np.uint8))
-    assert live.is_blank(noise.randint(0, 4, dark.shape).astype(np.uint8))  # black with a trace of noise
-    assert not live.is_blank(noise.randint(0, 12, dark.shape).astype(np.uint8))  # a dark room
-    assert not live.is_blank(dark + noise.randint(0, 6, dark.shape).astype(np.uint8))
-    dark[300, 301] = 200
-    assert not live.is_blank(dark)
-
-
 def test_frames_that_repeat_themselves_are_not_handed_out():
     same = picture_of(0)
     source = live_of([Camera([same, same, same, picture_of(1), picture_of(1), same, "hang"], period_s=0.03)], frames=3)

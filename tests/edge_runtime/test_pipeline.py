@@ -10,9 +10,10 @@ import tracemalloc
 import numpy as np
 import pytest
 
+from edge_runtime import memory
 from edge_runtime.engines import EngineInfo
 from edge_runtime.engines.base import Engine, EngineError
-from edge_runtime.errors import EngineLost, ImageError, MissingRequirement, UsageError
+from edge_runtime.errors import EngineLost, ImageError, MissingRequirement, OutOfMemory, StorageLost, UsageError
 from edge_runtime.pipeline import STAGES, Stats, classify_items
 from edge_runtime.sources import Item
 
@@ -177,13 +178,47 @@ def test_an_unreadable_item_has_no_probabilities():
     assert answer == (7, None, "reason 7", True)
 
 
-def test_a_photo_for_which_there_is_no_memory_is_unreadable():
+@pytest.mark.parametrize("failures", [1, 3])
+def test_a_photo_for_which_memory_is_short_once_is_tried_again_alone(failures):
+    """Several threads that run out of memory at the same time each get their turn."""
+    tries, others = [], []
+
     def load(number):
-        if number == 2:
+        if 2 <= number < 2 + failures and tries.count(number) == 0:
+            tries.append(number)
             raise MemoryError()
+        with memory.decode_budget().reserve(1000):
+            others.append(number)
         return picture_of(number)
 
-    assert answered(run(range(4), load)) == [(0, 0), (1, 1), (2, "needs more memory than there is"), (3, 3)]
+    assert answered(run(range(8), load)) == [(number, number) for number in range(8)]
+    assert sorted(tries) == list(range(2, 2 + failures))
+
+
+def test_where_memory_is_short_also_for_one_photo_the_run_stops_behind_the_answers_before():
+    def load(number):
+        if number == 5:
+            raise MemoryError("planted")
+        return picture_of(number)
+
+    answers = []
+    with pytest.raises(OutOfMemory, match="5: .*planted"):
+        for answer in run(range(100), load, batch_size=2):
+            answers.append(answer.item)
+    assert answers == [0, 1, 2, 3, 4]
+
+
+def test_a_lost_disk_stops_the_run_behind_the_answers_before():
+    def load(number):
+        if number >= 5:
+            raise StorageLost("photos/%d.jpg: the storage fails" % number)
+        return picture_of(number)
+
+    answers = []
+    with pytest.raises(StorageLost, match="^photos/5.jpg: "):
+        for answer in run(range(100), load, batch_size=2):
+            answers.append(answer.item)
+    assert answers == [0, 1, 2, 3, 4]
 
 
 # --- batches
@@ -935,5 +970,5 @@ def test_an_engine_error_keeps_what_the_library_raised():
 
 def test_a_batch_that_memory_does_not_hold_ends_the_run_with_a_word_about_it():
     engine = EchoEngine(max_batch=1 << 40)
-    with pytest.raises(UsageError, match="no memory for batches of %d photos: --batch" % (1 << 40)):
+    with pytest.raises(UsageError, match="not enough memory for batches of %d; use a smaller --batch" % (1 << 40)):
         list(classify_items([1, 2, 3], lambda number: np.full((299, 299, 3), number, np.uint8), engine, 1 << 40, 2))
