@@ -87,7 +87,8 @@ _READ_BYTES = 1 << 16  # at a time, until a file's header is known
 _STRIP_BYTES = 16 << 20  # of RGBA that is laid over white at a time
 _NO_MEMORY = -4  # cv::Error::StsNoMem
 # Bytes a pixel of the decoders that make the whole picture, measured with benchmarks/fuzz_photos.py --memory
-_NEED = {"GIF": 12, "BMP": 8, "TIFF": 20, "HEIF": 16, "AVIF": 16}
+_NEED = {"GIF": 8, "BMP": 8, "TIFF": 20, "HEIF": 16, "AVIF": 18}
+_NEED_ALWAYS_BYTES = 1 << 20  # for the small picture, and what libraries keep for themselves
 
 
 def read_image(path):
@@ -283,7 +284,8 @@ def _decoded(stream, size_bytes, header, side, digest=None):
     """
     scale = _scale(header, side)
     what = "%s of %d x %d pixels" % (header.format, header.width, header.height)
-    with memory.decode_budget().reserve(size_bytes + _need_bytes(header, size_bytes, scale), what):
+    need_bytes = size_bytes + _need_bytes(header, size_bytes, scale) + _NEED_ALWAYS_BYTES
+    with memory.decode_budget().reserve(need_bytes, what):
         stream.seek(0)
         data = stream.read()
         if digest:
@@ -306,13 +308,14 @@ def _need_bytes(header, size_bytes, scale):
     """Returns how much memory decoding takes at most, beside the file's own bytes."""
     pixels, facts = header.width * header.height, header.facts
     if header.format == "JPEG":
-        out = 3 * -(-header.width // scale) * -(-header.height // scale) * (3 if facts.components == 4 else 1)
+        out = 3 * -(-header.width // scale) * -(-header.height // scale) * (4 if facts.components == 4 else 1)
         largest = [max(factors) for factors in zip(*facts.sampling)]
         shares = [float(across * down) / (largest[0] * largest[1]) for across, down in facts.sampling]
         return out + (int(2 * pixels * sum(shares)) if facts.buffered else 0)
     if header.format == "PNG":
-        # Over white: RGBA and RGB, and a strip of it several times. The file's chunks are copied once.
-        return size_bytes + (7 * pixels + 5 * min(4 * pixels, _STRIP_BYTES) if _is_transparent(facts) else 3 * pixels)
+        if _is_transparent(facts):  # RGBA and RGB, and a strip of it several times; the chunks are copied once
+            return size_bytes + 7 * pixels + 5 * min(4 * pixels, _STRIP_BYTES)
+        return 2 * size_bytes + 6 * pixels  # OpenCV 5 keeps a second picture and copies the chunks
     if header.format == "WEBP":
         return (24 if facts.alpha or facts.animated else 10) * pixels
     return _NEED[header.format] * pixels
