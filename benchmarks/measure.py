@@ -10,7 +10,6 @@ import typing
 import numpy as np
 
 from edge_runtime import tables
-from edge_runtime.pipeline import Stats
 from edge_runtime.results import columns_of, row_of
 
 PERCENTILES = (("p50", 50), ("p90", 90), ("p95", 95), ("p99", 99), ("p99_9", 99.9))
@@ -82,7 +81,6 @@ def end_to_end(classifier, items, out, seconds=0.0):
         decode_ms (added up over the decoding threads), infer_ms (the engine has a batch), wait_ms (it has none),
         write_ms.
     """
-    classifier.stats = Stats()
     cpu_s, started = time.process_time(), time.perf_counter()
     write_s, photos = 0.0, 0
     with open(out, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:

@@ -58,6 +58,7 @@ class HardwareDecoder:
         self.failures = 0
         self._elements = elements
         self._lock = threading.Lock()
+        self._closed = False
         self._pipeline: typing.Any = None
         self._size: typing.Optional[typing.Tuple[int, int]] = None  # of the photos that the pipeline is set up for
         self._number = 0
@@ -78,10 +79,12 @@ class HardwareDecoder:
         if not _suits(header):
             return images.decode_image(data)
         with self._lock:
-            bgrx = self._decode(data, (header.width, header.height))
-            if bgrx is None:
-                self.failures += 1
-                self._stop()
+            bgrx = None
+            if not self._closed:  # by another user: it would be opened again for good
+                bgrx = self._decode(data, (header.width, header.height))
+                if bgrx is None:
+                    self.failures += 1
+                    self._stop()
         if bgrx is None:
             return images.decode_image(data)
         rgb = cv2.cvtColor(bgrx, cv2.COLOR_BGRA2RGB)
@@ -92,8 +95,9 @@ class HardwareDecoder:
         return self.decode_image(images.read_bytes(path))
 
     def close(self):
-        """Frees the hardware. May be called any number of times."""
+        """Frees the hardware; photos are decoded without it from now on. May be called any number of times."""
         with self._lock:
+            self._closed = True
             self._stop()
 
     def _decode(self, data, size):

@@ -111,13 +111,13 @@ def classify_items(
     Args:
         items: iterable; read by a thread of its own, and only as far as the windows allow.
         load: item -> uint8 [299, 299, 3]; raises ImageError where the item is no usable photo. Called in the pool.
-        engine: an open Engine; no one else may use it meanwhile.
+        engine: an open Engine; others may use it meanwhile.
         batch_size: photos per call of the engine, at most engine.max_batch.
         decode_threads: size of the decoding pool.
         max_delay_s: a batch goes to the engine, full or not, this long after its first photo was read, or as soon
             after that as the engine is free; None for full batches only.
         stop: threading.Event; once it is set no more is read, what was read is answered, and the answers end.
-        stats: a Stats to add to.
+        stats: a Stats to add to, of this run alone.
         live: the items get old, as a camera's frames do: while the engine works on one batch no more than the next
             one is read, where two and a photo per thread would be, and one batch is on its way, not engine.slots.
 
@@ -201,7 +201,7 @@ class _Batch:
                 self.failure = error
 
     def repair(self, engine):
-        """Answers what can be answered after a failure; nothing may be on its way in the engine."""
+        """Answers what can be answered after a failure; nothing of this run may be on its way in the engine."""
         items = [item for item, error in zip(self.items, self.errors) if not error]
         self.rows = _rows_in_parts(engine, self.pictures[: self.count], items, self.failure)
 

@@ -1,8 +1,10 @@
 """What several tests share: a bundle small enough to be made in milliseconds, photos, the command line."""
 
+import concurrent.futures
 import os
 import subprocess
 import sys
+import threading
 
 import cv2
 import numpy as np
@@ -26,6 +28,18 @@ def picnic_edge(*arguments, **settings):
     )
     done.stderr = done.stderr.decode("utf-8", "backslashreplace")
     return done
+
+
+def at_once(*calls):
+    """Makes calls, (function, arguments...) each, in threads that start together. Returns what they return."""
+    start = threading.Barrier(len(calls))
+
+    def call(function, *arguments):
+        start.wait()
+        return function(*arguments)
+
+    with concurrent.futures.ThreadPoolExecutor(len(calls)) as pool:
+        return [one.result() for one in [pool.submit(call, *one) for one in calls]]
 
 
 def is_running(process):

@@ -23,11 +23,18 @@ class EngineError(RuntimeError):
 class Engine(abc.ABC):
     """Runs batches of photos through the network: open, infer, close; also a context manager.
 
-    Several batches can be on their way at once: submit, collect. Subclasses write _open, _infer and _close, and where
-    the library works by itself slots, _submit and _collect; the checks are here.
+    Several batches can be on their way at once: submit, collect. Any number of users may share an open engine, be they
+    threads or pipelines that one thread reads in turns: each gets the answers to its own batches, and none waits for
+    another to collect. Closing ends nothing that is being worked on; who comes later gets an EngineError.
+
+    Subclasses write _open, _infer and _close, and where the library works by itself slots, _submit and _collect; the
+    checks are here. _infer, _submit and _collect may be called by several threads at once, and while _close is.
     """
 
-    slots = 1  # batches that may be submitted and not collected yet; a subclass may set it when it is opened
+    # Batches on their way that keep the engine at work: more may be, but gain nothing. A subclass may set it when it
+    # is opened.
+    slots = 1
+    _closed = False
 
     def __init__(self, info, class_count, max_batch, threads):
         self.info = info
@@ -39,6 +46,7 @@ class Engine(abc.ABC):
     def open(self):
         """Loads the engine and returns it. What a failed opening had taken is given back."""
         try:
+            self._closed = False
             self._open()
         except BaseException:
             self.close()
@@ -56,7 +64,8 @@ class Engine(abc.ABC):
 
         Raises:
             ValueError: a batch of another dtype or shape (a bug of the caller).
-            EngineError: the library failed, or an answer of another shape, or with NaN or infinity in it.
+            EngineError: the library failed, or an answer of another shape, or with NaN or infinity in it, or the
+                engine is closed.
             MissingRequirement: the GPU is not there any more.
         """
         self._check(batch)
@@ -67,7 +76,7 @@ class Engine(abc.ABC):
     def submit(self, batch):
         """Starts a batch, or keeps it for collect where the library does not work by itself.
 
-        At most `slots` batches may be on their way. submit and collect are called from one thread.
+        A user keeps up to `slots` batches on their way; more are answered too, but none of them sooner.
 
         Args:
             batch: as for infer. Its memory must stay as it is until it is collected.
@@ -80,13 +89,13 @@ class Engine(abc.ABC):
         """
         self._check(batch)
         with self._explained():
-            return len(batch), self._submit(batch)
+            return [len(batch), self._submit(batch)]
 
     def collect(self, pending):
-        """Waits for a submitted batch; batches are collected in the order in which they were submitted.
+        """Waits for a submitted batch.
 
         Args:
-            pending: what submit returned. It is not on its way any more, also when this raises.
+            pending: what submit returned; collected once. It is not on its way any more, also when this raises.
 
         Returns:
             as infer.
@@ -94,13 +103,17 @@ class Engine(abc.ABC):
         Raises:
             EngineError: as infer.
         """
+        if not pending:
+            raise EngineError("%s: the batch is not on its way" % self.name)
         count, started = pending
+        pending.clear()
         with self._explained():
             probabilities = self._collect(started)
         return self._checked(probabilities, count)
 
     def close(self):
-        """Frees what the engine holds. May be called any number of times."""
+        """Frees what the engine holds. May be called any number of times, also while others use it."""
+        self._closed = True
         self._close()
 
     def __enter__(self):
@@ -116,6 +129,8 @@ class Engine(abc.ABC):
                 "%s: expected uint8 [1..%d, %d, %d, %d], got %s %s"
                 % ((self.name, self.max_batch) + expected + (batch.dtype, batch.shape))
             )
+        if self._closed:
+            raise EngineError("%s: is closed" % self.name)
 
     @contextlib.contextmanager
     def _explained(self):
@@ -124,7 +139,8 @@ class Engine(abc.ABC):
         except (EngineError, PicnicError):
             raise
         except Exception as error:  # each library has exceptions of its own
-            raise EngineError("%s: %s" % (self.name, str(error) or type(error).__name__)) from error
+            reason = "is closed" if self._closed else str(error) or type(error).__name__
+            raise EngineError("%s: %s" % (self.name, reason)) from error
 
     def _checked(self, probabilities, count):
         if probabilities.shape != (count, self._class_count) or probabilities.dtype != np.float32:

@@ -1,13 +1,15 @@
 """OpenVINO on the CPU: the IR that the converter saved, in fp32, int8 or, where the CPU computes it, bf16."""
 
+import collections
 import contextlib
 import os
+import threading
 import typing
 
 import numpy as np
 
 from edge_runtime import images
-from edge_runtime.engines.base import Engine, EngineError
+from edge_runtime.engines.base import Engine
 from edge_runtime.requirements import require
 
 IR_MODEL = "model.xml"
@@ -25,8 +27,10 @@ class OpenVinoEngine(Engine):
 
     def __init__(self, info, class_count, max_batch, threads):
         super().__init__(info, class_count, max_batch, threads)
-        self._requests: typing.List[typing.Any] = []  # as many as can be on their way, used in turn
-        self._turn = 0
+        self._compiled: typing.Any = None
+        # Those that are free. A request that is not collected is not here, whoever has it: it keeps its answer.
+        self._requests: typing.Deque[typing.Any] = collections.deque()
+        self._lock = threading.Lock()  # guards the two above
 
     def _open(self):
         openvino = require("openvino")
@@ -39,39 +43,53 @@ class OpenVinoEngine(Engine):
             "INFERENCE_PRECISION_HINT": _HINTS[self.info.precision],
             "INFERENCE_NUM_THREADS": self.threads,
         }
-        compiled = core.compile_model(model, "CPU", settings)
-        self._requests = [compiled.create_infer_request() for _ in range(self.slots * self.max_batch)]
+        self._compiled = core.compile_model(model, "CPU", settings)
+        self._give_back(self._take(self.slots * self.max_batch))
 
     def _infer(self, batch):
         return self._collect(self._submit(batch))
 
     def _submit(self, batch):
-        if not self._requests:
-            raise EngineError("%s: is closed" % self.name)
+        requests = self._take(len(batch))
         started: typing.List[typing.Any] = []
         try:
-            for number in range(len(batch)):
-                request = self._requests[self._turn % len(self._requests)]
-                self._turn += 1
+            for number, request in enumerate(requests):
                 request.start_async([batch[number : number + 1]], share_inputs=True)
                 started.append(request)
         except BaseException:
             _settle(started)
+            self._give_back(requests)
             raise
-        return started, batch  # whose memory is read until the requests are done
+        return requests, batch  # whose memory is read until the requests are done
 
     def _collect(self, started):
         requests, _ = started
         try:
             for request in requests:
                 request.wait()
+            return np.concatenate([np.array(request.get_output_tensor(0).data, np.float32) for request in requests])
         except BaseException:
             _settle(requests)
             raise
-        return np.concatenate([np.array(request.get_output_tensor(0).data, np.float32) for request in requests])
+        finally:
+            self._give_back(requests)
 
     def _close(self):
-        self._requests = []
+        with self._lock:  # what is on its way keeps the compiled network until it is collected
+            self._compiled = None
+            self._requests.clear()
+
+    def _take(self, count):
+        """Returns free requests. With more users than before there are more of them: they cost little."""
+        with self._lock:
+            while len(self._requests) < count:
+                self._requests.append(self._compiled.create_infer_request())
+            return [self._requests.popleft() for _ in range(count)]
+
+    def _give_back(self, requests):
+        with self._lock:
+            if self._compiled is not None:
+                self._requests.extend(requests)
 
 
 def _settle(requests):

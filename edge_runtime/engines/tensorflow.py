@@ -23,7 +23,8 @@ class TensorFlowEngine(Engine):
         return self.info.path
 
     def _infer(self, batch):
-        return np.array(self._function(**{INPUT_NAME: require("tensorflow").constant(batch)})[OUTPUT_NAME])
+        _, function = self._model, self._function  # the model is held, should another user close the engine meanwhile
+        return np.array(function(**{INPUT_NAME: require("tensorflow").constant(batch)})[OUTPUT_NAME])
 
     def _close(self):
         self._model = self._function = None

@@ -5,6 +5,10 @@ of one execution context, for up to TensorRT 8.6 only one execution context may 
 take the memory of all activations again. Events put the parts in order, so that one slot is filled and copied, and
 another read, while the GPU runs a third.
 
+All users share the slots. Where none is free, the oldest batch is waited for, which takes the GPU no longer because
+somebody else has submitted it, and its answers are kept until they are collected: nobody waits for another user to
+collect, and more users take no more of the GPU's memory.
+
     slot's stream      copy in -> "loaded"                              (waits for "ran") copy out -> "done"
     engine's stream               (waits for "loaded") run ... -> "ran"
 
@@ -75,12 +79,17 @@ def gpu_context():
     Raises:
         MissingRequirement: as gpu(), and where pycuda is too old.
     """
-    context = _primary_context(require("pycuda.driver"))
+    with _one_primary_context:
+        context = _primary_context(require("pycuda.driver"))
     context.push()
     try:
         yield
     finally:
         context.pop()
+
+
+# A second one, made by a thread that asks meanwhile, would be let go of with that thread's memory still in it.
+_one_primary_context = threading.Lock()
 
 
 @functools.lru_cache(maxsize=1)
@@ -144,12 +153,14 @@ class _Piece:
 
 
 class _Slot:
-    """What one batch on its way needs for itself."""
+    """What one batch needs for itself while the GPU works on it."""
 
     def __init__(self):
         self.pieces: typing.List[_Piece] = []  # more than one only where a batch may be larger than the plan's largest
-        self.stream = self.loaded = self.ran = self.done = None
-        self.count = 0  # photos of the batch that is on its way
+        self.stream: typing.Any = None
+        self.loaded: typing.Any = None
+        self.ran: typing.Any = None
+        self.done: typing.Any = None
 
     def free(self):
         """Frees everything; nothing may be on its way. Inside gpu_context()."""
@@ -158,6 +169,16 @@ class _Slot:
             piece = self.pieces.pop()
             for memory in [array.base for array in piece.host.values()] + list(piece.device.values()):
                 memory.free()
+
+
+class _Batch:
+    """A batch between submit and collect."""
+
+    def __init__(self, slot, count):
+        self.slot = slot  # None once its answers, or its failure, are here
+        self.count = count  # photos
+        self.answers: typing.Any = None
+        self.failure = ""
 
 
 class TensorRtEngine(Engine):
@@ -177,7 +198,8 @@ class TensorRtEngine(Engine):
         super().__init__(info, class_count, max_batch, threads)
         self._slots: typing.List[_Slot] = []
         self._free: typing.Deque[_Slot] = collections.deque()
-        self._one_at_a_time = threading.Lock()
+        self._on_their_way: typing.Deque[_Batch] = collections.deque()  # those that have a slot, the oldest first
+        self._one_at_a_time = threading.Lock()  # TensorRT's execution context is for one thread at a time
 
     def _open(self):
         tensorrt, cuda = require("tensorrt"), require("pycuda.driver")
@@ -214,16 +236,17 @@ class TensorRtEngine(Engine):
             self._free.extend(self._slots)
 
     def _infer(self, batch):
-        with self._one_at_a_time, gpu_context():
-            return self._finish(self._start(batch))
+        return self._collect(self._submit(batch))
 
     def _submit(self, batch):
         with self._one_at_a_time, gpu_context():
             return self._start(batch)
 
     def _collect(self, started):
-        with self._one_at_a_time, gpu_context():
-            return self._finish(started)
+        with gpu_context():
+            self._wait_for(started)
+            with self._one_at_a_time:
+                return self._finish(started)
 
     def _close(self):
         if self._runtime is not None:
@@ -231,6 +254,8 @@ class TensorRtEngine(Engine):
                 with contextlib.suppress(require("pycuda.driver").Error):  # of a run that failed; it was told then
                     self._settle()
                 self._free.clear()
+                while self._on_their_way:
+                    self._on_their_way.popleft().slot = None
                 while self._slots:
                     self._slots.pop().free()
                 self._stream = None
@@ -278,19 +303,21 @@ class TensorRtEngine(Engine):
                     piece.addresses[name] = int(piece.device[name])
 
     def _start(self, batch):
-        """Puts a batch and its runs onto the streams; returns its slot."""
+        """Puts a batch and its runs onto the streams; returns its _Batch."""
         cuda = require("pycuda.driver")
+        if self._runtime is None:
+            raise EngineError("%s: is closed" % self.name)
         if self._lost:
             raise EngineError("%s: the GPU failed before, and cannot be used any more: %s" % (self.name, self._lost))
         if not self._free:
-            raise EngineError("%s: %d batches are on their way, which is the most" % (self.name, len(self._slots)))
+            self._take_off(self._on_their_way[0])
         self._log.errors.clear()
         slot = self._free[0]
         with self._settled_on_failure(cuda):
             self._put(slot, batch, cuda)
-        slot.count = len(batch)
         self._free.popleft()  # a slot whose batch did not get on its way is free again
-        return slot
+        self._on_their_way.append(_Batch(slot, len(batch)))
+        return self._on_their_way[-1]
 
     def _put(self, slot, batch, cuda):
         parts = []
@@ -321,15 +348,34 @@ class TensorRtEngine(Engine):
         if not versions.enqueue(self._engine, self._context, piece.addresses, self._stream.handle):
             raise EngineError("%s: TensorRT did not run the batch: %s" % (self.name, self._log.reason()))
 
-    def _finish(self, slot):
-        """Waits for a slot's batch and returns the answers, a copy of their own. The slot is free again."""
-        if slot not in self._slots or slot in self._free:
-            raise EngineError("%s: the batch is not on its way" % self.name)
+    def _wait_for(self, batch):
+        """Waits without the lock, so that others can submit meanwhile. The slot may be another batch's by then."""
+        slot = batch.slot
+        done = slot.done if slot is not None else None  # None, too, where the engine was closed
+        if done is not None:
+            with contextlib.suppress(require("pycuda.driver").Error):  # _take_off meets it again
+                done.synchronize()
+
+    def _finish(self, batch):
+        """Returns a batch's answers."""
+        if batch.slot is not None:
+            self._take_off(batch)
+        if batch.failure:
+            raise EngineError(batch.failure)
+        if batch.answers is None:
+            raise EngineError("%s: the batch is not on its way any more: the engine is closed" % self.name)
+        return batch.answers
+
+    def _take_off(self, batch):
+        """Waits for a batch, and keeps its answers, a copy of their own, or why there are none. Its slot is free."""
+        slot, batch.slot = batch.slot, None
+        self._on_their_way.remove(batch)
         try:
             with self._settled_on_failure(require("pycuda.driver")):
                 slot.done.synchronize()
-                answers = np.concatenate([piece.host[OUTPUT_NAME] for piece in slot.pieces])
-            return answers[: slot.count]
+                batch.answers = np.concatenate([piece.host[OUTPUT_NAME] for piece in slot.pieces])[: batch.count]
+        except EngineError as error:
+            batch.failure = str(error)  # not the exception: it would hold the streams, which must go before the GPU
         finally:
             self._free.append(slot)
 

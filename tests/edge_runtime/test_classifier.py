@@ -10,6 +10,7 @@ import pytest
 
 from edge_runtime import engines
 from edge_runtime.classifier import Classifier, Prediction
+from edge_runtime.live import Video
 from edge_runtime.sources import Frame, Item
 from tests.helpers import COLOURS, photo, write_photo
 
@@ -50,7 +51,9 @@ def test_a_prediction_carries_what_the_caller_gave(classifier, tmp_path):
         Item("x", "", "no such row"),
     ]
     found = list(classifier.classify(given))
-    assert all(prediction.item is item for prediction, item in zip(found, given))
+    assert [prediction.item for prediction in found[:3] + found[5:]] == given[:3] + given[5:]
+    assert found[3].item[0::2] == given[3][0::2] and np.array_equal(found[3].item.picture, given[3].picture)
+    assert np.array_equal(found[4].item, given[4])
     assert [prediction.name for prediction in found] == [path, path, "shown", "clip.mp4#7", "", "x"]
     assert [prediction.label for prediction in found] == [RED] * 5 + [""]
     assert found[-1].error == "no such row"
@@ -60,6 +63,93 @@ def test_a_frame_of_another_kind_has_an_error(classifier):
     wrong = frame(0)._replace(picture=np.zeros((8, 8), np.uint8))
     (found,) = classifier.classify([wrong])
     assert "must be a uint8 array [height, width, 3], RGB" in found.error
+
+
+# --- pictures in memory that the caller uses again
+
+
+def refilled(size, count=64, show=lambda picture: picture):
+    """Yields one buffer again and again, filled with other colours; before it, their names."""
+    buffer = np.zeros(size + (3,), np.uint8)
+    labels = [sorted(COLOURS)[number * number % 7 % 3] for number in range(count)]
+    yield labels
+    for number, label in enumerate(labels):
+        buffer[:] = photo(COLOURS[label], number, *size)
+        before = buffer.copy()
+        yield show(buffer)
+        assert np.array_equal(buffer, before)  # nobody has written to it
+
+
+def read_only(picture):
+    view = picture[:]
+    view.flags.writeable = False
+    return view
+
+
+class Subclass(np.ndarray):
+    """As np.memmap and others are."""
+
+
+SHOWN = {
+    "an array": lambda picture: picture,
+    "a frame": lambda picture: Frame("camera:0#1", picture, 0.0, 0.0),
+    "a frame that is read-only": lambda picture: Frame("camera:0#1", read_only(picture), 0.0, 0.0),
+    "a read-only array": read_only,
+    "a subclass": lambda picture: picture.view(Subclass),
+    "a part": lambda picture: picture[1:-1, 2:-2],
+    "mirrored and upside down": lambda picture: picture[::-1, ::-1],
+    "BGR turned twice": lambda picture: picture[:, :, ::-1][:, :, ::-1],
+    "every second column": lambda picture: picture[:, ::2],
+    "columns first": lambda picture: picture.transpose(1, 0, 2),
+}
+
+
+@pytest.mark.parametrize("show", list(SHOWN.values()), ids=list(SHOWN))
+@pytest.mark.parametrize("size", [(299, 299), (480, 640)])
+def test_a_buffer_that_is_used_again_for_the_next_frame_gets_every_label_right(classifier, size, show):
+    frames = refilled(size, show=show)
+    labels = next(frames)
+    found = list(classifier.classify(frames))
+    assert [prediction.label for prediction in found] == labels
+
+
+def test_bgr_shown_as_rgb_in_a_buffer_that_is_used_again(classifier):
+    frames = refilled((299, 299), show=lambda picture: picture[:, :, ::-1])
+    swapped = {RED: "blue things", "blue things": RED, GREEN: GREEN}
+    labels = next(frames)
+    assert [found.label for found in classifier.classify(frames)] == [swapped[label] for label in labels]
+
+
+@pytest.mark.parametrize("show", [SHOWN["an array"], SHOWN["a frame"]], ids=["an array", "a frame"])
+def test_a_prediction_s_picture_is_the_one_that_was_labelled(classifier, show):
+    frames = refilled((60, 80), show=show)
+    labels = next(frames)
+    for number, (label, found) in enumerate(zip(labels, list(classifier.classify(frames)))):
+        picture = found.item.picture if isinstance(found.item, Frame) else found.item
+        assert np.array_equal(picture, photo(COLOURS[label], number, 60, 80))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [np.zeros((60, 80, 3)), np.zeros((60, 80), np.uint8), np.array(7, np.uint8), np.array([None]), np.zeros((0, 8, 3))],
+    ids=["float64", "grey", "a number", "an object", "nothing"],
+)
+def test_an_array_of_another_kind_has_an_error_and_those_beside_it_a_label(classifier, wrong):
+    found = list(classifier.classify([photo(COLOURS[RED]), wrong, photo(COLOURS[GREEN])]))
+    assert [prediction.label for prediction in found] == [RED, "", GREEN]
+    assert "must be a uint8 array [height, width, 3], RGB; got %s" % wrong.dtype in found[1].error
+
+
+def test_frames_of_a_video_are_not_copied(classifier):
+    class Given(Video):
+        def __init__(self, frames):
+            self.frames = iter(frames)
+
+        def __next__(self):
+            return next(self.frames)
+
+    frames = [frame(number) for number in range(5)]
+    assert all(found.item is given for found, given in zip(classifier.classify(Given(frames)), frames))
 
 
 def test_predictions_say_where_batches_end(classifier):
@@ -117,6 +207,15 @@ def test_what_was_done_is_counted(pristine_bundle):
         stats = opened.stats
     assert (stats.read, stats.decoded, stats.unreadable, stats.failed, stats.answered) == (3, 2, 1, 0, 3)
     assert stats.decode_s > 0 and stats.infer_s > 0
+
+
+def test_every_run_is_counted_by_itself(pristine_bundle):
+    with Classifier.open(pristine_bundle) as opened:
+        first = opened.classify(frame(number) for number in range(20))
+        stats = opened.stats
+        assert next(first).label == RED
+        assert len(list(opened.classify([frame(0), "nowhere.jpg"]))) == opened.stats.answered == 2
+        assert (stats.answered, len(list(first)), stats.answered, stats.unreadable) == (1, 19, 20, 0)
 
 
 @pytest.mark.parametrize("single", ["a.jpg", b"a.jpg", np.zeros((50, 50, 3), np.uint8)])

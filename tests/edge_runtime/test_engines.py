@@ -1,9 +1,11 @@
 """Engines are listed fastest first, checked before they are loaded, and their answers are checked too."""
 
+import collections
 import json
 import logging
 import os
 import shutil
+import threading
 
 import numpy as np
 import pytest
@@ -11,10 +13,20 @@ import pytest
 from edge_runtime import bundle as bundles
 from edge_runtime import engines, files, machine
 from edge_runtime.bundle import Bundle
+from edge_runtime.classifier import Classifier
 from edge_runtime.engines import EngineInfo, list_engines, open_engine
 from edge_runtime.engines.base import Engine, EngineError
 from edge_runtime.errors import BundleError, MissingRequirement, UsageError
-from tests.helpers import COLOURS, flip_byte, photo, picnic_edge, write_bytes, write_photo
+from tests.helpers import (
+    COLOURS,
+    add_tiny_saved_model,
+    at_once,
+    flip_byte,
+    photo,
+    picnic_edge,
+    write_bytes,
+    write_photo,
+)
 
 CONVERTED = "onnxruntime-fp32"
 
@@ -380,6 +392,10 @@ def test_what_is_submitted_is_collected_with_the_same_answers_and_checks():
     with pytest.raises(EngineError, match=r"fake: expected float32 \[2, 3\]"):
         wrong.collect(wrong.submit(batch_of(2)))
     answer = np.array([[0.5, 0.25, 0.25], [0.5, np.nan, 0.25]], np.float32)
+    pending = engine.submit(batch_of(1))
+    engine.collect(pending)
+    with pytest.raises(EngineError, match="fake: the batch is not on its way"):
+        engine.collect(pending)
     no_number = FakeEngine(answer)
     with pytest.raises(EngineError, match="NaN") as found:
         no_number.collect(no_number.submit(batch_of(2)))
@@ -513,7 +529,8 @@ def test_after_a_photo_s_request_failed_nothing_is_on_its_way_and_the_engine_goe
     with pytest.raises(EngineError, match="planted"):
         engine.infer(batch)
     assert all(requests[number].wait_for(0) for number in started)
-    engine._requests[1] = requests[1]
+    assert len(engine._requests) == len(requests)  # all are free again
+    engine._requests = collections.deque(requests)
     for _ in range(3):
         np.testing.assert_allclose(engine.infer(batch), original.infer(batch), atol=1e-4)
 
@@ -523,6 +540,167 @@ def test_a_closed_openvino_engine_says_so(streams):
     engine.close()
     with pytest.raises(EngineError, match="openvino-fp32: is closed"):
         engine.infer(grey_photos(0))
+
+
+class EarlyNetwork:
+    """Stands in for OpenVINO's compiled network: a request forgets its answer once it is started again."""
+
+    def __init__(self):
+        self.made = 0
+
+    def create_infer_request(self):
+        self.made += 1
+        return EarlyRequest()
+
+
+class EarlyRequest:
+    def start_async(self, inputs, share_inputs):
+        self.data = np.eye(256, dtype=np.float32)[inputs[0][:, 0, 0, 0]]
+        if inputs[0][0, 0, 0, 0] == 13:
+            raise RuntimeError("planted")
+
+    def wait(self):
+        if self.data[0, 14]:
+            raise RuntimeError("planted")
+
+    def get_output_tensor(self, _):
+        return self
+
+
+def test_openvino_makes_more_requests_for_more_users_and_uses_them_again():
+    module = engines.importlib.import_module("edge_runtime.engines.openvino")
+    engine = module.create(EngineInfo("openvino-fp32", "openvino", "fp32", "", {}), 256, 2, 2)
+    engine._compiled = network = EarlyNetwork()
+    for _ in range(3):
+        batches = [grey_photos(level, level + 1) for level in range(100, 118, 2)]
+        pending = [engine.submit(batch) for batch in batches]
+        for batch, one in zip(batches[::-1], pending[::-1]):
+            assert (engine.collect(one).argmax(axis=1) == batch[:, 0, 0, 0]).all()
+        for bad in (13, 14):  # one that fails when it is started, one that fails while it runs
+            with pytest.raises(EngineError, match="planted"):
+                engine.infer(grey_photos(1, bad))
+    assert network.made == len(engine._requests) == 2 * len(batches)
+    pending = engine.submit(batches[0])
+    engine.close()
+    assert (engine.collect(pending).argmax(axis=1) == batches[0][:, 0, 0, 0]).all()
+    assert not engine._requests  # nothing keeps the network
+
+
+# --- several users of one engine
+
+KINDS = ["fake", "onnxruntime", "openvino", "tensorflow", "tf-trt"]
+
+
+@pytest.fixture(scope="module")
+def every_engine(pristine_bundle, tmp_path_factory):
+    """A bundle with a SavedModel and an OpenVINO engine, as far as their libraries are here."""
+    folder = shutil.copytree(pristine_bundle, str(tmp_path_factory.mktemp("every") / "bundle"))
+    if machine.library_version("tensorflow"):
+        add_tiny_saved_model(folder)
+    if machine.library_version("openvino"):
+        done = picnic_edge("convert", folder, "--to", "openvino", "--max-batch", "4")
+        assert done.returncode == 0, done.stderr
+    return Bundle.open(folder)
+
+
+@pytest.fixture(params=KINDS)
+def shared(request, every_engine, monkeypatch, tmp_path):
+    """(the bundle, its engine of a kind, for batches of 4)."""
+    kind = request.param
+    if kind == "fake":
+        engine = ColourEngine().open()
+    elif kind == "tf-trt":
+        pytest.importorskip("tensorflow")
+        module = engines.importlib.import_module("edge_runtime.engines.tf_trt")
+        for name in ("probe", "require_tensorrt", "require_gpu", "slow_protobuf"):
+            monkeypatch.setattr(module, name, lambda *_: None)
+        shutil.copytree(every_engine.file("saved_model"), str(tmp_path / module.SAVED_MODEL))
+        info = EngineInfo("tf-trt-fp16", kind, "fp16", str(tmp_path), {})
+        engine = module.create(info, len(COLOURS), 4, 2).open()
+    else:
+        pytest.importorskip(kind)
+        engine = open_engine(every_engine, kind, 4, 2)
+    with engine:
+        yield every_engine, engine
+
+
+class ColourEngine(FakeEngine):
+    """Takes a photo for the colour that is the brightest."""
+
+    def _infer(self, batch):
+        if self.closed:
+            raise KeyError("what a closed library raises")
+        return np.eye(3, dtype=np.float32)[2 - batch.mean(axis=(1, 2)).argmax(axis=1)]
+
+
+def frames_of(label, count, height=60, width=80):
+    return (photo(COLOURS[label], seed, height, width) for seed in range(count))
+
+
+def batch_of_colour(label, count=4):
+    return np.stack(list(frames_of(label, count, 299, 299)))
+
+
+def test_users_who_submit_before_others_collect_get_their_own_answers(shared):
+    bundle, engine = shared
+    users = [sorted(COLOURS)[number % 3] for number in range(3 * engine.slots + 1)]
+    pending = [(label, engine.submit(batch_of_colour(label))) for _ in range(2) for label in users]
+    found = [(label, {bundle.class_names[place] for place in engine.collect(one).argmax(1)}) for label, one in pending]
+    assert found == [(label, {label}) for label in users * 2]
+
+
+def test_threads_that_share_a_classifier_get_their_own_answers(shared):
+    bundle, engine = shared
+    classifier = Classifier(bundle, engine, 4)
+
+    def labels_of(label):
+        return [found.label or found.error for found in classifier.classify(frames_of(label, 150))]
+
+    found = at_once(*((labels_of, label) for label in sorted(COLOURS)))
+    assert found == [[label] * 150 for label in sorted(COLOURS)]
+
+
+def test_runs_that_one_thread_reads_in_turns_get_their_own_answers(shared):
+    bundle, engine = shared
+    classifier = Classifier(bundle, engine, 4)
+    runs = [classifier.classify(frames_of(label, 60)) for label in sorted(COLOURS)]
+    found = [tuple(one.label or one.error for one in together) for together in zip(*runs)]
+    assert found == [tuple(sorted(COLOURS))] * 60
+
+
+def test_a_run_that_is_not_read_on_holds_nothing_that_others_need(shared):
+    bundle, engine = shared
+    classifier = Classifier(bundle, engine, 4)
+    label, other = sorted(COLOURS)[:2]
+    paused = [classifier.classify(frames_of(label, 40)) for _ in range(engine.slots + 1)]
+    first = [next(one).label for one in paused]
+    assert [found.label for found in classifier.classify(frames_of(other, 40))] == [other] * 40
+    assert [first, [found.label for one in paused for found in one]] == [
+        [label] * len(paused),
+        [label] * 39 * len(paused),
+    ]
+
+
+def test_closing_an_engine_that_others_use_is_an_error_of_theirs(shared):
+    _, engine = shared
+    batch, working = batch_of_colour("red"), [threading.Event() for _ in range(2)]
+
+    def use(answered):
+        with pytest.raises(EngineError) as refused:
+            while True:
+                assert engine.collect(engine.submit(batch)).argmax(axis=1).tolist() == [2] * 4
+                answered.set()
+        return str(refused.value)
+
+    def close():
+        for answered in working:
+            answered.wait(20)
+        engine.close()
+
+    *told, _ = at_once((use, working[0]), (use, working[1]), (close,))
+    assert told == ["%s: is closed" % engine.name] * 2
+    with pytest.raises(EngineError, match="is closed"):
+        engine.submit(batch)
 
 
 def test_a_batch_out_of_all_proportion_is_refused(tiny_bundle):

@@ -50,6 +50,16 @@ def test_switched_on_where_there_is_none_it_says_what_is_missing(monkeypatch):
         jpeg_hardware.open_decoder()
 
 
+def test_once_closed_it_is_not_opened_again_by_another_user(monkeypatch):
+    monkeypatch.setattr(jpeg_hardware, "_gstreamer", lambda: None)
+    monkeypatch.setattr(jpeg_hardware.HardwareDecoder, "_check", lambda decoder: None)
+    monkeypatch.setattr(jpeg_hardware.HardwareDecoder, "_start", lambda *_: pytest.fail("it was opened again"))
+    decoder = jpeg_hardware.HardwareDecoder()
+    decoder.close()
+    assert np.array_equal(decoder.decode_image(large()), images.decode_image(large()))
+    assert decoder.failures == 0
+
+
 def test_a_large_jpeg_comes_out_close_to_the_software_s(decoder):
     expected = images.decode_image(large())
     decoded = decoder.decode_image(large())

@@ -6,18 +6,20 @@ import os
 import shutil
 import sys
 import threading
+import time
 
 import numpy as np
 import pytest
 
 from edge_runtime import engines, files, pipeline
 from edge_runtime.bundle import Bundle
+from edge_runtime.classifier import Classifier
 from edge_runtime.engines import open_engine
 from edge_runtime.engines import tensorrt as runtime
 from edge_runtime.engines import tensorrt_versions as versions
 from edge_runtime.engines.base import EngineError
 from edge_runtime.errors import BundleError, EngineLost, MissingRequirement
-from tests.helpers import flip_byte
+from tests.helpers import COLOURS, at_once, flip_byte, photo
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -225,17 +227,104 @@ def test_batches_larger_than_the_plan_s_share_the_ring(bundle_for):
         assert alike(engine.collect(third), sample, 5, 7)
 
 
-def test_more_batches_than_slots_are_refused(bundle_for):
-    bundle, _ = bundle_for()
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("in_order", [True, False])
+def test_more_batches_than_slots_are_answered_and_take_no_more_memory(bundle_for, version, in_order):
+    bundle, simulator = bundle_for(version)
     sample = bundle.sample()
     with open_engine(bundle, NAME, max_batch=4) as engine:
-        pending = [engine.submit(sample.images[start : start + 2]) for start in (0, 2)]
-        for use in (engine.submit, engine.infer):
-            with pytest.raises(EngineError, match="2 batches are on their way, which is the most"):
-                use(sample.images[4:6])
-        assert [alike(engine.collect(one), sample, 2 * n, 2 * n + 2) for n, one in enumerate(pending)] == [True, True]
+        before = simulator.gpu.used_bytes()
+        pending = [(start, engine.submit(sample.images[start : start + 2])) for start in range(0, 10, 2)]
+        assert alike(engine.infer(sample.images[10:12]), sample, 10, 12)
+        assert simulator.gpu.used_bytes() == before
+        for start, one in pending if in_order else pending[::-1]:
+            assert alike(engine.collect(one), sample, start, start + 2)
         with pytest.raises(EngineError, match="not on its way"):
-            engine.collect(pending[0])
+            engine.collect(pending[0][1])
+
+
+def test_a_batch_that_another_user_s_took_off_keeps_its_own_failure(bundle_for, monkeypatch):
+    bundle, simulator = bundle_for()
+    sample = bundle.sample()
+    cuda = simulator.pycuda.driver
+    with open_engine(bundle, NAME, max_batch=4) as engine:
+        failing = engine.submit(sample.images[:2])
+        second = engine.submit(sample.images[2:4])
+        wait = cuda.Event.synchronize
+
+        def fail(event):
+            wait(event)
+            if event is engine._slots[0].done:
+                raise cuda.LaunchError("cuEventSynchronize failed: planted")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(cuda.Event, "synchronize", fail)
+            third = engine.submit(sample.images[4:6])
+        with pytest.raises(EngineError, match="the GPU failed: cuEventSynchronize failed: planted"):
+            engine.collect(failing)
+        assert alike(engine.collect(second), sample, 2, 4) and alike(engine.collect(third), sample, 4, 6)
+
+
+def test_runs_that_share_a_classifier_get_their_own_answers(bundle_for):
+    bundle, _ = bundle_for()
+    names = sorted(COLOURS)
+    with open_engine(bundle, NAME, max_batch=4) as engine:
+        classifier = Classifier(bundle, engine, 4)
+
+        def predictions(label):
+            return classifier.classify(photo(COLOURS[label], seed) for seed in range(40))
+
+        def labels_of(label):
+            return [found.label or found.error for found in predictions(label)]
+
+        assert at_once(*((labels_of, label) for label in names)) == [[label] * 40 for label in names]
+        in_turns = [tuple(one.label for one in together) for together in zip(*map(predictions, names))]
+    assert in_turns == [tuple(names)] * 40
+
+
+def test_closing_while_others_use_it_is_an_error_of_theirs(bundle_for):
+    bundle, simulator = bundle_for()
+    sample = bundle.sample()
+    engine = open_engine(bundle, NAME, max_batch=4)
+    working = [threading.Event() for _ in range(2)]
+
+    def use(answered):
+        with pytest.raises(EngineError) as refused:
+            while True:
+                assert agrees(engine.infer(sample.images[:4]), sample, 4)
+                answered.set()
+        return str(refused.value)
+
+    def close():
+        for answered in working:
+            answered.wait(20)
+        engine.close()
+
+    *told, _ = at_once((use, working[0]), (use, working[1]), (close,))
+    assert all("is closed" in text for text in told), told
+    gc.collect()
+    assert simulator.gpu.used_bytes() == 0
+
+
+def test_threads_that_use_the_gpu_first_at_once_share_one_context(simulated, monkeypatch):
+    cuda = simulated().pycuda.driver
+    retain, makers, done = cuda.Device.retain_primary_context, [], threading.Barrier(3, timeout=20)
+
+    def slow(device):
+        makers.append(threading.get_ident())
+        time.sleep(0.1)  # the others come meanwhile
+        return retain(device)
+
+    def use():
+        with runtime.gpu_context():
+            pass
+        done.wait()
+        if threading.get_ident() == makers[0]:  # who made it has to let go of it
+            runtime._primary_context.cache_clear()
+
+    monkeypatch.setattr(cuda.Device, "retain_primary_context", slow)
+    at_once((use,), (use,), (use,))
+    assert len(makers) == 1
 
 
 def test_the_caller_may_use_a_batch_s_memory_again_once_it_is_submitted(bundle_for):
