@@ -43,7 +43,8 @@ def run_verb(verb, arguments):
         return PIPE_CLOSED
     except Exception as error:
         if is_out_of_memory(error):
-            print("picnic-edge: not enough memory (%s); stop other programs, or add swap" % error, file=sys.stderr)
+            why = str(error) or type(error).__name__
+            print("picnic-edge: not enough memory (%s); stop other programs, or add swap" % why, file=sys.stderr)
             return OutOfMemory.exit_code
         traceback.print_exc()
         print("picnic-edge: this is a bug; please report the lines above", file=sys.stderr)
