@@ -41,6 +41,8 @@ _BUILT_IN = (("onnxruntime", "model.onnx"), ("tensorflow", "saved_model"))
 
 
 class EngineInfo(typing.NamedTuple):
+    """One way to run a bundle."""
+
     name: str
     kind: str
     precision: str
