@@ -254,7 +254,7 @@ def _place_below_roof(bundle, engines, seconds):
     """Adds roof_... to the engines; returns the measured roofs and the network's work, or why there are none."""
     say("measuring what the cores and the memory can do at most")
     try:
-        work = roofline.count_work(bundle.file("model.onnx"))
+        work = roofline.count_work(bundle.checked("model.onnx"))
         peaks = roofline.measure_peaks(min(1.0, seconds))
     except PicnicError as error:
         return {"skipped": str(error).splitlines()[0]}

@@ -110,7 +110,9 @@ def jobs(bundle, paths, threads=None, seconds=10.0, batch=BATCH):
         "seconds": seconds,
         "batch": batch,
     }
-    saved_model, onnx_model = bundle.file("saved_model"), bundle.file("model.onnx")
+    onnx_model, saved_model = bundle.checked("model.onnx"), bundle.file("saved_model")
+    if bundle.lists("saved_model"):
+        bundle.checked("saved_model")
     found = [
         dict(common, name="hackathon", rival="hackathon", model=saved_model, batch=_HACKATHON_BATCH),
         dict(common, name="tensorflow", rival="tensorflow", model=saved_model),

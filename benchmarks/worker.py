@@ -45,7 +45,7 @@ Task = typing.NamedTuple(
 class EngineFailed(Exception):  # noqa: N818
     """This engine cannot be measured any further; the message is the reason, its first line says it in short.
 
-    invalid: it, or its bundle, is corrupt, tampered with or built for another machine.
+    invalid: it, or its bundle, is corrupt or built for another machine.
     """
 
     def __init__(self, reason, invalid=False):

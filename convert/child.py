@@ -10,7 +10,7 @@ import typing
 
 from edge_runtime import board, machine
 from edge_runtime.command import say
-from edge_runtime.errors import MissingRequirement, PicnicError
+from edge_runtime.errors import MissingRequirement, OutOfMemory, PicnicError, is_out_of_memory
 
 HEARTBEAT_S = 30
 _DIE_WITH_PARENT = 1  # prctl: PR_SET_PDEATHSIG
@@ -89,7 +89,11 @@ def _child(parent, sender, function, arguments):
     except KeyboardInterrupt:  # the parent got it too
         return
     except Exception as error:
-        answer = (traceback.format_exc(), error.errno if isinstance(error, OSError) else None)
+        if is_out_of_memory(error):
+            less = "stop other programs, or give it less (--workspace-mib 256, --max-batch 1)"
+            answer = (OutOfMemory("there is not enough memory for it (%s); %s" % (error, less)), None)
+        else:
+            answer = (traceback.format_exc(), error.errno if isinstance(error, OSError) else None)
     sender.send(answer)
 
 

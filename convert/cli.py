@@ -13,7 +13,7 @@ import numpy as np
 
 from convert import parity
 from convert.settings import Settings
-from edge_runtime import files, machine
+from edge_runtime import files, machine, signing
 from edge_runtime.bundle import Bundle, list_files
 from edge_runtime.cli import positive, share
 from edge_runtime.command import say
@@ -150,7 +150,7 @@ def convert(bundle, kind, builder, precision, options):
                 found = found._replace(labelled=parity.compare_labelled(bundle, labelled, answers))
                 parity.require_macro_f1(name, found)
             record.update(parity=found._asdict(), files=list_files(folder))
-            files.write_json(os.path.join(folder, ENGINE_JSON), record)
+            files.write_json(os.path.join(folder, ENGINE_JSON), signing.signed(record))
     except BaseException:
         with contextlib.suppress(OSError):
             os.rmdir(engines)  # only if this made it and nothing else is in it

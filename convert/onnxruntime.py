@@ -34,7 +34,7 @@ def build(bundle, settings, folder):
     Raises:
         MissingRequirement: ONNX Runtime (for int8: onnx) is not installed.
     """
-    model = bundle.file("model.onnx")
+    model = bundle.read("model.onnx")
     scratch = os.path.join(folder, "scratch")
     if settings.precision == "int8":
         os.mkdir(scratch)
@@ -46,7 +46,7 @@ def build(bundle, settings, folder):
 
 
 def _quantized(model, pictures, scratch):
-    """Writes the model quantized by photos, uint8 [n, 299, 299, 3], into the folder scratch. Returns its name."""
+    """Writes a model (bytes) quantized by photos, uint8 [n, 299, 299, 3], into the folder scratch. Returns its name."""
     onnx = require("onnx")
     onnxruntime, quantization = require("onnxruntime"), require("onnxruntime.quantization")
 

@@ -40,7 +40,7 @@ def build(bundle, settings, folder):
     check(settings.precision)
     openvino = require("openvino")
     facts = {"libraries": {"openvino": machine.library_version("openvino")}, "gpu": None}
-    model = openvino.convert_model(bundle.file("model.onnx"))
+    model = openvino.convert_model(bundle.checked("model.onnx"))
     if settings.precision == "int8":
         model = _quantized(model, settings.calibration.images)
         facts["quantizer"] = {"nncf": machine.library_version("nncf")}

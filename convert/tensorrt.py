@@ -164,7 +164,7 @@ def _casts_to(node, element_type):
 
 def _write_readable(onnx, tensorrt, bundle, settings, path):
     """Writes the bundle's model as the TensorRT here reads it. Returns the type of its input, as numpy names it."""
-    model = onnx.load(bundle.file("model.onnx"))
+    model = onnx.load_model_from_string(bundle.read("model.onnx"))
     try:
         check_model(model)
         # How the calibration of a uint8 input works is not documented.

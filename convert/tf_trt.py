@@ -46,7 +46,7 @@ def build(bundle, settings, folder):
         BundleError: the bundle has no saved_model.
         ChildError: the converter failed.
     """
-    source = bundle.file("saved_model")
+    source = bundle.checked("saved_model")
     target = os.path.join(folder, tf_trt.SAVED_MODEL)
     workspace_mib = settings.workspace_mib or _WORKSPACE_MIB
     name = "tf-trt-%s" % settings.precision

@@ -123,28 +123,41 @@ def _padded(rgb, height, width):
     return cv2.copyMakeBorder(rgb, *edges, borderType=cv2.BORDER_CONSTANT, value=_AROUND)
 
 
-@functools.lru_cache(maxsize=1000)
 def _font(size, text):
     """Returns a font for a text: DejaVu, the system's for its script, or Pillow's own."""
-    latin = all(ord(letter) <= _DEJAVU_LETTERS for letter in text)
-    for find in (
-        (lambda: _DEJAVU, lambda: _system_font(text)) if latin else (lambda: _system_font(text), lambda: _DEJAVU)
-    ):
-        try:
-            return ImageFont.truetype(find(), size)
-        except (OSError, ImportError):  # no such font; a Pillow without FreeType
-            continue
-    return ImageFont.load_default()
+    letters = "".join(sorted(set(text)))
+    latin = letters[-1:] <= chr(_DEJAVU_LETTERS)
+    for choose in (_dejavu, _system_font) if latin else (_system_font, _dejavu):
+        font = _open_font(choose(letters), size)
+        if font is not None:
+            return font
+    return _open_font(None, size)
 
 
-def _system_font(text):
-    """Asks fontconfig for the font that has most of a text's letters. Raises OSError where there is none."""
-    letters = " ".join("%x" % ord(letter) for letter in sorted(set(text)))
-    command = ["fc-match", "--format=%{file}", "sans:charset=%s" % letters]
+@functools.lru_cache(maxsize=16)  # an open font takes a quarter of a megabyte, and there may be any number of labels
+def _open_font(path, size):
+    """Returns the font in a file, None where it cannot be opened; for None Pillow's own."""
+    if path is None:
+        return ImageFont.load_default()
+    try:
+        return ImageFont.truetype(path, size)
+    except (OSError, ImportError):  # no such font; a Pillow without FreeType
+        return None
+
+
+def _dejavu(_):
+    return _DEJAVU
+
+
+@functools.lru_cache(maxsize=1000)
+def _system_font(letters):
+    """Asks fontconfig for the file of the font that has most of the letters; "" where there is none."""
+    codes = " ".join("%x" % ord(letter) for letter in letters)
+    command = ["fc-match", "--format=%{file}", "sans:charset=%s" % codes]
     try:
         return os.fsdecode(subprocess.check_output(command, stderr=subprocess.DEVNULL, timeout=10))
-    except subprocess.SubprocessError as error:
-        raise OSError("fc-match: %s" % error)
+    except (OSError, subprocess.SubprocessError):
+        return ""
 
 
 def _length(font, text):

@@ -9,7 +9,7 @@ import warnings
 
 import cv2
 
-from edge_runtime.errors import PicnicError
+from edge_runtime.errors import OutOfMemory, PicnicError, is_out_of_memory
 
 INTERRUPTED = 130
 PIPE_CLOSED = 141  # as a shell shows a program that SIGPIPE ended
@@ -41,7 +41,11 @@ def run_verb(verb, arguments):
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes at exit
         return PIPE_CLOSED
-    except Exception:
+    except Exception as error:
+        if is_out_of_memory(error):
+            why = str(error) or type(error).__name__
+            print("picnic-edge: not enough memory (%s); stop other programs, or add swap" % why, file=sys.stderr)
+            return OutOfMemory.exit_code
         traceback.print_exc()
         print("picnic-edge: this is a bug; please report the lines above", file=sys.stderr)
         return 1

@@ -8,6 +8,7 @@ PicnicError                 1   base class, never raised itself
     StorageLost             4   a disk, a mount or the source's folder went away on the way; likewise
     OutOfMemory             4   a photo does not fit into memory even when it is decoded alone; likewise
   BundleError               5   bundle or engine corrupt, or built for another machine
+    CorruptFile             5   a file of it is missing, changed, or not one that it lists
   ParityError               6   an engine differs too much from the model it was made of
   GotWorse                  7   bench compare --fail-above: a figure is that much worse than it was
 ImageError                  -   one photo cannot be used; it becomes the error of that photo's row
@@ -51,6 +52,10 @@ class BundleError(PicnicError):
     exit_code = 5
 
 
+class CorruptFile(BundleError):  # noqa: N818
+    """A file is not the one that was written; other files of the bundle may be."""
+
+
 class ParityError(PicnicError):
     exit_code = 6
 
@@ -65,3 +70,8 @@ class ImageError(Exception):
 
 class PhotoMissing(ImageError):  # noqa: N818
     """There is no file of that name."""
+
+
+def is_out_of_memory(error):
+    """Tells whether an exception says that memory is short: libraries in C++ have a name of their own for it."""
+    return isinstance(error, MemoryError) or "std::bad_alloc" in str(error)

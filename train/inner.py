@@ -64,14 +64,16 @@ def open_session(bundle, outputs):
         InnerSession.
 
     Raises:
-        BundleError: the network does not end in a dense layer, or a block is asked for and it is no InceptionV3.
+        BundleError: the file is corrupt, the network does not end in a dense layer, or a block is asked for and it is
+            no InceptionV3.
         MissingRequirement: onnx or ONNX Runtime is not installed.
     """
     onnx = require("onnx")
     require("onnxruntime")  # before work starts
     path = bundle.file("model.onnx")
+    data = bundle.read("model.onnx")
     try:
-        model = onnx.load(path)
+        model = onnx.load_model_from_string(data)
     except Exception as error:  # protobuf's and onnx's own
         raise BundleError("%s: is no ONNX file (%s); train again" % (path, error))
     features, kernel, bias = _last_dense(model.graph, path)

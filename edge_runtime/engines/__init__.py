@@ -2,19 +2,27 @@
 
 A bundle runs as it is by `onnxruntime` (its model.onnx) and by `tensorflow` (its saved_model). `picnic-edge convert`
 adds faster ones under BUNDLE/engines/<kind>-<precision>/, each with an engine.json that says what it was made of and
-for which machine; it is checked before the engine is loaded.
+for which machine; it is checked before the engine is loaded. An engine opens only its module's FILES, through
+bundle.checked_path and bundle.checked_bytes, which want them listed and unchanged.
 """
 
 import importlib
-import json
 import logging
 import os
 import shlex
 import typing
 
-from edge_runtime import machine
-from edge_runtime.bundle import verify_files
-from edge_runtime.errors import BundleError, MissingRequirement, PicnicError, UsageError
+from edge_runtime import bundle as bundles
+from edge_runtime import machine, signing
+from edge_runtime.errors import (
+    BundleError,
+    CorruptFile,
+    MissingRequirement,
+    OutOfMemory,
+    PicnicError,
+    UsageError,
+    is_out_of_memory,
+)
 
 ENGINE_JSON = "engine.json"
 FORMAT_VERSION = 1
@@ -31,16 +39,17 @@ MIN_AGREEMENT_INT8 = 0.98
 MOST_BATCH = 1024  # photos; larger ones take memory and gain nothing
 _BUILT_IN = (("onnxruntime", "model.onnx"), ("tensorflow", "saved_model"))
 
-EngineInfo = typing.NamedTuple(
-    "EngineInfo",
-    [
-        ("name", str),
-        ("kind", str),
-        ("precision", str),
-        ("path", str),  # what the engine loads
-        ("record", typing.Optional[dict]),  # engine.json, None for the bundle's own models
-    ],
-)
+
+class EngineInfo(typing.NamedTuple):
+    """One way to run a bundle."""
+
+    name: str
+    kind: str
+    precision: str
+    path: str  # what the engine loads
+    record: typing.Optional[dict]  # engine.json, None for the bundle's own models
+    files: typing.Optional[dict] = None  # of the folder, with their sums; None: they were just made, nothing is checked
+
 
 log = logging.getLogger("picnic_edge")
 
@@ -49,10 +58,14 @@ def list_engines(bundle):
     """Returns an EngineInfo for each way to run a bundle: the converted, fastest first, then the built-in ones."""
     folder = bundle.file("engines")
     names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
-    converted = [_read_info(bundle, name) for name in names if name.rpartition("-")[0] in LIBRARIES]
+    kinds = set(LIBRARIES) - {"tensorflow"}  # that one runs nothing but the bundle's own saved_model
+    converted = [_read_info(bundle, name) for name in names if name.rpartition("-")[0] in kinds]
     converted.sort(key=lambda info: -(info.record or {}).get("images_per_s", 0))
-    built_in = [EngineInfo(kind, kind, "fp32", bundle.file(path), None) for kind, path in _BUILT_IN]
-    return converted + [info for info in built_in if os.path.exists(info.path)]
+    return converted + [
+        EngineInfo(kind, kind, "fp32", bundle.file(path), None, bundle.files)
+        for kind, path in _BUILT_IN
+        if bundle.lists(path)
+    ]
 
 
 def open_engine(bundle, name="auto", max_batch=DEFAULT_BATCH, threads=None):
@@ -68,7 +81,8 @@ def open_engine(bundle, name="auto", max_batch=DEFAULT_BATCH, threads=None):
         An open Engine.
 
     Raises:
-        UsageError: no engine of that name. BundleError: it is not valid here. MissingRequirement: no library for it.
+        UsageError: no engine of that name. BundleError: it is not valid here, or a model of the bundle's own that would
+            be used is corrupt. MissingRequirement: no library for it.
     """
     if max_batch and max_batch > MOST_BATCH:
         raise UsageError("a batch of %d: expected 1 to %d photos" % (max_batch, MOST_BATCH))
@@ -79,6 +93,8 @@ def open_engine(bundle, name="auto", max_batch=DEFAULT_BATCH, threads=None):
         try:
             return _open(bundle, info, max_batch, threads)
         except (BundleError, MissingRequirement) as error:
+            if info.record is None and isinstance(error, CorruptFile):
+                raise  # a damaged copy of the bundle; a slower engine would hide that
             reasons.append("%s: %s" % (info.name, str(error).splitlines()[0]))
             log.warning("engine %s", reasons[-1] + " - skipped")
     raise MissingRequirement("no engine of %s can run here:\n%s" % (bundle.path, "\n".join(reasons)))
@@ -114,25 +130,44 @@ def check_engine(bundle, info):
         BundleError: it is not; with the command that makes it again.
         MissingRequirement: the library or the GPU that it needs is not here.
     """
-    try:
+
+    def check(info):
         _check(bundle, info)
+        for name in _module(info.kind).FILES if info.record is not None else ():
+            with bundles.advising(_advice(bundle, info)):
+                bundles.checked_path(info.path, name, info.files)
+        return info
+
+    return _or_newer(bundle, info, check)
+
+
+def _or_newer(bundle, info, use):
+    """Returns use(info); where another conversion has replaced the engine since it was listed, use(the newer one)."""
+    try:
+        return use(info)
     except BundleError:
-        newer = _read_info(bundle, info.name)
-        if newer.record == info.record:
+        newer = None if info.record is None else _read_info(bundle, info.name)
+        if newer is None or newer.record == info.record:
             raise
-        _check(bundle, newer)
-        return newer
-    return info
+        return use(newer)
 
 
 def _check(bundle, info):
+    """Checks all of a converted engine but the content of its files, which is checked when they are opened."""
     if info.record is None:
         return
-    mend = "make it again: " + rebuild_command(bundle, info)
+    advice = _advice(bundle, info)
+    if info.record is not _GARBLED:
+        signing.require_signature(info.path, info.record)
     problem = _foreign(bundle, info.kind, info.record)
     if problem:
-        raise BundleError("%s: %s; %s" % (info.path, problem, mend))
-    verify_files(info.path, info.record["files"], mend)
+        raise BundleError("%s: %s; %s" % (info.path, problem, advice))
+    with bundles.advising(advice):
+        bundles.check_files(info.path, info.files)
+
+
+def _advice(bundle, info):
+    return bundles.ADVICE if info.record is None else "make it again: " + rebuild_command(bundle, info)
 
 
 def here(kind):
@@ -212,12 +247,19 @@ def _module(kind):
 
 
 def _open(bundle, info, max_batch, threads):
-    info = check_engine(bundle, info)
+    return _or_newer(bundle, info, lambda info: _open_checked(bundle, info, max_batch, threads))
+
+
+def _open_checked(bundle, info, max_batch, threads):
+    _check(bundle, info)
     try:
-        return create_engine(info, len(bundle.class_names), max_batch or best_batch(info), threads).open()
+        with bundles.advising(_advice(bundle, info)):
+            return create_engine(info, len(bundle.class_names), max_batch or best_batch(info), threads).open()
     except PicnicError:
         raise
     except Exception as error:  # each library has exceptions of its own
+        if is_out_of_memory(error):
+            raise OutOfMemory("%s: there is not enough memory to load it (%s)" % (info.path, error)) from error
         mend = "\nMake it again: " + rebuild_command(bundle, info) if info.record else ""
         raise BundleError("%s: cannot be loaded: %s%s" % (info.path, error, mend)) from error
 
@@ -226,8 +268,7 @@ def _read_info(bundle, name):
     folder = os.path.join(bundle.file("engines"), name)
     kind, _, precision = name.rpartition("-")
     try:
-        with open(os.path.join(folder, ENGINE_JSON), encoding="utf-8") as file:
-            record = json.load(file)
+        record = bundles.read_json(os.path.join(folder, ENGINE_JSON))
         whole = (
             record["format_version"] == FORMAT_VERSION
             and "%s-%s" % (record["kind"], record["precision"]) == name
@@ -239,12 +280,13 @@ def _read_info(bundle, name):
             and isinstance(record["files"], dict)
             and len(record["files"]) > 0
             and isinstance(record["images_per_s"], (int, float))
+            and 0 <= record["images_per_s"] < float("inf")
         )
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         whole = False
     if not whole:  # kept in the list: check_engine then names the command that makes it again
         record = _GARBLED
-    return EngineInfo(name, kind, precision, folder, record)
+    return EngineInfo(name, kind, precision, folder, record, record["files"])
 
 
 # What an unreadable engine.json counts as: of no bundle, slower than all.

@@ -3,11 +3,12 @@
 import os
 import typing
 
-from edge_runtime.bundle import INPUT_NAME, OUTPUT_NAME
+from edge_runtime.bundle import INPUT_NAME, OUTPUT_NAME, checked_bytes
 from edge_runtime.engines.base import Engine
 from edge_runtime.requirements import require
 
 OPTIMIZED_MODEL = "model.onnx"
+FILES = (OPTIMIZED_MODEL,)  # what a converted engine opens
 
 
 def session(path, threads, optimize, save_as=None):
@@ -26,11 +27,14 @@ def session(path, threads, optimize, save_as=None):
     options.log_severity_level = 3  # errors only: a saved optimized graph warns that it is bound to this machine
     # Waiting threads that spin take the cores from the threads that decode the next photos.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.load_model_format", "ONNX")  # not told by the first bytes
     levels = onnxruntime.GraphOptimizationLevel
     options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimize else levels.ORT_DISABLE_ALL
     if save_as:
         options.optimized_model_filepath = save_as
-    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    opened = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    opened._model_bytes = None  # bytes would be kept, as large as the model, for a change of provider
+    return opened
 
 
 class OnnxRuntimeEngine(Engine):
@@ -38,8 +42,9 @@ class OnnxRuntimeEngine(Engine):
 
     def _open(self):
         converted = self.info.record is not None
-        path = os.path.join(self.info.path, OPTIMIZED_MODEL) if converted else self.info.path
-        self._session = session(path, self.threads, optimize=not converted)
+        folder, name = (self.info.path, OPTIMIZED_MODEL) if converted else os.path.split(self.info.path)
+        model = checked_bytes(folder, name, self.info.files)
+        self._session = session(model, self.threads, optimize=not converted)
 
     def _infer(self, batch):
         return self._session.run([OUTPUT_NAME], {INPUT_NAME: batch})[0]

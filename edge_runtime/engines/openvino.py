@@ -2,17 +2,18 @@
 
 import collections
 import contextlib
-import os
 import threading
 import typing
 
 import numpy as np
 
 from edge_runtime import images
+from edge_runtime.bundle import checked_path
 from edge_runtime.engines.base import Engine
 from edge_runtime.requirements import require
 
 IR_MODEL = "model.xml"
+FILES = (IR_MODEL, "model.bin")  # what a converted engine opens: OpenVINO takes the weights from beside the model
 _HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}  # int8: of the few layers that are not quantized
 _MOST_STREAMS = 4  # each has its own memory for what is between the layers
 
@@ -35,7 +36,8 @@ class OpenVinoEngine(Engine):
     def _open(self):
         openvino = require("openvino")
         core = openvino.Core()
-        model = core.read_model(os.path.join(self.info.path, IR_MODEL))
+        model, weights = (checked_path(self.info.path, name, self.info.files) for name in FILES)
+        model = core.read_model(model, weights)  # by name: the weights are mapped, not copied
         model.reshape([1] + images.INPUT_SPEC["shape"])
         self.slots = 1 if self.max_batch == 1 else 2  # the second is at hand when the first is done
         settings = {

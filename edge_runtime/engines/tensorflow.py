@@ -1,10 +1,11 @@
 """TensorFlow on the bundle's saved_model: the reference, and what runs where nothing else is installed."""
 
+import os
 import typing
 
 import numpy as np
 
-from edge_runtime.bundle import INPUT_NAME, OUTPUT_NAME
+from edge_runtime.bundle import INPUT_NAME, OUTPUT_NAME, checked_path
 from edge_runtime.engines.base import Engine
 from edge_runtime.requirements import require
 
@@ -15,7 +16,8 @@ class TensorFlowEngine(Engine):
 
     def _open(self):
         tensorflow = require("tensorflow")
-        self._model = tensorflow.saved_model.load(self._path())  # kept: its function does not hold its variables
+        folder = checked_path(*os.path.split(self._path()), listed=self.info.files)
+        self._model = tensorflow.saved_model.load(folder)  # kept: its function does not hold its variables
         self._function = self._model.signatures["serving_default"]
 
     def _path(self):

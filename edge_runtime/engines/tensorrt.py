@@ -26,13 +26,14 @@ import typing
 
 import numpy as np
 
-from edge_runtime.bundle import INPUT_NAME, OUTPUT_NAME
+from edge_runtime.bundle import INPUT_NAME, OUTPUT_NAME, checked_bytes
 from edge_runtime.engines import tensorrt_versions as versions
 from edge_runtime.engines.base import Engine, EngineError
 from edge_runtime.errors import MissingRequirement
 from edge_runtime.requirements import require
 
 PLAN = "model.plan"
+FILES = (PLAN,)  # what a converted engine opens
 ZERO_COPY = "PICNIC_EDGE_ZERO_COPY"  # set to 1, the GPU works in page-locked memory itself; not yet measured on a board
 OLD_PYCUDA = "too old (it has no Device.retain_primary_context)"
 PYCUDA_MEND = "pip3 install 'pycuda>=2020.1,<2021.1' on Python 3.6, pip install --upgrade pycuda elsewhere"
@@ -207,8 +208,7 @@ class TensorRtEngine(Engine):
             self._lost = ""
             self._log = make_log(tensorrt)
             self._runtime = start(tensorrt.Runtime, self._log)
-            with open(os.path.join(self.info.path, PLAN), "rb") as file:
-                self._engine = self._runtime.deserialize_cuda_engine(file.read())
+            self._engine = self._runtime.deserialize_cuda_engine(checked_bytes(self.info.path, PLAN, self.info.files))
             if self._engine is None:
                 raise MissingRequirement(
                     "%s: TensorRT did not load it, though it was built by this version for this GPU; most often too "

@@ -14,6 +14,7 @@ from edge_runtime.errors import MissingRequirement
 from edge_runtime.requirements import require
 
 SAVED_MODEL = "saved_model"
+FILES = (SAVED_MODEL,)  # what a converted engine opens: a folder, with its assets
 FAST_PROTOBUFS = ("cpp", "upb")
 _INSTALL = (
     "To get it: on a Jetson install NVIDIA's own TensorFlow (docs/jetson-tx2.md); on a PC TensorFlow 2.17 or older "

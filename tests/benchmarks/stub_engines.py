@@ -49,7 +49,7 @@ def open_lacking(bundle, name, max_batch):
     return open_sleeping(bundle, name, max_batch)
 
 
-def open_tampered(bundle, name, max_batch):
+def open_corrupt(bundle, name, max_batch):
     """Not the engine that was written."""
     raise BundleError("not the one that was written\nTo get it: make it again")
 

@@ -449,7 +449,7 @@ def test_an_engine_of_another_machine_alone_exits_with_5_and_the_command(bundle)
 
 @pytest.mark.parametrize("opener, kind", [(stub_engines.open_lacking, MissingRequirement), (None, BundleError)])
 def test_an_engine_that_cannot_be_opened_keeps_its_exit_code_and_remedy(bundle, stub, opener, kind):
-    stub(opener or stub_engines.open_tampered)
+    stub(opener or stub_engines.open_corrupt)
     with pytest.raises(kind) as refused:
         cli.main([bundle, "--engine", "onnxruntime-fp32"] + QUICK)
     assert type(refused.value) is kind and str(refused.value).splitlines()[-1].startswith("To get it: ")
@@ -551,7 +551,7 @@ def test_senseless_batch_sizes_exit_with_2(tiny_bundle, batch, capsys):
     assert "expected batch sizes such as 1,4,8, 1024 at most, got " + batch in capsys.readouterr().err
 
 
-def test_a_tampered_bundle_exits_with_5(tiny_bundle):
+def test_a_corrupt_bundle_exits_with_5(tiny_bundle):
     with open(os.path.join(tiny_bundle, "model.onnx"), "ab") as file:
         file.write(b"more")
     with pytest.raises(BundleError, match="model.onnx is not the one that was written"):

@@ -13,7 +13,7 @@ import pytest
 
 from convert import child
 from convert.child import ChildError, run_in_child
-from edge_runtime.errors import BundleError, MissingRequirement
+from edge_runtime.errors import BundleError, MissingRequirement, OutOfMemory
 from tests.helpers import ROOT, is_running
 
 
@@ -31,6 +31,10 @@ def stumble():
 
 def fill_the_disk():
     raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def ask_for_too_much(said):
+    raise RuntimeError(said) if said else MemoryError()
 
 
 def die(number):
@@ -51,6 +55,12 @@ def test_the_answer_comes_from_another_process():
     answer = run_in_child("x", double, np.arange(3))
     assert answer["doubled"].tolist() == [0, 2, 4]
     assert answer["process"] != os.getpid()
+
+
+@pytest.mark.parametrize("said", ["", "while parsing: std::bad_alloc"])
+def test_memory_that_runs_out_is_what_the_machine_lacks(said):
+    with pytest.raises(OutOfMemory, match="not enough memory.*--max-batch 1"):
+        run_in_child("x", ask_for_too_much, said)
 
 
 def test_an_error_for_the_user_arrives_as_it_is():

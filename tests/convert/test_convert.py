@@ -17,7 +17,7 @@ from convert import cli, parity
 from convert.child import ChildError
 from edge_runtime import bundle as bundles
 from edge_runtime import cli as classify_cli
-from edge_runtime import images, machine
+from edge_runtime import engines, images, machine
 from edge_runtime.bundle import Bundle
 from edge_runtime.engines import list_engines, open_engine
 from edge_runtime.engines.onnxruntime import OPTIMIZED_MODEL
@@ -136,7 +136,8 @@ def test_an_engine_is_published_with_its_facts_and_answers_as_the_original(
     assert record["images_per_s"] > 0
     folder = os.path.join(tiny_bundle, "engines", name)
     assert set(record["files"]) == set(os.listdir(folder)) - {"engine.json"} != set()
-    bundles.verify_files(folder, record["files"], "")
+    bundles.check_files(folder, record["files"], sums=True)
+    assert set(engines._module(target).FILES) <= set(record["files"])  # what it will open
 
     said = capsys.readouterr()
     assert said.out.startswith("%s beside the original, on 12 photos\n" % name)  # and nothing of the libraries' own
@@ -155,6 +156,18 @@ def test_an_engine_is_published_with_its_facts_and_answers_as_the_original(
     for ours, theirs in zip(converted, original):
         for column in ("confidence", "confidence_2", "confidence_3"):
             assert float(ours[column]) == pytest.approx(float(theirs[column]), abs=tolerance)
+
+
+@pytest.mark.parametrize("target", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("name", ["model.onnx", "sample/000.png"])
+def test_what_a_conversion_reads_is_checked_first(tiny_bundle, target, name):
+    if target == "openvino":
+        pytest.importorskip("openvino", reason="OpenVINO is not for this Python")
+    helpers.flip_byte(os.path.join(tiny_bundle, name))
+    done = helpers.picnic_edge("convert", tiny_bundle, "--to", target)
+    assert done.returncode == 5 and done.stdout == b""
+    assert "its file %s is not the one that was written; train again, or copy" % name in done.stderr
+    assert not os.path.exists(os.path.join(tiny_bundle, "engines"))
 
 
 def test_the_default_precision_is_the_library_s_first(tiny_bundle):

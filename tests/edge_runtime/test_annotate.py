@@ -84,18 +84,40 @@ def test_any_label_is_drawn(label):
     assert annotate.annotated(photo((20, 200, 30)), label, 0.5).shape[1] == 320
 
 
-def test_any_label_is_drawn_without_a_font(monkeypatch):
-    def none(*_):
-        raise OSError("cannot open resource")
+@pytest.fixture
+def fresh_fonts():
+    """No font is open before the test, and none that it opened after it."""
+    caches = (annotate._open_font, annotate._system_font)
+    for cache in caches:
+        cache.cache_clear()
+    yield
+    for cache in caches:
+        cache.cache_clear()
 
-    monkeypatch.setattr(annotate, "_system_font", none)
+
+def test_any_label_is_drawn_without_a_font(fresh_fonts, monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))  # without fc-match
     monkeypatch.setattr(annotate, "_DEJAVU", "no such font.ttf")
-    annotate._font.cache_clear()
-    try:
-        for label in ("plain", "grün", "新鮮な牛乳"):
-            assert annotate.annotated(photo((20, 200, 30)), label, 0.5).shape[1] == 320
-    finally:
-        annotate._font.cache_clear()
+    for label in ("plain", "grün", "新鮮な牛乳"):
+        assert annotate.annotated(photo((20, 200, 30)), label, 0.5).shape[1] == 320
+
+
+@pytest.mark.parametrize("first", ["a", "\u4e00"], ids=["latin", "chinese"])
+def test_a_thousand_labels_need_a_few_open_fonts(fresh_fonts, monkeypatch, first):
+    opened = []
+    real = annotate.ImageFont.truetype
+    monkeypatch.setattr(annotate.ImageFont, "truetype", lambda *font: opened.append(font) or real(*font))
+    monkeypatch.setattr(annotate.subprocess, "check_output", lambda *_, **__: annotate._DEJAVU.encode())
+    blank = np.zeros((299, 299, 3), np.uint8)
+    for number in range(1000):
+        annotate.annotated(blank, "%s%d" % (chr(ord(first) + number % 20), number), number / 1000.0)
+    assert len(opened) == len(set(opened)) <= 2
+
+
+def test_photos_of_all_sizes_leave_a_few_fonts_open(fresh_fonts):
+    for height in range(160, 1200, 8):
+        annotate.annotated(np.zeros((height, 320, 3), np.uint8), "red", 0.5)
+    assert 1 < annotate._open_font.cache_info().currsize <= 16
 
 
 def test_what_the_system_has_for_a_script_is_used():

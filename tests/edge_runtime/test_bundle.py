@@ -1,22 +1,26 @@
-"""The bundle is verified before it is used, and published whole or not at all."""
+"""What is used of a bundle is checked first, and a bundle is published whole or not at all."""
 
+import io
 import json
 import os
 import platform
 import shutil
+import sys
 
 import numpy as np
 import pytest
 
 from edge_runtime import bundle, files
 from edge_runtime.bundle import Bundle
+from edge_runtime.engines import open_engine
 from edge_runtime.errors import BundleError, UsageError
-from tests.helpers import COLOURS, flip_byte, photo, picnic_edge, write_bytes, write_photo
+from tests.helpers import COLOURS, add_tiny_saved_model, flip_byte, photo, picnic_edge, write_bytes, write_photo
 
 
-def refusal(folder):
+def refusal(folder, use=lambda opened: None):
+    """Returns why a bundle is refused when it is opened, or used."""
     with pytest.raises(BundleError) as refused:
-        Bundle.open(folder)
+        use(Bundle.open(folder))
     return str(refused.value)
 
 
@@ -76,9 +80,23 @@ LISTED = ["model.onnx", "sample/000.png", "sample/sample.json", "sample/probabil
 
 
 @pytest.mark.parametrize("name", LISTED)
-def test_one_changed_byte_is_found_in_every_kind_of_file(tiny_bundle, name):
+def test_one_changed_byte_is_found_when_the_file_is_used_and_not_before(tiny_bundle, name):
     flip_byte(os.path.join(tiny_bundle, name))
-    assert "its file %s is not the one that was written" % name in refusal(tiny_bundle)
+    Bundle.open(tiny_bundle)
+    use = open_engine if name == "model.onnx" else Bundle.sample
+    text = refusal(tiny_bundle, use)
+    assert text.startswith("%s: its file %s is not the one that was written; " % (tiny_bundle, name))
+    assert text.endswith("train again, or copy the bundle again")
+
+
+def test_a_changed_saved_model_is_found_when_tensorflow_is_to_load_it(tiny_bundle):
+    pytest.importorskip("tensorflow")
+    add_tiny_saved_model(tiny_bundle)
+    open_engine(Bundle.open(tiny_bundle), "tensorflow").close()
+    flip_byte(os.path.join(tiny_bundle, "saved_model", "saved_model.pb"))
+    open_engine(Bundle.open(tiny_bundle), "onnxruntime").close()
+    text = refusal(tiny_bundle, lambda opened: open_engine(opened, "tensorflow"))
+    assert "its file saved_model/saved_model.pb is not the one" in text and "copy the bundle again" in text
 
 
 @pytest.mark.parametrize("name", LISTED)
@@ -94,10 +112,107 @@ def test_a_missing_file_is_named(tiny_bundle, name):
     assert "its file %s cannot be read (No such file or directory)" % name in refusal(tiny_bundle)
 
 
-def test_a_folder_in_place_of_a_file_is_found(tiny_bundle):
-    os.unlink(os.path.join(tiny_bundle, "model.onnx"))
-    os.mkdir(os.path.join(tiny_bundle, "model.onnx"))
-    assert "model.onnx" in refusal(tiny_bundle)
+@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo])
+def test_what_is_no_file_in_place_of_one_is_found(tiny_bundle, make):
+    path = os.path.join(tiny_bundle, "model.onnx")
+    os.unlink(path)
+    make(path)
+    facts = {"sha256": files.sha256_of(os.devnull), "size_bytes": os.path.getsize(path)}
+    change_manifest(tiny_bundle, lambda manifest: manifest["files"].update({"model.onnx": facts}), resign=True)
+    assert "its file model.onnx is not the one that was written" in refusal(tiny_bundle)
+
+
+# --- files that are not listed
+
+
+@pytest.mark.parametrize("name", ["saved_model/assets/more", "saved_model/.hidden", "saved_model/variables/x/y"])
+def test_a_folder_that_holds_more_than_is_listed_is_not_handed_to_a_library(tiny_bundle, name):
+    write_saved_model(tiny_bundle)
+    Bundle.open(tiny_bundle).checked("saved_model")
+    write_bytes(os.path.join(tiny_bundle, name), b"x")
+    text = refusal(tiny_bundle, lambda opened: opened.checked("saved_model"))
+    assert "holds %s, which is not listed; remove it" % name.split("/", 1)[1] in text
+
+
+def test_a_link_to_a_folder_in_a_folder_is_not_listed_either(tiny_bundle, tmp_path):
+    write_saved_model(tiny_bundle)
+    os.mkdir(str(tmp_path / "elsewhere"))
+    os.symlink(str(tmp_path / "elsewhere"), os.path.join(tiny_bundle, "saved_model", "assets"))
+    assert "holds assets, which is not" in refusal(tiny_bundle, lambda opened: opened.checked("saved_model"))
+
+
+@pytest.mark.parametrize("name", ["model.onnx.data", "saved_model", "sample", "..", "../stray", "sample\\000.png", ""])
+@pytest.mark.parametrize("use", [Bundle.checked, Bundle.read])
+def test_what_is_not_listed_is_not_read(tiny_bundle, use, name):
+    change_manifest(tiny_bundle, lambda manifest: drop_sample(manifest), resign=True)
+    write_bytes(os.path.join(tiny_bundle, "model.onnx.data"), b"x")
+    assert "does not list %s" % name in refusal(tiny_bundle, lambda opened: use(opened, name))
+
+
+def drop_sample(manifest):
+    for name in [name for name in manifest["files"] if name.startswith("sample/")]:
+        del manifest["files"][name]
+
+
+def write_saved_model(folder):
+    """Adds a folder that no library would load, and lists it."""
+    for name in ("saved_model.pb", "variables/a"):
+        write_bytes(os.path.join(folder, "saved_model", name), name.encode())
+    os.unlink(os.path.join(folder, bundle.MANIFEST))
+    bundle.write_manifest(folder, sorted(COLOURS), {}, {})
+
+
+def test_weights_in_another_file_are_refused_also_where_that_is_listed(tiny_bundle, tmp_path, monkeypatch):
+    """ONNX Runtime looks for them in the current folder where it is given bytes."""
+    import onnx
+
+    path = os.path.join(tiny_bundle, "model.onnx")
+    model = onnx.load(path)
+    onnx.save_model(model, path, save_as_external_data=True, location="weights", size_threshold=0)
+    os.unlink(os.path.join(tiny_bundle, bundle.MANIFEST))
+    bundle.write_manifest(tiny_bundle, sorted(COLOURS), {}, {})
+    monkeypatch.chdir(tiny_bundle)
+    for use in (open_engine, lambda opened: opened.checked("model.onnx")):
+        assert "its file model.onnx has weights in other files, which are not checked" in refusal(tiny_bundle, use)
+
+
+# --- a sample that is no sample
+
+
+def as_npy(values):
+    data = io.BytesIO()
+    np.save(data, values)
+    return data.getvalue()
+
+
+@pytest.mark.parametrize(
+    "name, data",
+    [
+        ("sample.json", b"{"),
+        ("sample.json", b"\xff"),
+        ("sample.json", b"[" * 100000),
+        ("sample.json", b"7"),
+        ("sample.json", b"[]"),
+        ("sample.json", b'["a"]'),
+        ("sample.json", b'[{"file": "a"}]'),
+        ("000.png", b"no picture"),
+        ("probabilities.npy", b""),
+        ("probabilities.npy", b"no array"),
+        ("probabilities.npy", as_npy(np.zeros((12, 3), object))),
+        ("probabilities.npy", as_npy(np.zeros((12, 4), np.float32))),
+        ("probabilities.npy", as_npy(np.zeros((12, 3)))),
+    ],
+)
+def test_a_sample_that_is_listed_and_no_sample_is_refused(tiny_bundle, name, data):
+    write_bytes(os.path.join(tiny_bundle, "sample", name), data)
+    os.unlink(os.path.join(tiny_bundle, bundle.MANIFEST))
+    bundle.write_manifest(tiny_bundle, sorted(COLOURS), {}, {})
+    assert refusal(tiny_bundle, Bundle.sample).startswith("%s: its sample cannot be read (" % tiny_bundle)
+
+
+def test_a_bundle_without_a_sample_says_so(tiny_bundle):
+    change_manifest(tiny_bundle, drop_sample, resign=True)
+    assert "does not list sample/sample.json" in refusal(tiny_bundle, Bundle.sample)
 
 
 @pytest.mark.parametrize("name", ["/etc/hostname", "../stray", "sample/../../stray", "", "a\0b", "\ud800"])
@@ -177,6 +292,33 @@ def test_a_garbled_entry_of_a_file_is_refused_and_named(tiny_bundle, facts):
     assert "entry for model.onnx is garbled" in refusal(tiny_bundle)
 
 
+@pytest.mark.parametrize("size_bytes", [float("inf"), float("nan"), 10**400, -1, True, "12", [12]], ids=repr)
+def test_a_size_that_is_none_is_refused(tiny_bundle, size_bytes):
+    def change(manifest):
+        manifest["files"]["model.onnx"]["size_bytes"] = size_bytes
+
+    change_manifest(tiny_bundle, change, resign=True)
+    assert "its file model.onnx is not the one that was written" in refusal(tiny_bundle)
+
+
+def test_a_manifest_that_is_nested_deeply_is_refused(tiny_bundle):
+    path = os.path.join(tiny_bundle, bundle.MANIFEST)
+    with open(path, encoding="utf-8") as file:
+        text = file.read()
+    for depth in range(100, sys.getrecursionlimit() + 50, 7):  # the reader's limit is not the writer's
+        write_bytes(path, text.replace('"class_names": [', '"class_names": %s[' % ("[" * depth)).encode())
+        assert bundle.MANIFEST in refusal(tiny_bundle)
+        deep = text.replace('"class_names": [', '"class_names": [%s%s,' % ("[" * depth, "]" * depth))
+        write_bytes(path, deep.encode())
+        assert "manifest" in refusal(tiny_bundle)
+
+
+def test_a_manifest_of_no_reasonable_size_is_not_read(tiny_bundle):
+    path = os.path.join(tiny_bundle, bundle.MANIFEST)
+    os.truncate(path, 6 << 30)  # takes no room on the disk
+    assert "larger than 256 MiB" in refusal(tiny_bundle)
+
+
 @pytest.mark.parametrize("data", [b"", b"{", b"\xff\xfe", b"[" * 100000], ids=["empty", "cut", "binary", "nested"])
 def test_a_manifest_that_is_no_json_is_refused(tiny_bundle, data):
     write_bytes(os.path.join(tiny_bundle, bundle.MANIFEST), data)
@@ -197,9 +339,10 @@ def test_a_manifest_that_is_no_object_is_refused(tiny_bundle, data):
     [
         (lambda folder: flip_byte(os.path.join(folder, "model.onnx")), "model.onnx"),
         (lambda folder: os.unlink(os.path.join(folder, "sample", "000.png")), "sample/000.png"),
+        (lambda folder: flip_byte(os.path.join(folder, "model.onnx"), 0), "model.onnx"),
         (lambda folder: write_bytes(os.path.join(folder, "manifest.json"), b"{"), "manifest.json"),
     ],
-    ids=["changed", "missing", "garbled"],
+    ids=["changed", "missing", "changed in its first byte", "garbled"],
 )
 def test_the_command_ends_with_5_and_names_the_file(tiny_bundle, tmp_path, spoil, named):
     spoil(tiny_bundle)
@@ -208,6 +351,7 @@ def test_the_command_ends_with_5_and_names_the_file(tiny_bundle, tmp_path, spoil
     assert done.returncode == 5
     assert done.stdout == b""
     assert done.stderr.startswith("picnic-edge: %s: " % tiny_bundle) and named in done.stderr
+    assert "train again" in done.stderr
     assert "Traceback" not in done.stderr
 
 

@@ -16,7 +16,7 @@ from edge_runtime.bundle import Bundle
 from edge_runtime.classifier import Classifier
 from edge_runtime.engines import EngineInfo, list_engines, open_engine
 from edge_runtime.engines.base import Engine, EngineError
-from edge_runtime.errors import BundleError, MissingRequirement, UsageError
+from edge_runtime.errors import BundleError, CorruptFile, MissingRequirement, UsageError
 from tests.helpers import (
     COLOURS,
     add_tiny_saved_model,
@@ -66,6 +66,32 @@ def add_engine(bundle, kind, precision, images_per_s):
     change_record(bundle, lambda record: record.update(kind=kind, precision=precision, images_per_s=images_per_s), name)
 
 
+def list_again(folder):
+    """Writes a bundle's manifest again, with all files that are in it now."""
+    os.unlink(os.path.join(folder, bundles.MANIFEST))
+    bundles.write_manifest(folder, sorted(COLOURS), {}, {})
+
+
+def facts_of(path):
+    return {"sha256": files.sha256_of(path), "size_bytes": os.path.getsize(path)}
+
+
+def list_only_a_note(bundle, name=CONVERTED):
+    """Makes an engine's list that of a note; what lies beside it is anybody's."""
+    note = write_bytes(os.path.join(folder_of(bundle, name), "notes.txt"), b"a sound file")
+    change_record(bundle, lambda record: record.update(files={"notes.txt": facts_of(note)}), name)
+
+
+def with_weights_elsewhere(bundle):
+    """Lists an engine's model whose weights are in a file beside it, and that too."""
+    import onnx
+
+    path = os.path.join(folder_of(bundle), "model.onnx")
+    onnx.save_model(onnx.load(path), path, save_as_external_data=True, location="weights", size_threshold=0)
+    listed = {name: facts_of(os.path.join(folder_of(bundle), name)) for name in ("model.onnx", "weights")}
+    change_record(bundle, lambda record: record.update(files=listed))
+
+
 def names_of(bundle):
     return [info.name for info in list_engines(bundle)]
 
@@ -74,8 +100,9 @@ def names_of(bundle):
 
 
 def test_a_bundle_runs_as_it_is_by_two_libraries(tiny_bundle):
-    assert names_of(Bundle.open(tiny_bundle)) == ["onnxruntime"]
-    os.mkdir(os.path.join(tiny_bundle, "saved_model"))
+    write_bytes(os.path.join(tiny_bundle, "saved_model", "saved_model.pb"), b"another's")
+    assert names_of(Bundle.open(tiny_bundle)) == ["onnxruntime"]  # what is not listed is not opened
+    list_again(tiny_bundle)
     assert names_of(Bundle.open(tiny_bundle)) == ["onnxruntime", "tensorflow"]
 
 
@@ -95,7 +122,7 @@ def test_an_engine_that_is_just_being_built_is_not_listed(converted):
     assert names_of(converted) == [CONVERTED, "onnxruntime"]
 
 
-@pytest.mark.parametrize("name", ["notes", "README", "warp-drive", "-fp32"])
+@pytest.mark.parametrize("name", ["notes", "README", "warp-drive", "-fp32", "tensorflow-fp32"])
 def test_a_folder_that_is_no_engine_is_not_listed(converted, name):
     os.mkdir(folder_of(converted, name))
     assert names_of(converted) == [CONVERTED, "onnxruntime"]
@@ -125,9 +152,9 @@ def test_a_kind_opens_the_fastest_of_that_kind(converted):
     change_record(converted, lambda record: record.update(kind="openvino"), "openvino-fp32")
     shutil.copytree(folder_of(converted, "openvino-fp32"), folder_of(converted, "openvino-bf16"))
     change_record(converted, lambda record: record.update(precision="bf16", images_per_s=1e9), "openvino-bf16")
-    flip_byte(os.path.join(folder_of(converted, "openvino-bf16"), "model.onnx"))
-    with pytest.raises(BundleError, match="openvino-bf16"):  # the fastest was chosen, and is named as broken
-        open_engine(converted, "openvino")
+    assert engines.find_engine(converted, "openvino").name == "openvino-bf16"
+    change_record(converted, lambda record: record.update(images_per_s=0), "openvino-bf16")
+    assert engines.find_engine(converted, "openvino").name == "openvino-fp32"
 
 
 def test_an_unknown_name_is_wrong_usage_and_lists_the_known(converted):
@@ -197,6 +224,10 @@ SPOILED = {
     ),
     "a text for a source": (changed(lambda r: r.update(source="bundle_id")), "is missing or garbled"),
     "no files": (changed(lambda r: r.update(files={})), "is missing or garbled"),
+    "a list without its model": (list_only_a_note, "does not list model.onnx"),
+    "weights in another file": (with_weights_elsewhere, "its file model.onnx has weights in other files"),
+    "a speed without end": (changed(lambda r: r.update(images_per_s=float("inf"))), "is missing or garbled"),
+    "a speed that is none": (changed(lambda r: r.update(images_per_s=float("nan"))), "is missing or garbled"),
     "another kind": (changed(lambda r: r.update(kind="openvino")), "engine.json is missing or garbled"),
 }
 
@@ -266,11 +297,67 @@ def test_the_command_that_makes_an_engine_again_has_the_options_that_it_was_made
 
 def test_an_engine_that_is_replaced_while_it_is_opened_is_checked_as_what_it_is_now(converted):
     before = engines.find_engine(converted, CONVERTED)
-    write_bytes(os.path.join(folder_of(converted), "model.onnx"), b"another conversion's")
-    listed = bundles.list_files(folder_of(converted))
-    del listed[engines.ENGINE_JSON]
+    model = os.path.join(folder_of(converted), "model.onnx")
+    shutil.copy(converted.file("model.onnx"), model)  # as another conversion does
+    listed = {"model.onnx": facts_of(model)}
     change_record(converted, lambda record: record.update(files=listed))
     assert engines.check_engine(converted, before).record["files"] == listed != before.record["files"]
+    with engines._open(converted, before, 8, None) as engine:
+        assert engine.info.files == listed
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "sample/000.png", "saved_model/saved_model.pb"])
+def test_a_converted_engine_s_start_reads_no_file_that_it_does_not_use(tiny_bundle, name):
+    write_bytes(os.path.join(tiny_bundle, "saved_model", "saved_model.pb"), b"large")
+    list_again(tiny_bundle)
+    done = picnic_edge("convert", tiny_bundle, "--to", "onnxruntime")
+    assert done.returncode == 0, done.stderr
+    flip_byte(os.path.join(tiny_bundle, name))
+    with open_engine(Bundle.open(tiny_bundle)) as engine:
+        assert engine.name == CONVERTED
+
+
+def test_auto_does_not_hide_that_the_bundle_s_own_model_is_corrupt(tiny_bundle):
+    pytest.importorskip("tensorflow")
+    add_tiny_saved_model(tiny_bundle)
+    flip_byte(os.path.join(tiny_bundle, "model.onnx"))
+    with pytest.raises(CorruptFile, match="model.onnx is not the one .*copy the bundle again"):
+        open_engine(Bundle.open(tiny_bundle))
+
+
+def test_what_lies_unlisted_beside_an_engine_does_not_matter(converted):
+    write_bytes(os.path.join(folder_of(converted), "README"), b"my notes")
+    open_engine(converted, CONVERTED).close()
+
+
+@pytest.mark.parametrize("kind", sorted(set(engines.LIBRARIES) - {"tensorflow"}))
+def test_every_kind_opens_only_files_that_are_listed(tmp_path, monkeypatch, request, kind):
+    """A foreign model lies where the engine looks; of the list, only a note beside it is true."""
+    library = {"openvino": "openvino", "tf-trt": "tensorflow"}.get(kind)
+    if library:
+        pytest.importorskip(library)
+    if kind == "tensorrt":
+        request.getfixturevalue("simulated")()
+    module = engines._module(kind)
+    if kind == "tf-trt":
+        monkeypatch.setattr(module, "require_tensorrt", lambda found: None)
+        monkeypatch.setattr(module, "require_gpu", lambda: None)
+    for name in module.FILES:
+        path = os.path.join(str(tmp_path), name, "saved_model.pb") if kind == "tf-trt" else str(tmp_path / name)
+        write_bytes(path, b"another's")
+    note = write_bytes(tmp_path / "notes.txt", b"a sound file")
+    info = EngineInfo(kind + "-fp16", kind, "fp16", str(tmp_path), {}, {"notes.txt": facts_of(note)})
+    with pytest.raises(CorruptFile, match="does not list %s" % module.FILES[0]):
+        engines.create_engine(info, 3, 8, 1).open()
+
+
+def test_openvino_s_weights_beside_the_model_must_be_listed_too(streams):
+    engine, _ = streams
+    listed = dict(engine.info.files)
+    del listed["model.bin"]
+    info = engine.info._replace(files=listed)
+    with pytest.raises(CorruptFile, match="does not list model.bin"):
+        engines.create_engine(info, 3, 4, 2).open()
 
 
 def test_the_command_ends_with_5_for_a_spoiled_engine_that_was_named(converted, tmp_path):
@@ -456,7 +543,8 @@ def test_a_real_engine_takes_every_batch_size_up_to_the_largest(tiny_bundle):
 
 def test_a_model_that_its_library_cannot_load_is_the_bundle_s_error(tiny_bundle):
     pytest.importorskip("tensorflow")
-    os.mkdir(os.path.join(tiny_bundle, "saved_model"))
+    write_bytes(os.path.join(tiny_bundle, "saved_model", "saved_model.pb"), b"another's")
+    list_again(tiny_bundle)
     with pytest.raises(BundleError, match="saved_model: cannot be loaded"):
         open_engine(Bundle.open(tiny_bundle), "tensorflow")
 

@@ -1,6 +1,7 @@
 """TensorRT engines on a simulated GPU: right answers, every refusal told, nothing leaked."""
 
 import gc
+import json
 import logging
 import os
 import shutil
@@ -66,7 +67,7 @@ def bundle_for(converted_once, tmp_path, simulated):
 def change_record(bundle, **changes):
     path = os.path.join(bundle.file("engines"), NAME, engines.ENGINE_JSON)
     with open(path, encoding="utf-8") as file:
-        record = engines.json.load(file)
+        record = json.load(file)
     record.update(changes)
     files.write_json(path, record)
 
@@ -640,8 +641,8 @@ def test_a_record_without_the_gpu_is_refused(bundle_for, never_loaded, gpu, said
         open_engine(bundle, NAME)
 
 
-def test_a_changed_byte_of_the_plan_is_refused(bundle_for, never_loaded):
-    bundle, _ = bundle_for()
+def test_a_changed_byte_of_the_plan_is_refused_before_tensorrt_sees_it(bundle_for):
+    bundle, _ = bundle_for(fail_deserialize=True)
     flip_byte(os.path.join(bundle.file("engines"), NAME, runtime.PLAN))
     with pytest.raises(BundleError, match="its file model.plan is not the one that was written") as refused:
         open_engine(bundle, NAME)

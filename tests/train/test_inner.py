@@ -96,5 +96,5 @@ def test_a_model_file_that_is_no_onnx(tiny_bundle):
     helpers.write_bytes(os.path.join(tiny_bundle, "model.onnx"), b"\xff\xff no model")
     os.unlink(os.path.join(tiny_bundle, bundles.MANIFEST))
     bundles.write_manifest(tiny_bundle, sorted(helpers.COLOURS), {}, {})
-    with pytest.raises(BundleError, match="model.onnx: is no ONNX file"):
+    with pytest.raises(BundleError, match="model.onnx is no ONNX file"):
         inner.open_session(Bundle.open(tiny_bundle), ["features"])
