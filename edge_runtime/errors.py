@@ -11,9 +11,26 @@ PicnicError                 1   base class, never raised itself
   ParityError               6   an engine differs too much from the model it was made of
   GotWorse                  7   bench compare --fail-above: a figure is that much worse than it was
 ImageError                  -   one photo cannot be used; it becomes the error of that photo's row
+  PhotoMissing              -   its file is not there
 
 Anything else that reaches the top is a bug of ours: exit code 1 and a traceback.
 """
+
+import errno
+
+# What a read fails with where a disk, a mount or this process is at fault, not the file that is read.
+STORAGE_ERRORS = (
+    errno.EIO,
+    errno.ESTALE,
+    errno.ENODEV,
+    errno.ENXIO,
+    errno.ENOTCONN,
+    errno.EHOSTDOWN,
+    errno.ETIMEDOUT,
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.ENOMEM,
+)
 
 
 class PicnicError(Exception):
@@ -60,3 +77,7 @@ class GotWorse(PicnicError):  # noqa: N818
 
 class ImageError(Exception):
     """One photo cannot be read; the message is the reason, without the file's name."""
+
+
+class PhotoMissing(ImageError):  # noqa: N818
+    """The file is not there."""

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from edge_runtime.errors import ImageError
+from edge_runtime.errors import ImageError, PhotoMissing
 
 SIDE = 299
 # Written into every bundle; a reader refuses a bundle whose spec differs from its own.
@@ -63,6 +63,8 @@ def read_bytes(path):
             raise ImageError("is a directory" if os.path.isdir(path) else "is not a regular file")
         with open(path, "rb") as file:
             return file.read()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise PhotoMissing(_reason(error))
     except (OSError, ValueError) as error:  # ValueError: a name with a NUL byte
         raise ImageError(_reason(error))
 

@@ -126,7 +126,7 @@ def test_a_photo_under_two_labels_is_not_used_at_all(tmp_path):
         (b"file\tname\na.jpg\tred\n", "no column named label"),
         (b"a.jpg\tred\n", "no column named file or label"),
         (b"", "is empty"),
-        (b"file,label\na.jpg,red\n", "no column named file or label"),
+        (b"file:label\na.jpg:red\n", "no column named file or label"),
     ],
 )
 def test_a_table_without_the_columns_is_refused(tmp_path, content, said):
@@ -435,11 +435,15 @@ def test_copies_cannot_get_into_training_and_validation_both(photos, tmp_path, n
     assert "%d: is a copy of another photo: counted once" % len(rows) in capsys.readouterr().err
 
 
-def test_hidden_folders_are_no_classes(photos):
+@pytest.mark.parametrize("name", [".thumbs", "__MACOSX", "@eaDir", ".ipynb_checkpoints", "lost+found", "$RECYCLE.BIN"])
+def test_hidden_folders_and_those_that_systems_make_are_no_classes(photos, name):
     folder, rows = photos
-    shutil.copytree(str(folder / os.path.dirname(rows[0][0])), str(folder / ".thumbs"))
+    shutil.copytree(str(folder / os.path.dirname(rows[0][0])), str(folder / name))
+    shutil.copytree(str(folder / os.path.dirname(rows[0][0])), str(folder / "red" / name))
+    helpers.write_bytes(folder / "red" / "._00.jpg", b"")
+    helpers.write_bytes(folder / name / "raw.cr2", b"")
     left, problems = data.read_labels(str(folder))
-    assert len(left) == len(rows) and {problem.what for problem in problems} == {"lies in a hidden folder"}
+    assert sorted(photo.file for photo in left) == sorted(name for name, _ in rows) and problems == []
 
 
 def test_a_bundle_among_the_photos_is_no_class(photos, tiny_bundle):
