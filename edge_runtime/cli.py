@@ -17,7 +17,7 @@ from edge_runtime.errors import PicnicError, SomeInputsFailed, UsageError
 from edge_runtime.interrupts import draining
 from edge_runtime.latency import Latency
 from edge_runtime.requirements import require
-from edge_runtime.sources import count_sources, open_sources, told_passed_over
+from edge_runtime.sources import count_sources, open_sources, passed_over_text
 from edge_runtime.status import Status
 
 # How long a photo waits for others to fill its batch, unless --max-delay-ms says otherwise: a camera's frame, and one
@@ -211,10 +211,7 @@ def _run(options, arguments):
             return _summary(options, classifier, checkpoint, started_s, resumed_at=checkpoint.rows), False
         items = held.enter_context(_open_items(options, stop))
         names = _go_on(options, checkpoint, items, stop)
-        say(
-            "classifying %s with %s, batch %d"
-            % (_shown_sources(options), classifier.engine.name, classifier.batch_size)
-        )
+        say("classifying %s with %s, batch %d" % (_source_name(options), classifier.engine.name, classifier.batch_size))
         latency = Latency() if _is_live(options) else None
 
         def summarize(**more):
@@ -288,7 +285,7 @@ def _run_facts(options, classifier):
     video = os.stat(options.source) if _is_timed(options) and not _is_live(options) else None
     made_of = {name: (info.record or {}).get(name) for name in ("source", "files")}
     return {
-        "source": _shown_sources(options),
+        "source": _source_name(options),
         "source_path": _source_path(options),
         "video": "%d bytes, changed at %.6f" % (video.st_size, video.st_mtime) if video else None,
         "images": os.path.realpath(options.images) if options.images else None,
@@ -306,7 +303,7 @@ def _run_facts(options, classifier):
     }
 
 
-def _shown_sources(options):
+def _source_name(options):
     """Returns the source as messages name it."""
     more = len(options.sources) - 1
     return live.shown_name(options.source) + (" and %d more" % more if more else "")
@@ -339,7 +336,7 @@ def _go_on(options, checkpoint, items, stop):
     """Says what becomes of what an earlier run left; returns the names that were done, None where none are."""
     partial = journal.partial_of(options.out) if options.out else None
     if checkpoint:
-        names = results.skip(items, checkpoint, _shown_sources(options), stop)
+        names = results.skip(items, checkpoint, _source_name(options), stop)
         say("going on after the %d rows that are in %s" % (checkpoint.rows, partial))
         return names
     if partial and os.path.lexists(partial):
@@ -440,7 +437,7 @@ def _told(summary, unit):
     if summary["unreadable"]:
         text += ", %(unreadable)d unreadable (named in the column error)" % summary
     if summary.get("passed_over"):
-        text += "; " + told_passed_over(summary["passed_over"])
+        text += "; " + passed_over_text(summary["passed_over"])
     if "latency" in summary:
         text += (
             "; capture to label p50 %(p50_ms).0f, p90 %(p90_ms).0f, p99 %(p99_ms).0f, max %(max_ms).0f ms"

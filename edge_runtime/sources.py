@@ -195,7 +195,7 @@ def _open(source, images_folder, passed_over, folders, prefix=""):
         for first in matches:
             return itertools.chain([first], matches)
         if passed_over:
-            raise UsageError("%s: the pattern matches no photo (%s)" % (source, told_passed_over(passed_over)))
+            raise UsageError("%s: the pattern matches no photo (%s)" % (source, passed_over_text(passed_over)))
         raise UsageError("%s: the pattern matches no file" % source)
     raise UsageError("%s: no such file or folder%s" % (source, near_miss(source)))
 
@@ -244,7 +244,7 @@ def count_sources(sources, stop=None):
     return count
 
 
-def told_passed_over(passed_over):
+def passed_over_text(passed_over):
     """Returns what was passed over as text: "passed over: 3 .mp4, 1 without a suffix", the most first; "" for none."""
     if not passed_over:
         return ""

@@ -100,7 +100,7 @@ def encoding_problem(path):
     number = 0
     try:
         with _open_text(path) as file:
-            for number, line in enumerate(_whole_lines(file), 1):
+            for number, line in enumerate(_whole_lines(path, file), 1):
                 if any("\udc80" <= letter <= "\udcff" for letter in line):
                     return "line %d is not UTF-8" % number
     except _READ_FAILURES as error:
@@ -113,7 +113,7 @@ def _rows_of_text(path, needed):
     try:
         with _open_text(path) as file:
             # Before Python 3.11 a NUL byte stops the csv module; like this it costs one row only.
-            lines = _Lines(line.replace("\0", "\ufffd") for line in _whole_lines(file))
+            lines = _Lines(line.replace("\0", "\ufffd") for line in _whole_lines(path, file))
             every = iter(lines)
             separator, header = _header(path, next(every, ""), needed)
             reader = csv.reader(every, delimiter=separator)
@@ -191,11 +191,11 @@ def _open_text(path):
             yield io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
 
 
-def _whole_lines(file):
-    """Yields the lines of a text file. Raises csv.Error: one is so long that it is no line."""
-    for line in iter(lambda: file.readline(_LINE), ""):
+def _whole_lines(path, file):
+    """Yields the lines of a text file. Raises UsageError: one is so long that it is no line."""
+    for number, line in enumerate(iter(lambda: file.readline(_LINE), ""), 1):
         if len(line) == _LINE and line[-1] not in "\r\n":
-            raise csv.Error("it is longer than %d characters" % _LINE)
+            raise UsageError("%s, line %d: is longer than %d characters" % (path, number, _LINE))
         yield line
 
 

@@ -62,7 +62,7 @@ def read_labels(source, images_folder=None):
             reasons.append("%s is no format that can be read; convert it to JPEG or PNG" % os.path.splitext(name)[1])
         unnamed = items.passed_over - collections.Counter(os.path.splitext(name)[1].lower() for name in others)
         if unnamed:
-            say("%s: %s" % (source, sources.told_passed_over(unnamed)))
+            say("%s: %s" % (source, sources.passed_over_text(unnamed)))
     elif not os.path.lexists(source):
         raise UsageError("%s: no such table or folder" % source)
     else:
