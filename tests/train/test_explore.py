@@ -11,7 +11,7 @@ import pytest
 
 from edge_runtime import requirements
 from edge_runtime.bundle import Bundle
-from edge_runtime.errors import MissingRequirement, UsageError
+from edge_runtime.errors import MissingRequirement, StorageLost, UsageError
 from edge_runtime.files import sha256_of
 from tests import helpers
 from train import explore, label_errors, photo_facts
@@ -520,3 +520,19 @@ def decoded(address):
 def test_extreme_proportions(tmp_path):
     (facts,) = facts_of(tmp_path, np.zeros((1, 3000, 3), np.uint8))
     assert cv2.imdecode(np.frombuffer(decoded(facts.thumbnail), np.uint8), cv2.IMREAD_COLOR).shape == (1, 112, 3)
+
+
+def test_a_folder_that_goes_away_ends_the_look_at_its_photos(planted, tmp_path, monkeypatch):
+    folder = planted[0]
+    look_at, calls = photo_facts.look_at, []
+
+    def look(path):
+        calls.append(path)
+        if len(calls) == 5:
+            os.rename(folder, folder + ".away")
+        return look_at(path)
+
+    monkeypatch.setattr(photo_facts, "look_at", look)
+    with pytest.raises(StorageLost, match="train: this folder went away"):
+        run(folder, "--report", tmp_path / "report")
+    assert not (tmp_path / "report" / "explore.json").exists()
