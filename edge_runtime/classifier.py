@@ -7,7 +7,7 @@ import typing
 
 import numpy as np
 
-from edge_runtime import images, jpeg_hardware, machine, pipeline
+from edge_runtime import images, jpeg_hardware, machine, pipeline, sources
 from edge_runtime.bundle import Bundle
 from edge_runtime.engines import open_engine
 from edge_runtime.errors import ImageError
@@ -97,7 +97,8 @@ class Classifier:
 
         Returns:
             an iterator: one Prediction per photo, in order; unreadable ones carry their error. It raises EngineLost
-            where the engine stopped working, and anything that photos raises.
+            where the engine stopped working, StorageLost where what Items are read from is gone, and anything that
+            photos raises.
 
         Raises:
             TypeError: photos is a single one.
@@ -171,7 +172,10 @@ def _load(photo, read=None):
         return read(photo)
     if photo.problem:
         raise ImageError(photo.problem)
-    return read(photo.path)
+    try:
+        return read(photo.path)
+    except ImageError as error:
+        raise ImageError(sources.reason_of(photo, error))
 
 
 def _name(photo):

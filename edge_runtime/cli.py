@@ -17,7 +17,7 @@ from edge_runtime.errors import PicnicError, SomeInputsFailed, UsageError
 from edge_runtime.interrupts import draining
 from edge_runtime.latency import Latency
 from edge_runtime.requirements import require
-from edge_runtime.sources import count_source, open_source
+from edge_runtime.sources import count_sources, open_sources, passed_over_text
 from edge_runtime.status import Status
 
 # How long a photo waits for others to fill its batch, unless --max-delay-ms says otherwise: a camera's frame, and one
@@ -36,11 +36,13 @@ def parser():
     )
     this.add_argument("bundle", help="folder written by `picnic-edge train`")
     this.add_argument(
-        "source",
-        help="an image, a folder (recursive), a glob in quotes, a .tsv with a column `file`, a video file, "
-        "rtsp://..., camera:N, csi:N, or - (file names on standard input)",
+        "sources",
+        metavar="source",
+        nargs="+",
+        help="images, folders (recursive), globs, tables with a column `file` (.tsv, .csv, .txt, .xlsx, .parquet); or "
+        "one video file, rtsp://..., camera:N, csi:N, or - (file names on standard input)",
     )
-    this.add_argument("--images", metavar="DIR", help="where a TSV's file names start (default: the TSV's folder)")
+    this.add_argument("--images", metavar="DIR", help="where a table's file names start (default: the table's folder)")
     this.add_argument("-0", "--null", action="store_true", help="the names on standard input end with NUL")
     this.add_argument("--out", metavar="FILE", help=".tsv, .csv, .jsonl or .parquet (default: TSV on stdout)")
     this.add_argument("--resume", action="store_true", help="go on where the same command with --out was stopped")
@@ -75,6 +77,7 @@ def main(argv=None):
     """Classifies a source. Raises PicnicError as the exit codes say."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     options = parser().parse_args(arguments)
+    options.source = options.sources[0]
     _check(options)
     with journal.locked(options.out) if options.out else contextlib.ExitStack():
         if options.resume and _is_done(options.out):
@@ -130,6 +133,13 @@ def _is_timed(options):
 
 def _check(options):
     """Raises UsageError for options that cannot be, or do not go together."""
+    for source in options.sources if len(options.sources) > 1 else []:
+        # What a shell puts in the place of a pattern: its videos are not mixed up with photos either.
+        if source == "-" or live.is_live(source) or live.is_video(source):
+            raise UsageError(
+                "%s: a video, a camera, a stream and - must be the only source; for the photos that a pattern means, "
+                "give the pattern in quotes" % live.shown_name(source)
+            )
     if options.out:
         suffix = os.path.splitext(options.out)[1].lower()
         if suffix not in results.SUFFIXES:
@@ -141,8 +151,9 @@ def _check(options):
         if suffix == ".parquet":
             require("pyarrow.parquet")  # before the work, not after it
     for option, path in (("--out", options.out), ("--annotate", options.annotate)):
-        if path and os.path.exists(path) and os.path.exists(options.source) and os.path.samefile(path, options.source):
-            raise UsageError("%s %s: is the source, which would be replaced; give another name" % (option, path))
+        for source in options.sources:
+            if path and os.path.exists(path) and os.path.exists(source) and os.path.samefile(path, source):
+                raise UsageError("%s %s: is the source, which would be replaced; give another name" % (option, path))
     if options.realtime and not live.is_video(options.source):
         raise UsageError("--realtime: expected a video file, got %s" % options.source)
     if options.resume and not options.out:
@@ -151,8 +162,11 @@ def _check(options):
         raise UsageError("--resume: %s is live, what it showed is gone; leave it out" % live.shown_name(options.source))
     if options.resume and options.annotate and live.is_video(options.annotate):
         raise UsageError("--annotate %s: a video cannot be gone on with; give a folder" % options.annotate)
-    if options.annotate and os.path.isdir(options.source) and files.is_inside(options.annotate, options.source):
-        raise UsageError("--annotate %s: is in the source, whose photos would become more and more" % options.annotate)
+    for source in options.sources if options.annotate else []:
+        if os.path.isdir(source) and files.is_inside(options.annotate, source):
+            raise UsageError(
+                "--annotate %s: is in the source, whose photos would become more and more" % options.annotate
+            )
     if options.null and options.source != "-":
         raise UsageError("--null: is for file names on standard input, got the source %s" % options.source)
     for name in ("seconds", "frames", "max_fps"):
@@ -197,10 +211,7 @@ def _run(options, arguments):
             return _summary(options, classifier, checkpoint, started_s, resumed_at=checkpoint.rows), False
         items = held.enter_context(_open_items(options, stop))
         names = _go_on(options, checkpoint, items, stop)
-        say(
-            "classifying %s with %s, batch %d"
-            % (live.shown_name(options.source), classifier.engine.name, classifier.batch_size)
-        )
+        say("classifying %s with %s, batch %d" % (_source_name(options), classifier.engine.name, classifier.batch_size))
         latency = Latency() if _is_live(options) else None
 
         def summarize(**more):
@@ -208,6 +219,8 @@ def _run(options, arguments):
             summary = dict(_summary(options, classifier, sink, started_s, resumed_at), **more)
             if latency:
                 summary.update(latency=latency.summary(), frames=vars(items.counts))
+            if not _is_timed(options):
+                summary["passed_over"] = dict(items.passed_over)
             if isinstance(sink, results.ListSink):
                 summary["results"] = sink.listed
             return summary
@@ -272,8 +285,8 @@ def _run_facts(options, classifier):
     video = os.stat(options.source) if _is_timed(options) and not _is_live(options) else None
     made_of = {name: (info.record or {}).get(name) for name in ("source", "files")}
     return {
-        "source": live.shown_name(options.source),
-        "source_path": None if live.is_live(options.source) else os.path.realpath(options.source),
+        "source": _source_name(options),
+        "source_path": _source_path(options),
         "video": "%d bytes, changed at %.6f" % (video.st_size, video.st_mtime) if video else None,
         "images": os.path.realpath(options.images) if options.images else None,
         "null": options.null,
@@ -290,6 +303,22 @@ def _run_facts(options, classifier):
     }
 
 
+def _source_name(options):
+    """Returns the source as messages name it."""
+    more = len(options.sources) - 1
+    return live.shown_name(options.source) + (" and %d more" % more if more else "")
+
+
+def _source_path(options):
+    """Returns what tells one source, or several of them in their order, from others."""
+    if live.is_live(options.source):
+        return None
+    paths = [os.path.realpath(source) for source in options.sources]
+    if len(paths) == 1:
+        return paths[0]
+    return "sha256 %s" % hashlib.sha256("\0".join(paths).encode("utf-8", "surrogateescape")).hexdigest()
+
+
 @contextlib.contextmanager
 def _open_items(options, stop):
     """The source's items: an iterator, with .counts if it is live."""
@@ -300,14 +329,14 @@ def _open_items(options, stop):
         with live.open_video(options.source) as frames:
             yield frames
     else:
-        yield open_source(options.source, options.images, options.null, stop)
+        yield open_sources(options.sources, options.images, options.null, stop)
 
 
 def _go_on(options, checkpoint, items, stop):
     """Says what becomes of what an earlier run left; returns the names that were done, None where none are."""
     partial = journal.partial_of(options.out) if options.out else None
     if checkpoint:
-        names = results.skip(items, checkpoint, options.source, stop)
+        names = results.skip(items, checkpoint, _source_name(options), stop)
         say("going on after the %d rows that are in %s" % (checkpoint.rows, partial))
         return names
     if partial and os.path.lexists(partial):
@@ -382,7 +411,7 @@ def _count_ahead(status, options, held):
     held.callback(over.set)
 
     def count():
-        status.total = count_source(options.source, over)
+        status.total = count_sources(options.sources, over)
 
     threading.Thread(target=count, daemon=True).start()
 
@@ -407,6 +436,8 @@ def _told(summary, unit):
         text += " and the runs before"
     if summary["unreadable"]:
         text += ", %(unreadable)d unreadable (named in the column error)" % summary
+    if summary.get("passed_over"):
+        text += "; " + passed_over_text(summary["passed_over"])
     if "latency" in summary:
         text += (
             "; capture to label p50 %(p50_ms).0f, p90 %(p90_ms).0f, p99 %(p99_ms).0f, max %(max_ms).0f ms"

@@ -17,6 +17,24 @@ ImageError                  -   one photo cannot be used; it becomes the error o
 Anything else that reaches the top is a bug of ours: exit code 1 and a traceback.
 """
 
+import errno
+
+# What a read fails with where a disk, a mount or this process is at fault, not the file that is read.
+STORAGE_ERRORS = (
+    errno.EIO,
+    errno.ESTALE,
+    errno.ENODEV,
+    errno.ENXIO,
+    errno.ENOTCONN,
+    errno.EHOSTDOWN,
+    errno.EHOSTUNREACH,
+    errno.EREMOTEIO,
+    errno.ETIMEDOUT,
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.ENOMEM,
+)
+
 
 class PicnicError(Exception):
     """A failure that is explained to the user in one message, without a traceback."""

@@ -26,7 +26,7 @@ import numpy as np
 from PIL import Image
 
 from edge_runtime import formats, jpeg, memory, png, webp
-from edge_runtime.errors import ImageError, PhotoMissing, StorageLost
+from edge_runtime.errors import STORAGE_ERRORS, ImageError, PhotoMissing, StorageLost
 
 SIDE = 299
 # Written into every bundle; a reader refuses a bundle whose spec differs from its own.
@@ -74,12 +74,6 @@ _Decoded = typing.NamedTuple(
     ],
 )
 
-# What fails here is the storage or this process, and would fail with any photo.
-_STORAGE_FAILS = {
-    getattr(errno, name)
-    for name in ("EIO", "ESTALE", "ENODEV", "ENXIO", "ENOTCONN", "EHOSTDOWN", "EHOSTUNREACH", "ETIMEDOUT", "EREMOTEIO")
-    if hasattr(errno, name)
-}
 _TOO_MANY_FILES = (errno.EMFILE, errno.ENFILE)
 _EXIF_ORIENTATION = 0x0112
 _REDUCED = {8: cv2.IMREAD_REDUCED_COLOR_8, 4: cv2.IMREAD_REDUCED_COLOR_4, 2: cv2.IMREAD_REDUCED_COLOR_2}
@@ -231,7 +225,9 @@ def _opened(path):
         with open(path, "rb", _READ_BYTES) as stream:
             yield stream, os.fstat(stream.fileno()).st_size
     except OSError as error:
-        if error.errno in _STORAGE_FAILS:
+        if error.errno == errno.ENOMEM:
+            raise MemoryError(error.strerror) from error
+        if error.errno in STORAGE_ERRORS and error.errno not in _TOO_MANY_FILES:
             raise StorageLost(
                 "%s: the storage that it is on fails (%s); is the disk, card or network drive still there?"
                 % (os.fsdecode(path), error.strerror)
@@ -240,8 +236,6 @@ def _opened(path):
             raise StorageLost(
                 "%s: cannot be opened (%s); raise the limit with: ulimit -n 4096" % (os.fsdecode(path), error.strerror)
             ) from error
-        if error.errno == errno.ENOMEM:
-            raise MemoryError(error.strerror) from error
         kind = PhotoMissing if error.errno in (errno.ENOENT, errno.ENOTDIR) else ImageError
         raise kind(error.strerror or str(error))  # without the path: the row already names the file
     except ValueError as error:  # a name with a NUL byte

@@ -20,10 +20,7 @@ import numpy as np
 from edge_runtime import board, images
 from edge_runtime.command import say
 from edge_runtime.errors import MissingRequirement, PicnicError, UsageError
-from edge_runtime.sources import Frame
-
-_VIDEOS = ("mp4", "m4v", "mov", "avi", "mkv", "webm", "mpg", "mpeg", "ts", "mts", "m2ts", "wmv", "flv", "3gp", "ogv")
-VIDEO_SUFFIXES = tuple("." + name for name in _VIDEOS)
+from edge_runtime.sources import VIDEO_SUFFIXES, Frame
 
 _OPEN_S = 15  # until a source that is being opened must have given its first frame
 _SILENCE_S = 5  # without a frame for this long it is opened again

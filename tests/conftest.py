@@ -1,6 +1,8 @@
+import contextlib
 import os
 import shutil
 import signal
+import subprocess
 
 import pytest
 
@@ -37,6 +39,29 @@ def ctrl_c():
 def cache_folder(tmp_path_factory):
     """No test reads or fills the user's own cache of features."""
     os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture
+def mount():
+    """mount(folder): a context with a file system of its own in that new folder; gives a function that unmounts it."""
+
+    @contextlib.contextmanager
+    def mounted(folder):
+        os.makedirs(str(folder))
+        if os.geteuid() or subprocess.call(["mount", "-t", "tmpfs", "tmpfs", str(folder)], stderr=subprocess.DEVNULL):
+            pytest.skip("only root may mount, and not in every container")
+        unmounted = []
+
+        def unmount():  # lazily: photos may be open
+            unmounted.append(subprocess.check_call(["umount", "-l", str(folder)]))
+
+        try:
+            yield unmount
+        finally:
+            if not unmounted:
+                unmount()
+
+    return mounted
 
 
 @pytest.fixture(scope="session")

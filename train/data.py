@@ -10,15 +10,24 @@ import typing
 
 import numpy as np
 
-from edge_runtime import bundle, files, images, machine, sources, tables
+from edge_runtime import bundle, files, formats, images, machine, sources, tables
 from edge_runtime.command import progress, say
 from edge_runtime.errors import ImageError, SomeInputsFailed, UsageError
 
-Photo = typing.NamedTuple("Photo", [("file", str), ("path", str), ("label", str)])
+
+class Photo(typing.NamedTuple):
+    """A labelled photo."""
+
+    file: str
+    path: str
+    label: str
+    root: typing.Optional[sources.Root] = None  # what it is read from, see edge_runtime.sources.reason_of
+
+
 Problem = typing.NamedTuple("Problem", [("file", str), ("what", str)])
 
 # Pictures that phones, cameras and scanners make and that nothing here decodes.
-_OTHER_SUFFIXES = (".heic", ".heif", ".avif", ".tif", ".tiff", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".jp2", ".jxl")
+_OTHER_SUFFIXES = formats.RAW_SUFFIXES + (".jp2", ".jxl")
 IMBALANCE = 5  # largest class to smallest, from which classes are weighted
 _SHOWN = 10  # problems of one kind that are spelled out on the screen; the file has them all
 
@@ -27,36 +36,39 @@ def read_labels(source, images_folder=None):
     """Reads labelled photos and sets aside rows that cannot be used.
 
     Args:
-        source: TSV with the columns `file` and `label`, or a folder of class folders (the label is the folder's
+        source: table with the columns `file` and `label`, or a folder of class folders (the label is the folder's
             name relative to source, so that nested classes are told apart).
-        images_folder: where a TSV's file names start (default: the TSV's folder).
+        images_folder: where a table's file names start (default: the table's folder).
 
     Returns:
         (photos, problems): lists of Photo and Problem. No photo was opened yet.
 
     Raises:
-        UsageError: the source cannot be read, or a TSV lacks a column.
+        UsageError: the source cannot be read, or a table lacks a column. StorageLost: it went away on the way.
     """
     rows, reasons = [], []
     if os.path.isdir(source):
         why_no_class: typing.Dict[str, str] = {}
-        for item in sources.open_source(source):
+        items = sources.open_source(source)
+        for item in items:
             label = os.path.dirname(item.name)
-            rows.append(Photo(item.name, item.path, label))
+            rows.append(Photo(item.name, item.path, label, item.root))
             if label not in why_no_class:
                 why_no_class[label] = _why_no_class(source, label)
             reasons.append(item.problem or why_no_class[label])
-        for name in _other_pictures(source):
+        others = _other_pictures(source)
+        for name in others:
             rows.append(Photo(name, os.path.join(source, name), os.path.dirname(name)))
             reasons.append("%s is no format that can be read; convert it to JPEG or PNG" % os.path.splitext(name)[1])
+        unnamed = items.passed_over - collections.Counter(os.path.splitext(name)[1].lower() for name in others)
+        if unnamed:
+            say("%s: %s" % (source, sources.passed_over_text(unnamed)))
     elif not os.path.lexists(source):
         raise UsageError("%s: no such table or folder" % source)
     else:
-        folder = os.path.dirname(source) if images_folder is None else images_folder
-        if not os.path.isdir(folder or "."):
-            raise UsageError("--images %s: no such folder" % folder)
-        for row in tables.read_rows(source, need_label=True):
-            rows.append(Photo(row.file or "line %d" % row.line, sources.path_of(row.file, folder), row.label))
+        folder = sources.images_folder_of(source, images_folder)
+        for row, path, root in sources.table_rows(source, folder, need_label=True):
+            rows.append(Photo(row.file or "line %d" % row.line, path, row.label, root))
             reasons.append(row.problem)
     listed, problems = _partition(rows, reasons)
     photos, repeated = _partition(listed, _repeats(listed))
@@ -64,7 +76,11 @@ def read_labels(source, images_folder=None):
 
 
 def check_photos(photos, sums):
-    """Opens every photo. Returns (readable photos, problems) and enters {path: sha256 of the bytes} into sums."""
+    """Opens every photo. Returns (readable photos, problems) and enters {path: sha256 of the bytes} into sums.
+
+    Raises:
+        StorageLost: what they are read from went away.
+    """
     with concurrent.futures.ThreadPoolExecutor(machine.core_count()) as pool:
         reasons = pool.map(lambda photo: _why_unreadable(photo, sums), photos)
         return _partition(photos, progress(reasons, len(photos), "check photos"))
@@ -188,11 +204,12 @@ def report_problems(problems, path, strict):
         return
     by_kind = collections.defaultdict(list)
     for problem in problems:
-        by_kind[problem.what].append(problem.file)
+        what, _, meant = problem.what.partition("; did you mean ")  # which differs from photo to photo
+        by_kind[what].append(ascii_name(problem.file) + (" (did you mean %s)" % meant if meant else ""))
     say("%d %s cannot be used:" % (len(problems), "photo" if len(problems) == 1 else "photos"))
     for what, names in sorted(by_kind.items(), key=lambda kind: -len(kind[1])):
         more = ", and %d more" % (len(names) - _SHOWN) if len(names) > _SHOWN else ""
-        say("  %d: %s: %s%s" % (len(names), what, ", ".join(ascii_name(name) for name in names[:_SHOWN]), more))
+        say("  %d: %s: %s%s" % (len(names), what, ", ".join(names[:_SHOWN]), more))
     if path:
         try:
             os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
@@ -217,8 +234,6 @@ def _why_no_class(source, label):
     parts = label.split("/")
     if not label:
         return "lies in no class folder"
-    if any(part.startswith(".") for part in parts):
-        return "lies in a hidden folder"
     places = (os.path.join(source, *parts[: depth + 1]) for depth in range(len(parts)))
     return "lies in a bundle" if any(map(bundle.is_bundle, places)) else ""
 
@@ -231,8 +246,9 @@ def _other_pictures(folder):
     """Returns the names of pictures below a folder that the walk over photos passes by, relative to it and sorted."""
     names = []
     for place, folders, found in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        names += [os.path.join(place, name) for name in found if name.lower().endswith(_OTHER_SUFFIXES)]
+        folders[:] = [name for name in folders if not sources.is_left_out(name)]
+        found = [name for name in found if name.lower().endswith(_OTHER_SUFFIXES) and not sources.is_left_out(name)]
+        names += [os.path.join(place, name) for name in found]
     return sorted(os.path.relpath(name, folder) for name in names)
 
 
@@ -267,5 +283,5 @@ def _why_unreadable(photo, sums):
     try:
         sums[photo.path] = images.read_photo(photo.path).sha256
     except ImageError as error:
-        return str(error)
+        return sources.reason_of(photo, error)
     return ""

@@ -137,7 +137,7 @@ def _going_on(path, failures, several):
 
 def _run(path, bundle, engine_name, photos):
     """Classifies the photos with one bundle. Returns its Run."""
-    items = [Item(photo.file, photo.path, "") for photo in photos]
+    items = [Item(photo.file, photo.path, "", photo.root) for photo in photos]
     with Classifier(bundle, engines.open_engine(bundle, engine_name, _BATCH), _BATCH) as classifier:
         started = time.perf_counter()
         predictions = list(progress(classifier.classify(items), len(items), "evaluate"))

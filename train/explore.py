@@ -43,6 +43,7 @@ from edge_runtime.bundle import Bundle
 from edge_runtime.command import progress, say
 from edge_runtime.errors import ImageError, UsageError
 from edge_runtime.requirements import require
+from edge_runtime.sources import reason_of
 from train import data, inner, label_errors, pages, photo_facts
 
 TRAIN, VAL = "train", "val"
@@ -188,7 +189,7 @@ def _look_at_all(listed):
     todo = [(split, photo) for split, photos in listed.items() for photo in photos]
     seen, problems = [], []
     with concurrent.futures.ThreadPoolExecutor(machine.core_count()) as pool:
-        results = progress(pool.map(_look_at, (photo.path for _, photo in todo)), len(todo), "look at photos")
+        results = progress(pool.map(_look_at, (photo for _, photo in todo)), len(todo), "look at photos")
         for (split, photo), (facts, problem) in zip(todo, results):
             if facts is None:
                 problems.append(_problem(split, photo.file, problem))
@@ -197,11 +198,12 @@ def _look_at_all(listed):
     return seen, problems
 
 
-def _look_at(path):
+def _look_at(photo):
+    """Returns (PhotoFacts, "") or (None, the reason). Raises StorageLost: what it is read from went away."""
     try:
-        return photo_facts.look_at(path), ""
+        return photo_facts.look_at(photo.path), ""
     except ImageError as error:
-        return None, str(error)
+        return None, reason_of(photo, error)
 
 
 def _check_labels(seen, session, bundle):

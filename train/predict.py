@@ -7,7 +7,7 @@ from edge_runtime import files, tables
 from edge_runtime.classifier import Classifier
 from edge_runtime.command import progress, say
 from edge_runtime.errors import UsageError
-from edge_runtime.sources import open_source, table_items
+from edge_runtime.sources import images_folder_of, open_source, table_items
 from train import data
 
 
@@ -20,7 +20,7 @@ def parser():
     )
     this.add_argument("bundle", help="folder written by `picnic-edge train`")
     this.add_argument("photos", metavar="TSV", help="table with the column file, or a folder")
-    this.add_argument("--images", metavar="DIR", help="where its file names start (default: the TSV's folder)")
+    this.add_argument("--images", metavar="DIR", help="where its file names start (default: the table's folder)")
     this.add_argument("--out", metavar="FILE", required=True, help="the submission to write")
     this.add_argument("--engine", default="auto", metavar="NAME", help="default auto: the fastest valid here")
     return this
@@ -33,13 +33,10 @@ def main(argv=None):
         raise UsageError("--out %s: is the table that the photos are read from; give another name" % options.out)
     if os.path.isdir(options.out):
         raise UsageError("--out %s: cannot be written (is a folder)" % options.out)
-    if options.images is not None and not os.path.isdir(options.images or "."):
-        raise UsageError("--images %s: no such folder" % options.images)
     if os.path.isdir(options.photos):
         items = list(open_source(options.photos))
     else:
-        folder = os.path.dirname(options.photos) if options.images is None else options.images
-        items = list(table_items(options.photos, folder))
+        items = list(table_items(options.photos, images_folder_of(options.photos, options.images)))
     if not items:
         raise UsageError("%s: has no rows" % options.photos)
     unreadable = []

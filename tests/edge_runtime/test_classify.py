@@ -15,10 +15,10 @@ import cv2
 import numpy as np
 import pytest
 
-from edge_runtime import Classifier, annotate, cli, journal, jpeg_hardware, results
+from edge_runtime import Classifier, annotate, cli, images, journal, jpeg_hardware, results
 from edge_runtime.bundle import write_manifest
 from edge_runtime.command import run_verb
-from edge_runtime.errors import EngineLost
+from edge_runtime.errors import EngineLost, StorageLost
 from tests.helpers import (
     COLOURS,
     NASTY_NAMES,
@@ -1044,3 +1044,196 @@ def test_a_camera_s_run_that_is_stopped_has_its_file(bundle, long_clip, tmp_path
     assert os.listdir(str(tmp_path)) == ["out.tsv"]
     with open(out, "rb") as file:
         assert {row["label"] for row in read_rows_of(file.read())} == {RED}
+
+
+# --- sources: storage that goes away, what is passed over, several at once
+
+
+def losing(monkeypatch, name, lose):
+    """Patches reading so that the folder goes away when the photo of that name is to be read."""
+    read_image = images.read_image
+
+    def read(path):
+        if path.endswith(name):
+            lose()
+        return read_image(path)
+
+    monkeypatch.setattr(images, "read_image", read)
+
+
+@pytest.mark.parametrize("kind", ["folder", "glob", "table", "several"])
+def test_a_folder_that_goes_away_in_mid_run_stops_it_and_resumes_to_the_same_file(
+    bundle, in_twos, tmp_path, monkeypatch, capsys, kind
+):
+    folder = str(tmp_path / "photos")
+    write_photos(folder, per_class=2)
+    write_table(folder + ".tsv", EXPECTED)
+    source = {
+        "folder": [folder],
+        "glob": [os.path.join(folder, "*", "*.jpg")],
+        "table": [folder + ".tsv", "--images", folder],
+        "several": [os.path.join(folder, label) for label in sorted(COLOURS)],
+    }[kind]
+    whole = str(tmp_path / "whole.tsv")
+    assert exit_code(bundle, *source, "--out", whole, "--batch", "2") == 0
+    out = str(tmp_path / "out.tsv")
+    with monkeypatch.context() as patch:
+        losing(patch, os.path.join(GREEN, "01.jpg"), lambda: os.rename(folder, folder + ".away"))
+        assert exit_code(bundle, *source, "--out", out, "--batch", "2") == StorageLost.exit_code == 4
+    said = capsys.readouterr().err
+    assert "went away" in said and folder in said and "No photo gets an error for that" in said
+    assert os.path.exists(folder + ".away") and not os.path.exists(out)
+    os.rename(folder + ".away", folder)
+    assert exit_code(bundle, *source, "--out", out, "--batch", "2", "--resume") == 0
+    with open(out, "rb") as resumed, open(whole, "rb") as expected:
+        assert resumed.read() == expected.read()
+
+
+def test_names_on_standard_input_stop_with_their_folder_and_resume_to_the_same_file(bundle, photos, tmp_path):
+    folder = shutil.copytree(photos, str(tmp_path / "photos"))
+    names = [os.path.join(folder, name) for name, _ in EXPECTED]
+    arguments = ["classify", bundle, "-", "--batch", "2", "--out"]
+    whole, out = str(tmp_path / "whole.tsv"), str(tmp_path / "out.tsv")
+    assert picnic_edge(*arguments, whole, input="\n".join(names).encode()).returncode == 0
+    job = subprocess.Popen(
+        [sys.executable, "-m", "picnic_edge"] + arguments + [out],
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=dict(os.environ, PYTHONPATH=ROOT),
+    )
+    job.stdin.write("\n".join(names[:4]).encode() + b"\n")
+    job.stdin.flush()
+    deadline = time.time() + 60
+    while not (os.path.exists(out + ".partial") and os.path.getsize(out + ".partial") > 200):
+        assert time.time() < deadline, job.stderr.read()
+        time.sleep(0.05)
+    os.rename(folder, folder + ".away")
+    said = job.communicate("\n".join(names[4:]).encode())[1].decode()
+    assert job.returncode == 4 and "with the same names on standard input" in said
+    os.rename(folder + ".away", folder)
+    assert picnic_edge(*arguments, out, "--resume", input="\n".join(names).encode()).returncode == 0
+    with open(out, "rb") as resumed, open(whole, "rb") as expected:
+        assert resumed.read() == expected.read()
+
+
+def test_a_disk_that_is_unmounted_in_mid_run_and_mounted_again(bundle, in_twos, tmp_path, monkeypatch, mount, capsys):
+    folder = str(tmp_path / "card")
+    job = Resumable(bundle, folder, tmp_path / "out.tsv")
+    with mount(folder) as unmount:
+        write_photos(folder, per_class=2)
+        with monkeypatch.context() as patch:
+            losing(patch, os.path.join(GREEN, "01.jpg"), unmount)
+            assert job.run() == 4
+    assert os.listdir(folder) == [] and "went away" in capsys.readouterr().err
+    assert 0 < os.path.getsize(job.partial) < len(in_twos)
+    os.rmdir(folder)
+    with mount(folder):
+        write_photos(folder, per_class=2)
+        assert job.run("--resume") == 0
+    assert job.content() == in_twos
+
+
+def test_a_photo_that_goes_away_alone_is_a_row(bundle, tmp_path, monkeypatch):
+    folder = str(tmp_path / "photos")
+    write_photos(folder, per_class=2)
+    last = os.path.join(folder, RED, "01.jpg")
+    losing(monkeypatch, last, lambda: os.unlink(last))
+    job = Resumable(bundle, folder, tmp_path / "out.tsv")
+    assert job.run() == 0
+    assert [row["error"] for row in read_rows_of(job.content())] == [""] * 5 + ["No such file or directory"]
+
+
+@pytest.fixture
+def with_others(photos, tmp_path):
+    """The photos among files of other kinds, one photo without a suffix."""
+    folder = shutil.copytree(photos, str(tmp_path / "mixed"))
+    for name in ("a.mp4", "b.mp4", "notes.txt", "README", "Thumbs.db", ".hidden.jpg"):
+        write_bytes(os.path.join(folder, name), b"some text")
+    shutil.copy(os.path.join(folder, RED, "00.jpg"), os.path.join(folder, "zz_IMG_1"))
+    return folder
+
+
+def test_what_a_folder_has_beside_photos_is_said_in_the_last_line_and_in_json(bundle, with_others):
+    done = picnic_edge("classify", bundle, with_others, "--json")
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout.decode())
+    assert document["passed_over"] == {".mp4": 2, ".txt": 1, "": 1}
+    assert [row["file"] for row in document["results"]] == [name for name, _ in EXPECTED] + ["zz_IMG_1"]
+    assert "; passed over: 2 .mp4, 1 without a suffix, 1 .txt (a video is classified" in done.stderr.splitlines()[-1]
+
+
+def test_a_folder_of_photos_alone_has_nothing_passed_over(bundle, photos):
+    done = picnic_edge("classify", bundle, photos, "--json")
+    assert json.loads(done.stdout.decode())["passed_over"] == {} and "passed over" not in done.stderr
+
+
+def test_several_sources_are_resumed_only_with_the_same_ones(bundle, photos, tmp_path, monkeypatch, capsys):
+    given = [os.path.join(photos, label) for label in sorted(COLOURS)]
+    out = ["--out", str(tmp_path / "out.tsv"), "--batch", "2"]
+    assert exit_code(bundle, *given, "--out", str(tmp_path / "whole.tsv"), "--batch", "2") == 0
+    row_of, rows = results.row_of, []
+
+    def failing(*arguments):
+        rows.append(arguments)
+        if len(rows) == 4:
+            raise EngineLost("planted")
+        return row_of(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(results, "row_of", failing)
+        assert exit_code(bundle, *given, *out) == 4
+    assert "to go on: picnic-edge classify" in capsys.readouterr().err
+    for others in (given[:2], given[:2] + [photos], given[::-1]):
+        assert exit_code(bundle, *others, *out, "--resume") == 2
+        assert "source path: " in capsys.readouterr().err
+    assert exit_code(bundle, *given, *out, "--resume") == 0
+    assert (tmp_path / "out.tsv").read_bytes() == (tmp_path / "whole.tsv").read_bytes()
+    rows = read_rows_of((tmp_path / "out.tsv").read_bytes())
+    assert [row["file"] for row in rows] == [os.path.join(photos, name) for name, _ in EXPECTED]
+
+
+@pytest.mark.parametrize("alone", ["-", "camera:0", "rtsp://host/1", "clip.mp4"])
+def test_what_is_no_file_of_photos_must_be_the_only_source(bundle, photos, capsys, alone):
+    for given in ([photos, alone], [alone, photos]):
+        assert exit_code(bundle, *given) == 2
+        assert "must be the only source" in capsys.readouterr().err
+
+
+def test_the_output_is_none_of_several_sources(bundle, photos, tmp_path, capsys):
+    table = tmp_path / "list.tsv"
+    write_table(table, [("a.jpg", "")])
+    assert exit_code(bundle, photos, table, "--out", table) == 2
+    assert "--out %s: is the source" % table in capsys.readouterr().err
+    inside = os.path.join(photos, "annotated")
+    assert exit_code(bundle, table, photos, "--annotate", inside) == 2
+    assert "is in the source" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["photos.zip", "list.json", "list.pdf", "list.ods", "photos.tar.gz"])
+def test_an_archive_or_a_document_is_never_one_row(bundle, tmp_path, capsys, name):
+    path = write_bytes(tmp_path / name, {".pdf": b"%PDF-1.4"}.get(name[-4:], b"PK\x03\x04"))
+    assert exit_code(bundle, path) == 2
+    said = capsys.readouterr()
+    assert name in said.err and said.out == ""
+
+
+@pytest.mark.parametrize("name", ["list.csv", "list.txt", "list.xlsx"])
+def test_lists_of_other_kinds_give_the_same_labels(bundle, photos, tmp_path, name):
+    if name.endswith(".xlsx"):
+        pandas = pytest.importorskip("pandas")
+        pytest.importorskip("openpyxl")
+        pandas.DataFrame({"file": [name for name, _ in EXPECTED]}).to_excel(str(tmp_path / name), index=False)
+    else:
+        text = "file;label\r\n" + "".join("%s;x\r\n" % name.replace("/", "\\") for name, _ in EXPECTED)
+        write_bytes(tmp_path / name, text.encode("utf-16"))
+    done = picnic_edge("classify", bundle, tmp_path / name, "--images", photos, "--out", tmp_path / "out.tsv")
+    assert done.returncode == 0, done.stderr
+    rows = read_rows_of((tmp_path / "out.tsv").read_bytes())
+    assert [row["label"] for row in rows] == [label for _, label in EXPECTED]
+
+
+def test_a_missing_photo_s_row_says_which_was_meant(bundle, photos, tmp_path):
+    write_table(tmp_path / "list.tsv", [(RED + "/00.JPG", "")])
+    done = picnic_edge("classify", bundle, tmp_path / "list.tsv", "--images", photos)
+    (row,) = read_rows_of(done.stdout)
+    assert row["error"] == 'No such file or directory; did you mean "%s"?' % os.path.join(photos, RED, "00.jpg")

@@ -6,14 +6,15 @@ import io
 import os
 import random
 import shutil
+import socket
 import threading
 import types
 
 import pytest
 
-from edge_runtime import sources
-from edge_runtime.errors import UsageError
-from tests.helpers import NASTY_NAMES, write_bytes, write_table
+from edge_runtime import images, sources
+from edge_runtime.errors import ImageError, PhotoMissing, StorageLost, UsageError
+from tests.helpers import NASTY_NAMES, encoded, photo, write_bytes, write_table
 
 
 def names_of(source, images_folder=None):
@@ -34,21 +35,24 @@ def folder(tmp_path):
     return str(top)
 
 
+NO_PHOTOS = ("notes.txt", "photo.jpg.bak")  # of those in folder; the second by its (missing) first bytes
+
+
 # --- image, folder
 
 
 def test_an_image_keeps_the_name_it_was_given(folder):
     path = os.path.join(folder, "b.jpg")
-    assert list(sources.open_source(path)) == [sources.Item(path, path, "")]
+    assert [item[:3] for item in sources.open_source(path)] == [(path, path, "")]
 
 
-def test_a_file_with_any_suffix_is_tried_when_it_is_named(folder):
-    path = os.path.join(folder, "notes.txt")
+def test_a_file_of_an_unknown_kind_is_tried_when_it_is_named(folder):
+    path = write_bytes(os.path.join(folder, "photo.xyz"), b"\x9c\x01\x02")
     assert names_of(path) == [path]
 
 
 def test_a_folder_is_read_to_the_bottom_in_sorted_order_photos_only(folder):
-    assert names_of(folder) == [".hidden.jpg", "a.PNG", "b.jpg", "sub/c.webp", "sub/deep/d.jpeg"]
+    assert names_of(folder) == ["a.PNG", "b.jpg", "sub/c.webp", "sub/deep/d.jpeg"]
 
 
 def test_a_folder_s_items_open_from_anywhere(folder):
@@ -144,7 +148,7 @@ def test_a_link_back_to_its_own_folder_is_one_item_and_not_followed(folder, name
     loop = os.path.join("sub", name)
     assert problems_of(folder) == {loop: "is a link back to a folder that contains it: not followed"}
     assert names_of(folder).count(loop) == 1
-    assert len(names_of(folder)) == 6
+    assert len(names_of(folder)) == 5
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may list every folder")
@@ -167,7 +171,7 @@ def test_a_folder_whose_listing_is_refused_is_one_item_with_its_problem(folder, 
 
     monkeypatch.setattr(os, "scandir", refuse)
     assert problems_of(folder) == {"sub/deep": "cannot list this folder (Permission denied)"}
-    assert names_of(folder) == [".hidden.jpg", "a.PNG", "b.jpg", "sub/c.webp", "sub/deep"]
+    assert names_of(folder) == ["a.PNG", "b.jpg", "sub/c.webp", "sub/deep"]
 
 
 # --- a folder with more names than are held at once
@@ -248,12 +252,12 @@ def test_a_folder_that_cannot_be_looked_at_is_an_item_with_the_reason(tmp_path, 
 
     def failing(path, *more, **options):
         if os.fspath(path) == str(tmp_path / "b"):
-            raise OSError(errno.EIO, "Input/output error")
+            raise OSError(errno.EACCES, "Permission denied")
         return real(path, *more, **options)
 
     monkeypatch.setattr(sources.os, "stat", failing)
     found = [(item.name, item.problem) for item in sources.open_source(str(tmp_path))]
-    assert found == [("a/1.jpg", ""), ("b", "cannot be looked at (Input/output error)"), ("c/3.jpg", "")]
+    assert found == [("a/1.jpg", ""), ("b", "cannot be looked at (Permission denied)"), ("c/3.jpg", "")]
     assert sources.count_source(str(tmp_path)) == len(found)
 
 
@@ -278,7 +282,7 @@ def test_a_large_folder_that_goes_away_on_the_way_is_one_item_with_its_problem(l
 
 def test_a_small_folder_that_goes_away_on_the_way_gives_what_had_been_listed(folder):
     items = sources.open_source(folder)
-    assert [next(items).name for _ in range(4)][-1] == "sub/c.webp"
+    assert [next(items).name for _ in range(3)][-1] == "sub/c.webp"
     shutil.rmtree(os.path.join(folder, "sub"))
     assert list(items) == []  # "deep" is no folder any more, and no photo by its name
 
@@ -287,9 +291,9 @@ def test_a_small_folder_that_goes_away_on_the_way_gives_what_had_been_listed(fol
 
 
 @pytest.mark.parametrize("pattern", ["*.jpg", "*", "sub/*", "sub/*/*", "[ab].*", "?.jpg"])
-def test_a_pattern_gives_the_files_it_matches_sorted(folder, pattern):
+def test_a_pattern_gives_the_photos_it_matches_sorted(folder, pattern):
     whole = os.path.join(folder, pattern)
-    expected = sorted(path for path in glob.glob(whole) if os.path.isfile(path))
+    expected = sorted(path for path in glob.glob(whole) if os.path.isfile(path) and not path.endswith(NO_PHOTOS))
     assert expected and names_of(whole) == expected
 
 
@@ -298,7 +302,8 @@ def test_a_pattern_gives_the_files_it_matches_sorted(folder, pattern):
 )
 def test_two_stars_reach_every_depth_as_python_s_glob_does(folder, pattern):
     whole = os.path.join(folder, pattern)
-    expected = sorted({path for path in glob.glob(whole, recursive=True) if os.path.isfile(path)})
+    matched = {path for path in glob.glob(whole, recursive=True) if os.path.isfile(path)}
+    expected = sorted(path for path in matched if not path.endswith(NO_PHOTOS))
     assert expected and names_of(whole) == expected
 
 
@@ -407,7 +412,7 @@ def test_a_name_on_standard_input_opens_the_file(standard_input, tmp_path, name)
     path = write_bytes(os.path.join(str(tmp_path), name), b"")
     standard_input(os.fsencode(path) + b"\0")
     (item,) = sources.open_source("-", null=True)
-    assert item == sources.Item(path, path, "") and os.path.exists(item.path)
+    assert item[:3] == (path, path, "") and os.path.exists(item.path)
     if "\n" not in name:
         standard_input(os.fsencode(path) + b"\n")
         (item,) = sources.open_source("-")
@@ -477,7 +482,7 @@ def test_a_folder_that_cannot_be_listed_counts_as_the_item_that_it_is(folder, mo
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", refuse)
-    assert sources.count_source(folder) == len(names_of(folder)) == 5
+    assert sources.count_source(folder) == len(names_of(folder)) == 4
 
 
 def test_a_table_s_rows_and_one_image_are_counted(folder):
@@ -529,3 +534,503 @@ def test_names_with_nul_between_them_are_not_taken_for_one_name(standard_input):
     standard_input(b"a.jpg\0b.jpg\0")
     with pytest.raises(UsageError, match=r"has NUL bytes; .* need --null \(-0\)"):
         list(sources.open_source("-"))
+
+
+# --- what is passed over, and what is left out
+
+
+LEFT_OUT = ["._a.jpg", ".hidden.jpg", ".DS_Store", "Thumbs.db", "desktop.ini"]
+LEFT_OUT += ["out.tsv.partial", "out.tsv.partial.json", "out.tsv.partial.lock"]
+LEFT_OUT += [
+    folder + "/a.jpg"
+    for folder in ("@eaDir", "__MACOSX", ".ipynb_checkpoints", "$RECYCLE.BIN", "lost+found", ".thumbs")
+]
+LEFT_OUT += ["System Volume Information/a.jpg"]
+
+
+@pytest.fixture
+def mixed(tmp_path):
+    """A folder with photos that no suffix tells, files of other kinds, and what systems leave."""
+    top, jpeg = tmp_path / "mixed", encoded(photo((200, 30, 30)), "jpg")
+    for name in ("a.jpg", "IMG_1", "IMG_2.JPG.1", "b.jpg~", "c.xyz", "in/d.JPG"):
+        write_bytes(top / name, jpeg)
+    for name in ("clip.mp4", "in/film.MOV", "notes.txt", "raw.dng", "photos.zip", "labels.tsv", "README", "e.weird"):
+        write_bytes(top / name, b"some text")
+    for folder in ("", "in/"):
+        for name in LEFT_OUT:
+            write_bytes(top / (folder + name), jpeg)
+    return str(top)
+
+
+MIXED = ["IMG_1", "IMG_2.JPG.1", "a.jpg", "b.jpg~", "c.xyz", "in/d.JPG"]
+MIXED_PASSED_OVER = {".mp4": 1, ".mov": 1, ".txt": 1, ".dng": 1, ".zip": 1, ".tsv": 1, "": 1, ".weird": 1}
+
+
+def test_a_folder_gives_its_photos_by_suffix_or_first_bytes_and_counts_the_rest(mixed):
+    items = sources.open_source(mixed)
+    assert [item.name for item in items] == MIXED
+    assert items.passed_over == MIXED_PASSED_OVER
+
+
+@pytest.mark.parametrize("pattern", ["**/*", "**"])
+def test_a_pattern_gives_the_same_photos_as_the_folder(mixed, pattern):
+    items = sources.open_source(os.path.join(mixed, pattern))
+    assert [item.name for item in items] == [os.path.join(mixed, name) for name in MIXED]
+    assert items.passed_over == MIXED_PASSED_OVER
+
+
+@pytest.mark.parametrize("pattern", ["", "*", "**", "*.jp*", ".*"])
+def test_as_many_are_counted_as_there_are_photos_among_others(mixed, pattern):
+    source = os.path.join(mixed, pattern)
+    assert sources.count_source(source) == len(names_of(source)) > 0
+
+
+def test_what_is_hidden_or_left_by_a_system_is_there_where_it_is_named(mixed):
+    assert names_of(os.path.join(mixed, "._a.jpg")) == [os.path.join(mixed, "._a.jpg")]
+    assert names_of(os.path.join(mixed, ".thumbs")) == ["a.jpg"]
+    assert names_of(os.path.join(mixed, "__MACOSX", "*")) == [os.path.join(mixed, "__MACOSX/a.jpg")]
+    assert names_of(os.path.join(mixed, ".h*")) == [os.path.join(mixed, ".hidden.jpg")]
+
+
+def test_what_the_suffix_tells_is_not_opened(mixed, monkeypatch):
+    opened, start_of = [], sources._start_of
+    monkeypatch.setattr(sources, "_start_of", lambda path: opened.append(path) or start_of(path))
+    names_of(mixed)
+    assert sorted(os.path.basename(path) for path in opened) == [
+        "IMG_1",
+        "IMG_2.JPG.1",
+        "README",
+        "b.jpg~",
+        "c.xyz",
+        "e.weird",
+    ]
+
+
+@pytest.mark.parametrize("pattern", ["", "*"])
+def test_pipes_and_sockets_are_passed_over_and_do_not_block(mixed, pattern):
+    os.mkfifo(os.path.join(mixed, "pipe"))
+    with socket.socket(socket.AF_UNIX) as one:
+        one.bind(os.path.join(mixed, "talk.sock"))
+        items = sources.open_source(os.path.join(mixed, pattern))
+        assert not {"pipe", "talk.sock"} & {os.path.basename(item.name) for item in items}
+    assert items.passed_over[""] == 2 and items.passed_over[".sock"] == 1
+
+
+def test_a_file_that_may_be_a_photo_and_cannot_be_opened_is_an_item_with_the_reason(mixed, monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr(sources, "_start_of", refuse)
+    expected = dict.fromkeys(("IMG_1", "README", "e.weird", "c.xyz"), "cannot be looked at (Permission denied)")
+    assert expected.items() <= problems_of(mixed).items()
+    assert sources.count_source(mixed) == len(names_of(mixed)) == 8
+    assert len(problems_of(os.path.join(mixed, "*"))) == 6
+
+
+def test_a_million_suffixes_do_not_take_memory(tmp_path):
+    for number in range(300):
+        write_bytes(tmp_path / ("log.%05d" % number), b"")
+    write_bytes(tmp_path / ("log." + "x" * 100), b"")
+    items = sources.open_source(str(tmp_path))
+    assert list(items) == [] and sum(items.passed_over.values()) == 301 and len(items.passed_over) < 110
+
+
+def test_what_was_passed_over_is_said_with_the_most_first():
+    text = sources.passed_over_text({".txt": 2, ".mp4": 3, "": 1, ".\x1b[1m": 1})
+    assert text.startswith("passed over: 3 .mp4, 2 .txt, 1 without a suffix, 1 .\\x1b[1m (a video is ")
+    assert sources.passed_over_text({".txt": 2}) == "passed over: 2 .txt" and sources.passed_over_text({}) == ""
+
+
+def test_a_pattern_that_matches_no_photo_says_what_it_matches(mixed):
+    with pytest.raises(UsageError, match=r"matches no photo .passed over: 1 .txt"):
+        sources.open_source(os.path.join(mixed, "*.txt"))
+
+
+# --- storage that goes away
+
+
+def missing_reason(item):
+    """What the row of an Item says whose file is not there."""
+    with pytest.raises(PhotoMissing) as missing:
+        images.read_image(item.path)
+    return sources.reason_of(item, missing.value)
+
+
+def items_of(kind, folder, standard_input):
+    """Opens the photos of a flat folder a.jpg, b.jpg ... as a source of a kind."""
+    names = sorted(os.listdir(folder))
+    if kind == "stdin":
+        standard_input("".join(os.path.join(folder, name) + "\n" for name in names).encode())
+        return sources.open_source("-")
+    if kind == "table":
+        write_table(folder + ".tsv", [(name, "") for name in names])
+        return sources.open_source(folder + ".tsv", folder)
+    if kind == "several":
+        return sources.open_sources([os.path.join(folder, name) for name in names])
+    return sources.open_source(folder if kind == "folder" else os.path.join(folder, "*"))
+
+
+@pytest.fixture
+def flat(tmp_path):
+    for letter in "abcdef":
+        write_bytes(tmp_path / "flat" / (letter + ".jpg"), b"")
+    return str(tmp_path / "flat")
+
+
+KINDS = ["folder", "glob", "table", "stdin", "several"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("instead", ["nothing", "another folder"])
+def test_a_folder_that_went_away_is_no_photo_s_fault(kind, instead, flat, standard_input):
+    items = items_of(kind, flat, standard_input)
+    next(items)
+    os.rename(flat, flat + ".away")
+    if instead == "another folder":  # as an empty mount point is
+        os.mkdir(flat)
+    with pytest.raises(StorageLost, match="flat: this folder went away"):  # from the walk, or when it is read
+        missing_reason(next(items))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_single_photo_that_went_away_is_a_row(kind, flat, standard_input):
+    items = items_of(kind, flat, standard_input)
+    next(items)
+    os.unlink(os.path.join(flat, "b.jpg"))
+    assert missing_reason(next(items)) == "No such file or directory"
+    assert len(list(items)) == 4
+
+
+def test_a_folder_inside_that_went_away_is_rows(folder):
+    items = {item.name: item for item in sources.open_source(folder)}
+    shutil.rmtree(os.path.join(folder, "sub"))
+    assert missing_reason(items["sub/c.webp"]) == "No such file or directory"
+
+
+def test_names_on_standard_input_below_a_folder_that_went_away_are_no_photos_faults(flat, tmp_path, standard_input):
+    """Also where names of two folders alternate, and where the folder was not there when it was named first."""
+    other = write_bytes(tmp_path / "other" / "x.jpg", b"")
+    names = [other, flat + "/a.jpg", other, flat + "/b.jpg", flat + "/deeper/c.jpg"]
+    standard_input("\n".join(names).encode() + b"\n")
+    items = sources.open_source("-")
+    first = [next(items) for _ in range(3)]
+    os.rename(flat, flat + ".away")
+    rest = first[1:2] + list(items)
+    for item in rest:
+        with pytest.raises(StorageLost):
+            missing_reason(item)
+    os.mkdir(flat)
+    for item in rest:
+        with pytest.raises(StorageLost):
+            missing_reason(item)
+
+
+def test_a_large_folder_that_goes_away_ends_the_walk(large):
+    items = sources.open_source(large)
+    next(items)
+    os.rename(large, large + ".away")
+    with pytest.raises(StorageLost, match="large: this folder went away"):
+        list(items)
+
+
+def test_a_large_folder_that_goes_away_ends_a_pattern_too(large):
+    items = sources.open_source(os.path.join(large, "*.jpg"))
+    next(items)
+    os.rename(large, large + ".away")
+    with pytest.raises(StorageLost, match="large: this folder went away"):
+        list(items)
+
+
+def test_a_folder_that_went_away_before_its_turn_came_ends_the_run(flat, folder):
+    items = sources.open_sources([folder, flat])
+    next(items)
+    os.rename(flat, flat + ".away")
+    os.mkdir(flat)
+    with pytest.raises(StorageLost):
+        list(items)
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.ESTALE, errno.ENODEV, errno.ENOTCONN, errno.EMFILE, errno.ENOMEM])
+@pytest.mark.parametrize("pattern", ["", "sub/*", "**/*"])
+def test_a_folder_whose_disk_fails_ends_the_run(folder, monkeypatch, code, pattern):
+    real = {name: getattr(os, name) for name in ("scandir", "listdir")}
+
+    def failing(name):
+        def call(path):
+            if os.fspath(path).endswith("sub"):
+                raise OSError(code, os.strerror(code), path)
+            return real[name](path)
+
+        return call
+
+    for name in real:
+        monkeypatch.setattr(os, name, failing(name))
+    with pytest.raises(StorageLost, match="(?s)photos.*%s" % os.strerror(code)):
+        list(sources.open_source(os.path.join(folder, pattern)))
+
+
+def test_a_file_whose_disk_fails_when_it_is_looked_at_ends_the_run(mixed, monkeypatch):
+    def failing(path):
+        raise OSError(errno.EIO, "Input/output error", path)
+
+    monkeypatch.setattr(sources, "_start_of", failing)
+    for source in (mixed, os.path.join(mixed, "*")):
+        with pytest.raises(StorageLost, match="Input/output error"):
+            list(sources.open_source(source))
+
+
+def test_a_disk_that_is_mounted_inside_a_folder_and_goes_away_is_no_photo_s_fault(tmp_path, mount):
+    with mount(tmp_path / "media" / "card") as unmount:
+        write_bytes(tmp_path / "media" / "card" / "DCIM" / "1.jpg", b"")
+        write_bytes(tmp_path / "media" / "0.jpg", b"")
+        write_table(tmp_path / "list.tsv", [("card/DCIM/1.jpg", "")])
+        every = [
+            list(sources.open_source(source, images_folder))[0]
+            for source, images_folder in [
+                (str(tmp_path / "media"), None),
+                (str(tmp_path / "media/*/DCIM/*.jpg"), None),
+                (str(tmp_path / "list.tsv"), str(tmp_path / "media")),
+            ]
+        ]
+        every[0] = list(sources.open_source(str(tmp_path / "media")))[1]
+        unmount()
+        for item in every:
+            assert item.path.endswith("card/DCIM/1.jpg")
+            with pytest.raises(StorageLost, match="card"):
+                missing_reason(item)
+
+
+def test_an_images_folder_that_is_empty_is_refused_as_a_disk_that_is_not_mounted(tmp_path):
+    write_table(tmp_path / "list.tsv", [("a.jpg", "")])
+    os.mkdir(str(tmp_path / "card"))
+    with pytest.raises(UsageError, match="card: is an empty folder; is its disk mounted"):
+        sources.open_source(str(tmp_path / "list.tsv"), str(tmp_path / "card"))
+
+
+# --- standard input of any length and from any system
+
+
+def test_standard_input_without_an_end_of_a_name_is_refused_after_a_little(monkeypatch, standard_input):
+    standard_input(b"x" * 30000000)
+    sizes, read = [], os.read
+
+    def counting(file, size):
+        sizes.append(len(read(file, size)))
+        return b"x" * sizes[-1]
+
+    monkeypatch.setattr(sources.os, "read", counting)
+    with pytest.raises(UsageError, match="standard input: a name of more than 1048576 bytes"):
+        list(sources.open_source("-"))
+    assert sum(sizes) < 2000000
+    sizes.clear()
+    with pytest.raises(UsageError, match="standard input"):
+        list(sources.open_source("-", null=True))
+    assert sum(sizes) < 2000000
+
+
+@pytest.mark.parametrize(
+    "start, encoding", [("\ufeff", "utf-8"), ("\ufeff", "utf-16-le"), ("\ufeff", "utf-16-be"), ("", "utf-8")]
+)
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+@pytest.mark.parametrize("piece", [1, 3, 1 << 16])
+def test_a_list_from_windows_is_read_from_standard_input(standard_input, monkeypatch, start, encoding, newline, piece):
+    monkeypatch.setattr(sources, "_READ_BYTES", piece)
+    names = ["a b.jpg", "\u00c4pfel/\u82f9\u679c.jpg", "c.jpg"]
+    standard_input((start + newline.join(names) + newline).encode(encoding))
+    assert names_of("-") == [os.fsdecode(name.encode()) for name in names]
+
+
+def test_a_name_that_begins_as_utf_16_does_stays_one(standard_input):
+    standard_input(b"\xff\xfe.jpg\nb.jpg\n")
+    assert names_of("-") == [os.fsdecode(b"\xff\xfe.jpg"), "b.jpg"]
+
+
+def test_a_folder_as_standard_input_is_wrong_usage(monkeypatch, tmp_path):
+    file = os.open(str(tmp_path), os.O_RDONLY)
+    monkeypatch.setattr(sources, "sys", types.SimpleNamespace(stdin=types.SimpleNamespace(fileno=lambda: file)))
+    try:
+        with pytest.raises(UsageError, match="standard input: cannot be read .Is a directory"):
+            list(sources.open_source("-"))
+    finally:
+        os.close(file)
+
+
+def test_a_standard_input_that_fails_is_storage_that_is_lost(standard_input, monkeypatch):
+    def failing(*_):
+        raise OSError(errno.EIO, "Input/output error")
+
+    standard_input(b"a.jpg\n")
+    monkeypatch.setattr(sources.os, "read", failing)
+    with pytest.raises(StorageLost, match="standard input"):
+        list(sources.open_source("-"))
+
+
+@pytest.mark.parametrize("kind", ["stdin", "table"])
+def test_backslashes_mean_folders_where_no_file_has_them_in_its_name(kind, folder, standard_input, monkeypatch):
+    monkeypatch.chdir(folder)
+    write_bytes("own\\slash.jpg", b"")
+    write_bytes("own/slash.jpg", b"")
+    names = ["sub\\deep\\d.jpeg", "own\\slash.jpg", "no\\where.jpg"]
+    if kind == "stdin":
+        standard_input("\r\n".join(names).encode())
+        items = list(sources.open_source("-"))
+    else:
+        write_table("list.tsv", [(name, "") for name in names])
+        items = list(sources.open_source("list.tsv"))
+    assert [item.name for item in items] == names
+    assert [item.path for item in items] == ["sub/deep/d.jpeg", "own\\slash.jpg", "no\\where.jpg"]
+
+
+@pytest.mark.parametrize("name", ["..\\b.jpg", "\\etc\\passwd", "sub\\..\\..\\x.jpg"])
+def test_backslashes_lead_to_no_file_outside_the_images_folder(folder, name):
+    write_table(os.path.join(folder, "sub", "list.tsv"), [(name, "")])
+    (item,) = sources.open_source(os.path.join(folder, "sub", "list.tsv"))
+    assert not os.path.exists(item.path)
+
+
+# --- names that were meant
+
+
+NFD, NFC = "a\u0308pfel", "\u00e4pfel"
+
+
+@pytest.mark.parametrize(
+    "there, given",
+    [
+        ("Apple.JPG", "apple.jpg"),
+        (NFD + ".jpg", NFC + ".jpg"),
+        (NFC + ".jpg", NFD + ".JPG"),
+        ("apple.jpg", "apple"),
+        ("Fruit/Apple.jpg", "fruit/apple.jpg"),
+        (NFD + "/1.jpg", NFC + "/1.jpg"),
+        ("Fruit/apple.jpg", "fruit\\apple.jpg"),
+        ("A/b/C/d/E.jpg", "a/B/c/D/e"),
+    ],
+)
+def test_a_missing_name_is_answered_with_the_one_that_was_meant(tmp_path, monkeypatch, there, given):
+    there, given = (os.fsdecode(name.encode()) for name in (there, given))
+    write_bytes(tmp_path / there, b"")
+    hint = '; did you mean "%s"?' % (tmp_path / there)
+    assert sources.near_miss(str(tmp_path / given)).startswith(hint)
+    monkeypatch.chdir(tmp_path)
+    assert sources.near_miss(given).startswith('; did you mean "%s"?' % there)
+    with pytest.raises(UsageError, match="no such file or folder; did you mean"):
+        sources.open_source(given)
+
+
+def test_another_unicode_form_is_called_that(tmp_path):
+    write_bytes(tmp_path / os.fsdecode((NFD + ".jpg").encode()), b"")
+    given = os.path.join(str(tmp_path), os.fsdecode((NFC + ".jpg").encode()))
+    assert sources.near_miss(given).endswith('.jpg"? (the same letters in another Unicode form)')
+
+
+@pytest.mark.parametrize(
+    "given", ["nothing.jpg", "no/where/at/all.jpg", "b.jpg", "/".join("x" * 2000), "..", "a" * 5000]
+)
+def test_a_name_like_no_other_gets_no_hint(folder, given):
+    assert sources.near_miss(os.path.join(folder, given)) == ""
+
+
+def test_a_folder_is_listed_once_for_all_names_that_are_missing_in_it(folder, monkeypatch):
+    listed, names = [], sources._names
+    monkeypatch.setattr(sources, "_names", lambda path: listed.append(path) or names(path))
+    hints = [sources.near_miss(os.path.join(folder, "B.JPG")) for _ in range(100)]
+    hints += [sources.near_miss(os.path.join(folder, "%d.jpg" % number)) for number in range(1000)]
+    assert listed == [folder] and all(hints[:100]) and not any(hints[100:])
+
+
+def test_a_huge_folder_is_not_searched_for_what_was_meant(folder, monkeypatch):
+    monkeypatch.setattr(sources, "_NEAR_NAMES", 3)
+    sources._names_like_at.cache_clear()
+    assert sources.near_miss(os.path.join(folder, "B.JPG")) == ""
+    sources._names_like_at.cache_clear()
+
+
+def test_the_hint_is_in_the_reason_of_a_missing_photo_alone(folder):
+    path = os.path.join(folder, "B.jpg")
+    item = sources.Item(path, path, "")
+    assert missing_reason(item) == 'No such file or directory; did you mean "%s"?' % os.path.join(folder, "b.jpg")
+    assert sources.reason_of(item, ImageError("is truncated")) == "is truncated"
+
+
+# --- several sources
+
+
+def test_several_sources_are_read_in_their_order_with_distinct_names(folder, tmp_path):
+    other = write_bytes(tmp_path / "other" / "b.jpg", b"")
+    table = str(tmp_path / "list.tsv")
+    write_table(table, [("other/b.jpg", "")])
+    given = [os.path.join(folder, "sub"), other, table, os.path.join(folder, "*.jpg"), str(tmp_path / "other") + "/"]
+    items = list(sources.open_sources(given))
+    assert [item.name for item in items] == [
+        os.path.join(folder, "sub/c.webp"),
+        os.path.join(folder, "sub/deep/d.jpeg"),
+        other,
+        "other/b.jpg",
+        os.path.join(folder, "b.jpg"),
+        str(tmp_path / "other/b.jpg"),
+    ]
+    assert all(os.path.exists(item.path) for item in items)
+    assert sources.count_sources(given) == len(items)
+
+
+def test_of_one_source_the_names_are_as_ever(folder):
+    assert [item.name for item in sources.open_sources([folder])] == names_of(folder)
+
+
+def test_what_a_shell_puts_in_the_place_of_a_star_is_read_as_the_pattern_is(mixed):
+    for name in ("notes.txt", "labels.tsv", "clip.mp4", "photos.zip", "raw.dng", "README", "e.weird"):
+        os.unlink(os.path.join(mixed, name))
+    given = sorted(glob.glob(os.path.join(mixed, "*")))
+    assert any("Thumbs.db" in name for name in given)
+    shutil.rmtree(os.path.join(mixed, "in", "lost+found"))
+    items = sources.open_sources(given)
+    assert [item.name for item in items] == [os.path.join(mixed, name) for name in MIXED]
+    assert items.passed_over == {".mov": 1} and sources.count_sources(given) == len(MIXED)
+
+
+@pytest.mark.parametrize("odd", ["-", "nowhere.jpg", "camera:0"])
+def test_each_of_several_sources_is_looked_at_first(folder, odd):
+    with pytest.raises(UsageError, match=odd):
+        sources.open_sources([folder, odd])
+
+
+# --- what is given as a source and is none
+
+
+@pytest.mark.parametrize(
+    "name, start, says",
+    [
+        ("photos.zip", b"PK\x03\x04", "a zip archive; unpack it: unzip"),
+        ("photos.tar.gz", b"\x1f\x8b\x08", "a tar archive; unpack it: tar -xf"),
+        ("photos.tgz", b"\x1f\x8b\x08", "a tar archive; unpack it: tar -xf"),
+        ("photos", b"\0" * 257 + b"ustar", "a tar archive; unpack it: tar -xf"),
+        ("photos", b"PK\x03\x04", "a zip archive"),
+        ("photo.jpg.gz", b"\x1f\x8b\x08", "gzip data"),
+        ("list.json", b"[]", "JSON; save it as .csv"),
+        ("list.jsonl", b"{}", "JSON; save it as .csv"),
+        ("list.xls", b"\xd0\xcf\x11\xe0", "a spreadsheet of an older or other kind; save it as .csv"),
+        ("list.ods", b"PK\x03\x04", "a spreadsheet of an older or other kind; save it as .csv"),
+        ("list.docx", b"PK\x03\x04", "a document"),
+        ("list.pdf", b"%PDF-1.4", "a PDF document"),
+        ("list", b"a.jpg\nb.jpg\n", "text; .* picnic-edge classify BUNDLE - < "),
+        ("clip.mp4", b"\0\0\0\x18ftypmp42", "a video"),
+        ("clip", b"\0\0\0\x18ftypmp42", "a video"),
+        ("raw.nef", b"MM\0*", "a camera raw file; convert it to JPEG"),
+        ("sound.mp3", b"\x80\x81", "another kind of file, by its suffix .mp3"),
+    ],
+)
+def test_what_is_neither_photos_nor_a_table_is_refused_by_its_kind(tmp_path, name, start, says):
+    path = write_bytes(tmp_path / name, start)
+    with pytest.raises(UsageError, match="(?s)%s.*%s" % (name, says)):
+        sources.open_source(path)
+
+
+def test_a_photo_is_one_whatever_it_is_called(tmp_path):
+    path = write_bytes(tmp_path / "photo.pdf", encoded(photo((200, 30, 30)), "jpg"))
+    assert names_of(path) == [path]
+
+
+def test_a_table_without_its_column_is_refused_before_anything_is_read(tmp_path):
+    with pytest.raises(UsageError, match="no column named file"):
+        sources.open_source(write_bytes(tmp_path / "notes.txt", b"remember the milk\n"))

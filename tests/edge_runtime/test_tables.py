@@ -1,13 +1,19 @@
 """Reading tables that people and spreadsheets write, and writing tables that every csv reader reads back."""
 
 import csv
+import errno
+import gzip
 import io
 import json
+import os
+import sys
+import threading
+import tracemalloc
 
 import pytest
 
 from edge_runtime import tables
-from edge_runtime.errors import UsageError
+from edge_runtime.errors import MissingRequirement, StorageLost, UsageError
 from tests.helpers import NASTY_NAMES, write_bytes
 
 
@@ -102,7 +108,7 @@ def test_a_nul_byte_costs_one_row_only(rows_of):
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"\n", b"\xef\xbb\xbf", b"a.jpg\tham\n", b"File\tLabel\n", b"file,label\na.jpg,ham\n"]
+    "data", [b"", b"\n", b"\xef\xbb\xbf", b"a.jpg\tham\n", b"File\tLabel\n", b"file:label\na.jpg:ham\n"]
 )
 def test_a_table_without_the_column_is_wrong_usage(rows_of, data):
     with pytest.raises(UsageError, match="no column named file"):
@@ -116,11 +122,6 @@ def test_a_table_without_labels_is_wrong_usage_where_they_are_needed(rows_of):
 
 def test_a_table_with_a_header_alone_has_no_rows(rows_of):
     assert rows_of(b"file\tlabel\n") == []
-
-
-def test_a_utf_16_table_is_wrong_usage(rows_of):
-    with pytest.raises(UsageError, match="no column named file"):
-        rows_of("file\tlabel\na.jpg\tham\n".encode("utf-16"))
 
 
 def test_a_missing_table_is_wrong_usage(tmp_path):
@@ -153,6 +154,180 @@ def test_a_quote_closed_by_another_row_s_costs_no_row(rows_of):
         (4, "c.jpg", '"5 inch'),
         (5, "d.jpg", "ham"),
     ]
+
+
+# --- tables from other programs
+
+ROWS = [("a.jpg", "ham"), ("b, c.jpg", "egg"), ("\u00c4pfel/\u82f9.jpg", "7")]
+
+
+@pytest.mark.parametrize("separator", ["\t", ",", ";"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize("suffix", [".tsv", ".csv", ".txt", ".csv.gz", ""])
+def test_the_header_line_says_what_separates_the_columns(tmp_path, separator, encoding, suffix):
+    text = "\ufeff" if "16" in encoding else ""
+    text += "".join(
+        separator.join('"%s"' % cell if separator in cell else cell for cell in row) + "\r\n"
+        for row in [("file", "label")] + ROWS
+    )
+    data = text.encode(encoding)
+    path = write_bytes(tmp_path / ("table" + suffix), gzip.compress(data) if ".gz" in suffix else data)
+    for need_label in (False, True):
+        assert [row[1:] for row in tables.read_rows(path, need_label)] == [row + ("",) for row in ROWS]
+
+
+def test_a_column_alone_needs_no_separator(tmp_path):
+    path = write_bytes(tmp_path / "t.csv", b'file\n"a, b.jpg"\nc.jpg,ham\n')
+    assert [row[1:] for row in tables.read_rows(path)] == [
+        ("a, b.jpg", "", ""),
+        ("c.jpg", "", "line has 2 fields, the header 1"),
+    ]
+    path = write_bytes(tmp_path / "t.tsv", b"file\na, b.jpg\n")
+    assert [row.file for row in tables.read_rows(path)] == ["a, b.jpg"]
+
+
+def test_an_open_quote_in_a_csv_costs_only_its_own_row(tmp_path):
+    path = write_bytes(tmp_path / "t.csv", b'file,label\na.jpg,"5 inch\nb.jpg,egg\nc.jpg,"5 inch\nd.jpg,ham\n')
+    assert [row.file for row in tables.read_rows(path, need_label=True)] == ["a.jpg", "b.jpg", "c.jpg", "d.jpg"]
+
+
+@pytest.mark.parametrize("suffix", [".xlsx", ".parquet"])
+def test_a_table_of_a_spreadsheet_or_of_pandas_is_read(tmp_path, suffix):
+    pandas = pytest.importorskip("pandas")
+    pytest.importorskip("openpyxl")
+    pytest.importorskip("pyarrow")
+    path = str(tmp_path / ("table" + suffix))
+    table = pandas.DataFrame(
+        {"label": ["ham", None, "7", "egg"], "x": [1.5, 2, None, 3], "file": ["a.jpg", "b.jpg", None, "../c.jpg"]}
+    )
+    (table.to_excel if suffix == ".xlsx" else table.to_parquet)(path, index=False)
+    assert [row[:4] for row in tables.read_rows(path, need_label=True)] == [
+        (2, "a.jpg", "ham", ""),
+        (3, "b.jpg", "", "no label"),
+        (4, "", "7", "no file name"),
+        (5, "../c.jpg", "egg", "path leaves the images folder (..)"),
+    ]
+    with pytest.raises(UsageError, match="no column named file"):
+        table = table.rename(columns={"file": "photo"})
+        (table.to_excel if suffix == ".xlsx" else table.to_parquet)(path, index=False)
+        list(tables.read_rows(path))
+
+
+def test_whole_numbers_in_a_spreadsheet_stay_whole(tmp_path):
+    openpyxl = pytest.importorskip("openpyxl")
+    pytest.importorskip("pandas")
+    book = openpyxl.Workbook()
+    for row in [("file", "label", "label"), ("a.jpg", 12, 1), ("b.jpg", None, 2)]:
+        book.active.append(row)
+    book.save(str(tmp_path / "t.xlsx"))
+    assert [row.file for row in tables.read_rows(str(tmp_path / "t.xlsx"))] == ["a.jpg", "b.jpg"]
+    with pytest.raises(UsageError, match="has 2 columns named label"):
+        list(tables.read_rows(str(tmp_path / "t.xlsx"), need_label=True))
+    book.active.delete_cols(3)
+    book.save(str(tmp_path / "t.xlsx"))
+    assert [row.label for row in tables.read_rows(str(tmp_path / "t.xlsx"), need_label=True)] == ["12", ""]
+
+
+@pytest.mark.parametrize("suffix", [".xlsx", ".parquet"])
+def test_a_damaged_spreadsheet_is_wrong_usage(tmp_path, suffix):
+    for module in ("pandas", "openpyxl", "pyarrow"):
+        pytest.importorskip(module)
+    with pytest.raises(UsageError, match="t%s: cannot be read" % suffix):
+        list(tables.read_rows(write_bytes(tmp_path / ("t" + suffix), b"file,label\na.jpg,ham\n")))
+
+
+@pytest.mark.parametrize("suffix", [".xlsx", ".parquet"])
+def test_without_pandas_it_is_said_how_to_get_it(tmp_path, suffix, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(MissingRequirement, match="pandas is needed here.*\n.*pip install pandas"):
+        list(tables.read_rows(write_bytes(tmp_path / ("t" + suffix), b"")))
+
+
+@pytest.mark.parametrize(
+    "name, data, says",
+    [
+        ("t.tsv", b"PK\x03\x04", "a zip archive"),
+        ("t.csv", b"\0" * 257 + b"ustar", "a tar archive; unpack it: tar -xf"),
+        ("t.csv.gz", gzip.compress(b"\0" * 257 + b"ustar"), "a tar archive"),
+        ("t.json", b"[]", "JSON; save it as .csv"),
+        ("t.ods", b"PK\x03\x04", "a spreadsheet"),
+        ("t.tsv", b"%PDF-1.5", "a PDF document"),
+        ("t.tsv", b"PAR1", "a Parquet table"),
+        ("t.tsv", b"\xff\xd8\xff\xe0", "a JPEG photo"),
+    ],
+)
+def test_what_is_no_table_is_refused_by_its_kind(tmp_path, name, data, says):
+    with pytest.raises(UsageError, match="%s: is no table of photos, but %s" % (name, says)):
+        list(tables.read_rows(write_bytes(tmp_path / name, data)))
+
+
+def test_a_list_without_a_header_is_told_what_to_do(tmp_path):
+    path = write_bytes(tmp_path / "my list.txt", b"photos/a.jpg\nphotos/b.jpg\n")
+    with pytest.raises(
+        UsageError, match="(?s)no column named file.*write such a line.*classify BUNDLE - < '.*list.txt'"
+    ):
+        list(tables.read_rows(path))
+
+
+@pytest.mark.parametrize("end", [10, -10])
+def test_gzip_that_is_damaged_is_wrong_usage(tmp_path, end):
+    random = "".join("%d.jpg\n" % (number * 7919 % 100003) for number in range(20000))
+    path = write_bytes(tmp_path / "t.tsv.gz", gzip.compress(b"file\n" + random.encode())[:end])
+    with pytest.raises(UsageError, match="t.tsv.gz"):
+        list(tables.read_rows(path))
+
+
+def test_a_line_without_end_takes_no_memory(tmp_path):
+    path = write_bytes(tmp_path / "t.tsv.gz", gzip.compress(b"file\n" + b"x" * 30000000))
+    tracemalloc.start()
+    try:
+        with pytest.raises(UsageError, match="t.tsv.gz, line 2: .*longer than 1048576 characters"):
+            list(tables.read_rows(path))
+        assert tracemalloc.get_traced_memory()[1] < 10000000
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_table_whose_disk_fails_is_storage_that_is_lost(tmp_path, monkeypatch):
+    class Failing(io.RawIOBase):
+        pieces = [b"file\n" + b"a.jpg\n" * 3000]
+
+        def readable(self):
+            return True
+
+        def readinto(self, buffer):
+            if not self.pieces:
+                raise OSError(errno.EIO, "Input/output error")
+            piece, rest = self.pieces[0][: len(buffer)], self.pieces[0][len(buffer) :]
+            self.pieces[:] = [rest] if rest else []
+            buffer[: len(piece)] = piece
+            return len(piece)
+
+    monkeypatch.setattr(tables, "open", lambda *_: io.BufferedReader(Failing()), raising=False)
+    rows = tables.read_rows("t.tsv")
+    assert next(rows).file == "a.jpg"
+    with pytest.raises(StorageLost, match="t.tsv: cannot be read any more .Input/output error"):
+        list(rows)
+
+
+def test_a_table_is_read_from_a_pipe_too(tmp_path):
+    path = str(tmp_path / "pipe")
+    os.mkfifo(path)
+    writer = threading.Thread(target=write_bytes, args=(path, b"file,label\na.jpg,ham\n"))
+    writer.start()
+    assert [row.file for row in tables.read_rows(path, need_label=True)] == ["a.jpg"]
+    writer.join()
+
+
+def test_where_a_table_is_not_utf_8_can_be_asked(tmp_path):
+    assert tables.encoding_problem(write_bytes(tmp_path / "t.tsv", "file\n\u00e4.jpg\n".encode())) == ""
+    assert tables.encoding_problem(write_bytes(tmp_path / "t.tsv", "file\n\u00e4.jpg\n".encode("utf-16"))) == ""
+    latin = b"file\na.jpg\n\xe4.jpg\n"
+    assert tables.encoding_problem(write_bytes(tmp_path / "t.tsv", latin)) == "line 3 is not UTF-8"
+    assert tables.encoding_problem(write_bytes(tmp_path / "t.csv.gz", gzip.compress(latin))) == "line 3 is not UTF-8"
+    assert tables.encoding_problem(write_bytes(tmp_path / "t.xlsx", latin)) == ""
+    with pytest.raises(UsageError):
+        tables.encoding_problem(str(tmp_path / "nowhere.tsv"))
 
 
 # --- writing

@@ -2,13 +2,15 @@
 
 import collections
 import csv
+import gzip
 import os
 import shutil
 
 import numpy as np
 import pytest
 
-from edge_runtime.errors import SomeInputsFailed, UsageError
+from edge_runtime import images, sources
+from edge_runtime.errors import SomeInputsFailed, StorageLost, UsageError
 from edge_runtime.files import sha256_of
 from tests import helpers
 from train import cli, data
@@ -126,7 +128,7 @@ def test_a_photo_under_two_labels_is_not_used_at_all(tmp_path):
         (b"file\tname\na.jpg\tred\n", "no column named label"),
         (b"a.jpg\tred\n", "no column named file or label"),
         (b"", "is empty"),
-        (b"file,label\na.jpg,red\n", "no column named file or label"),
+        (b"file:label\na.jpg:red\n", "no column named file or label"),
     ],
 )
 def test_a_table_without_the_columns_is_refused(tmp_path, content, said):
@@ -435,11 +437,15 @@ def test_copies_cannot_get_into_training_and_validation_both(photos, tmp_path, n
     assert "%d: is a copy of another photo: counted once" % len(rows) in capsys.readouterr().err
 
 
-def test_hidden_folders_are_no_classes(photos):
+@pytest.mark.parametrize("name", [".thumbs", "__MACOSX", "@eaDir", ".ipynb_checkpoints", "lost+found", "$RECYCLE.BIN"])
+def test_hidden_folders_and_those_that_systems_make_are_no_classes(photos, name):
     folder, rows = photos
-    shutil.copytree(str(folder / os.path.dirname(rows[0][0])), str(folder / ".thumbs"))
+    shutil.copytree(str(folder / os.path.dirname(rows[0][0])), str(folder / name))
+    shutil.copytree(str(folder / os.path.dirname(rows[0][0])), str(folder / "red" / name))
+    helpers.write_bytes(folder / "red" / "._00.jpg", b"")
+    helpers.write_bytes(folder / name / "raw.cr2", b"")
     left, problems = data.read_labels(str(folder))
-    assert len(left) == len(rows) and {problem.what for problem in problems} == {"lies in a hidden folder"}
+    assert sorted(photo.file for photo in left) == sorted(name for name, _ in rows) and problems == []
 
 
 def test_a_bundle_among_the_photos_is_no_class(photos, tiny_bundle):
@@ -482,3 +488,91 @@ def test_a_folder_that_cannot_be_written_is_met_before_any_long_work(option, pho
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="%s .*file: cannot be written" % option):
         cli.main([str(photos[0]), "--out", str(tmp_path / "bundle"), option, str(tmp_path / "file")])
+
+
+# ---- sources
+
+
+@pytest.mark.parametrize("source", ["table", "folder"])
+def test_photos_whose_folder_goes_away_are_not_called_unreadable(photos, tmp_path, monkeypatch, source):
+    folder, rows = photos
+    helpers.write_table(tmp_path / "train.tsv", rows)
+    given = [str(tmp_path / "train.tsv"), "--images", str(folder)] if source == "table" else [str(folder)]
+    read_bytes = images.read_bytes
+
+    def read(path):
+        if path.endswith("red/01.jpg"):
+            os.rename(str(folder), str(folder) + ".away")
+        return read_bytes(path)
+
+    monkeypatch.setattr(images, "read_bytes", read)
+    with pytest.raises(StorageLost, match="photos: this folder went away") as lost:
+        read_options(*given + ["--out", str(tmp_path / "bundle")])
+    assert lost.value.exit_code == 4 and not os.path.exists(str(tmp_path / "bundle.problems.tsv"))
+
+
+def test_a_photo_that_is_missing_alone_is_named_with_the_one_that_was_meant(photos, tmp_path, capsys):
+    folder, rows = photos
+    missing = [("red/0%d.JPG" % number, "red") for number in range(3)] + [("red/nowhere.jpg", "red")]
+    helpers.write_table(tmp_path / "train.tsv", rows + missing)
+    listed, _ = data.read_labels(str(tmp_path / "train.tsv"), str(folder))
+    readable, problems = data.check_photos(listed, {})
+    assert len(readable) == len(rows)
+    assert [problem.what for problem in problems] == [
+        'No such file or directory; did you mean "%s"?' % (folder / "red" / ("0%d.jpg" % number)) for number in range(3)
+    ] + ["No such file or directory"]
+    data.report_problems(problems, None, strict=False)
+    assert "\n  4: No such file or directory: red/00.JPG (did you mean " in capsys.readouterr().err
+
+
+def test_photos_in_class_folders_are_those_that_classify_reads(photos, capsys):
+    folder, rows = photos
+    jpeg = (folder / rows[0][0]).read_bytes()
+    for name in ("IMG_1", "b.jpg~", "c.JPG.1"):
+        helpers.write_bytes(folder / "red" / name, jpeg)
+    for name in ("clip.mp4", "notes.txt", "README", "Thumbs.db", ".hidden.jpg"):
+        helpers.write_bytes(folder / "red" / name, b"some text")
+    left, problems = data.read_labels(str(folder))
+    assert sorted(photo.file for photo in left) == sorted(item.name for item in sources.open_source(str(folder)))
+    assert len(left) == len(rows) + 3 and problems == []
+    assert "passed over: 1 without a suffix, 1 .mp4, 1 .txt (" in capsys.readouterr().err
+
+
+def test_raw_photos_are_named_as_problems_and_heic_is_tried(photos, capsys):
+    folder, rows = photos
+    helpers.write_bytes(folder / "red" / "a.CR2", b"")
+    helpers.write_bytes(folder / "red" / "b.heic", b"")
+    left, problems = data.read_labels(str(folder))
+    assert len(left) == len(rows) + 1
+    assert problems == [data.Problem("red/a.CR2", ".CR2 is no format that can be read; convert it to JPEG or PNG")]
+    assert "passed over" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.txt", "t.csv.gz", "t.xlsx"])
+def test_labels_come_from_tables_of_other_kinds(photos, tmp_path, name):
+    folder, rows = photos
+    if name == "t.xlsx":
+        pandas = pytest.importorskip("pandas")
+        pytest.importorskip("openpyxl")
+        pandas.DataFrame(rows, columns=["file", "label"]).to_excel(str(tmp_path / name), index=False)
+    else:
+        text = "file,label\r\n" + "".join('"%s","%s"\r\n' % row for row in rows)
+        text = text.encode("utf-16")
+        helpers.write_bytes(tmp_path / name, gzip.compress(text) if name.endswith(".gz") else text)
+    found, problems = data.read_labels(str(tmp_path / name), str(folder))
+    assert [(photo.file, photo.label) for photo in found] == rows and problems == []
+
+
+@pytest.mark.parametrize(
+    "name, says", [("t.zip", "a zip archive; unpack it: unzip"), ("t.json", "JSON; save it as .csv")]
+)
+def test_labels_in_what_is_no_table_are_refused_by_its_kind(tmp_path, name, says):
+    with pytest.raises(UsageError, match=says):
+        data.read_labels(helpers.write_bytes(tmp_path / name, b""))
+
+
+def test_an_empty_images_folder_is_refused(tmp_path):
+    helpers.write_table(tmp_path / "t.tsv", [("a.jpg", "red")])
+    (tmp_path / "card").mkdir()
+    with pytest.raises(UsageError, match="card: is an empty folder; is its disk mounted"):
+        data.read_labels(str(tmp_path / "t.tsv"), str(tmp_path / "card"))

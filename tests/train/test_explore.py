@@ -1,6 +1,5 @@
 """picnic-edge explore: every finding planted once, and clean photos that must not be reported."""
 
-import collections
 import json
 import os
 import re
@@ -10,9 +9,9 @@ import cv2
 import numpy as np
 import pytest
 
-from edge_runtime import images, requirements
+from edge_runtime import requirements
 from edge_runtime.bundle import Bundle
-from edge_runtime.errors import MissingRequirement, UsageError
+from edge_runtime.errors import MissingRequirement, StorageLost, UsageError
 from edge_runtime.files import sha256_of
 from tests import helpers
 from train import explore, label_errors, photo_facts
@@ -158,12 +157,12 @@ def test_a_row_that_cannot_be_used_is_kept_as_a_problem(tmp_path):
 def test_pictures_in_formats_that_nothing_here_reads_are_named(tmp_path):
     for name in ("tea/a.jpg", "milk/a.jpg"):
         write(tmp_path / "in" / name, len(name))
-    helpers.write_bytes(tmp_path / "in" / "soap" / "IMG_1.HEIC", b"some")
+    helpers.write_bytes(tmp_path / "in" / "soap" / "IMG_1.CR2", b"some")
     helpers.write_bytes(tmp_path / "in" / "soap" / "notes.txt", b"of no matter")
     found, page = run(tmp_path / "in", "--report", tmp_path / "report")
     (problem,) = found["problems"]
-    assert problem["file"] == "soap/IMG_1.HEIC" and "convert it to JPEG or PNG" in problem["problem"]
-    assert found["splits"][0]["listed"] == 3 and "soap/IMG_1.HEIC" in page
+    assert problem["file"] == "soap/IMG_1.CR2" and "convert it to JPEG or PNG" in problem["problem"]
+    assert found["splits"][0]["listed"] == 3 and "soap/IMG_1.CR2" in page
 
 
 def test_a_suffix_of_no_format_is_a_wrong_one(tmp_path):
@@ -523,6 +522,17 @@ def test_extreme_proportions(tmp_path):
     assert cv2.imdecode(np.frombuffer(decoded(facts.thumbnail), np.uint8), cv2.IMREAD_COLOR).shape == (1, 112, 3)
 
 
-def test_suffixes_cover_what_is_read():
-    assert set(explore._SUFFIX_FORMATS) == set(images.SUFFIXES)
-    assert collections.Counter(explore._SUFFIX_FORMATS.values()).keys() == set(images.FORMATS)
+def test_a_folder_that_goes_away_ends_the_look_at_its_photos(planted, tmp_path, monkeypatch):
+    folder = planted[0]
+    look_at, calls = photo_facts.look_at, []
+
+    def look(path):
+        calls.append(path)
+        if len(calls) == 5:
+            os.rename(folder, folder + ".away")
+        return look_at(path)
+
+    monkeypatch.setattr(photo_facts, "look_at", look)
+    with pytest.raises(StorageLost, match="train: this folder went away"):
+        run(folder, "--report", tmp_path / "report")
+    assert not (tmp_path / "report" / "explore.json").exists()

@@ -6,7 +6,8 @@ import random
 
 import pytest
 
-from edge_runtime.errors import UsageError
+from edge_runtime import images
+from edge_runtime.errors import StorageLost, UsageError
 from tests import helpers
 from train import predict
 
@@ -143,3 +144,26 @@ def test_a_folder_is_labelled_too(tiny_bundle, photos, tmp_path):
     folder, rows = photos
     predict.main([tiny_bundle, folder, "--out", str(tmp_path / "out.tsv")])
     assert read_table(tmp_path / "out.tsv")[1:] == [list(row) for row in sorted(rows)]
+
+
+def test_a_folder_that_goes_away_leaves_no_submission(tiny_bundle, photos, tmp_path, monkeypatch):
+    folder, rows = photos
+    helpers.write_table(tmp_path / "test.tsv", [(name,) for name, _ in rows], header=("file",))
+    read_image = images.read_image
+
+    def read(path):
+        if path.endswith(rows[5][0]):
+            os.rename(folder, folder + ".away")
+        return read_image(path)
+
+    monkeypatch.setattr(images, "read_image", read)
+    with pytest.raises(StorageLost):
+        predict.main([tiny_bundle, str(tmp_path / "test.tsv"), "--images", folder, "--out", str(tmp_path / "out.tsv")])
+    assert not (tmp_path / "out.tsv").exists()
+
+
+def test_photos_are_listed_by_a_csv_too(tiny_bundle, photos, tmp_path):
+    folder, rows = photos
+    helpers.write_bytes(tmp_path / "test.csv", b"file,note\n" + b"".join(b'"%s",x\n' % row[0].encode() for row in rows))
+    predict.main([tiny_bundle, str(tmp_path / "test.csv"), "--images", folder, "--out", str(tmp_path / "out.tsv")])
+    assert read_table(tmp_path / "out.tsv")[1:] == [list(row) for row in rows]
