@@ -104,7 +104,7 @@ def _control_groups(controller, root):
         else:
             continue
         # The part of the hierarchy that is mounted, and where: inside a container it may begin at its own group.
-        top, mounted_at = (re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal.group(1), 8)), text) for text in place[3:5])
+        top, mounted_at = (_without_octals(text) for text in place[3:5])
         for line in _read(root, "proc/self/cgroup").splitlines():
             _, controllers, path = (line.split(":", 2) + ["", ""])[:3]
             if wanted not in controllers.split(","):
@@ -117,6 +117,11 @@ def _control_groups(controller, root):
             while folder.startswith(mounted_at + os.sep):
                 folder = os.path.dirname(folder)
                 yield folder
+
+
+def _without_octals(text):
+    """Returns a name of /proc/self/mountinfo as it is: a space there is \\040."""
+    return re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal.group(1), 8)), text)
 
 
 def _read(folder, name):

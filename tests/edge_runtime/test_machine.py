@@ -48,7 +48,7 @@ def sixteen_cores(monkeypatch):
         (unified(**{"cpu.max": "150000 100000\n"}), 2),  # rounded up
         (unified(**{"cpu.max": "5000 100000\n"}), 1),
         (unified(**{"cpu.max": "6400000 100000\n"}), 16),  # the affinity is less
-        (unified("/a/b", **{"a__b__cpu.max": "max 100000\n", "a__cpu.max": "300000 100000\n"}), 3),  # of the group above
+        (unified("/a/b", **{"a__b__cpu.max": "max 100000\n", "a__cpu.max": "300000 100000\n"}), 3),  # of the one above
         (unified("/a/b", **{"a__b__cpu.max": "100000 50000\n", "a__cpu.max": "300000 100000\n"}), 2),
         (unified("/a", **{"b__cpu.max": "100000 100000\n"}), 16),  # not this process's
         (unified("/../../elsewhere", **{"cpu.max": "400000 100000\n"}), 4),
@@ -89,7 +89,7 @@ def test_the_cpu_quota_of_a_container_counts_as_cores_do(tmp_path, files, cores)
                     "a__b__memory.current": "4096",
                     "a__memory.max": str(4 * GIB),
                     "a__memory.current": str(3 * GIB),
-                }
+                },
             ),
             GIB,
         ),
