@@ -136,6 +136,8 @@ def _load(photo, read=None):
     if isinstance(photo, np.ndarray):
         return images.fit_image(photo)
     if isinstance(photo, Frame):
+        if photo.problem:
+            raise ImageError(photo.problem)
         return images.fit_image(photo.picture)
     if not isinstance(photo, Item):
         return read(photo)

@@ -5,6 +5,7 @@ delivers and keeps one frame; whoever is slower than the camera gets fewer frame
 away is opened again for as long as it takes, and nothing that is no picture of now is handed out meanwhile.
 """
 
+import contextlib
 import os
 import re
 import socket
@@ -17,9 +18,9 @@ import urllib.parse
 import cv2
 import numpy as np
 
-from edge_runtime import board
+from edge_runtime import board, video_file
 from edge_runtime.command import say
-from edge_runtime.errors import MissingRequirement, PicnicError, UsageError
+from edge_runtime.errors import MissingRequirement, PicnicError, StorageLost, UsageError
 from edge_runtime.sources import Frame
 
 _VIDEOS = ("mp4", "m4v", "mov", "avi", "mkv", "webm", "mpg", "mpeg", "ts", "mts", "m2ts", "wmv", "flv", "3gp", "ogv")
@@ -38,6 +39,11 @@ _CLOSE_S = 1  # that closing waits for the reading thread
 _LOOK_S = 0.1  # how often a waiting consumer looks at the stop event and the camera's health
 _STEADY_FRAMES = 3  # one may be slow to decode although more have piled up behind it
 _JUDGED_FRAMES = 50  # after which a stream's clock counts as none if it only ever counted frames
+# Attempts in a row to decode a frame of a video; at its end all of them fail. OpenCV before 4.5 passes over 512 packets
+# in each attempt, which takes its time.
+_MOST_FAILURES = 1000 if hasattr(cv2, "CAP_PROP_ORIENTATION_AUTO") else 3
+_SAME_TIME_S = 0.0005  # positions in a video that are closer are the same
+_PIECE_BYTES = 1 << 20  # that are read at once to see whether a disk still works
 _CLOCK_WINDOW_S = 300  # a stream's clock drifts against ours: its delay is measured against the last 5 to 10 minutes
 
 # The sensor's smallest common mode; the board's VIC halves it, which still covers the network's 299 x 299.
@@ -59,6 +65,7 @@ class Counts:
         self.blank = 0  # one colour all over: no picture
         self.repeated = 0  # the same to the byte as the picture before, also across an outage
         self.reconnects = 0  # outages that ended
+        self.damaged = 0  # of a video: could not be decoded (not among captured)
         self.hanging = 0  # reading threads that had to be left behind and have not come back
 
 
@@ -118,7 +125,7 @@ def open_live(source, stop, max_fps=None, seconds=None, frames=None):
     elif kind == "csi" and number.isdigit():
         opened = Live(source, stop, lambda: _open_csi(int(number)), lambda: _explain_csi(int(number)), sensor=True)
     elif is_video(source):
-        opened = Live(source, stop, lambda: _Playback(source), lambda: "", ends=True)
+        opened = Live(source, stop, lambda: _Playback(source, opened.counts), lambda: "", ends=True)
     else:
         raise UsageError("%s: expected rtsp://..., camera:N, csi:N (N a number, such as 0) or a video file" % source)
     opened.interval_s = 1.0 / max_fps if max_fps else 0.0
@@ -130,62 +137,149 @@ def open_live(source, stop, max_fps=None, seconds=None, frames=None):
 class Video:
     """The frames of a video file, upright, as an iterator and context manager; closes itself at the end.
 
-    OpenCV before 4.5 (JetPack's) turns no frame upright: there a phone's video lies on its side.
+    A frame that cannot be decoded is given in its place without a picture, with the reason as its problem, and those
+    behind it follow. Such a frame shows where decoding fails, and in an MP4 or MOV by the file's own table of frames.
+    In other formats, whose frames need not come at a fixed rate, what ffmpeg passes over without a sign is not known.
+
+    OpenCV before 4.5 (JetPack's) turns no frame upright: there a phone's video lies on its side. Nor does it tell which
+    frames of an MP4 it passed over: they are given at the end.
 
     Attributes:
         frames_per_second: of the file, 0 where it does not say.
         frame_count: of the file, a guess for some formats.
-        problem: "" or why the video ended before its length.
+        damaged: how many frames so far have no picture.
     """
 
     def __init__(self, path):
-        self.problem = ""
+        self.damaged = 0
         self._name = path
-        self._number = 0
-        self._grabbed = False  # a frame that is not retrieved yet
-        self._capture = _open_file(path)
-        self.frames_per_second = max(0.0, self._capture.get(cv2.CAP_PROP_FPS) or 0.0)
-        self.frame_count = self._capture.get(cv2.CAP_PROP_FRAME_COUNT)
-        if not self._grab():
+        self._capture: typing.Any = None
+        self._file = _open_regular(path)
+        try:
+            self._capture = _open_file(path, self._file)
+            self.frames_per_second = max(0.0, self._capture.get(cv2.CAP_PROP_FPS) or 0.0)
+            self.frame_count = self._capture.get(cv2.CAP_PROP_FRAME_COUNT)
+            with self._reading():
+                self._state = _state(self._file)
+                self._times = video_file.frame_times(self._file)
+            failures, bgr = _next_picture(self._capture)
+            if bgr is None:
+                self._check_storage(whole=True)
+                raise UsageError("%s: no frame of this video can be read; expected a video that ffmpeg plays" % path)
+        except BaseException:
             self.close()
-            raise UsageError("%s: no frame of this video can be read; expected a video that ffmpeg plays" % path)
+            raise
+        self._frames = self._read(failures, bgr)
 
     def __iter__(self):
         return self
 
     def __next__(self):
-        if self._capture is None or not (self._grabbed or self._grab()):
-            self._end()
+        """Returns the next Frame. Raises StorageLost: the file went away, or changed, while it was read."""
+        if self._capture is None:
             raise StopIteration
-        done, bgr = self._capture.retrieve()
-        self._grabbed = False
-        if not done:
-            self._end()
-            raise StopIteration
-        time_s = _position_s(self._capture, self._number, self.frames_per_second)
-        self._number += 1
-        name = "%s#%d" % (self._name, self._number - 1)
-        return Frame(name, cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), time.perf_counter(), time_s)
+        return next(self._frames)
 
-    def _grab(self):
-        self._grabbed = self._capture.grab()
-        return self._grabbed
-
-    def _end(self):
-        """Says so where frames are missing: lengths in the file are off by a little, or absent."""
-        if self._capture is not None and self._number < self.frame_count * 0.98 - 2:
-            self.problem = "ends after frame #%d; its header says %d frames: the file is damaged or incomplete" % (
-                self._number - 1,
-                self.frame_count,
-            )
-            say("%s: %s" % (self._name, self.problem))
+    def _read(self, failures, bgr):
+        """Yields the frames, from the first picture on and how many attempts had failed before it."""
+        number, time_s = 0, 0.0
+        lost: typing.List[int] = []
+        position_s = self._position_s()
+        first_s = position_s - (0.0 if self._times is None else self._times[min(failures, len(self._times) - 1)])
+        counted = _is_counted(position_s, 1, self.frames_per_second)  # this OpenCV looks at no clock
+        while bgr is not None:
+            place = number + failures
+            if self._times is not None and not counted:
+                place = self._place(number, self._position_s() - first_s)
+            for missing in range(number, place):
+                if not lost:
+                    self._check_storage(whole=True)
+                lost.append(missing)
+                time_s = self._time_s(missing, time_s)
+                yield self._without_picture(missing, time_s, "cannot be decoded (damaged packet)")
+            if self._times is None and (self._position_s() > 0 or not number):
+                time_s = _position_s(self._capture, place, self.frames_per_second)
+            else:
+                time_s = self._time_s(place, time_s)
+            picture = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
+            yield Frame("%s#%d" % (self._name, place), picture, time.perf_counter(), time_s, "")
+            number = place + 1
+            failures, bgr = _next_picture(self._capture)
+        for missing, reason in self._missing_at_the_end(number, counted):
+            lost.append(missing)
+            time_s = self._time_s(missing, time_s)
+            yield self._without_picture(missing, time_s, reason)
+        if lost:
+            shown = ", ".join("#%d" % missing for missing in lost[:5]) + ", ..." * (len(lost) > 5)
+            say("%s: %d frames have no picture (damaged or missing): %s" % (self._name, len(lost), shown))
         self.close()
+
+    def _missing_at_the_end(self, number, counted):
+        """Returns [(number, reason)] for the frames that had to come after those that came."""
+        short = number < self.frame_count * 0.98 - 2  # which proves nothing, but is worth a look at the disk
+        expected = 0 if self._times is None else len(self._times)
+        self._check_storage(whole=short or number < expected)
+        with self._reading():
+            cut = video_file.cut_short(self._file)
+        if cut:
+            reason = "is missing, the file is cut short: %s" % cut
+        elif counted:
+            reason = "a frame before this one cannot be decoded (damaged packet); OpenCV %s does not tell which" % (
+                cv2.__version__
+            )
+        else:
+            reason = "cannot be decoded (damaged packet)"
+        if self._times is None:
+            return [(number, reason)] if cut else []
+        return [(missing, reason) for missing in range(number, expected)]
+
+    def _without_picture(self, number, time_s, problem):
+        self.damaged += 1
+        return Frame("%s#%d" % (self._name, number), None, time.perf_counter(), time_s, problem)
+
+    def _position_s(self):
+        return self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1000.0
+
+    def _place(self, number, position_s):
+        """Returns which frame of the file's table is at a position: number, the next one, or a later one."""
+        place = int(np.searchsorted(self._times, position_s - _SAME_TIME_S))
+        if place > number and place < len(self._times) and abs(self._times[place] - position_s) < _SAME_TIME_S:
+            return place
+        return number  # OpenCV 4.5 gives no position for the last frames
+
+    def _time_s(self, number, before_s):
+        """Returns a frame's time by the table, else one frame after the one before."""
+        if self._times is not None and number < len(self._times):
+            return float(self._times[number])
+        return before_s + (1 / self.frames_per_second if self.frames_per_second and number else 0.0)
+
+    def _check_storage(self, whole):
+        """A disk that fails looks like the end of the video, or like damage. Raises StorageLost.
+
+        whole: the file is read through; else only its end is looked at.
+        """
+        with self._reading():
+            changed = _state(self._file) != self._state
+            size = self._state[0]
+            place = 0 if whole else max(0, size - _PIECE_BYTES)
+            while place < size and os.pread(self._file.fileno(), _PIECE_BYTES, place):
+                place += _PIECE_BYTES
+        if changed:
+            raise StorageLost("%s: was written to while it was read; run it again when it is whole" % self._name)
+
+    @contextlib.contextmanager
+    def _reading(self):
+        try:
+            yield
+        except OSError as error:
+            raise StorageLost("%s: cannot be read any more (%s)" % (self._name, error.strerror or error))
 
     def close(self):
         """Frees the file. May be called any number of times."""
         if self._capture is not None:
             self._capture.release()
             self._capture = None
+        self._file.close()
 
     def __enter__(self):
         return self
@@ -478,12 +572,15 @@ class _Delay:
 class _Playback:
     """A video file that delivers its frames when they are due, with cv2.VideoCapture's methods."""
 
-    def __init__(self, path):
-        self._capture = _open_file(path)
+    def __init__(self, path, counts):
+        with _open_regular(path) as file:
+            self._capture = _open_file(path, file)
         self._frames_per_second = self._capture.get(cv2.CAP_PROP_FPS) or 25.0
+        self._counts = counts
         self._number = 0
         self._started_s = None
-        if not self._capture.grab():
+        _, self._bgr = _next_picture(self._capture)
+        if self._bgr is None:
             self._capture.release()
             raise UsageError("%s: no frame of this video can be read; expected a video that ffmpeg plays" % path)
 
@@ -491,8 +588,12 @@ class _Playback:
         return True
 
     def grab(self):
-        if self._number and not self._capture.grab():
-            return False
+        if self._number:
+            failures, self._bgr = _next_picture(self._capture)
+            if self._bgr is None:
+                return False
+            self._number += failures
+            self._counts.damaged += failures
         position_s = _position_s(self._capture, self._number, self._frames_per_second)
         self._number += 1
         if self._started_s is None:
@@ -501,7 +602,7 @@ class _Playback:
         return True
 
     def retrieve(self):
-        return self._capture.retrieve()
+        return True, self._bgr
 
     def get(self, _):
         return float("nan")  # no clock: a slow machine plays it slower, which is no delay of a camera
@@ -544,23 +645,47 @@ def _is_counted(position_s, number, frames_per_second):
     return not np.isfinite(position_s) or abs(position_s * frames_per_second - number) < 1e-3
 
 
-def _open_file(path):
-    """Returns an open cv2.VideoCapture. Raises UsageError."""
-    os.environ.setdefault(*_QUIET)
+def _next_picture(capture):
+    """Reads on until a frame can be decoded.
+
+    Returns:
+        (how many attempts failed before it, the picture as BGR); None for the picture where nothing more comes.
+    """
+    for failures in range(_MOST_FAILURES):
+        if capture.grab():
+            done, bgr = capture.retrieve()
+            if done:
+                return failures, bgr
+    return _MOST_FAILURES, None
+
+
+def _open_regular(path):
+    """Returns a video's open file. Raises UsageError."""
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
             raise UsageError("%s: is no regular file; expected a video" % path)
-        # By its descriptor: ffmpeg takes some names for addresses or patterns, and OpenCV none that is not UTF-8.
-        with open(path, "rb") as file:
-            capture = cv2.VideoCapture("/dev/fd/%d" % file.fileno(), cv2.CAP_FFMPEG)
+        return open(path, "rb", buffering=0)
     except OSError as error:
         raise UsageError("%s: cannot be read (%s)" % (path, error.strerror))
+
+
+def _open_file(path, file):
+    """Returns an open cv2.VideoCapture. Raises UsageError."""
+    os.environ.setdefault(*_QUIET)
+    # By its descriptor: ffmpeg takes some names for addresses or patterns, and OpenCV none that is not UTF-8.
+    capture = cv2.VideoCapture("/dev/fd/%d" % file.fileno(), cv2.CAP_FFMPEG)
     if not capture.isOpened():
         capture.release()
         raise UsageError("%s: cannot be read as a video: not one, incomplete, or a codec that ffmpeg lacks" % path)
     if hasattr(cv2, "CAP_PROP_ORIENTATION_AUTO"):
         capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, 1)
     return capture
+
+
+def _state(file):
+    """Returns what changes when somebody writes to an open file. Raises OSError."""
+    status = os.fstat(file.fileno())
+    return status.st_size, status.st_mtime_ns
 
 
 def _open_rtsp(address):

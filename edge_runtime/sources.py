@@ -24,15 +24,16 @@ Item = typing.NamedTuple(
     ],
 )
 
-Frame = typing.NamedTuple(
-    "Frame",
-    [
-        ("name", str),  # "clip.mp4#123", "camera:0#123": the frame's number from 0
-        ("picture", np.ndarray),  # uint8 [height, width, 3], RGB
-        ("captured_s", float),  # time.perf_counter() when it was captured
-        ("time_s", float),  # its place in the video, or since the first frame
-    ],
-)
+
+class Frame(typing.NamedTuple):
+    """A frame of a video or a camera."""
+
+    name: str  # "clip.mp4#123", "camera:0#123": the frame's number from 0
+    picture: typing.Optional[np.ndarray]  # uint8 [height, width, 3], RGB; None where problem says why
+    captured_s: float  # time.perf_counter() when it was captured
+    time_s: float  # its place in the video, or since the first frame
+    problem: str = ""  # why there is no picture
+
 
 _AT_ONCE = 50000  # names of one folder that are kept; a larger one is listed again for each further 50,000
 _LEADS_NOWHERE = (errno.ENOENT, errno.ELOOP)  # a link, or what was there a moment ago

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import pathlib
+import re
 import shlex
 import shutil
 import signal
@@ -15,10 +16,10 @@ import cv2
 import numpy as np
 import pytest
 
-from edge_runtime import Classifier, annotate, cli, journal, jpeg_hardware, results
+from edge_runtime import Classifier, annotate, cli, journal, jpeg_hardware, live, results
 from edge_runtime.bundle import write_manifest
 from edge_runtime.command import run_verb
-from edge_runtime.errors import EngineLost
+from edge_runtime.errors import EngineLost, StorageLost
 from tests.helpers import (
     COLOURS,
     NASTY_NAMES,
@@ -930,6 +931,74 @@ def test_another_video_of_the_same_name_is_refused(bundle, clip, tmp_path, monke
         file.write(b"more")
     assert job.run("--resume") == 2
     assert "video: %d bytes, changed at " % os.path.getsize(clip) in capsys.readouterr().err
+
+
+@pytest.fixture
+def damaged_clip(clip, tmp_path):
+    """The same 12 frames as an MP4; the fifth cannot be decoded."""
+    path = str(tmp_path / "damaged.mp4")
+    writer = cv2.VideoWriter(path, cv2.VideoWriter_fourcc(*"MJPG"), 25, (160, 120))
+    for label in sorted(COLOURS):
+        for number in range(4):
+            writer.write(np.ascontiguousarray(photo(COLOURS[label], number)[:, :, ::-1]))
+    writer.release()
+    with open(path, "rb") as file:
+        data = bytearray(file.read())
+    starts = [found.start() for found in re.finditer(b"\xff\xd8\xff", data)]
+    data[starts[4] : starts[5]] = bytes(starts[5] - starts[4])
+    return write_bytes(path, bytes(data))
+
+
+def test_a_damaged_packet_of_a_video_is_an_error_row_and_the_frames_behind_it_are_labelled(
+    bundle, damaged_clip, tmp_path, capsys
+):
+    out = str(tmp_path / "out.jsonl")
+    assert exit_code(bundle, damaged_clip, "--out", out, "--json", "--strict", "--annotate", tmp_path / "seen") == 3
+    said, err = capsys.readouterr()
+    document = json.loads(said)
+    assert (document["photos"], document["unreadable"]) == (12, 1)
+    assert "1 of 12 frames could not be read" in err
+    with open(out) as file:
+        rows = [json.loads(line) for line in file]
+    assert [row["file"] for row in rows] == ["%s#%d" % (damaged_clip, number) for number in range(12)]
+    (lost,) = [number for number, row in enumerate(rows) if row["error"]]
+    assert rows[lost]["label"] == "" and "(damaged packet)" in rows[lost]["error"]
+    if lost == 4:  # OpenCV before 4.5 does not tell which
+        assert [row["label"] or GREEN for row in rows] == FRAME_LABELS
+    assert [row["time_s"] for row in rows] == [round(number / 25.0, 3) for number in range(12)]
+    assert sum(name.endswith(".jpg") for _, _, names in os.walk(str(tmp_path / "seen")) for name in names) == 11
+
+
+def test_a_damaged_video_goes_on_to_the_same_bytes(bundle, damaged_clip, tmp_path, monkeypatch):
+    whole = Resumable(bundle, damaged_clip, tmp_path / "whole.tsv")
+    assert whole.run() == 0
+    for rows in (3, 5, 8):
+        job = Resumable(bundle, damaged_clip, tmp_path / ("out%d.tsv" % rows))
+        job.stop_after(monkeypatch, rows)
+        assert job.run("--resume") == 0
+        assert job.content() == whole.content()
+
+
+def test_a_disk_that_fails_under_a_video_ends_with_4_and_the_run_can_be_resumed(
+    bundle, clip, tmp_path, monkeypatch, capsys
+):
+    whole = Resumable(bundle, clip, tmp_path / "whole.tsv")
+    assert whole.run() == 0
+    job = Resumable(bundle, clip, tmp_path / "out.tsv")
+    pread = os.pread
+
+    def fails(file, count, place):
+        if count >= 1 << 16:  # what is read at the end, not the few bytes at the start
+            raise OSError(errno.EIO, "Input/output error")
+        return pread(file, count, place)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(live.os, "pread", fails)
+        assert job.run() == StorageLost.exit_code == 4
+    assert "clip.avi: cannot be read any more (Input/output error)" in capsys.readouterr().err
+    assert not os.path.exists(job.out)
+    assert job.run("--resume") == 0
+    assert job.content() == whole.content()
 
 
 def test_a_video_played_as_a_camera_tells_latency_and_drops(bundle, clip, tmp_path, capsys):
