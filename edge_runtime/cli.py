@@ -17,6 +17,7 @@ from edge_runtime.errors import PicnicError, SomeInputsFailed, UsageError
 from edge_runtime.interrupts import draining
 from edge_runtime.latency import Latency
 from edge_runtime.requirements import require
+from edge_runtime.secrets import is_address, shown_address
 from edge_runtime.sources import count_source, open_source
 from edge_runtime.status import Status
 
@@ -38,7 +39,7 @@ def parser():
     this.add_argument(
         "source",
         help="an image, a folder (recursive), a glob in quotes, a .tsv with a column `file`, a video file, "
-        "rtsp://..., camera:N, csi:N, or - (file names on standard input)",
+        "camera:N, csi:N, rtsp://... or another address of a stream, or - (file names on standard input)",
     )
     this.add_argument("--images", metavar="DIR", help="where a TSV's file names start (default: the TSV's folder)")
     this.add_argument("-0", "--null", action="store_true", help="the names on standard input end with NUL")
@@ -130,6 +131,7 @@ def _is_timed(options):
 
 def _check(options):
     """Raises UsageError for options that cannot be, or do not go together."""
+    live.check_name(options.source)
     if options.out:
         suffix = os.path.splitext(options.out)[1].lower()
         if suffix not in results.SUFFIXES:
@@ -236,7 +238,10 @@ class _Progress:
         self._options = options
         # The same command, with what makes it go on.
         more = [] if options.resume else ["--resume"]
-        self._command = " ".join(shlex.quote(word) for word in ["picnic-edge", "classify"] + arguments + more)
+        words = ["picnic-edge", "classify"] + arguments + more
+        shown = [shown_address(word) if is_address(word) else word for word in words]
+        self._command = " ".join(shlex.quote(word) for word in shown)
+        self._command += "   (with the passwords in place of ***)" if shown != words else ""
 
     def save(self):
         if self.sink:

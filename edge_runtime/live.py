@@ -6,6 +6,7 @@ away is opened again for as long as it takes, and nothing that is no picture of 
 """
 
 import contextlib
+import difflib
 import os
 import re
 import socket
@@ -18,13 +19,18 @@ import urllib.parse
 import cv2
 import numpy as np
 
-from edge_runtime import board, video_file
+from edge_runtime import board, formats, video_file
 from edge_runtime.command import say
 from edge_runtime.errors import MissingRequirement, PicnicError, StorageLost, UsageError
+from edge_runtime.secrets import hide_secrets, is_address, remember, shown_address
 from edge_runtime.sources import Frame
 
 _VIDEOS = ("mp4", "m4v", "mov", "avi", "mkv", "webm", "mpg", "mpeg", "ts", "mts", "m2ts", "wmv", "flv", "3gp", "ogv")
 VIDEO_SUFFIXES = tuple("." + name for name in _VIDEOS)
+
+# Addresses that are streams, with their ports where they say none.
+_PORTS = {"rtsp": 554, "rtsps": 322, "rtmp": 1935, "rtmps": 443, "http": 80, "https": 443, "srt": 0, "udp": 0}
+_STREAMED = (".ts", ".flv", ".webm", ".ogv")  # also live, over http
 
 _OPEN_S = 15  # until a source that is being opened must have given its first frame
 _SILENCE_S = 5  # without a frame for this long it is opened again
@@ -34,7 +40,8 @@ _FROZEN_S = 60  # a sensor has noise: one that gives no new picture for this lon
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 30  # before opening again; doubled each time
 _STEADY_S = 10  # a connection that held for so long makes the pause short again
 _QUIET = ("OPENCV_FFMPEG_LOGLEVEL", "-8")  # what fails is said here, once; read by OpenCV 4.5 and newer
-_MOST_HANGING = 3  # threads that OpenCV does not return to; with so many nothing more is opened
+_MAX_HANGING = 3  # threads that OpenCV does not return to; with so many nothing more is opened
+_MAX_HANGING_S = 300  # that is waited for one of them to return; then only another process can open the source again
 _CLOSE_S = 1  # that closing waits for the reading thread
 _LOOK_S = 0.1  # how often a waiting consumer looks at the stop event and the camera's health
 _STEADY_FRAMES = 3  # one may be slow to decode although more have piled up behind it
@@ -71,7 +78,8 @@ class Counts:
 
 def is_live(source):
     """Whether a source is a camera or a stream."""
-    return source.startswith(("rtsp://", "camera:", "csi:"))
+    source = _as_camera(source)
+    return source.startswith(("camera:", "csi:")) or (is_address(source) and _scheme(source) in _PORTS)
 
 
 def is_video(source):
@@ -80,12 +88,50 @@ def is_video(source):
 
 
 def shown_name(source):
-    """Returns a source's name as results and messages may show it: without the password of an address."""
-    if not source.startswith("rtsp://"):
-        return source
-    # user:password@, where the part behind the colon is no port
-    source = re.sub(r"^(rtsp://[^/:@]*):(?!\d*(?:/|$)).*@", r"\1:***@", source)
-    return re.sub(r"(?i)((?:password|passwd|pwd)=)[^&/]*", r"\1***", source)
+    """Returns a source's name as results and messages may show it: without the secrets of an address."""
+    return shown_address(source) if is_address(source) else _as_camera(source)
+
+
+def check_name(source):
+    """Looks at the name of a source that may be meant for a camera or a stream.
+
+    Raises:
+        UsageError: it is nearly one; says which, or what to do instead.
+    """
+    if os.path.lexists(source):
+        return
+    meant = re.match(r"(?i)(webcam|cam|camera|usb|usbcam|video|v4l2?|csi|csicam|mipi)[:_/ -]?(\d*)$", source)
+    if meant and not re.match(r"(camera|csi):\d+$", source):
+        kind = "csi" if meant.group(1).lower() in ("csi", "csicam", "mipi") else "camera"
+        raise UsageError("%s: no such file or folder; did you mean %s:%s?" % (source, kind, meant.group(2) or 0))
+    if not is_address(source):
+        return
+    shown, scheme = shown_address(source), _scheme(source)
+    if scheme not in _PORTS:
+        near = difflib.get_close_matches(scheme, _PORTS, 1)
+        raise UsageError(
+            "%s: expected a file, or an address that begins with %s%s"
+            % (shown, ", ".join("%s://" % one for one in _PORTS), "; did you mean %s://?" % near[0] if near else "")
+        )
+    if scheme in ("http", "https"):
+        suffix = os.path.splitext(urllib.parse.unquote(re.split("[?#]", shown)[0]))[1].lower()
+        if suffix in formats.SUFFIXES or (suffix in VIDEO_SUFFIXES and suffix not in _STREAMED):
+            raise UsageError(
+                "%s: is the address of a file, not of a camera; download it first: curl -o FILE%s ADDRESS"
+                % (shown, suffix)
+            )
+
+
+def _scheme(address):
+    return address.partition("://")[0].lower()
+
+
+def _as_camera(source):
+    """Returns camera:N for the other names that a camera has: N, where no file has that name, and /dev/videoN."""
+    if re.match(r"[0-9]{1,3}$", source) and not os.path.lexists(source):
+        return "camera:%s" % source
+    device = re.match(r"/dev/video(\d+)$", os.path.realpath(source)) if source.startswith("/dev/") else None
+    return "camera:%s" % device.group(1) if device and not os.path.isfile(source) else source
 
 
 def open_video(path):
@@ -101,7 +147,8 @@ def open_live(source, stop, max_fps=None, seconds=None, frames=None):
     """Opens a camera or a stream, or a video file as if it were a camera (at its own frame rate, newest frame first).
 
     Args:
-        source: "rtsp://...", "camera:N" (/dev/videoN), "csi:N" (a Jetson's camera connector), or a video file.
+        source: "rtsp://..." or another address of a stream, "camera:N" (also N and /dev/videoN), "csi:N" (a Jetson's
+            camera connector), or a video file.
         stop: threading.Event; once set, iterating ends within 0.1 s.
         max_fps: frames handed out per second at most.
         seconds: iterating ends after so many seconds, and so does waiting for a camera that is away.
@@ -113,11 +160,15 @@ def open_live(source, stop, max_fps=None, seconds=None, frames=None):
     Raises:
         UsageError: a source of another kind or without a number.
         On entering: MissingRequirement: no such camera, no answer, no frame; says what was tried and how to look.
+        On iterating: MissingRequirement: the driver hangs, and only another process could open the camera again.
         UsageError: a video that cannot be read.
     """
+    source = _as_camera(source)
     kind, _, number = source.partition(":")
-    if source.startswith("rtsp://"):
-        opened = Live(shown_name(source), stop, lambda: _open_rtsp(source), lambda: _explain_rtsp(source))
+    remember([source])
+    check_name(source)
+    if is_address(source):
+        opened = Live(shown_name(source), stop, lambda: _open_stream(source), lambda: _explain_stream(source))
     elif kind == "camera" and number.isdigit():
         opened = Live(
             source, stop, lambda: _open_camera(int(number)), lambda: _explain_camera(int(number)), sensor=True
@@ -127,7 +178,7 @@ def open_live(source, stop, max_fps=None, seconds=None, frames=None):
     elif is_video(source):
         opened = Live(source, stop, lambda: _Playback(source, opened.counts), lambda: "", ends=True)
     else:
-        raise UsageError("%s: expected rtsp://..., camera:N, csi:N (N a number, such as 0) or a video file" % source)
+        raise UsageError("%s: expected camera:N, csi:N (N a number, such as 0), rtsp://... or a video file" % source)
     opened.interval_s = 1.0 / max_fps if max_fps else 0.0
     opened.seconds = float("inf") if seconds is None else seconds
     opened.frames = float("inf") if frames is None else frames
@@ -330,6 +381,7 @@ class Live:
         self._lost_s: typing.Optional[float] = None  # since when it is away
         self._retry_s = 0.0
         self._pause_s = float(_FIRST_PAUSE_S)
+        self._stuck_s: typing.Optional[float] = None  # since when too many threads hang
         self._news: typing.List[str] = []  # to be said without holding the lock
 
     def __enter__(self):
@@ -411,13 +463,27 @@ class Live:
             self.counts.dropped += 1
 
     def _look_after(self, now_s):
-        """Opens a source that went away again (the lock is held). Returns whether it is over for good."""
+        """Opens a source that went away again (the lock is held). Returns whether it is over for good.
+
+        Raises:
+            MissingRequirement: as open_live says of iterating.
+        """
         reader = self._reader
         self._hanging = [left for left in self._hanging if left.thread.is_alive()]
         self.counts.hanging = len(self._hanging)
         if reader is None:
-            if now_s >= self._retry_s and len(self._hanging) < _MOST_HANGING:
-                self._reader = _Reader(self)
+            if len(self._hanging) < _MAX_HANGING:
+                self._stuck_s = None
+                if now_s >= self._retry_s:
+                    self._reader = _Reader(self)
+                return False
+            self._stuck_s = now_s if self._stuck_s is None else self._stuck_s
+            if now_s - self._stuck_s > _MAX_HANGING_S:
+                raise MissingRequirement(
+                    "%s: its driver did not come back from %d attempts to read or open it; only another process can "
+                    "open it again.\nStart the command again; a supervisor does (systemd: Restart=on-failure)"
+                    % (self.name, len(self._hanging))
+                )
             return False
         if reader.ended:
             if self.ends and not reader.problem:
@@ -492,7 +558,7 @@ class _Reader:
                 self._read(capture)
         except Exception as error:  # whatever OpenCV and its backends raise: the source is opened again
             self.error = error
-            self.problem = str(error)
+            self.problem = hide_secrets(str(error))
         finally:
             with self._live.changed:
                 self.ended = True
@@ -688,16 +754,18 @@ def _state(file):
     return status.st_size, status.st_mtime_ns
 
 
-def _open_rtsp(address):
-    """TCP: a lost UDP packet smears the picture until the next key frame, and a smeared picture would be classified."""
+def _open_stream(address):
+    """RTSP by TCP: a lost UDP packet smears the picture until the next key frame, and would be classified like that."""
     settings = []
-    options = "rtsp_transport;tcp"
+    options = "rtsp_transport;tcp" if _scheme(address) in ("rtsp", "rtsps") else ""
     if hasattr(cv2, "CAP_PROP_READ_TIMEOUT_MSEC"):
         settings += [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, _OPEN_S * 1000, cv2.CAP_PROP_READ_TIMEOUT_MSEC, _READ_TIMEOUT_MS]
-    else:  # OpenCV before 4.5.2, with the ffmpeg of its time: the socket's own limit, in microseconds
+    elif options:  # OpenCV before 4.5.2, with the ffmpeg of its time: the socket's own limit, in microseconds
         options += "|stimeout;%d" % (_READ_TIMEOUT_MS * 1000)
-    os.environ.setdefault("OPENCV_FFMPEG_CAPTURE_OPTIONS", options)
+    if options:
+        os.environ.setdefault("OPENCV_FFMPEG_CAPTURE_OPTIONS", options)
     os.environ.setdefault(*_QUIET)
+    address = _scheme(address) + address[address.index("://") :]  # ffmpeg knows no RTSP://
     return cv2.VideoCapture(address, cv2.CAP_FFMPEG, *([settings] if settings else []))
 
 
@@ -716,21 +784,28 @@ def _open_csi(number):
     return cv2.VideoCapture(_CSI_PIPELINE % number, cv2.CAP_GSTREAMER)
 
 
-def _explain_rtsp(address):
-    parts = urllib.parse.urlsplit(address)
-    try:
-        host, port = parts.hostname or "", parts.port or 554
-    except ValueError as error:
-        return "The address is wrong: %s" % error
+def _explain_stream(address):
+    scheme, shown = _scheme(address), shown_address(address)
+    rest = address.partition("://")[2]
+    user, _, after = rest.rpartition("@")
+    if ":" in user or not re.search("[/?#]", user):  # else the @ is in the path
+        rest = after
+    place = re.match(r"(?:\[([^]/?#]*)\]|([^:/?#]*))(?::(\d*))?(?=[/?#]|$)", rest)
+    looks = "-rtsp_transport tcp " if scheme in ("rtsp", "rtsps") else ""
+    tried = ".\nTried with OpenCV's ffmpeg. To look: ffprobe %s'%s'" % (looks, shown)
+    if re.search("[/?#@%]", re.sub("%[0-9A-Fa-f]{2}", "", user)):
+        return "A password's / ? # @ %% must be written as %%2F %%3F %%23 %%40 %%25 in an address%s" % tried
+    if not place or int(place.group(3) or 0) > 65535:
+        return "The address is wrong: expected %s://USER:PASSWORD@HOST:PORT/PATH%s" % (scheme, tried)
+    host, port = place.group(1) or place.group(2), int(place.group(3) or _PORTS[scheme])
+    if scheme in ("udp", "srt"):
+        return "Nothing came from %s on port %d%s" % (host or "any host", port, tried)
     try:
         socket.create_connection((host, port), timeout=3).close()
         found = "%s answers on port %d: look at the path, user and password" % (host, port)
-    except OSError as error:
-        found = "%s cannot be reached on port %d (%s)" % (host, port, error.strerror or error)
-    return "%s.\nTried with OpenCV's ffmpeg over TCP. To look: ffprobe -rtsp_transport tcp '%s'" % (
-        found,
-        shown_name(address),
-    )
+    except (OSError, UnicodeError) as error:  # the latter for a host's name that cannot be one
+        found = "%s cannot be reached on port %d (%s)" % (host, port, getattr(error, "strerror", None) or error)
+    return found + tried
 
 
 def _explain_camera(number):

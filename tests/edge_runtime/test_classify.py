@@ -20,6 +20,7 @@ from edge_runtime import Classifier, annotate, cli, journal, jpeg_hardware, live
 from edge_runtime.bundle import write_manifest
 from edge_runtime.command import run_verb
 from edge_runtime.errors import EngineLost, StorageLost
+from tests.edge_runtime import http_camera
 from tests.helpers import (
     COLOURS,
     NASTY_NAMES,
@@ -1113,3 +1114,65 @@ def test_a_camera_s_run_that_is_stopped_has_its_file(bundle, long_clip, tmp_path
     assert os.listdir(str(tmp_path)) == ["out.tsv"]
     with open(out, "rb") as file:
         assert {row["label"] for row in read_rows_of(file.read())} == {RED}
+
+
+# --- secrets
+
+
+def shown_anywhere(folder, capfd):
+    """Returns all that a run has shown: both streams, and the names and contents of the files in a folder."""
+    texts = list(capfd.readouterr())
+    for above, folders, names in os.walk(str(folder)):
+        texts += folders + names
+        for name in names:
+            with open(os.path.join(above, name), "rb") as file:
+                texts.append(file.read().decode("utf-8", "replace"))
+    return "\n".join(texts)
+
+
+@pytest.mark.parametrize(
+    "password", ["Secret1", "Sec#ret1", "Sec/ret1", "Sec?ret1", "Sec@ret1", "Sec:ret1", "Sec%ret1"]
+)
+@pytest.mark.parametrize(
+    "arguments, code",
+    [
+        (["rtsp://eva:%s@127.0.0.1:1/live", "--frames", "1"], 4),
+        (["HTTP://eva:%s@127.0.0.1:1/live", "--frames", "1", "--json"], 4),
+        (["rtps://eva:%s@127.0.0.1:1/live"], 2),
+        (["http://eva:%s@127.0.0.1:1/photo.jpg"], 2),
+        (["rtsp://eva:%s@127.0.0.1:1/live", "--json"], 2),
+        (["rtsp://eva:%s@127.0.0.1:1/live", "--resume", "--out", "out.tsv"], 2),
+        (["rtsp://eva:%s@127.0.0.1:1/live", "--realtime"], 2),
+        (["rtsp://eva:%s@127.0.0.1:1/live", "--null"], 2),
+        (["photos", "--frame=rtsp://eva:%s@127.0.0.1:1/live"], 2),
+        (["photos", "--no-such", "rtsp://eva:%s@127.0.0.1:1/live"], 2),
+    ],
+)
+def test_no_message_shows_a_password(bundle, tmp_path, capfd, password, arguments, code):
+    arguments = [argument.replace("%s", password) for argument in arguments]
+    assert exit_code(bundle, *arguments) == code
+    shown = shown_anywhere(tmp_path, capfd)
+    assert "eva:***@127.0.0.1" in shown
+    assert not any(password[start : start + 3] in shown for start in range(len(password) - 2)), shown
+
+
+def test_nothing_that_a_camera_s_run_writes_shows_a_password(bundle, tmp_path, monkeypatch, capfd):
+    jpegs = [cv2.imencode(".jpg", photo(COLOURS[RED], number)[:, :, ::-1])[1].tobytes() for number in range(8)]
+    with http_camera.serving(lambda number: jpegs[number % 8]) as place:
+        address = "http://eva:Secret1@%s/live.mjpg?token=Secret2" % place
+        camera = Resumable(bundle, address, tmp_path / "out.tsv")
+        more = ("--frames", "4", "--json", "--annotate", str(tmp_path / "seen"))
+        assert camera.stop_after(monkeypatch, 3, RuntimeError("cannot open %r" % address), more) == 1
+        assert camera.beside() == ["out.tsv.partial", "out.tsv.partial.json"]
+        assert "http://eva:***@%s/live.mjpg?token=***#" % place in shown_anywhere(tmp_path, capfd)
+        assert camera.run(*more) == 0
+    shown = shown_anywhere(tmp_path, capfd)
+    assert "http://eva:***@%s/live.mjpg?token=***#" % place in shown and os.listdir(str(tmp_path / "seen"))
+    assert "Secret" not in shown
+
+
+def test_the_command_that_goes_on_does_not_show_a_password(bundle, photos, tmp_path, monkeypatch, capfd):
+    job = Resumable(bundle, photos, tmp_path / "out.tsv")
+    job.stop_after(monkeypatch, 3, more=["--images=http://eva:Secret1@nas/photos"])
+    err = capfd.readouterr().err
+    assert "to go on: picnic-edge classify" in err and "Secret1" not in err

@@ -17,7 +17,7 @@ import pytest
 from edge_runtime import live, video_file
 from edge_runtime.errors import MissingRequirement, StorageLost, UsageError
 from tests.conftest import shared_path
-from tests.edge_runtime import rtsp_server
+from tests.edge_runtime import http_camera, rtsp_server
 from tests.helpers import write_bytes
 
 SIZE = (64, 48)
@@ -145,9 +145,64 @@ def clip(tmp_path):
 # --- what is what
 
 
-@pytest.mark.parametrize("source", ["rtsp://10.0.0.7/a", "camera:0", "csi:1"])
-def test_live_sources(source):
+@pytest.mark.parametrize(
+    "source",
+    ["rtsp://10.0.0.7/a", "camera:0", "csi:1", "0", "12", "/dev/video0", "RTSP://10.0.0.7/a", "rtsps://cam/a"]
+    + ["rtmp://cam/a", "http://cam:8080/video.mjpg", "https://cam/live.m3u8", "srt://cam:9000", "udp://@:5000"]
+    + ["http://cam/a.mp4"],
+)
+def test_live_sources(source, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     assert live.is_live(source) and not live.is_video(source)
+
+
+@pytest.mark.parametrize("source", ["a.jpg", "0", "1234", "ftp://cam/a", "C:/photos", "camera", "-", "/dev/null"])
+def test_what_is_not_live(source, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "0").mkdir()
+    assert not live.is_live(source)
+
+
+def test_a_camera_s_other_names():
+    assert live.shown_name("3") == "camera:3"
+    assert live.shown_name("/dev/video63") == "camera:63"
+    with pytest.raises(MissingRequirement, match="There is no /dev/video63; cameras here"):
+        live.open_live("/dev/video63", threading.Event()).__enter__()
+
+
+@pytest.mark.parametrize(
+    "source, told",
+    [
+        ("webcam", r"did you mean camera:0\?"),
+        ("usb:0", r"did you mean camera:0\?"),
+        ("camera0", r"did you mean camera:0\?"),
+        ("cam1", r"did you mean camera:1\?"),
+        ("Camera:2", r"did you mean camera:2\?"),
+        ("camera:", r"did you mean camera:0\?"),
+        ("csi0", r"did you mean csi:0\?"),
+        ("CSI:1", r"did you mean csi:1\?"),
+        ("rtps://eva:secret1@cam/a", r"^rtps://eva:\*\*\*@cam/a: expected a file, or an address .*; did you mean rtsp"),
+        ("s3://shelf/photos", "^s3://shelf/photos: expected a file, or an address that begins with rtsp://"),
+        ("http://cam/photo.JPG?x=1", r"is the address of a file, .* download it first: curl -o FILE\.jpg"),
+        ("https://cam/film.mp4", r"is the address of a file, .* download it first: curl -o FILE\.mp4"),
+    ],
+)
+def test_what_is_nearly_a_camera_or_a_stream_gets_help(tmp_path, monkeypatch, source, told):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match=told):
+        live.check_name(source)
+    if "/" not in source:
+        (tmp_path / source).mkdir()
+        live.check_name(source)  # it is there
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["camera:0", "csi:1", "0", "/dev/video0", "rtsp://cam/a.mp4", "http://cam/a.mjpg", "http://cam/b.ts", "a.jpg", "-"]
+    + ["camera:x", "folder/*.jpg", "video.mp4", "https://cam/live.m3u8?token=a.jpg"],
+)
+def test_a_name_that_needs_no_help(source):
+    live.check_name(source)
 
 
 @pytest.mark.parametrize("source", ["a.mp4", "dir/b.MOV", "c.avi", "d.mkv", "camera.webm"])
@@ -179,7 +234,7 @@ def test_a_password_is_not_shown(address, shown):
 
 @pytest.mark.parametrize("source", ["camera:", "camera:x", "csi:/dev/video0", "a.jpg", "camera:-1"])
 def test_a_source_that_is_none_is_refused(source):
-    with pytest.raises(UsageError, match="expected rtsp"):
+    with pytest.raises(UsageError, match="expected camera:N|did you mean camera:0"):
         live.open_live(source, threading.Event())
 
 
@@ -775,7 +830,42 @@ def test_no_more_than_a_few_threads_hang():
     source = live_of([Camera([picture_of(0), "hang"])] + [Camera(["hang"]) for _ in range(20)], seconds=5)
     source.seconds = 4.0
     assert len(taken_from(source)) == 1
-    assert len(source.opened) <= live._MOST_HANGING + 1
+    assert len(source.opened) <= live._MAX_HANGING + 1
+
+
+def test_a_driver_that_hangs_too_often_ends_the_run_for_a_supervisor(monkeypatch):
+    monkeypatch.setattr(live, "_MAX_HANGING_S", 0.3)
+    source = live_of([Camera([picture_of(0), "hang"])] + [Camera(["hang"]) for _ in range(20)], seconds=60)
+    frames = []
+    with source, pytest.raises(MissingRequirement, match="camera:9: its driver did not come back from 3 attempts"):
+        for frame in source:
+            frames.append(frame)
+    assert len(frames) == 1 and len(source.opened) == live._MAX_HANGING
+
+
+def test_a_driver_that_comes_back_in_time_is_opened_again(monkeypatch):
+    monkeypatch.setattr(live, "_MAX_HANGING_S", 10)
+    hanging = [Camera([picture_of(0), "hang"])] + [Camera(["hang"]) for _ in range(2)]
+    source = live_of(hanging + [Camera(frames_from(5))], seconds=60, frames=2)
+    with source:
+        frames = iter(source)
+        next(frames)
+        threading.Thread(target=lambda: (wait_until(lambda: source.counts.hanging == 3), Camera.released.set())).start()
+        next(frames)
+    assert len(source.opened) == 4 and source.counts.reconnects == 1
+
+
+def wait_until(condition):
+    deadline = time.time() + 30
+    while not condition() and time.time() < deadline:
+        time.sleep(0.01)
+
+
+def test_a_camera_that_is_only_away_is_waited_for_without_end(monkeypatch):
+    monkeypatch.setattr(live, "_MAX_HANGING_S", 0.05)
+    source = live_of([Camera([picture_of(0), "fail"]), Camera([], opens=False)], seconds=1.0)
+    assert len(taken_from(source)) == 1
+    assert len(source.opened) > 5
 
 
 def test_a_frame_from_before_the_outage_is_not_handed_out():
@@ -869,6 +959,41 @@ def test_a_stream_that_is_not_there(monkeypatch):
     assert "127.0.0.1 cannot be reached on port %d (Connection refused)" % port in str(failed.value)
     assert "ffprobe -rtsp_transport tcp 'rtsp://eva:***@127.0.0.1" in str(failed.value)
     assert "secret" not in str(failed.value)
+
+
+@pytest.mark.parametrize(
+    "address, told",
+    [
+        ("rtsp://eva:Sec#ret1@127.0.0.1:1/a", "must be written as %2F"),
+        ("rtsp://eva:Sec/ret1@127.0.0.1:1/a", "must be written as %2F"),
+        ("rtsp://eva:Sec@ret1@127.0.0.1:1/a", "must be written as %2F"),
+        ("rtsp://eva:Sec%ret1@127.0.0.1:1/a", "must be written as %2F"),
+        ("rtsp://eva:Sec%23ret1@127.0.0.1:1/a", r"127.0.0.1 cannot be reached on port 1 "),
+        ("RTSP://eva:Secret1@[::1]:1/a", r"::1 cannot be reached on port 1 "),
+        ("rtsp://eva:Secret1@127.0.0.1:99999/a", "The address is wrong: expected rtsp://USER:PASSWORD@HOST:PORT/PATH"),
+        ("rtsp://eva:Secret1", "The address is wrong"),
+        ("rtsp://127.0.0.1:1/a@2", r"127.0.0.1 cannot be reached on port 1 |must be written"),
+        ("http://127.0.0.1:1/a?token=Secret1", r"127.0.0.1 cannot be reached on port 1 "),
+        ("udp://@:5000", "Nothing came from any host on port 5000"),
+    ],
+)
+def test_what_is_said_of_a_stream_that_does_not_answer(address, told):
+    text = live._explain_stream(address)
+    assert re.search(told, text)
+    assert not re.search("Sec|ret1", text)
+
+
+# --- a real MJPEG camera over http
+
+
+def test_a_camera_over_http(monkeypatch):
+    monkeypatch.setattr(live, "_OPEN_S", 15)
+    monkeypatch.setattr(live, "_SILENCE_S", 5)
+    with http_camera.serving(lambda number: cv2.imencode(".jpg", picture_of(number))[1].tobytes()) as place:
+        address = "HTTP://%s/video.mjpg?token=Secret1" % place
+        frames = taken_from(live.open_live(address, threading.Event(), frames=5, seconds=30))
+    assert len(frames) == 5
+    assert all(re.match(r"HTTP://127\.0\.0\.1:\d+/video\.mjpg\?token=\*\*\*#\d+$", frame.name) for frame in frames)
 
 
 # --- a real RTSP server
