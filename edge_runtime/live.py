@@ -190,7 +190,8 @@ class Video:
 
     A frame that cannot be decoded is given in its place without a picture, with the reason as its problem, and those
     behind it follow. Such a frame shows where decoding fails, and in an MP4 or MOV by the file's own table of frames.
-    In other formats, whose frames need not come at a fixed rate, what ffmpeg passes over without a sign is not known.
+    In other formats, whose frames need not come at a fixed rate, what ffmpeg passes over without a sign is not known;
+    where the file itself shows that something is, there is one such frame at the end.
 
     OpenCV before 4.5 (JetPack's) turns no frame upright: there a phone's video lies on its side. Nor does it tell which
     frames of an MP4 it passed over: they are given at the end.
@@ -272,8 +273,11 @@ class Video:
         self._check_storage(whole=short or number < expected)
         with self._reading():
             cut = video_file.cut_short(self._file)
+            broken = "" if cut else video_file.broken(self._file)
         if cut:
             reason = "is missing, the file is cut short: %s" % cut
+        elif broken:
+            reason = "%s; which frames are missing is not known" % broken
         elif counted:
             reason = "a frame before this one cannot be decoded (damaged packet); OpenCV %s does not tell which" % (
                 cv2.__version__
@@ -281,7 +285,7 @@ class Video:
         else:
             reason = "cannot be decoded (damaged packet)"
         if self._times is None:
-            return [(number, reason)] if cut else []
+            return [(number, reason)] if cut or broken else []
         return [(missing, reason) for missing in range(number, expected)]
 
     def _without_picture(self, number, time_s, problem):

@@ -10,6 +10,7 @@ import struct
 import numpy as np
 
 _FIRST_BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot")
+_SEGMENT, _CLUSTER = b"\x18\x53\x80\x67", b"\x1f\x43\xb6\x75"  # of Matroska: what holds the others
 _MOST_BYTES = 64 << 20  # of an MP4's tables that are read: more than a day of video
 
 
@@ -44,13 +45,61 @@ def cut_short(file):
         end = 0 if end == 8 + 0xFFFFFFFF else end  # a recording that nobody ended
     elif head[:4] == b"\x1a\x45\xdf\xa3":
         segment = 4 + sum(_ebml_number(head[4:]))
-        if head[segment : segment + 4] == b"\x18\x53\x80\x67":
+        if head[segment : segment + 4] == _SEGMENT:
             width, length = _ebml_number(head[segment + 4 :])
             unknown = length == (1 << 7 * width) - 1
             end = 0 if unknown else segment + 4 + width + length
     else:
         end = max([0] + [box_end for _, _, box_end in _top_boxes(file, size)])
     return "its header says %d bytes, %d are there" % (end, size) if end > size else ""
+
+
+def broken(file):
+    """Returns "" or where an MKV, WebM or AVI is overwritten between its frames: ffmpeg looks for the next one there
+    without a word, and may find none."""
+    size = os.fstat(file.fileno()).st_size
+    head = _read(file, 0, 12)
+    if head[:4] == b"\x1a\x45\xdf\xa3":
+        place = _broken_matroska(file, size)
+    elif head[:4] == b"RIFF" and head[8:] == b"AVI ":
+        place = _broken_avi(file, size)
+    else:
+        place = None
+    return "" if place is None else "the file is damaged at byte %d" % place
+
+
+def _broken_matroska(file, size):
+    place, end = 0, size  # the latter of the segment; something may have been appended behind it
+    while place < end - 12:
+        head = _read(file, place, 12)
+        width = 9 - head[0].bit_length()
+        length_width, length = _ebml_number(head[width:])
+        unknown = length == (1 << 7 * length_width) - 1
+        if width > 4 or not length_width:
+            return place
+        place += width + length_width
+        if head[:width] == _SEGMENT:
+            end = size if unknown else min(size, place + length)
+        elif head[:width] != _CLUSTER:
+            if unknown:
+                return place
+            place += length
+    return None  # whether all is there says cut_short
+
+
+def _broken_avi(file, size):
+    place = end = 0  # the latter of the RIFF that place is in; a large file has several
+    while place + 8 <= size:
+        kind, length = struct.unpack("<4sI", _read(file, place, 8))
+        if kind == b"RIFF":
+            end = place + 8 + length
+        elif place >= end:
+            return None  # something was appended
+        elif not all(32 <= letter < 127 for letter in kind):
+            return place
+        # A list has a name, and more of the same in it.
+        place += 12 if kind in (b"RIFF", b"LIST") else 8 + length + length % 2
+    return None
 
 
 def _ebml_number(data):

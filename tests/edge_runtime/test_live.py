@@ -440,6 +440,26 @@ def test_a_webm_that_is_cut_short(tmp_path):
     assert video.damaged == 1 and "cut short" in frames[-1].problem
 
 
+@pytest.mark.parametrize("name", ["a.webm", "a.avi"])
+def test_a_video_that_is_overwritten_between_its_frames_has_a_row_that_says_so(tmp_path, name):
+    path = str(tmp_path / name)
+    if name == "a.webm":
+        varying_webm(path)
+    else:
+        write_video(path, [numbered(number) for number in range(30)])
+    with open(path, "rb") as file:
+        data = bytearray(file.read())
+    write_bytes(path, bytes(data) + bytes(500))  # appended to a sound one
+    with live.open_video(path) as video:
+        assert len(list(video)) == 30 and video.damaged == 0
+    starts = [found.start() for found in re.finditer(b"\xff\xd8\xff", data)]
+    data[starts[12] - 20 : starts[14]] = bytes(starts[14] - starts[12] + 20)
+    with live.open_video(write_bytes(path, bytes(data))) as video:
+        *frames, last = video
+    assert video.damaged == 1 and len(frames) < 30
+    assert last.picture is None and "the file is damaged at byte" in last.problem
+
+
 @pytest.mark.parametrize("name", ["clip.avi", "hole.mp4"])
 def test_a_disk_that_fails_is_neither_the_end_nor_damage(tmp_path, monkeypatch, name):
     path = write_video(tmp_path / name, [numbered(number) for number in range(20)])
