@@ -263,7 +263,7 @@ class Video:
             yield self._without_picture(missing, time_s, reason)
         if lost:
             shown = ", ".join("#%d" % missing for missing in lost[:5]) + ", ..." * (len(lost) > 5)
-            say("%s: %d frames have no picture (damaged or missing): %s" % (self._name, len(lost), shown))
+            say("%s: no picture for %d of its frames (damaged or missing): %s" % (self._name, len(lost), shown))
         self.close()
 
     def _missing_at_the_end(self, number, counted):

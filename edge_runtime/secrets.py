@@ -46,7 +46,7 @@ def remember(texts):
         shown = shown_address(text)
         if shown != text:
             for form in (str, repr, shlex.quote, json.dumps):
-                _remembered[form(text)] = form(shown)
+                _remembered.setdefault(form(text), form(shown))
 
 
 def hide_secrets(text):

@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import cv2
@@ -1114,6 +1115,43 @@ def test_a_camera_s_run_that_is_stopped_has_its_file(bundle, long_clip, tmp_path
     assert os.listdir(str(tmp_path)) == ["out.tsv"]
     with open(out, "rb") as file:
         assert {row["label"] for row in read_rows_of(file.read())} == {RED}
+
+
+def test_a_driver_that_hangs_too_often_ends_with_4_and_its_rows_are_kept(bundle, tmp_path, monkeypatch, capsys):
+    released = threading.Event()
+
+    class Hangs:
+        """A camera that gives one frame when it is opened for the first time, and then never returns."""
+
+        frames = [photo(COLOURS[RED], 1)[:, :, ::-1]]
+
+        def isOpened(self):  # noqa: N802
+            return True
+
+        def get(self, _):
+            return 0.0
+
+        def grab(self):
+            return bool(self.frames) or released.wait(60)
+
+        def retrieve(self):
+            return True, self.frames.pop()
+
+        def release(self):
+            pass
+
+    for name, value in {"_SILENCE_S": 0.3, "_OPEN_S": 0.3, "_MAX_HANGING_S": 0.3, "_FIRST_PAUSE_S": 0.01}.items():
+        monkeypatch.setattr(live, name, value)
+    monkeypatch.setattr(live, "_open_camera", lambda _: Hangs())
+    camera = Resumable(bundle, "camera:9", tmp_path / "out.tsv")
+    try:
+        assert camera.run() == 4
+    finally:
+        released.set()
+    err = capsys.readouterr().err
+    assert "camera:9: its driver did not come back from 3 attempts" in err and "stopped after 1 rows" in err
+    with open(camera.partial, "rb") as file:
+        assert [row["label"] for row in read_rows_of(file.read())] == [RED]
 
 
 # --- secrets

@@ -296,7 +296,7 @@ def test_a_video_that_ends_early_gives_what_there_is_and_says_so(tmp_path, clip,
     assert numbers[:-1] == list(range(len(numbers) - 1))  # ffmpeg fills up the one that is torn
     assert last.name == "%s#%d" % (path, len(numbers)) and last.picture is None and video.damaged == 1
     assert "the file is cut short: its header says %d bytes" % len(data) in last.problem
-    assert "torn.avi: 1 frames have no picture" in capsys.readouterr().err
+    assert "torn.avi: no picture for 1 of its frames" in capsys.readouterr().err
 
 
 # --- damaged videos
@@ -327,7 +327,7 @@ def test_frames_behind_a_damaged_one_are_given_and_it_has_its_place(tmp_path, ca
     assert [frame.time_s for frame in frames] == pytest.approx([number / 20.0 for number in range(20)])
     shown = [number_in(frame.picture) for frame in frames if not frame.problem]
     assert shown == [number for number in range(20) if number not in holes]
-    assert "hole.mp4: %d frames have no picture" % len(holes) in capsys.readouterr().err
+    assert "hole.mp4: no picture for %d of its frames" % len(holes) in capsys.readouterr().err
     lost = [number for number, frame in enumerate(frames) if frame.problem]
     if tells_places():
         assert lost == list(holes)
@@ -367,7 +367,7 @@ def test_a_video_whose_end_is_gone_has_a_row_for_each_frame_of_its_table(tmp_pat
         frames = list(video)
     assert len(frames) == 20 and 5 < video.damaged < 15
     assert all("the file is cut short" in frame.problem for frame in frames[-5:])
-    assert "cut.mp4: %d frames have no picture" % video.damaged in capsys.readouterr().err
+    assert "cut.mp4: no picture for %d of its frames" % video.damaged in capsys.readouterr().err
 
 
 def varying_webm(path):

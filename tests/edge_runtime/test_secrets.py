@@ -82,6 +82,7 @@ def test_text_without_an_address_stays_as_it_is():
 def test_an_address_that_was_given_is_known_whatever_is_in_it():
     address = "rtsp://eva:my 'own\" secret@cam/live"
     remember(["bundle", address])
+    assert hide_secrets("open %s" % address) == "open rtsp://eva:***@cam/live"
     for text in (address, repr(address), "open(%s) failed" % address):
         assert "own" not in hide_secrets(text) and "secret" not in hide_secrets(text)
 
