@@ -29,9 +29,18 @@ VERBS = {
 }
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message):
+        """Says what is wrong: without the password, where a camera's address stands in the verb's place."""
+        from edge_runtime.secrets import hide_secrets, remember
+
+        remember(sys.argv)
+        super().error(hide_secrets(message))
+
+
 def main(argv=None):
     """Runs one verb and returns its exit code."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="picnic-edge",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Train a photo classifier, turn it into a checked engine, run it on an edge device.\n\n"

@@ -164,6 +164,8 @@ def _copied(picture):
 
 def _load(photo, read=None):
     read = read or images.read_image
+    if isinstance(photo, Frame) and photo.problem:
+        raise ImageError(photo.problem)
     if isinstance(photo, (np.ndarray, Frame)):
         picture = images.fit_image(photo.picture if isinstance(photo, Frame) else photo)
         images.check_picture(picture)

@@ -17,6 +17,7 @@ from edge_runtime.errors import PicnicError, SomeInputsFailed, UsageError
 from edge_runtime.interrupts import draining
 from edge_runtime.latency import Latency
 from edge_runtime.requirements import require
+from edge_runtime.secrets import is_address, shown_address
 from edge_runtime.sources import count_sources, open_sources, passed_over_text
 from edge_runtime.status import Status
 
@@ -40,7 +41,7 @@ def parser():
         metavar="source",
         nargs="+",
         help="images, folders (recursive), globs, tables with a column `file` (.tsv, .csv, .txt, .xlsx, .parquet); or "
-        "one video file, rtsp://..., camera:N, csi:N, or - (file names on standard input)",
+        "one video file, camera:N, csi:N, rtsp://... or another stream, or - (file names on standard input)",
     )
     this.add_argument("--images", metavar="DIR", help="where a table's file names start (default: the table's folder)")
     this.add_argument("-0", "--null", action="store_true", help="the names on standard input end with NUL")
@@ -133,6 +134,8 @@ def _is_timed(options):
 
 def _check(options):
     """Raises UsageError for options that cannot be, or do not go together."""
+    for source in options.sources:
+        live.check_name(source)
     for source in options.sources if len(options.sources) > 1 else []:
         # What a shell puts in the place of a pattern: its videos are not mixed up with photos either.
         if source == "-" or live.is_live(source) or live.is_video(source):
@@ -249,7 +252,10 @@ class _Progress:
         self._options = options
         # The same command, with what makes it go on.
         more = [] if options.resume else ["--resume"]
-        self._command = " ".join(shlex.quote(word) for word in ["picnic-edge", "classify"] + arguments + more)
+        words = ["picnic-edge", "classify"] + arguments + more
+        shown = [shown_address(word) if is_address(word) else word for word in words]
+        self._command = " ".join(shlex.quote(word) for word in shown)
+        self._command += "   (with the passwords in place of ***)" if shown != words else ""
 
     def save(self):
         if self.sink:

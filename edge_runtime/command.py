@@ -10,11 +10,13 @@ import warnings
 import cv2
 
 from edge_runtime.errors import OutOfMemory, PicnicError, is_out_of_memory
+from edge_runtime.secrets import hides_secrets
 
 INTERRUPTED = 130
 PIPE_CLOSED = 141  # as a shell shows a program that SIGPIPE ended
 
 
+@hides_secrets
 def run_verb(verb, arguments):
     """Runs a verb (a function of its arguments) as a command.
 

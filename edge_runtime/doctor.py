@@ -185,7 +185,10 @@ def _cpu(root):
     info = machine.cpu_info(os.path.join(root, "proc/cpuinfo"))
     name = info.get("model name") or info.get("Hardware") or platform.processor() or "unknown"
     features = " ".join(machine.cpu_features(info)) or "no known features"
-    return Check("cpu", "ok", "%s, %d cores, %s" % (name, machine.core_count(), features), "")
+    cores, there = machine.core_count(root), os.cpu_count() or 1
+    # Fewer than there are: a container's CPU quota, or the cores that this process is kept to.
+    text = "%d cores" % cores if cores >= there else "%d of %d cores (limited for this process)" % (cores, there)
+    return Check("cpu", "ok", "%s, %s, %s" % (name, text, features), "")
 
 
 def _board(root, jetson):
@@ -236,7 +239,10 @@ def _memory(root):
     text = "%.1f GiB, %.1f available, swap %.1f" % tuple(
         info.get(name, 0) / 2.0**30 for name in ("MemTotal", "MemAvailable", "SwapTotal")
     )
-    enough = info.get("MemAvailable", 0) >= _LEAST_MEMORY_BYTES
+    available = machine.memory_available_bytes(root)
+    if available is not None and available < info.get("MemAvailable", 0):
+        text += "; the limit of this container leaves %.1f" % (available / 2.0**30)
+    enough = (available or 0) >= _LEAST_MEMORY_BYTES
     mend = "" if enough else "stop other programs; classifying takes 1 GiB, training up to 7"
     return Check("memory", "ok" if enough else "warning", text, mend)
 

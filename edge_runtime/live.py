@@ -5,6 +5,8 @@ delivers and keeps one frame; whoever is slower than the camera gets fewer frame
 away is opened again for as long as it takes, and nothing that is no picture of now is handed out meanwhile.
 """
 
+import contextlib
+import difflib
 import os
 import re
 import socket
@@ -17,10 +19,15 @@ import urllib.parse
 import cv2
 import numpy as np
 
-from edge_runtime import board, images
+from edge_runtime import board, formats, images, video_file
 from edge_runtime.command import say
-from edge_runtime.errors import MissingRequirement, PicnicError, UsageError
+from edge_runtime.errors import MissingRequirement, PicnicError, StorageLost, UsageError
+from edge_runtime.secrets import hide_secrets, is_address, remember, shown_address
 from edge_runtime.sources import VIDEO_SUFFIXES, Frame
+
+# Addresses that are streams, with their ports where they say none.
+_PORTS = {"rtsp": 554, "rtsps": 322, "rtmp": 1935, "rtmps": 443, "http": 80, "https": 443, "srt": 0, "udp": 0}
+_STREAMED = (".ts", ".flv", ".webm", ".ogv")  # also live, over http
 
 _OPEN_S = 15  # until a source that is being opened must have given its first frame
 _SILENCE_S = 5  # without a frame for this long it is opened again
@@ -30,11 +37,17 @@ _FROZEN_S = 60  # a sensor has noise: one that gives no new picture for this lon
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 30  # before opening again; doubled each time
 _STEADY_S = 10  # a connection that held for so long makes the pause short again
 _QUIET = ("OPENCV_FFMPEG_LOGLEVEL", "-8")  # what fails is said here, once; read by OpenCV 4.5 and newer
-_MOST_HANGING = 3  # threads that OpenCV does not return to; with so many nothing more is opened
+_MAX_HANGING = 3  # threads that OpenCV does not return to; with so many nothing more is opened
+_MAX_HANGING_S = 300  # that is waited for one of them to return; then only another process can open the source again
 _CLOSE_S = 1  # that closing waits for the reading thread
 _LOOK_S = 0.1  # how often a waiting consumer looks at the stop event and the camera's health
 _STEADY_FRAMES = 3  # one may be slow to decode although more have piled up behind it
 _JUDGED_FRAMES = 50  # after which a stream's clock counts as none if it only ever counted frames
+# Attempts in a row to decode a frame of a video; at its end all of them fail. OpenCV before 4.5 passes over 512 packets
+# in each attempt, which takes its time.
+_MOST_FAILURES = 1000 if hasattr(cv2, "CAP_PROP_ORIENTATION_AUTO") else 3
+_SAME_TIME_S = 0.0005  # positions in a video that are closer are the same
+_PIECE_BYTES = 1 << 20  # that are read at once to see whether a disk still works
 _CLOCK_WINDOW_S = 300  # a stream's clock drifts against ours: its delay is measured against the last 5 to 10 minutes
 
 # The sensor's smallest common mode; the board's VIC halves it, which still covers the network's 299 x 299.
@@ -56,12 +69,14 @@ class Counts:
         self.blank = 0  # one colour all over: no picture
         self.repeated = 0  # the same to the byte as the picture before, also across an outage
         self.reconnects = 0  # outages that ended
+        self.damaged = 0  # of a video: could not be decoded (not among captured)
         self.hanging = 0  # reading threads that had to be left behind and have not come back
 
 
 def is_live(source):
     """Whether a source is a camera or a stream."""
-    return source.startswith(("rtsp://", "camera:", "csi:"))
+    source = _as_camera(source)
+    return source.startswith(("camera:", "csi:")) or (is_address(source) and _scheme(source) in _PORTS)
 
 
 def is_video(source):
@@ -70,12 +85,50 @@ def is_video(source):
 
 
 def shown_name(source):
-    """Returns a source's name as results and messages may show it: without the password of an address."""
-    if not source.startswith("rtsp://"):
-        return source
-    # user:password@, where the part behind the colon is no port
-    source = re.sub(r"^(rtsp://[^/:@]*):(?!\d*(?:/|$)).*@", r"\1:***@", source)
-    return re.sub(r"(?i)((?:password|passwd|pwd)=)[^&/]*", r"\1***", source)
+    """Returns a source's name as results and messages may show it: without the secrets of an address."""
+    return shown_address(source) if is_address(source) else _as_camera(source)
+
+
+def check_name(source):
+    """Looks at the name of a source that may be meant for a camera or a stream.
+
+    Raises:
+        UsageError: it is nearly one; says which, or what to do instead.
+    """
+    if os.path.lexists(source):
+        return
+    meant = re.match(r"(?i)(webcam|cam|camera|usb|usbcam|video|v4l2?|csi|csicam|mipi)[:_/ -]?(\d*)$", source)
+    if meant and not re.match(r"(camera|csi):\d+$", source):
+        kind = "csi" if meant.group(1).lower() in ("csi", "csicam", "mipi") else "camera"
+        raise UsageError("%s: no such file or folder; did you mean %s:%s?" % (source, kind, meant.group(2) or 0))
+    if not is_address(source):
+        return
+    shown, scheme = shown_address(source), _scheme(source)
+    if scheme not in _PORTS:
+        near = difflib.get_close_matches(scheme, _PORTS, 1)
+        raise UsageError(
+            "%s: expected a file, or an address that begins with %s%s"
+            % (shown, ", ".join("%s://" % one for one in _PORTS), "; did you mean %s://?" % near[0] if near else "")
+        )
+    if scheme in ("http", "https"):
+        suffix = os.path.splitext(urllib.parse.unquote(re.split("[?#]", shown)[0]))[1].lower()
+        if suffix in formats.SUFFIXES or (suffix in VIDEO_SUFFIXES and suffix not in _STREAMED):
+            raise UsageError(
+                "%s: is the address of a file, not of a camera; download it first: curl -o FILE%s ADDRESS"
+                % (shown, suffix)
+            )
+
+
+def _scheme(address):
+    return address.partition("://")[0].lower()
+
+
+def _as_camera(source):
+    """Returns camera:N for the other names that a camera has: N, where no file has that name, and /dev/videoN."""
+    if re.match(r"[0-9]{1,3}$", source) and not os.path.lexists(source):
+        return "camera:%s" % source
+    device = re.match(r"/dev/video(\d+)$", os.path.realpath(source)) if source.startswith("/dev/") else None
+    return "camera:%s" % device.group(1) if device and not os.path.isfile(source) else source
 
 
 def open_video(path):
@@ -91,7 +144,8 @@ def open_live(source, stop, max_fps=None, seconds=None, frames=None):
     """Opens a camera or a stream, or a video file as if it were a camera (at its own frame rate, newest frame first).
 
     Args:
-        source: "rtsp://...", "camera:N" (/dev/videoN), "csi:N" (a Jetson's camera connector), or a video file.
+        source: "rtsp://..." or another address of a stream, "camera:N" (also N and /dev/videoN), "csi:N" (a Jetson's
+            camera connector), or a video file.
         stop: threading.Event; once set, iterating ends within 0.1 s.
         max_fps: frames handed out per second at most.
         seconds: iterating ends after so many seconds, and so does waiting for a camera that is away.
@@ -103,11 +157,15 @@ def open_live(source, stop, max_fps=None, seconds=None, frames=None):
     Raises:
         UsageError: a source of another kind or without a number.
         On entering: MissingRequirement: no such camera, no answer, no frame; says what was tried and how to look.
+        On iterating: MissingRequirement: the driver hangs, and only another process could open the camera again.
         UsageError: a video that cannot be read.
     """
+    source = _as_camera(source)
     kind, _, number = source.partition(":")
-    if source.startswith("rtsp://"):
-        opened = Live(shown_name(source), stop, lambda: _open_rtsp(source), lambda: _explain_rtsp(source))
+    remember([source])
+    check_name(source)
+    if is_address(source):
+        opened = Live(shown_name(source), stop, lambda: _open_stream(source), lambda: _explain_stream(source))
     elif kind == "camera" and number.isdigit():
         opened = Live(
             source, stop, lambda: _open_camera(int(number)), lambda: _explain_camera(int(number)), sensor=True
@@ -115,9 +173,9 @@ def open_live(source, stop, max_fps=None, seconds=None, frames=None):
     elif kind == "csi" and number.isdigit():
         opened = Live(source, stop, lambda: _open_csi(int(number)), lambda: _explain_csi(int(number)), sensor=True)
     elif is_video(source):
-        opened = Live(source, stop, lambda: _Playback(source), lambda: "", ends=True)
+        opened = Live(source, stop, lambda: _Playback(source, opened.counts), lambda: "", ends=True)
     else:
-        raise UsageError("%s: expected rtsp://..., camera:N, csi:N (N a number, such as 0) or a video file" % source)
+        raise UsageError("%s: expected camera:N, csi:N (N a number, such as 0), rtsp://... or a video file" % source)
     opened.interval_s = 1.0 / max_fps if max_fps else 0.0
     opened.seconds = float("inf") if seconds is None else seconds
     opened.frames = float("inf") if frames is None else frames
@@ -127,62 +185,153 @@ def open_live(source, stop, max_fps=None, seconds=None, frames=None):
 class Video:
     """The frames of a video file, upright, as an iterator and context manager; closes itself at the end.
 
-    OpenCV before 4.5 (JetPack's) turns no frame upright: there a phone's video lies on its side.
+    A frame that cannot be decoded is given in its place without a picture, with the reason as its problem, and those
+    behind it follow. Such a frame shows where decoding fails, and in an MP4 or MOV by the file's own table of frames.
+    In other formats, whose frames need not come at a fixed rate, what ffmpeg passes over without a sign is not known;
+    where the file itself shows that something is, there is one such frame at the end.
+
+    OpenCV before 4.5 (JetPack's) turns no frame upright: there a phone's video lies on its side. Nor does it tell which
+    frames of an MP4 it passed over: they are given at the end.
 
     Attributes:
         frames_per_second: of the file, 0 where it does not say.
         frame_count: of the file, a guess for some formats.
-        problem: "" or why the video ended before its length.
+        damaged: how many frames so far have no picture.
     """
 
     def __init__(self, path):
-        self.problem = ""
+        self.damaged = 0
         self._name = path
-        self._number = 0
-        self._grabbed = False  # a frame that is not retrieved yet
-        self._capture = _open_file(path)
-        self.frames_per_second = max(0.0, self._capture.get(cv2.CAP_PROP_FPS) or 0.0)
-        self.frame_count = self._capture.get(cv2.CAP_PROP_FRAME_COUNT)
-        if not self._grab():
+        self._capture: typing.Any = None
+        self._file = _open_regular(path)
+        try:
+            self._capture = _open_file(path, self._file)
+            self.frames_per_second = max(0.0, self._capture.get(cv2.CAP_PROP_FPS) or 0.0)
+            self.frame_count = self._capture.get(cv2.CAP_PROP_FRAME_COUNT)
+            with self._reading():
+                self._state = _state(self._file)
+                self._times = video_file.frame_times(self._file)
+            failures, bgr = _next_picture(self._capture)
+            if bgr is None:
+                self._check_storage(whole=True)
+                raise UsageError("%s: no frame of this video can be read; expected a video that ffmpeg plays" % path)
+        except BaseException:
             self.close()
-            raise UsageError("%s: no frame of this video can be read; expected a video that ffmpeg plays" % path)
+            raise
+        self._frames = self._read(failures, bgr)
 
     def __iter__(self):
         return self
 
     def __next__(self):
-        if self._capture is None or not (self._grabbed or self._grab()):
-            self._end()
+        """Returns the next Frame. Raises StorageLost: the file went away, or changed, while it was read."""
+        if self._capture is None:
             raise StopIteration
-        done, bgr = self._capture.retrieve()
-        self._grabbed = False
-        if not done:
-            self._end()
-            raise StopIteration
-        time_s = _position_s(self._capture, self._number, self.frames_per_second)
-        self._number += 1
-        name = "%s#%d" % (self._name, self._number - 1)
-        return Frame(name, cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), time.perf_counter(), time_s)
+        return next(self._frames)
 
-    def _grab(self):
-        self._grabbed = self._capture.grab()
-        return self._grabbed
-
-    def _end(self):
-        """Says so where frames are missing: lengths in the file are off by a little, or absent."""
-        if self._capture is not None and self._number < self.frame_count * 0.98 - 2:
-            self.problem = "ends after frame #%d; its header says %d frames: the file is damaged or incomplete" % (
-                self._number - 1,
-                self.frame_count,
-            )
-            say("%s: %s" % (self._name, self.problem))
+    def _read(self, failures, bgr):
+        """Yields the frames, from the first picture on and how many attempts had failed before it."""
+        number, time_s = 0, 0.0
+        lost: typing.List[int] = []
+        position_s = self._position_s()
+        first_s = position_s - (0.0 if self._times is None else self._times[min(failures, len(self._times) - 1)])
+        counted = _is_counted(position_s, 1, self.frames_per_second)  # this OpenCV looks at no clock
+        while bgr is not None:
+            place = number + failures
+            if self._times is not None and not counted:
+                place = self._place(number, self._position_s() - first_s)
+            for missing in range(number, place):
+                if not lost:
+                    self._check_storage(whole=True)
+                lost.append(missing)
+                time_s = self._time_s(missing, time_s)
+                yield self._without_picture(missing, time_s, "cannot be decoded (damaged packet)")
+            if self._times is None and (self._position_s() > 0 or not number):
+                time_s = _position_s(self._capture, place, self.frames_per_second)
+            else:
+                time_s = self._time_s(place, time_s)
+            picture = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
+            yield Frame("%s#%d" % (self._name, place), picture, time.perf_counter(), time_s, "")
+            number = place + 1
+            failures, bgr = _next_picture(self._capture)
+        for missing, reason in self._missing_at_the_end(number, counted):
+            lost.append(missing)
+            time_s = self._time_s(missing, time_s)
+            yield self._without_picture(missing, time_s, reason)
+        if lost:
+            shown = ", ".join("#%d" % missing for missing in lost[:5]) + ", ..." * (len(lost) > 5)
+            say("%s: no picture for %d of its frames (damaged or missing): %s" % (self._name, len(lost), shown))
         self.close()
+
+    def _missing_at_the_end(self, number, counted):
+        """Returns [(number, reason)] for the frames that had to come after those that came."""
+        short = number < self.frame_count * 0.98 - 2  # which proves nothing, but is worth a look at the disk
+        expected = 0 if self._times is None else len(self._times)
+        self._check_storage(whole=short or number < expected)
+        with self._reading():
+            cut = video_file.cut_short(self._file)
+            broken = "" if cut else video_file.broken(self._file)
+        if cut:
+            reason = "is missing, the file is cut short: %s" % cut
+        elif broken:
+            reason = "%s; which frames are missing is not known" % broken
+        elif counted:
+            reason = "a frame before this one cannot be decoded (damaged packet); OpenCV %s does not tell which" % (
+                cv2.__version__
+            )
+        else:
+            reason = "cannot be decoded (damaged packet)"
+        if self._times is None:
+            return [(number, reason)] if cut or broken else []
+        return [(missing, reason) for missing in range(number, expected)]
+
+    def _without_picture(self, number, time_s, problem):
+        self.damaged += 1
+        return Frame("%s#%d" % (self._name, number), None, time.perf_counter(), time_s, problem)
+
+    def _position_s(self):
+        return self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1000.0
+
+    def _place(self, number, position_s):
+        """Returns which frame of the file's table is at a position: number, the next one, or a later one."""
+        place = int(np.searchsorted(self._times, position_s - _SAME_TIME_S))
+        if place > number and place < len(self._times) and abs(self._times[place] - position_s) < _SAME_TIME_S:
+            return place
+        return number  # OpenCV 4.5 gives no position for the last frames
+
+    def _time_s(self, number, before_s):
+        """Returns a frame's time by the table, else one frame after the one before."""
+        if self._times is not None and number < len(self._times):
+            return float(self._times[number])
+        return before_s + (1 / self.frames_per_second if self.frames_per_second and number else 0.0)
+
+    def _check_storage(self, whole):
+        """A disk that fails looks like the end of the video, or like damage. Raises StorageLost.
+
+        whole: the file is read through; else only its end is looked at.
+        """
+        with self._reading():
+            changed = _state(self._file) != self._state
+            size = self._state[0]
+            place = 0 if whole else max(0, size - _PIECE_BYTES)
+            while place < size and os.pread(self._file.fileno(), _PIECE_BYTES, place):
+                place += _PIECE_BYTES
+        if changed:
+            raise StorageLost("%s: was written to while it was read; run it again when it is whole" % self._name)
+
+    @contextlib.contextmanager
+    def _reading(self):
+        try:
+            yield
+        except OSError as error:
+            raise StorageLost("%s: cannot be read any more (%s)" % (self._name, error.strerror or error))
 
     def close(self):
         """Frees the file. May be called any number of times."""
         if self._capture is not None:
             self._capture.release()
             self._capture = None
+        self._file.close()
 
     def __enter__(self):
         return self
@@ -233,6 +382,7 @@ class Live:
         self._lost_s: typing.Optional[float] = None  # since when it is away
         self._retry_s = 0.0
         self._pause_s = float(_FIRST_PAUSE_S)
+        self._stuck_s: typing.Optional[float] = None  # since when too many threads hang
         self._news: typing.List[str] = []  # to be said without holding the lock
 
     def __enter__(self):
@@ -314,13 +464,27 @@ class Live:
             self.counts.dropped += 1
 
     def _look_after(self, now_s):
-        """Opens a source that went away again (the lock is held). Returns whether it is over for good."""
+        """Opens a source that went away again (the lock is held). Returns whether it is over for good.
+
+        Raises:
+            MissingRequirement: as open_live says of iterating.
+        """
         reader = self._reader
         self._hanging = [left for left in self._hanging if left.thread.is_alive()]
         self.counts.hanging = len(self._hanging)
         if reader is None:
-            if now_s >= self._retry_s and len(self._hanging) < _MOST_HANGING:
-                self._reader = _Reader(self)
+            if len(self._hanging) < _MAX_HANGING:
+                self._stuck_s = None
+                if now_s >= self._retry_s:
+                    self._reader = _Reader(self)
+                return False
+            self._stuck_s = now_s if self._stuck_s is None else self._stuck_s
+            if now_s - self._stuck_s > _MAX_HANGING_S:
+                raise MissingRequirement(
+                    "%s: its driver did not come back from %d attempts to read or open it; only another process can "
+                    "open it again.\nStart the command again; a supervisor does (systemd: Restart=on-failure)"
+                    % (self.name, len(self._hanging))
+                )
             return False
         if reader.ended:
             if self.ends and not reader.problem:
@@ -395,7 +559,7 @@ class _Reader:
                 self._read(capture)
         except Exception as error:  # whatever OpenCV and its backends raise: the source is opened again
             self.error = error
-            self.problem = str(error)
+            self.problem = hide_secrets(str(error))
         finally:
             with self._live.changed:
                 self.ended = True
@@ -475,12 +639,15 @@ class _Delay:
 class _Playback:
     """A video file that delivers its frames when they are due, with cv2.VideoCapture's methods."""
 
-    def __init__(self, path):
-        self._capture = _open_file(path)
+    def __init__(self, path, counts):
+        with _open_regular(path) as file:
+            self._capture = _open_file(path, file)
         self._frames_per_second = self._capture.get(cv2.CAP_PROP_FPS) or 25.0
+        self._counts = counts
         self._number = 0
         self._started_s = None
-        if not self._capture.grab():
+        _, self._bgr = _next_picture(self._capture)
+        if self._bgr is None:
             self._capture.release()
             raise UsageError("%s: no frame of this video can be read; expected a video that ffmpeg plays" % path)
 
@@ -488,8 +655,12 @@ class _Playback:
         return True
 
     def grab(self):
-        if self._number and not self._capture.grab():
-            return False
+        if self._number:
+            failures, self._bgr = _next_picture(self._capture)
+            if self._bgr is None:
+                return False
+            self._number += failures
+            self._counts.damaged += failures
         position_s = _position_s(self._capture, self._number, self._frames_per_second)
         self._number += 1
         if self._started_s is None:
@@ -498,7 +669,7 @@ class _Playback:
         return True
 
     def retrieve(self):
-        return self._capture.retrieve()
+        return True, self._bgr
 
     def get(self, _):
         return float("nan")  # no clock: a slow machine plays it slower, which is no delay of a camera
@@ -526,17 +697,35 @@ def _is_counted(position_s, number, frames_per_second):
     return not np.isfinite(position_s) or abs(position_s * frames_per_second - number) < 1e-3
 
 
-def _open_file(path):
-    """Returns an open cv2.VideoCapture. Raises UsageError."""
-    os.environ.setdefault(*_QUIET)
+def _next_picture(capture):
+    """Reads on until a frame can be decoded.
+
+    Returns:
+        (how many attempts failed before it, the picture as BGR); None for the picture where nothing more comes.
+    """
+    for failures in range(_MOST_FAILURES):
+        if capture.grab():
+            done, bgr = capture.retrieve()
+            if done:
+                return failures, bgr
+    return _MOST_FAILURES, None
+
+
+def _open_regular(path):
+    """Returns a video's open file. Raises UsageError."""
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
             raise UsageError("%s: is no regular file; expected a video" % path)
-        # By its descriptor: ffmpeg takes some names for addresses or patterns, and OpenCV none that is not UTF-8.
-        with open(path, "rb") as file:
-            capture = cv2.VideoCapture("/dev/fd/%d" % file.fileno(), cv2.CAP_FFMPEG)
+        return open(path, "rb", buffering=0)
     except OSError as error:
         raise UsageError("%s: cannot be read (%s)" % (path, error.strerror))
+
+
+def _open_file(path, file):
+    """Returns an open cv2.VideoCapture. Raises UsageError."""
+    os.environ.setdefault(*_QUIET)
+    # By its descriptor: ffmpeg takes some names for addresses or patterns, and OpenCV none that is not UTF-8.
+    capture = cv2.VideoCapture("/dev/fd/%d" % file.fileno(), cv2.CAP_FFMPEG)
     if not capture.isOpened():
         capture.release()
         raise UsageError("%s: cannot be read as a video: not one, incomplete, or a codec that ffmpeg lacks" % path)
@@ -545,16 +734,24 @@ def _open_file(path):
     return capture
 
 
-def _open_rtsp(address):
-    """TCP: a lost UDP packet smears the picture until the next key frame, and a smeared picture would be classified."""
+def _state(file):
+    """Returns what changes when somebody writes to an open file. Raises OSError."""
+    status = os.fstat(file.fileno())
+    return status.st_size, status.st_mtime_ns
+
+
+def _open_stream(address):
+    """RTSP by TCP: a lost UDP packet smears the picture until the next key frame, and would be classified like that."""
     settings = []
-    options = "rtsp_transport;tcp"
+    options = "rtsp_transport;tcp" if _scheme(address) in ("rtsp", "rtsps") else ""
     if hasattr(cv2, "CAP_PROP_READ_TIMEOUT_MSEC"):
         settings += [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, _OPEN_S * 1000, cv2.CAP_PROP_READ_TIMEOUT_MSEC, _READ_TIMEOUT_MS]
-    else:  # OpenCV before 4.5.2, with the ffmpeg of its time: the socket's own limit, in microseconds
+    elif options:  # OpenCV before 4.5.2, with the ffmpeg of its time: the socket's own limit, in microseconds
         options += "|stimeout;%d" % (_READ_TIMEOUT_MS * 1000)
-    os.environ.setdefault("OPENCV_FFMPEG_CAPTURE_OPTIONS", options)
+    if options:
+        os.environ.setdefault("OPENCV_FFMPEG_CAPTURE_OPTIONS", options)
     os.environ.setdefault(*_QUIET)
+    address = _scheme(address) + address[address.index("://") :]  # ffmpeg knows no RTSP://
     return cv2.VideoCapture(address, cv2.CAP_FFMPEG, *([settings] if settings else []))
 
 
@@ -573,21 +770,28 @@ def _open_csi(number):
     return cv2.VideoCapture(_CSI_PIPELINE % number, cv2.CAP_GSTREAMER)
 
 
-def _explain_rtsp(address):
-    parts = urllib.parse.urlsplit(address)
-    try:
-        host, port = parts.hostname or "", parts.port or 554
-    except ValueError as error:
-        return "The address is wrong: %s" % error
+def _explain_stream(address):
+    scheme, shown = _scheme(address), shown_address(address)
+    rest = address.partition("://")[2]
+    user, _, after = rest.rpartition("@")
+    if ":" in user or not re.search("[/?#]", user):  # else the @ is in the path
+        rest = after
+    place = re.match(r"(?:\[([^]/?#]*)\]|([^:/?#]*))(?::(\d*))?(?=[/?#]|$)", rest)
+    looks = "-rtsp_transport tcp " if scheme in ("rtsp", "rtsps") else ""
+    tried = ".\nTried with OpenCV's ffmpeg. To look: ffprobe %s'%s'" % (looks, shown)
+    if re.search("[/?#@%]", re.sub("%[0-9A-Fa-f]{2}", "", user)):
+        return "A password's / ? # @ %% must be written as %%2F %%3F %%23 %%40 %%25 in an address%s" % tried
+    if not place or int(place.group(3) or 0) > 65535:
+        return "The address is wrong: expected %s://USER:PASSWORD@HOST:PORT/PATH%s" % (scheme, tried)
+    host, port = place.group(1) or place.group(2), int(place.group(3) or _PORTS[scheme])
+    if scheme in ("udp", "srt"):
+        return "Nothing came from %s on port %d%s" % (host or "any host", port, tried)
     try:
         socket.create_connection((host, port), timeout=3).close()
         found = "%s answers on port %d: look at the path, user and password" % (host, port)
-    except OSError as error:
-        found = "%s cannot be reached on port %d (%s)" % (host, port, error.strerror or error)
-    return "%s.\nTried with OpenCV's ffmpeg over TCP. To look: ffprobe -rtsp_transport tcp '%s'" % (
-        found,
-        shown_name(address),
-    )
+    except (OSError, UnicodeError) as error:  # the latter for a host's name that cannot be one
+        found = "%s cannot be reached on port %d (%s)" % (host, port, getattr(error, "strerror", None) or error)
+    return found + tried
 
 
 def _explain_camera(number):

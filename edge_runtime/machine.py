@@ -3,6 +3,7 @@
 import contextlib
 import os
 import platform
+import re
 import typing
 
 # Instruction sets that CPU engines are compiled for; an engine made with one does not run on a CPU without it.
@@ -47,12 +48,89 @@ def describe():
     }
 
 
-def core_count():
-    """Returns how many cores this process may use."""
+def core_count(root="/"):
+    """Returns how many cores this process may use: by its affinity, and by the CPU quota of its container.
+
+    Args:
+        root: folder that stands for /, for what is read from /proc and /sys.
+    """
     try:
-        return len(os.sched_getaffinity(0))
+        cores = len(os.sched_getaffinity(0))
     except AttributeError:  # not Linux
-        return os.cpu_count() or 1
+        cores = os.cpu_count() or 1
+    for folder in _control_groups("cpu", root):
+        # Version 2 has both numbers in one file, "max" for no limit; version 1 has -1.
+        quota = (_read(folder, "cpu.max") or _read(folder, "cpu.cfs_quota_us")).split()
+        period = quota[1:] or _read(folder, "cpu.cfs_period_us").split()
+        if quota and period and quota[0].isdigit() and period[0].isdigit() and int(period[0]):
+            cores = min(cores, -(-int(quota[0]) // int(period[0])))
+    return max(1, cores)
+
+
+def memory_available_bytes(root="/"):
+    """Returns how much memory this process may still take: the system's, or what its container's limit leaves of it.
+
+    Args:
+        root: as for core_count.
+
+    Returns:
+        bytes, None where nothing says it.
+    """
+    available = memory_info(os.path.join(root, "proc/meminfo")).get("MemAvailable")
+    for folder in _control_groups("memory", root):
+        limit = _read(folder, "memory.max") or _read(folder, "memory.limit_in_bytes")
+        usage = _read(folder, "memory.current") or _read(folder, "memory.usage_in_bytes")
+        if limit.isdigit() and usage.isdigit():  # "max" is no limit
+            stat = dict(line.split()[:2] for line in _read(folder, "memory.stat").splitlines() if len(line.split()) > 1)
+            # Files that are only cached count as used, and are dropped when memory is wanted. In version 1 only the
+            # total is with the groups below.
+            cached = int(stat.get("total_inactive_file") or stat.get("inactive_file") or 0)
+            left = max(0, int(limit) - int(usage) + cached)
+            available = left if available is None else min(available, left)
+    return available
+
+
+def _control_groups(controller, root):
+    """Yields the folders of the control groups (version 1 and 2) that this process is in, and of those above them."""
+    for mount in _read(root, "proc/self/mountinfo").splitlines():
+        fields, _, more = mount.partition(" - ")
+        place, options = fields.split(), more.split()
+        if len(place) < 5 or len(options) < 3:
+            continue
+        if options[0] == "cgroup2":
+            wanted = ""
+        elif options[0] == "cgroup" and controller in options[2].split(","):
+            wanted = controller
+        else:
+            continue
+        # The part of the hierarchy that is mounted, and where: inside a container it may begin at its own group.
+        top, mounted_at = (_without_octals(text) for text in place[3:5])
+        for line in _read(root, "proc/self/cgroup").splitlines():
+            _, controllers, path = (line.split(":", 2) + ["", ""])[:3]
+            if wanted not in controllers.split(","):
+                continue
+            inside = os.path.relpath(path, top)
+            folder = mounted_at = os.path.join(root, mounted_at.lstrip("/"))
+            if not inside.startswith(".."):
+                folder = os.path.normpath(os.path.join(mounted_at, inside))
+            yield folder
+            while folder.startswith(mounted_at + os.sep):
+                folder = os.path.dirname(folder)
+                yield folder
+
+
+def _without_octals(text):
+    """Returns a name of /proc/self/mountinfo as it is: a space there is \\040."""
+    return re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal.group(1), 8)), text)
+
+
+def _read(folder, name):
+    """Returns a small file's text, "" where there is none."""
+    try:
+        with open(os.path.join(folder, name), encoding="utf-8", errors="surrogateescape") as file:
+            return file.read().strip()
+    except OSError:
+        return ""
 
 
 def cpu_features(info=None):

@@ -38,15 +38,15 @@ class Item(typing.NamedTuple):
     root: typing.Optional[Root] = None  # what it is read from, see reason_of
 
 
-Frame = typing.NamedTuple(
-    "Frame",
-    [
-        ("name", str),  # "clip.mp4#123", "camera:0#123": the frame's number from 0
-        ("picture", np.ndarray),  # uint8 [height, width, 3], RGB
-        ("captured_s", float),  # time.perf_counter() when it was captured
-        ("time_s", float),  # its place in the video, or since the first frame
-    ],
-)
+class Frame(typing.NamedTuple):
+    """A frame of a video or a camera."""
+
+    name: str  # "clip.mp4#123", "camera:0#123": the frame's number from 0
+    picture: typing.Optional[np.ndarray]  # uint8 [height, width, 3], RGB; None where problem says why
+    captured_s: float  # time.perf_counter() when it was captured
+    time_s: float  # its place in the video, or since the first frame
+    problem: str = ""  # why there is no picture
+
 
 _VIDEOS = "mp4 m4v mov avi mkv webm mpg mpeg ts mts m2ts wmv flv 3gp ogv"
 VIDEO_SUFFIXES = tuple("." + name for name in _VIDEOS.split())

@@ -79,6 +79,16 @@ def test_packages_run_as_modules(package):
     assert b"example: " in done.stdout
 
 
+def test_an_address_in_the_place_of_the_verb_is_shown_without_its_password(capsys, monkeypatch):
+    address = "rtsp://eva:Sec ret'1@cam/live"
+    monkeypatch.setattr(sys, "argv", ["picnic-edge", address])
+    with pytest.raises(SystemExit) as stopped:
+        picnic_edge.main([address])
+    assert stopped.value.code == 2
+    err = capsys.readouterr().err
+    assert "rtsp://eva:***@cam/live" in err and "Sec" not in err and "ret" not in err
+
+
 def test_wrong_options_exit_with_2_and_without_traceback():
     done = helpers.picnic_edge("classify", "--no-such-option")
     assert done.returncode == 2
