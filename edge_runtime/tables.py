@@ -6,6 +6,7 @@ import os
 import typing
 
 from edge_runtime.errors import UsageError
+from edge_runtime.text import plain_json
 
 Row = typing.NamedTuple(
     "Row",
@@ -129,7 +130,7 @@ def row_writer(file, columns, suffix, header=True):
         header: False to add to a table that has one.
     """
     if suffix == ".jsonl":
-        return lambda values: file.write(json.dumps(dict(zip(columns, values))) + "\n")
+        return lambda values: file.write(json.dumps(plain_json(dict(zip(columns, values)))) + "\n")
     dialect = "excel-tab" if suffix == ".tsv" else "excel"
     plain = csv.writer(file, dialect, lineterminator="\n")
     # Older Pythons do not quote a carriage return of their own accord when the line ends with "\n" alone.

@@ -1,5 +1,6 @@
 """picnic-edge classify as a user runs it, and the Python API of CONTRACT.md."""
 
+import base64
 import errno
 import json
 import os
@@ -187,10 +188,53 @@ def test_names_on_standard_input_are_answered(bundle, photos):
     assert [(row["file"], row["label"]) for row in rows] == EXPECTED
 
 
-def test_an_empty_source_gives_a_table_with_a_header_alone(bundle, tmp_path):
-    done = picnic_edge("classify", bundle, tmp_path)
+def empty_source(kind, folder):
+    """Returns (source, what is on standard input)."""
+    empty = str(folder / "empty")
+    os.mkdir(empty)
+    if kind == "table":
+        write_table(str(folder / "empty.tsv"), [])
+        return str(folder / "empty.tsv"), b""
+    if kind == "other files":
+        write_bytes(os.path.join(empty, "notes.txt"), b"no photo")
+    return ("-" if kind == "standard input" else empty), b""
+
+
+@pytest.mark.parametrize("kind", ["folder", "other files", "table", "standard input"])
+def test_an_empty_source_replaces_nothing_unless_that_is_wanted(bundle, tmp_path, kind):
+    source, names = empty_source(kind, tmp_path)
+    older = {name: write_bytes(tmp_path / name, name.encode()) for name in ("out.tsv", "out.tsv.partial")}
+    done = picnic_edge("classify", bundle, source, "--out", older["out.tsv"], input=names)
+    assert done.returncode == 2 and "nothing to classify in %s" % source in done.stderr
+    assert "--allow-empty" in done.stderr and "Traceback" not in done.stderr
+    for name, path in older.items():
+        with open(path, "rb") as file:
+            assert file.read() == name.encode()
+    assert not os.path.exists(older["out.tsv"] + ".partial.json")
+    done = picnic_edge("classify", bundle, source, "--out", older["out.tsv"], "--allow-empty", input=names)
+    assert done.returncode == 0 and "0 photos" in done.stderr
+    with open(older["out.tsv"], "rb") as file:
+        assert file.read() == b"file\tlabel\tconfidence\terror\n"
+
+
+def test_what_an_empty_folder_holds_instead_of_photos_is_said(bundle, tmp_path, monkeypatch, capsys):
+    class Passed(object):
+        passed_over = {".heic": 3}
+
+        def __iter__(self):
+            return self
+
+        def __next__(self):
+            raise StopIteration
+
+    monkeypatch.setattr(cli, "open_source", lambda *_: Passed())
+    assert exit_code(bundle, tmp_path) == 2
+    assert "nothing to classify in %s (passed over: 3 .heic)" % tmp_path in capsys.readouterr().err
+
+
+def test_nothing_on_standard_input_is_a_header_for_whoever_reads_along(bundle):
+    done = picnic_edge("classify", bundle, "-", input=b"")
     assert (done.returncode, done.stdout) == (0, b"file\tlabel\tconfidence\terror\n")
-    assert "0 photos" in done.stderr
 
 
 # --- wrong usage
@@ -209,7 +253,8 @@ def test_an_empty_source_gives_a_table_with_a_header_alone(bundle, tmp_path):
         (["--max-delay-ms", "0"], "expected more than 0, got 0"),
         (["--max-fps=-1"], "expected more than 0, got -1"),
         (["--seconds", "inf"], "expected more than 0, got inf"),
-        (["--resume"], "--resume: there is no file to go on with; give --out FILE"),
+        (["--resume"], "--resume: there is no file to continue; give --out FILE"),
+        (["--out", "a.tsv", "--resume", "--overwrite"], "--resume and --overwrite: one continues a run"),
         (["--null"], "--null: is for file names on standard input, got the source"),
         (["--seconds", "5"], "--seconds: is for a camera or stream, got"),
         (["--frames", "5"], "--frames: is for a camera or stream, got"),
@@ -382,7 +427,11 @@ def test_a_result_table_is_itself_a_source(nasty, bundle, tmp_path):
 def test_json_names_open_the_files_too(nasty, bundle):
     folder, expected, _ = nasty
     document = json.loads(picnic_edge("classify", bundle, folder, "--json").stdout.decode("ascii"))
-    assert [row["file"] for row in document["results"]] == sorted(expected)
+    names = [
+        os.fsdecode(base64.b64decode(row["file_bytes"])) if "file_bytes" in row else row["file"]
+        for row in document["results"]
+    ]
+    assert names == sorted(expected)
     assert document["unreadable"] == sum(outcome != RED for outcome in expected.values())
     assert all((row["confidence"] is None) == bool(row["error"]) for row in document["results"])
 
@@ -450,7 +499,7 @@ def test_ctrl_c_ends_with_130_and_keeps_the_rows_that_were_done(bundle, photos, 
     with open(out + ".partial", "rb") as file:
         rows = read_rows_of(file.read())
     assert "stopped after %d rows; they are in %s.partial" % (len(rows), out) in said
-    assert "to go on: picnic-edge classify %s - --out %s --resume (with the same names" % (bundle, out) in said
+    assert "to continue: picnic-edge classify %s - --out %s --resume (with the same names" % (bundle, out) in said
     assert 1 < len(rows) <= len(names)  # fast as it is, it may have been through with them
     assert [row["file"] for row in rows] == names[: len(rows)]
     assert (rows[0]["label"], rows[1]["error"]) == (RED, "No such file or directory")
@@ -645,11 +694,11 @@ def test_an_engine_that_is_lost_keeps_the_rows_and_says_how_to_go_on(job, in_two
     assert said[-1] == "picnic-edge: the GPU has fallen off the bus"
     assert said[-3] == "stopped after 3 rows; they are in %s" % job.partial
     words = shlex.split(said[-2])
-    assert words == ["to", "go", "on:", "picnic-edge", "classify"] + job.arguments("--resume")
+    assert words == ["to", "continue:", "picnic-edge", "classify"] + job.arguments("--resume")
     assert job.beside() == ["out.tsv.partial", "out.tsv.partial.json"] and not os.path.exists(job.out)
 
-    assert exit_code(*words[5:]) == 0
-    assert "going on after the 2 rows that are in %s" % job.partial in capsys.readouterr().err
+    assert exit_code(*words[4:]) == 0
+    assert "continuing after the 2 rows that are in %s" % job.partial in capsys.readouterr().err
     assert job.content() == in_twos and job.beside() == []
 
 
@@ -689,7 +738,7 @@ def test_another_option_is_refused_with_what_differs(job, in_twos, monkeypatch, 
     assert job.run("--resume", *more) == 2
     said = capsys.readouterr().err
     assert "out.tsv.partial is of another run:\n  %s" % told in said
-    assert "leave --resume out to start anew" in said
+    assert "to replace its rows, give --overwrite instead of --resume" in said
     assert job.run("--resume") == 0
     assert job.content() == in_twos
 
@@ -757,18 +806,52 @@ def test_a_file_that_is_there_needs_no_resuming(job, in_twos, capsys):
 
 def test_with_nothing_to_go_on_with_resume_starts(job, in_twos, capsys):
     assert job.run("--resume") == 0
-    assert "there is nothing to go on with: starting anew" in capsys.readouterr().err
+    assert "there is nothing to continue: starting anew" in capsys.readouterr().err
     assert job.content() == in_twos
 
 
-def test_without_resume_a_leftover_is_overwritten_and_that_is_said(job, in_twos, monkeypatch, capsys):
+def test_without_resume_the_rows_of_a_stopped_run_are_kept_and_both_commands_are_shown(
+    job, in_twos, monkeypatch, capsys
+):
     job.stop_after(monkeypatch, 3)
-    assert job.run() == 0
+    with open(job.partial, "rb") as file:
+        before = file.read()
+    capsys.readouterr()
+    assert job.run() == 2
     said = capsys.readouterr().err
-    assert (
-        "%s, of a run that was stopped, is not gone on with (--resume would) and is overwritten" % job.partial in said
-    )
+    assert "%s holds 2 rows of a run that was stopped" % job.partial in said
+    commands = [shlex.split(line)[2:] for line in said.splitlines() if line.startswith("  picnic-edge classify ")]
+    assert commands == [job.arguments("--resume"), job.arguments("--overwrite")]
+    with open(job.partial, "rb") as file:
+        assert file.read() == before
+    # Of another source, too.
+    assert exit_code(job.bundle, os.path.join(job.photos, RED), "--out", job.out) == 2
+    assert exit_code(*commands[0]) == 0
     assert job.content() == in_twos and job.beside() == []
+
+
+def test_overwrite_replaces_the_rows_of_a_stopped_run_and_says_so(job, in_twos, monkeypatch, capsys):
+    job.stop_after(monkeypatch, 3)
+    capsys.readouterr()
+    assert job.run("--overwrite") == 0
+    assert "%s, of a run that was stopped, is overwritten" % job.partial in capsys.readouterr().err
+    assert job.content() == in_twos and job.beside() == []
+
+
+def test_a_run_with_overwrite_that_is_stopped_shows_how_to_continue(job, in_twos, monkeypatch, capsys):
+    job.stop_after(monkeypatch, 3, more=["--overw"])  # as argparse takes it, too
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("to continue: ")]
+    words = shlex.split(line)[4:]
+    assert words == job.arguments("--resume")
+    assert exit_code(*words) == 0
+    assert job.content() == in_twos
+
+
+def test_a_finished_output_is_replaced_as_before_and_that_is_said(job, in_twos, capsys):
+    write_bytes(job.out, b"older")
+    assert job.run() == 0
+    assert "%s is there already, and is replaced" % job.out in capsys.readouterr().err
+    assert job.content() == in_twos
 
 
 def test_an_older_result_stays_until_a_stopped_run_was_resumed(job, in_twos, monkeypatch):
@@ -779,12 +862,15 @@ def test_an_older_result_stays_until_a_stopped_run_was_resumed(job, in_twos, mon
     assert job.content() == in_twos
 
 
-def test_a_garbled_journal_is_explained(job, monkeypatch, capsys):
+def test_a_garbled_journal_is_explained(job, in_twos, monkeypatch, capsys):
     job.stop_after(monkeypatch, 3)
     write_bytes(job.partial + ".json", b"{")
     assert job.run("--resume") == 2
     said = capsys.readouterr().err
-    assert "out.tsv.partial.json cannot be used" in said and "leave --resume out" in said and "Traceback" not in said
+    assert "out.tsv.partial.json cannot be used" in said and "give --overwrite" in said and "Traceback" not in said
+    assert job.run() == 2, "how many rows would be lost is not known"
+    assert job.run("--overwrite") == 0
+    assert job.content() == in_twos and job.beside() == []
 
 
 def test_the_second_run_on_one_output_is_refused(job, in_twos, capsys):
@@ -1000,7 +1086,7 @@ def test_closing_the_window_ends_a_camera_s_run_well(bundle, long_clip, tmp_path
 def test_closing_the_window_before_the_last_photo_leaves_the_file_unfinished(job, in_twos, monkeypatch, capsys):
     monkeypatch.setattr(annotate, "open_window", Window)
     assert job.run("--show") == 130
-    assert "to go on: picnic-edge classify" in capsys.readouterr().err and not os.path.exists(job.out)
+    assert "to continue: picnic-edge classify" in capsys.readouterr().err and not os.path.exists(job.out)
     assert job.run("--resume") == 0
     assert job.content() == in_twos
 

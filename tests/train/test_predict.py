@@ -122,8 +122,11 @@ def test_an_out_that_cannot_be_written_exits_with_2_before_the_work(tiny_bundle,
     folder, rows = photos
     monkeypatch.setattr("edge_runtime.classifier.Classifier.classify", None)
     helpers.write_table(tmp_path / "t.tsv", rows)
-    for out in (tmp_path / "no" / "folder.tsv", tmp_path / "photos"):
-        with pytest.raises(UsageError, match="--out .*: cannot be written"):
+    for out, said in (
+        (tmp_path / "no" / "folder.tsv", "its folder does not exist"),
+        (tmp_path / "photos", "is a folder"),
+    ):
+        with pytest.raises(UsageError, match="--out .*: " + said):
             predict.main([tiny_bundle, str(tmp_path / "t.tsv"), "--images", folder, "--out", str(out)])
 
 
