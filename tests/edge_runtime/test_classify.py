@@ -8,6 +8,7 @@ import pathlib
 import shlex
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -1130,3 +1131,167 @@ def test_a_camera_s_run_that_is_stopped_has_its_file(bundle, long_clip, tmp_path
     assert os.listdir(str(tmp_path)) == ["out.tsv"]
     with open(out, "rb") as file:
         assert {row["label"] for row in read_rows_of(file.read())} == {RED}
+
+
+# --- an output that is no file
+
+
+def start_reading(path):
+    """Reads a FIFO to its end in a process of its own."""
+    os.mkfifo(str(path))
+    return subprocess.Popen(["cat", str(path)], stdout=subprocess.PIPE)
+
+
+@pytest.mark.parametrize("name, dialect", [("fifo", "excel-tab"), ("fifo.tsv", "excel-tab"), ("fifo.csv", "excel")])
+def test_a_fifo_gets_the_rows_and_stays(bundle, photos, tmp_path, name, dialect):
+    reader = start_reading(tmp_path / name)
+    done = picnic_edge("classify", bundle, photos, "--out", tmp_path / name)
+    rows = read_rows_of(reader.communicate(timeout=60)[0], dialect)
+    assert done.returncode == 0 and [(row["file"], row["label"]) for row in rows] == EXPECTED
+    assert stat.S_ISFIFO(os.stat(str(tmp_path / name)).st_mode) and os.listdir(str(tmp_path)) == [name]
+
+
+def test_process_substitution_and_standard_output_by_name_get_the_rows(bundle, photos, plain, tmp_path):
+    os.mkfifo(str(tmp_path / "done"))
+    settings = {"cwd": str(tmp_path), "env": dict(os.environ, PYTHONPATH=ROOT), "stderr": subprocess.DEVNULL}
+    line = '"$0" -m picnic_edge classify "$1" "$2" --out >(cat > done) & cat done; wait $!'
+    out = subprocess.check_output(["bash", "-c", line, sys.executable, bundle, photos], **settings)
+    assert out == plain.stdout
+    line = '"$0" -m picnic_edge classify "$1" "$2" --out /dev/stdout'
+    assert subprocess.check_output(["bash", "-c", line, sys.executable, bundle, photos], **settings) == plain.stdout
+    line = 'echo before > out.txt; "$0" -m picnic_edge classify "$1" "$2" --out /dev/stdout >> out.txt'
+    subprocess.check_call(["bash", "-c", line, sys.executable, bundle, photos], **settings)
+    assert (tmp_path / "out.txt").read_bytes() == b"before\n" + plain.stdout
+    assert sorted(os.listdir(str(tmp_path))) == ["done", "out.txt"]
+
+
+@pytest.mark.parametrize("as_link", [True, False], ids=["a link to it", "the device"])
+def test_a_null_device_takes_the_rows_and_stays_one(bundle, photos, tmp_path, as_link):
+    path = str(tmp_path / "null.tsv")
+    if as_link:
+        os.symlink(os.devnull, path)
+    else:
+        try:
+            os.mknod(path, 0o666 | stat.S_IFCHR, os.makedev(1, 3))
+            with open(path, "wb"):
+                pass
+        except OSError:
+            pytest.skip("no device can be made or opened here")
+    for more in ([], ["--json"], ["--overwrite"]):
+        done = picnic_edge("classify", bundle, photos, "--out", path, *more)
+        assert done.returncode == 0, done.stderr
+    assert picnic_edge("predict", bundle, photos, "--out", path).returncode == 0
+    assert stat.S_ISCHR(os.stat(path).st_mode) and os.path.islink(path) == as_link
+    assert os.listdir(str(tmp_path)) == ["null.tsv"]
+    done = picnic_edge("classify", bundle, photos, "--out", path, "--resume")
+    assert done.returncode == 2 and "--resume: --out %s keeps nothing" % path in done.stderr
+
+
+def test_what_a_stream_cannot_be_is_refused_and_the_fifo_stays(bundle, photos, tmp_path, capsys):
+    for name, option, told in (
+        ("a.parquet", "--out", "is a stream, and Parquet is none"),
+        ("a.txt", "--out", "expected a name that ends in"),
+        ("a.avi", "--annotate", "a video is written whole"),
+        ("folder", "--annotate", "cannot be written"),
+    ):
+        os.mkfifo(str(tmp_path / name))
+        assert exit_code(bundle, photos, option, tmp_path / name) == 2
+        said = capsys.readouterr().err
+        assert "%s %s: " % (option, tmp_path / name) in said and told in said
+        assert stat.S_ISFIFO(os.stat(str(tmp_path / name)).st_mode)
+
+
+def test_a_reader_of_a_fifo_that_goes_away_ends_it_with_141(bundle, tmp_path):
+    listed = write_bytes(tmp_path / "names.txt", b"".join(b"%06d-%s\n" % (n, b"x" * 90) for n in range(3000)))
+    os.mkfifo(str(tmp_path / "fifo"))
+    with open(listed, "rb") as names:
+        process = start("classify", bundle, "-", "--out", tmp_path / "fifo", stdin=names)
+        with open(str(tmp_path / "fifo"), "rb") as file:
+            assert file.readline() == b"file\tlabel\tconfidence\terror\n"
+        said = process.stderr.read().decode()
+        process.stderr.close()
+        assert process.wait(60) == 141
+    assert "Traceback" not in said and "bug" not in said
+
+
+def test_a_full_device_ends_with_2_and_leaves_nothing(bundle, photos, tmp_path):
+    os.symlink("/dev/full", str(tmp_path / "out.tsv"))
+    for verb in ("classify", "predict"):
+        done = picnic_edge(verb, bundle, photos, "--out", tmp_path / "out.tsv")
+        assert done.returncode == 2 and "out.tsv: cannot be written (No space left on device)" in done.stderr
+        assert "Traceback" not in done.stderr
+    assert os.listdir(str(tmp_path)) == ["out.tsv"] and os.readlink(str(tmp_path / "out.tsv")) == "/dev/full"
+
+
+@pytest.mark.parametrize("suffix", [".tsv", ".parquet"])
+@pytest.mark.parametrize("there", [True, False], ids=["there", "dangling"])
+def test_the_file_that_a_link_leads_to_is_written_and_resumed(
+    bundle, photos, tmp_path, monkeypatch, capsys, suffix, there
+):
+    if suffix == ".parquet":
+        pytest.importorskip("pyarrow")
+    whole = Resumable(bundle, photos, tmp_path / ("whole" + suffix))
+    assert whole.run() == 0
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "home").mkdir()
+    target = tmp_path / "disk" / "results-7"  # the suffix of the name that was given decides
+    if there:
+        target.write_bytes(b"older")
+        os.chmod(str(target), 0o604)
+    link = tmp_path / "home" / ("out" + suffix)
+    link.symlink_to(os.path.join("..", "disk", "results-7"))
+    job = Resumable(bundle, photos, link)
+    job.stop_after(monkeypatch, 3)
+    assert sorted(os.listdir(str(tmp_path / "disk"))) == ["results-7"] * there + [
+        "results-7.partial",
+        "results-7.partial.json",
+    ]
+    assert job.run() == 2 and "results-7.partial holds 2 rows" in capsys.readouterr().err
+    assert job.run("--resume") == 0
+    assert job.content() == whole.content()
+    assert os.readlink(str(link)) == os.path.join("..", "disk", "results-7")
+    assert os.listdir(str(tmp_path / "disk")) == ["results-7"] and os.listdir(str(tmp_path / "home")) == [link.name]
+    if there:
+        assert stat.S_IMODE(os.stat(str(target)).st_mode) == 0o604
+
+
+def test_a_link_that_leads_nowhere_is_refused(bundle, photos, tmp_path, capsys):
+    (tmp_path / "gone.tsv").symlink_to(os.path.join("no", "such", "folder.tsv"))
+    (tmp_path / "round.tsv").symlink_to("round.tsv")
+    for name, told in (("gone.tsv", "its folder does not exist"), ("round.tsv", "cannot be written (Too many levels")):
+        assert exit_code(bundle, photos, "--out", tmp_path / name) == 2
+        assert "--out %s: %s" % (tmp_path / name, told) in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["film.mkv", "film.MOV"])
+def test_a_video_that_cannot_be_written_is_no_folder(bundle, photos, tmp_path, capsys, name):
+    assert exit_code(bundle, photos, "--annotate", tmp_path / name) == 2
+    assert "expected a folder, or a video in .avi or .mp4" in capsys.readouterr().err
+    assert os.listdir(str(tmp_path)) == []
+
+
+def test_a_video_is_written_where_its_link_leads(bundle, photos, tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link.avi").symlink_to(os.path.join("disk", "film.avi"))
+    assert exit_code(bundle, photos, "--out", tmp_path / "out.tsv", "--annotate", tmp_path / "link.avi") == 0
+    assert os.listdir(str(tmp_path / "disk")) == ["film.avi"]
+    assert os.readlink(str(tmp_path / "link.avi")) == os.path.join("disk", "film.avi")
+
+
+# --- names that are not UTF-8
+
+
+def test_json_lines_and_documents_are_read_by_strict_readers_and_the_names_open_the_files(bundle, tmp_path):
+    folder = str(tmp_path / "photos")
+    names = sorted(NASTY_NAMES)
+    for name in names:
+        write_bytes(os.path.join(folder, name), encoded(photo(COLOURS["red"]), "jpg"))
+    done = picnic_edge("classify", bundle, folder, "--out", tmp_path / "out.jsonl")
+    assert done.returncode == 0, done.stderr
+    listed = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    document = json.loads(picnic_edge("classify", bundle, folder, "--json").stdout.decode())
+    for rows in (listed, document["results"]):
+        json.dumps(rows, ensure_ascii=False).encode()  # fails for half a character, as strict readers do
+        raw = [base64.b64decode(row["file_bytes"]) if "file_bytes" in row else row["file"].encode() for row in rows]
+        assert raw == [os.fsencode(name) for name in names]
+        assert sorted(row["file"] for row in rows if "file_bytes" in row) == ["\\xff\\xfe.jpg", "latin\\xfc.jpg"]
