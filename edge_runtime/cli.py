@@ -162,6 +162,8 @@ def _check(options):
                 "--%s: is for a camera or stream, got %s (a video file with --realtime)"
                 % (name.replace("_", "-"), options.source)
             )
+    if options.json and options.out and files.descriptor_of(options.out) == 1:
+        raise UsageError("--json: its document and the rows cannot both go to standard output; give another --out")
     if options.json and not options.out and _is_live(options) and not (options.seconds or options.frames):
         shown = live.shown_name(options.source)
         raise UsageError("--json: %s has no end, and all its rows would be kept; give --out FILE" % shown)

@@ -52,7 +52,7 @@ def is_stream(path):
 
     So do a device, a FIFO, a socket, and what the process has open already (/dev/stdout, /dev/fd/3).
     """
-    if _descriptor_of(path) is not None:
+    if descriptor_of(path) is not None:
         return True
     try:
         mode = os.stat(path).st_mode
@@ -63,12 +63,12 @@ def is_stream(path):
 
 def open_stream(path):
     """Opens what is_stream tells. Returns its descriptor. Raises OSError."""
-    number = _descriptor_of(path)
+    number = descriptor_of(path)
     return os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOCTTY) if number is None else os.dup(number)
 
 
-def _descriptor_of(path):
-    """Returns the number of the open file that path stands for, None where it stands for none of this process."""
+def descriptor_of(path):
+    """Returns the number of the open file that path stands for (/dev/stdout: 1), None where it stands for none."""
     try:
         for _ in range(_MOST_LINKS):
             folder, name = os.path.split(path)

@@ -256,6 +256,7 @@ def test_nothing_on_standard_input_is_a_header_for_whoever_reads_along(bundle):
         (["--seconds", "inf"], "expected more than 0, got inf"),
         (["--resume"], "--resume: there is no file to continue; give --out FILE"),
         (["--out", "a.tsv", "--resume", "--overwrite"], "--resume and --overwrite: one continues a run"),
+        (["--json", "--out", "/dev/stdout"], "--json: its document and the rows cannot both go to standard output"),
         (["--null"], "--null: is for file names on standard input, got the source"),
         (["--seconds", "5"], "--seconds: is for a camera or stream, got"),
         (["--frames", "5"], "--frames: is for a camera or stream, got"),

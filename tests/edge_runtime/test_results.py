@@ -456,6 +456,7 @@ def test_a_disk_that_is_full_from_the_start(path, monkeypatch):
     monkeypatch.setattr(results.os, "write", failing(errno.ENOSPC)(os.write))
     with pytest.raises(UsageError, match="No space left on device"):
         FileSink(path, COLUMNS, RUN)
+    assert os.listdir(os.path.dirname(path)) == []
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="needs root, to mount a small file system")
