@@ -1,7 +1,10 @@
 """The front door: `picnic-edge VERB ...`. A verb's package is imported only when the verb is called."""
 
 import argparse
+import contextlib
+import errno
 import importlib
+import io
 import os
 import platform
 import shlex
@@ -51,7 +54,18 @@ def main(argv=None):
     parser.add_argument("verb", choices=list(VERBS), metavar="VERB")
     parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...")
     parser.add_argument("--version", action="version", version="picnic-edge %s" % __version__)
-    options = parser.parse_args(argv)
+    shown, told = io.StringIO(), io.StringIO()  # argparse minds no stream that is closed or full
+    try:
+        with contextlib.redirect_stdout(shown), contextlib.redirect_stderr(told):
+            options = parser.parse_args(argv)
+    except SystemExit as stopped:  # --help, --version, no such verb
+        error = _write(sys.stdout, shown.getvalue())
+        if error is not None and not isinstance(error, BrokenPipeError):
+            told.write("picnic-edge: standard output: cannot be written (%s)\n" % error.strerror)
+        _write(sys.stderr, told.getvalue())
+        if error is None:
+            raise
+        return 141 if isinstance(error, BrokenPipeError) else stopped.code or 2
     if sys.version_info < (3, 7) and platform.machine() == "aarch64":
         # The last numpy for Python 3.6 ends with "Illegal instruction" on a Jetson without this.
         os.environ.setdefault("OPENBLAS_CORETYPE", "ARMV8")
@@ -63,6 +77,21 @@ def main(argv=None):
         return 130
 
     return run_verb(verb, options.arguments)
+
+
+def _write(stream, text):
+    """Writes to standard output or standard error. Returns the OSError where that fails. Loads nothing, as verbs do."""
+    if not text:
+        return None
+    if stream is None:
+        return OSError(errno.EBADF, os.strerror(errno.EBADF))
+    try:
+        stream.write(text)
+        stream.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # or Python tries, and complains, once more
+        return error
+    return None
 
 
 def demo(argv):

@@ -7,6 +7,7 @@ Nothing but Python's own library is imported here: where the product cannot be l
 
 import argparse
 import contextlib
+import errno
 import json
 import os
 import shlex
@@ -216,7 +217,10 @@ def _read(path):
 
 
 def _write(path, report):
-    """Writes the report whole: a crash leaves the older one."""
+    """Writes the report whole: a crash leaves the older one. Links are followed. Raises OSError."""
+    path = os.path.realpath(path)
+    if os.path.exists(path) and not os.path.isfile(path):  # as root it would take a device's place
+        raise OSError(errno.EINVAL, "is no file")
     with open(path + ".partial", "w", encoding="utf-8", errors="backslashreplace") as file:
         json.dump(report, file, indent=2, sort_keys=True)
         file.flush()

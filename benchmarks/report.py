@@ -11,6 +11,7 @@ from edge_runtime import files, pages
 from edge_runtime.command import say
 from edge_runtime.errors import MissingRequirement, UsageError
 from edge_runtime.requirements import require
+from edge_runtime.text import plain_json
 
 FILES = ("bench.html", "bench.md", "bench.csv", "bench.json")
 SCHEMA = os.path.join(os.path.dirname(os.path.abspath(__file__)), "schema.json")
@@ -197,7 +198,7 @@ def write_report(folder, result, table):
         UsageError: the folder cannot be written.
     """
     try:
-        files.write_json(os.path.join(folder, "bench.json"), result)
+        files.write_json(os.path.join(folder, "bench.json"), plain_json(result))
         with files.whole_file(os.path.join(folder, "bench.md")) as file:
             file.write(table + "\n")
         with files.whole_file(os.path.join(folder, "bench.csv")) as file:

@@ -13,6 +13,7 @@ from edge_runtime.command import progress, say
 from edge_runtime.engines import open_engine
 from edge_runtime.engines.base import EngineError
 from edge_runtime.errors import EngineLost, ImageError, MissingRequirement, ParityError, UsageError
+from edge_runtime.text import printable
 
 Parity = typing.NamedTuple(
     "Parity",
@@ -59,7 +60,7 @@ def reference_sample(bundle, calibration=None, images_folder=None):
         loaded = list(zip(items, pool.map(_load, items)))
     for item, picture in loaded:
         if isinstance(picture, ImageError):
-            say("%s: %s (left out)" % (_printable(item.name), picture))
+            say("%s: %s (left out)" % (printable(item.name), picture))
     usable = [(item.name, picture) for item, picture in loaded if not isinstance(picture, ImageError)]
     if not usable:
         raise UsageError("--calibration %s: no readable photo in it" % calibration)
@@ -299,13 +300,8 @@ def _refusal(engine_name, reason, parity):
         engine_name,
         reason,
         format_table(engine_name, parity),
-        ", ".join(map(_printable, parity.worst_photos)),
+        ", ".join(map(printable, parity.worst_photos)),
     )
-
-
-def _printable(name):
-    """Returns a file's name for the screen, with its control characters and odd bytes spelled out."""
-    return name if name.isprintable() else ascii(name)[1:-1]
 
 
 def _told_if_small(sample):

@@ -49,6 +49,8 @@ def open_annotator(target, frames_per_second=None):
     """
     if target.lower().endswith(tuple(_CODECS)):
         return _Film(target, frames_per_second)
+    if live.is_video(target) and not os.path.isdir(target):
+        raise UsageError("--annotate %s: expected a folder, or a video in %s" % (target, " or ".join(sorted(_CODECS))))
     return _Folder(target)
 
 
@@ -310,12 +312,11 @@ class _Film(_Target):
         self._before = None  # what is shown until the next one
         suffix = os.path.splitext(path)[1].lower()
         self._codec = _CODECS[suffix]
-        try:
-            descriptor, self._temporary = tempfile.mkstemp(
-                prefix=".%s." % os.path.basename(path)[:50], suffix=suffix, dir=os.path.dirname(os.path.abspath(path))
-            )
-        except OSError as error:
-            raise UsageError("--annotate %s: cannot be written (%s)" % (path, error.strerror))
+        if files.is_stream(path):
+            raise UsageError("--annotate %s: is neither file nor folder, and a video is written whole" % path)
+        with files.named("--annotate %s" % path):
+            folder, name = os.path.split(os.path.abspath(files.target_of(path)))
+            descriptor, self._temporary = tempfile.mkstemp(prefix=".%s." % name[:50], suffix=suffix, dir=folder)
         os.close(descriptor)
 
     def _keep(self, picture, prediction):
@@ -378,8 +379,7 @@ class _Film(_Target):
             raise UsageError("--annotate %s: could not be written whole; is the disk full?" % self._path)
         with open(self._temporary, "rb") as file:
             os.fsync(file.fileno())
-        os.chmod(self._temporary, 0o666 & ~files.umask())
-        os.replace(self._temporary, self._path)
+        files.put_in_place(self._temporary, self._path)
 
 
 class _Window(_Target):

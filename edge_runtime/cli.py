@@ -3,20 +3,19 @@
 import argparse
 import contextlib
 import hashlib
+import itertools
 import json
 import os
-import shlex
 import sys
 import threading
 import time
 
 from edge_runtime import annotate, engines, files, journal, jpeg_hardware, live, machine, results
 from edge_runtime.classifier import Classifier
-from edge_runtime.command import print_json, say
+from edge_runtime.command import message, print_json, say, shell_line
 from edge_runtime.errors import PicnicError, SomeInputsFailed, UsageError
 from edge_runtime.interrupts import draining
 from edge_runtime.latency import Latency
-from edge_runtime.requirements import require
 from edge_runtime.secrets import is_address, shown_address
 from edge_runtime.sources import count_sources, open_sources, passed_over_text
 from edge_runtime.status import Status
@@ -46,7 +45,9 @@ def parser():
     this.add_argument("--images", metavar="DIR", help="where a table's file names start (default: the table's folder)")
     this.add_argument("-0", "--null", action="store_true", help="the names on standard input end with NUL")
     this.add_argument("--out", metavar="FILE", help=".tsv, .csv, .jsonl or .parquet (default: TSV on stdout)")
-    this.add_argument("--resume", action="store_true", help="go on where the same command with --out was stopped")
+    this.add_argument("--resume", action="store_true", help="continue where the same command with --out was stopped")
+    this.add_argument("--overwrite", action="store_true", help="replace the rows of a run with --out that was stopped")
+    this.add_argument("--allow-empty", action="store_true", help="write a table without rows if there are no photos")
     this.add_argument("--annotate", metavar="DIR|FILE.mp4", help="write the pictures with their labels on them")
     this.add_argument("--show", action="store_true", help="show them in a window")
     this.add_argument("--engine", default="auto", metavar="NAME", help="default auto: the fastest valid here")
@@ -80,8 +81,9 @@ def main(argv=None):
     options = parser().parse_args(arguments)
     options.source = options.sources[0]
     _check(options)
-    with journal.locked(options.out) if options.out else contextlib.ExitStack():
-        if options.resume and _is_done(options.out):
+    with journal.locked(options.target) if options.target else contextlib.ExitStack():
+        _keep_stopped_rows(options, arguments)
+        if options.resume and _is_done(options.target):
             say("%s is there, and no run of it is unfinished: nothing to do" % options.out)
             say("(of what it was made is no longer known; to make it anew, leave --resume out)")
             if options.json:
@@ -133,7 +135,10 @@ def _is_timed(options):
 
 
 def _check(options):
-    """Raises UsageError for options that cannot be, or do not go together."""
+    """Raises UsageError for options that cannot be, or do not go together.
+
+    Adds suffix and target to the options: the format of --out, and the file that it leads to; None: no file is written.
+    """
     for source in options.sources:
         live.check_name(source)
     for source in options.sources if len(options.sources) > 1 else []:
@@ -143,16 +148,8 @@ def _check(options):
                 "%s: a video, a camera, a stream and - must be the only source; for the photos that a pattern means, "
                 "give the pattern in quotes" % live.shown_name(source)
             )
-    if options.out:
-        suffix = os.path.splitext(options.out)[1].lower()
-        if suffix not in results.SUFFIXES:
-            raise UsageError("--out %s: expected a name that ends in %s" % (options.out, ", ".join(results.SUFFIXES)))
-        if not os.path.isdir(os.path.dirname(os.path.abspath(options.out))):
-            raise UsageError("--out %s: its folder does not exist" % options.out)
-        if os.path.isdir(options.out):
-            raise UsageError("--out %s: is a folder" % options.out)
-        if suffix == ".parquet":
-            require("pyarrow.parquet")  # before the work, not after it
+    options.suffix = results.check_output(options.out) if options.out else ""  # before the work, not after it
+    options.target = files.target_of(options.out) if options.out and not files.is_stream(options.out) else None
     for option, path in (("--out", options.out), ("--annotate", options.annotate)):
         for source in options.sources:
             if path and os.path.exists(path) and os.path.exists(source) and os.path.samefile(path, source):
@@ -160,7 +157,11 @@ def _check(options):
     if options.realtime and not live.is_video(options.source):
         raise UsageError("--realtime: expected a video file, got %s" % options.source)
     if options.resume and not options.out:
-        raise UsageError("--resume: there is no file to go on with; give --out FILE")
+        raise UsageError("--resume: there is no file to continue; give --out FILE")
+    if options.resume and not options.target:
+        raise UsageError("--resume: --out %s keeps nothing that could be continued; give a file" % options.out)
+    if options.resume and options.overwrite:
+        raise UsageError("--resume and --overwrite: one continues a run that was stopped, the other replaces its rows")
     if options.resume and _is_live(options):
         raise UsageError("--resume: %s is live, what it showed is gone; leave it out" % live.shown_name(options.source))
     if options.resume and options.annotate and live.is_video(options.annotate):
@@ -178,6 +179,8 @@ def _check(options):
                 "--%s: is for a camera or stream, got %s (a video file with --realtime)"
                 % (name.replace("_", "-"), options.source)
             )
+    if options.json and options.out and files.descriptor_of(options.out) == 1:
+        raise UsageError("--json: its document and the rows cannot both go to standard output; give another --out")
     if options.json and not options.out and _is_live(options) and not (options.seconds or options.frames):
         shown = live.shown_name(options.source)
         raise UsageError("--json: %s has no end, and all its rows would be kept; give --out FILE" % shown)
@@ -186,6 +189,35 @@ def _check(options):
 def _is_done(path):
     unfinished = (journal.partial_of(path), journal.journal_of(path))
     return os.path.exists(path) and not any(os.path.lexists(name) for name in unfinished)
+
+
+def _keep_stopped_rows(options, arguments):
+    """Raises UsageError where the rows of a stopped run would be lost, and nobody said so."""
+    if not options.target or options.resume or options.overwrite or _is_live(options):
+        return
+    found, partial = journal.read_journal(options.target), journal.partial_of(options.target)
+    if found and found.checkpoint.rows and os.path.exists(partial):
+        raise UsageError(
+            "--out %s: %s holds %d rows of a run that was stopped. To continue it, or to replace its rows:\n  %s\n  %s"
+            % (
+                options.out,
+                partial,
+                found.checkpoint.rows,
+                _command(arguments, "--resume"),
+                _command(arguments, "--overwrite"),
+            )
+        )
+
+
+def _command(arguments, option):
+    """Returns the command of the arguments with one of --resume and --overwrite, in place of the other."""
+    # argparse takes --over for --overwrite, too
+    words = [word for word in arguments if len(word) <= len("--o") or not "--overwrite".startswith(word)]
+    if option not in words:
+        words.insert(words.index("--") if "--" in words else len(words), option)
+    shown = [shown_address(word) if is_address(word) else word for word in words]
+    line = shell_line(["picnic-edge", "classify"] + shown)
+    return line + ("   (with the passwords in place of ***)" if shown != words else "")
 
 
 def _run(options, arguments):
@@ -207,13 +239,15 @@ def _run(options, arguments):
         top = min(options.top, len(classifier.bundle.class_names))
         columns = results.columns_of(top, _is_timed(options))
         run = _run_facts(options, classifier)
-        checkpoint = results.find_checkpoint(options.out, run) if options.resume else None
+        checkpoint = results.find_checkpoint(options.target, run) if options.resume else None
         if checkpoint and checkpoint.whole:
             say("all rows were done, only the end was missing")
-            results.place(options.out, columns)
+            results.place(options.target, columns, options.suffix)
             return _summary(options, classifier, checkpoint, started_s, resumed_at=checkpoint.rows), False
         items = held.enter_context(_open_items(options, stop))
         names = _go_on(options, checkpoint, items, stop)
+        first = [] if checkpoint and checkpoint.rows else _first_of(options, items, stop)
+        _say_what_is_replaced(options, checkpoint)
         say("classifying %s with %s, batch %d" % (_source_name(options), classifier.engine.name, classifier.batch_size))
         latency = Latency() if _is_live(options) else None
 
@@ -231,7 +265,7 @@ def _run(options, arguments):
         with progress.told(), _open_sink(options, columns, run, checkpoint, names) as sink:
             progress.sink = sink
             try:
-                _label(options, classifier, items, stop, sink, top, latency)
+                _label(options, classifier, items, first, stop, sink, top, latency)
                 signals.drained()
                 if stop.is_set() and not _is_live(options):  # by a signal, or the window was closed
                     raise KeyboardInterrupt
@@ -250,12 +284,7 @@ class _Progress:
     def __init__(self, options, arguments):
         self.sink = None
         self._options = options
-        # The same command, with what makes it go on.
-        more = [] if options.resume else ["--resume"]
-        words = ["picnic-edge", "classify"] + arguments + more
-        shown = [shown_address(word) if is_address(word) else word for word in words]
-        self._command = " ".join(shlex.quote(word) for word in shown)
-        self._command += "   (with the passwords in place of ***)" if shown != words else ""
+        self._command = _command(arguments, "--resume")
 
     def save(self):
         if self.sink:
@@ -266,11 +295,11 @@ class _Progress:
         if not self.sink or not self.sink.kept_rows:
             return ""
         text = "stopped after %d rows" % self.sink.kept_rows
-        if self._options.out:
-            text += "; they are in %s" % journal.partial_of(self._options.out)
+        if self._options.target:
+            text += "; they are in %s" % journal.partial_of(self._options.target)
             if not _is_live(self._options):
                 names = " (with the same names on standard input)" if self._options.source == "-" else ""
-                text += "\nto go on: %s%s" % (self._command, names)
+                text += "\nto continue: %s%s" % (self._command, names)
         return text + "\n"
 
     @contextlib.contextmanager
@@ -280,7 +309,7 @@ class _Progress:
         except BrokenPipeError:  # as a shell shows it: without a word
             raise
         except BaseException:
-            sys.stderr.write(self.last_words())
+            sys.stderr.write(message(self.last_words()))
             raise
 
 
@@ -305,7 +334,7 @@ def _run_facts(options, classifier):
         "max_delay_ms": options.max_delay_ms,
         "top": options.top,
         "threshold": options.threshold,
-        "format": os.path.splitext(options.out or "")[1].lower(),
+        "format": options.suffix,
     }
 
 
@@ -339,39 +368,69 @@ def _open_items(options, stop):
 
 
 def _go_on(options, checkpoint, items, stop):
-    """Says what becomes of what an earlier run left; returns the names that were done, None where none are."""
-    partial = journal.partial_of(options.out) if options.out else None
+    """Reads past what was done; returns the hashlib object of its names, None where nothing was."""
     if checkpoint:
         names = results.skip(items, checkpoint, _source_name(options), stop)
-        say("going on after the %d rows that are in %s" % (checkpoint.rows, partial))
+        say("continuing after the %d rows that are in %s" % (checkpoint.rows, journal.partial_of(options.target)))
         return names
-    if partial and os.path.lexists(partial):
-        kept = results.set_aside(options.out) if _is_live(options) else None
-        if kept:
-            say("the %d rows of a run that was stopped are kept in %s" % (kept[1], kept[0]))
-            return None
-        cannot = options.resume or _is_live(options)
-        more = "cannot be gone on with" if cannot else "is not gone on with (--resume would)"
-        say("%s, of a run that was stopped, %s and is overwritten" % (partial, more))
-    elif options.resume:
-        say("there is nothing to go on with: starting anew")
+    if options.resume and not os.path.lexists(journal.partial_of(options.target)):
+        say("there is nothing to continue: starting anew")
     return None
 
 
+def _first_of(options, items, stop):
+    """Returns a list of the first item, so that a source that has none is refused before anything is replaced.
+
+    The list is empty where that would wait for what comes later: of a camera or stream, and of names whose answers
+    somebody waits for.
+    """
+    if _is_live(options) or (options.source == "-" and not options.out):
+        return []
+    first = list(itertools.islice(items, 1))
+    if stop.is_set():
+        raise KeyboardInterrupt
+    if not first and not options.allow_empty:
+        passed = getattr(items, "passed_over", None) or {}
+        more = " (%s)" % passed_over_text(passed) if passed else ""
+        raise UsageError(
+            "nothing to classify in %s%s; is a disk missing? --allow-empty writes a table without rows"
+            % (_source_name(options), more)
+        )
+    return first
+
+
+def _say_what_is_replaced(options, checkpoint):
+    """Says what becomes of what earlier runs left."""
+    if not options.target or checkpoint:
+        return
+    partial = journal.partial_of(options.target)
+    if os.path.lexists(partial):
+        kept = None if options.overwrite or not _is_live(options) else results.set_aside(options.target, options.suffix)
+        if kept:
+            say("the %d rows of a run that was stopped are kept in %s" % (kept[1], kept[0]))
+        else:
+            say("%s, of a run that was stopped, is overwritten" % partial)
+    if os.path.exists(options.target):
+        say("%s is there already, and is replaced when the rows are done" % options.out)
+
+
 def _open_sink(options, columns, run, checkpoint, names):
+    if options.target:
+        return results.FileSink(options.target, columns, run, checkpoint, names, options.suffix)
     if options.out:
-        return results.FileSink(options.out, columns, run, checkpoint, names)
-    return results.ListSink(columns) if options.json else results.StandardOutput(columns)
+        return results.StreamSink(columns, options.out, options.suffix)
+    return results.ListSink(columns) if options.json else results.StreamSink(columns)
 
 
-def _label(options, classifier, items, stop, sink, top, latency):
+def _label(options, classifier, items, first, stop, sink, top, latency):
     """Takes the predictions to the sink, the status line, and where else the pictures go."""
     timed = _is_timed(options)
     delay_ms = options.max_delay_ms
     if delay_ms is None and (latency or (options.source == "-" and not options.out)):
         delay_ms = _LIVE_DELAY_MS if latency else _PIPE_DELAY_MS
     shown = not (sys.stdout.isatty() and sys.stderr.isatty() and not options.out)  # or it runs through the rows
-    predictions = classifier.classify(items, delay_ms and delay_ms / 1000.0, stop, live=bool(latency))
+    photos = itertools.chain(first, items) if first else items
+    predictions = classifier.classify(photos, delay_ms and delay_ms / 1000.0, stop, live=bool(latency))
     with contextlib.ExitStack() as held:
         status = Status(
             classifier.stats,

@@ -9,12 +9,14 @@ import json
 import os
 import platform
 import shutil
+import stat
 import tempfile
 import typing
 
 from edge_runtime.errors import UsageError
 
 _UNFINISHED = ".unfinished"
+_MOST_LINKS = 40  # that lead to each other; the system takes no more either
 
 
 def sha256_of(path):
@@ -27,29 +29,113 @@ def sha256_of(path):
 
 
 def write_json(path, value):
-    """Writes a JSON document whole or not at all."""
+    """Writes a JSON document whole or not at all. What others read is to be a text.plain_json."""
     with whole_file(path) as file:
         json.dump(value, file, indent=2, sort_keys=True)
         file.write("\n")
+
+
+def target_of(path):
+    """Returns the name that is written where path is written: symbolic links are followed, and stay.
+
+    Nothing need be there. Raises OSError: the links lead round in a circle.
+    """
+    for _ in range(_MOST_LINKS):
+        if not os.path.islink(path):
+            return path
+        path = os.path.join(os.path.dirname(path), os.readlink(path))
+    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
+
+
+def is_stream(path):
+    """Tells whether path takes what is written as it comes, and is not replaced.
+
+    So do a device, a FIFO, a socket, and what the process has open already (/dev/stdout, /dev/fd/3).
+    """
+    if descriptor_of(path) is not None:
+        return True
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:  # nothing there yet; or whoever opens it is told why not
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
+def open_stream(path):
+    """Opens what is_stream tells. Returns its descriptor. Raises OSError."""
+    number = descriptor_of(path)
+    return os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOCTTY) if number is None else os.dup(number)
+
+
+def descriptor_of(path):
+    """Returns the number of the open file that path stands for (/dev/stdout: 1), None where it stands for none."""
+    try:
+        for _ in range(_MOST_LINKS):
+            folder, name = os.path.split(path)
+            if name.isdigit() and os.path.realpath(folder or os.curdir) == os.path.realpath("/proc/self/fd"):
+                return int(name)
+            path = os.path.join(folder, os.readlink(path))
+    except OSError:  # no link
+        pass
+    return None
+
+
+def put_in_place(temporary, path):
+    """Gives a finished file the name path, following links. The mode and owner of a file that is replaced are kept."""
+    target = target_of(path)
+    mode = 0o666 & ~umask()
+    with contextlib.suppress(FileNotFoundError):
+        older = os.stat(target)
+        mode = stat.S_IMODE(older.st_mode) & 0o777
+        with contextlib.suppress(OSError):  # only root may give files away
+            os.chown(temporary, older.st_uid, older.st_gid)
+    with contextlib.suppress(OSError):  # a memory card's file system (FAT) has no modes
+        os.chmod(temporary, mode)
+    os.replace(temporary, target)
+
+
+def remove(path):
+    """Removes an older output: the file that path leads to. What is_stream tells stays. Raises OSError."""
+    if not is_stream(path):
+        os.unlink(target_of(path))
+
+
+@contextlib.contextmanager
+def named(output):
+    """Turns an OSError into a UsageError that names the output. A pipe whose reader has gone ends the run as it is."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise UsageError("%s: cannot be written (%s)" % (output, error.strerror or error))
 
 
 @contextlib.contextmanager
 def whole_file(path, binary=False, lasting=True):
     """A file that appears under its name only when the block ends well; text is UTF-8, undecodable names kept.
 
+    Links are followed. What is_stream tells is written to as it comes.
+
     lasting: it also outlives a power loss that follows at once, which takes milliseconds to make sure.
     """
+    how: typing.Any = {"mode": "w", "encoding": "utf-8", "errors": "surrogateescape", "newline": ""}
+    if binary:
+        how = {"mode": "wb"}
+    if is_stream(path):
+        with open(open_stream(path), **how) as file:
+            yield file
+        return
+    path = target_of(path)
     folder, prefix = _torn(path)
     descriptor, temporary = tempfile.mkstemp(prefix=prefix, dir=folder)
     try:
-        text: typing.Any = {"encoding": "utf-8", "errors": "surrogateescape", "newline": ""}
-        with open(descriptor, "wb" if binary else "w", **({} if binary else text)) as file:
+        with open(descriptor, **how) as file:
             yield file
             file.flush()
             if lasting:
                 os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~umask())  # mkstemp made it private
-        os.replace(temporary, path)
+        put_in_place(temporary, path)  # mkstemp made it private
         if lasting:
             sync_folder(folder)
     except BaseException:
@@ -60,7 +146,7 @@ def whole_file(path, binary=False, lasting=True):
 
 def remove_torn(path):
     """Removes what processes that were killed in whole_file left. Nobody may be writing the file meanwhile."""
-    folder, prefix = _torn(path)
+    folder, prefix = _torn(target_of(path))
     for name in os.listdir(folder):
         if name.startswith(prefix):
             os.unlink(os.path.join(folder, name))
@@ -81,6 +167,8 @@ def whole_folder(path):
     goes with remove_abandoned.
     """
     path = os.path.realpath(path)  # a link keeps pointing to it
+    if is_stream(path):
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path)
     parent = os.path.dirname(path)
     with contextlib.ExitStack() as held:
         temporary = _make_temporary(path, held)

@@ -7,7 +7,7 @@ import signal
 import threading
 import typing
 
-from edge_runtime.command import INTERRUPTED
+from edge_runtime.command import INTERRUPTED, message
 
 DRAIN_S = 2
 _SAVE_S = 1
@@ -93,4 +93,4 @@ def draining(stop, give_up, last_words):
 def _tell(text):
     """Writes past Python's buffers, which a thread that hangs may hold."""
     with contextlib.suppress(OSError):
-        os.write(2, text.encode("utf-8", "backslashreplace"))
+        os.write(2, message(text).encode("utf-8", "backslashreplace"))

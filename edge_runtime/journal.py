@@ -85,8 +85,8 @@ def read_journal(path):
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(
-            "--resume: %s cannot be used (%s: %s).\nTo start anew, leave --resume out."
-            % (journal_of(path), type(error).__name__, error)
+            "%s cannot be used (%s: %s): how many rows of a stopped run there are is not known.\n"
+            "To replace them, give --overwrite, without --resume." % (journal_of(path), type(error).__name__, error)
         )
 
 

@@ -5,20 +5,23 @@ edge_runtime.journal; a checkpoint lies only between two batches of the engine, 
 of an uninterrupted one, and its rows are the same to the last digit.
 """
 
+import base64
 import contextlib
 import io
 import itertools
 import json
 import os
 import sys
+import tempfile
 import threading
 import time
 import typing
 
-from edge_runtime import journal, tables
+from edge_runtime import files, journal, tables
 from edge_runtime.errors import UsageError
 from edge_runtime.files import sync_folder
 from edge_runtime.requirements import require
+from edge_runtime.text import printable
 
 SUFFIXES = (".tsv", ".csv", ".jsonl", ".parquet")
 UNKNOWN = "unknown"
@@ -95,27 +98,46 @@ class ListSink(_Sink):
         super().write(values)
 
 
-class StandardOutput(_Sink):
-    """Writes the rows to standard output as TSV, a batch at a time."""
+class StreamSink(_Sink):
+    """Writes the rows where nothing is replaced, a batch at a time: to standard output, a device, a FIFO."""
 
-    def __init__(self, columns):
+    def __init__(self, columns, path=None, suffix=".tsv"):
+        """Begins the output.
+
+        Args:
+            columns: as columns_of returns them.
+            path: what edge_runtime.files.is_stream tells; None for standard output.
+            suffix: .tsv, .csv or .jsonl.
+
+        Raises:
+            UsageError: it cannot be written.
+        """
         super().__init__()
+        self._path = path
+        self._output = "--out %s" % path if path else "standard output"
         self._broken = False
+        self._file: typing.Any = sys.stdout.buffer
+        if path:
+            with files.named(self._output):
+                self._file = open(files.open_stream(path), "wb")  # noqa: SIM115
+        # A terminal would obey the escape sequences in a name.
+        self._escaped = self._file.isatty()
         # A file name may hold bytes that are no UTF-8: they are written as they are.
         self._text = io.TextIOWrapper(
-            sys.stdout.buffer, encoding="utf-8", errors="surrogateescape", newline="", write_through=True
+            self._file, encoding="utf-8", errors="surrogateescape", newline="", write_through=True
         )
         try:
             with self._writing():
-                self._row = tables.row_writer(self._text, columns, ".tsv")
+                self._row = tables.row_writer(self._text, columns, suffix)
         except BaseException:
             self.__exit__(*sys.exc_info())
             raise
 
     def write(self, values, ends_batch=True):
         """Writes a row. Raises UsageError: it cannot be written; BrokenPipeError: whoever read has gone."""
+        shown = [printable(value) if self._escaped and isinstance(value, str) else value for value in values]
         with self._writing():
-            self._row(values)
+            self._row(shown)
             if ends_batch:
                 self._text.flush()
         super().write(values)
@@ -132,16 +154,19 @@ class StandardOutput(_Sink):
 
     def __exit__(self, *_):
         if self._broken:
-            # What could not be written would be tried again, and complained of, when Python ends.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            # What could not be written would be tried again, and complained of, when the file is closed.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self._file.fileno())
         self._text.detach()
+        if self._path:
+            with contextlib.suppress(OSError):
+                self._file.close()
 
     @contextlib.contextmanager
     def _writing(self):
         try:
-            with _named("standard output"):
+            with files.named(self._output):
                 yield
-        except UsageError:
+        except (UsageError, BrokenPipeError):
             self._broken = True
             raise
 
@@ -152,21 +177,21 @@ class FileSink(_Sink):
     The caller holds journal.locked(path). save may be called from another thread, also while write hangs.
     """
 
-    def __init__(self, path, columns, run, checkpoint=None, names=None):
+    def __init__(self, path, columns, run, checkpoint=None, names=None, suffix=None):
         """Begins a file, or goes on with one.
 
         Args:
-            path: the file; its suffix, one of SUFFIXES, says the format.
+            path: the file, no link.
             columns: as columns_of returns them.
             run: dict of plain values: all that the rows depend on, for the journal.
             checkpoint, names: what find_checkpoint and skip returned, to go on from there; None begins anew.
+            suffix: one of SUFFIXES, says the format; None for the path's own.
 
         Raises:
             UsageError: the file cannot be written.
         """
         self._path, self._run, self._columns = path, run, columns
-        suffix = os.path.splitext(path)[1].lower()
-        self._parquet = suffix == ".parquet"
+        self._suffix = suffix = suffix or suffix_of(path)
         # saved: the last checkpoint; boundary: where the next one goes
         self.saved = checkpoint or journal.Checkpoint(0, 0, 0, "", False)
         self._names = names or journal.start_of_names()
@@ -179,12 +204,12 @@ class FileSink(_Sink):
         self._failure = None
         self._finished, self._closed = False, threading.Event()
         self._text = io.StringIO(newline="")
-        with _named("--out %s" % path):
+        with files.named("--out %s" % path):
             if not checkpoint:
                 journal.remove_journal(path)  # before its rows go
             flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | (0 if checkpoint else os.O_TRUNC)
             self._descriptor = os.open(journal.partial_of(path), flags, 0o666)
-        self._row = tables.row_writer(self._text, columns, ".jsonl" if self._parquet else suffix, header=not checkpoint)
+        self._row = tables.row_writer(self._text, columns, _while_written(suffix), header=not checkpoint)
         try:
             with self._writing():
                 os.ftruncate(self._descriptor, self._size_bytes)  # what came after the checkpoint is done again
@@ -194,6 +219,8 @@ class FileSink(_Sink):
                 self._save()
         except BaseException:
             os.close(self._descriptor)
+            if not checkpoint:
+                self._remove()
             raise
         threading.Thread(target=self._keep_saving, daemon=True).start()
 
@@ -230,7 +257,7 @@ class FileSink(_Sink):
             self._boundary = self._here()._replace(whole=True)
             self._save()
             self._finished = True
-        place(self._path, self._columns)
+        place(self._path, self._columns, self._suffix)
 
     @property
     def kept_rows(self):
@@ -240,13 +267,17 @@ class FileSink(_Sink):
     def __exit__(self, kind, *_):
         if kind and self.kept_rows:
             self.save()
-        elif kind and not self._finished:  # it failed before it began: nothing is left lying about
-            with contextlib.suppress(OSError):
-                journal.remove_journal(self._path)
-                os.unlink(journal.partial_of(self._path))
+        elif kind and not self._finished:
+            self._remove()
         self._closed.set()
         if self._lock.acquire(timeout=_LOCK_S):  # else the disk hangs, and the system closes it
             os.close(self._descriptor)
+
+    def _remove(self):
+        """It failed before it began: nothing is left lying about."""
+        with contextlib.suppress(OSError):
+            journal.remove_journal(self._path)
+            os.unlink(journal.partial_of(self._path))
 
     def _keep_saving(self):
         """A checkpoint is due when no row comes any more, too: a camera may be silent for hours."""
@@ -279,7 +310,7 @@ class FileSink(_Sink):
     def _writing(self):
         """Turns an OSError into a UsageError, and cuts off what was half written."""
         try:
-            with _named("--out %s" % self._path):
+            with files.named("--out %s" % self._path):
                 yield
         except UsageError as error:
             self._failure = error
@@ -305,7 +336,8 @@ def find_checkpoint(path, run):
     different = journal.differences(found.run, run)
     if different:
         raise UsageError(
-            "--resume: %s is of another run:\n  %s\nGive what was given then, or leave --resume out to start anew."
+            "--resume: %s is of another run:\n  %s\n"
+            "Give what was given then; to replace its rows, give --overwrite instead of --resume."
             % (journal.partial_of(path), "\n  ".join(different))
         )
     try:
@@ -340,14 +372,18 @@ def skip(items, checkpoint, source, stop):
     if names.hexdigest() != checkpoint.names_sha256:
         raise UsageError(
             "--resume: the first %d of %s are not those whose rows were written%s: files were added, renamed or "
-            "removed since, or come in another order.\nPut them back as they were, or leave --resume out to start anew."
+            "removed since, or come in another order.\nPut them back as they were; to replace these rows, give "
+            "--overwrite instead of --resume."
             % (checkpoint.rows, source, "" if count == checkpoint.rows else " (there are only %d)" % count)
         )
     return names
 
 
-def set_aside(path):
+def set_aside(path, suffix=None):
     """Keeps the rows that a stopped run left, where they cannot be made again: under a free name beside the file.
+
+    Args:
+        path, suffix: as for FileSink.
 
     Returns:
         (that name, how many rows); None where there are none.
@@ -358,11 +394,11 @@ def set_aside(path):
     found, partial = journal.read_journal(path), journal.partial_of(path)
     if not found or not found.checkpoint.rows or not os.path.exists(partial):
         return None
-    stem, suffix = os.path.splitext(path)
-    if suffix.lower() == ".parquet":
-        suffix += ".jsonl"  # which is what it holds until its end
-    names = ("%s.stopped-%d%s" % (stem, number, suffix) for number in itertools.count(1))
-    with _named("--out %s" % path):
+    stem, end = os.path.splitext(path)
+    if _while_written(suffix or suffix_of(path)) != (suffix or suffix_of(path)):
+        end += ".jsonl"
+    names = ("%s.stopped-%d%s" % (stem, number, end) for number in itertools.count(1))
+    with files.named("--out %s" % path):
         if os.path.getsize(partial) > found.checkpoint.size_bytes:
             os.truncate(partial, found.checkpoint.size_bytes)
         name = next(name for name in names if not os.path.lexists(name))
@@ -372,61 +408,107 @@ def set_aside(path):
     return name, found.checkpoint.rows
 
 
-def place(path, columns):
+def place(path, columns, suffix=None):
     """Gives FILE.partial, whose rows are whole, its name, and removes the journal. Ends what a killed run left of that.
+
+    Args:
+        path, columns, suffix: as for FileSink.
 
     Raises:
         UsageError: the file cannot be written; the rows are kept.
     """
     partial = journal.partial_of(path)
-    with _named("--out %s" % path):
+    with files.named("--out %s" % path):
         if not os.path.lexists(partial):
             pass  # killed before the journal was removed
-        elif path.lower().endswith(".parquet"):
+        elif (suffix or suffix_of(path)) == ".parquet":
             temporary = partial + ".parquet"
-            _write_parquet(partial, temporary, columns)
-            os.replace(temporary, path)
+            with open(partial, "rb") as lines, open(temporary, "wb") as file:
+                _write_parquet(lines, file, columns)
+                file.flush()
+                os.fsync(file.fileno())
+            files.put_in_place(temporary, path)
             sync_folder(os.path.dirname(os.path.abspath(path)))
             os.unlink(partial)
         else:
-            os.replace(partial, path)
+            files.put_in_place(partial, path)
         sync_folder(os.path.dirname(os.path.abspath(path)))
         journal.remove_journal(path)
 
 
 @contextlib.contextmanager
-def _named(output):
-    """Turns an OSError into a UsageError that names the output. A pipe whose reader has gone ends the run as it is."""
-    try:
-        yield
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise UsageError("%s: cannot be written (%s)" % (output, error.strerror or error))
+def whole_table(path, columns, suffix):
+    """A table that appears under its name when the block ends well; its suffix is what check_output returned.
+
+    Yields a function that writes one row: values in the order of columns. Raises OSError.
+    """
+    with files.whole_file(path, binary=suffix == ".parquet") as file:
+        if suffix != ".parquet":
+            yield tables.row_writer(file, columns, suffix)
+            return
+        with tempfile.TemporaryFile("w+", encoding="utf-8") as lines:
+            yield tables.row_writer(lines, columns, _while_written(suffix))
+            lines.flush()
+            lines.seek(0)
+            _write_parquet(lines.buffer, file, columns)
 
 
-def _write_parquet(rows_path, path, columns):
-    """Writes a file of JSON lines as Parquet, a row group at a time.
+def check_output(path):
+    """Checks that rows can be written where --out says, as far as that can be told before the work.
+
+    Returns:
+        the suffix that says the format: one of SUFFIXES.
+
+    Raises:
+        UsageError: they cannot, or the suffix is none of SUFFIXES. MissingRequirement: the format needs a library.
+    """
+    suffix, stream = suffix_of(path), files.is_stream(path)
+    if stream and not suffix:
+        return ".tsv"
+    if os.path.isdir(path):
+        raise UsageError("--out %s: is a folder" % path)
+    if suffix not in SUFFIXES:
+        raise UsageError("--out %s: expected a name that ends in %s" % (path, ", ".join(SUFFIXES)))
+    if stream and suffix == ".parquet":
+        raise UsageError("--out %s: is a stream, and Parquet is none; expected .tsv, .csv or .jsonl" % path)
+    with files.named("--out %s" % path):
+        target = files.target_of(path)
+    if not os.path.isdir(os.path.dirname(os.path.abspath(target))):
+        raise UsageError("--out %s: its folder does not exist" % path)
+    if suffix == ".parquet":
+        require("pyarrow.parquet")
+    return suffix
+
+
+def suffix_of(path):
+    """Returns what a name ends in, such as .tsv, in small letters."""
+    return os.path.splitext(path)[1].lower()
+
+
+def _while_written(suffix):
+    """Returns the format of a file that is not whole yet: Parquet has its end only then."""
+    return ".jsonl" if suffix == ".parquet" else suffix
+
+
+def _write_parquet(lines, file, columns):
+    """Writes JSON lines (a binary file, read twice) as Parquet to a binary file, a row group at a time.
 
     An empty cell is null. Parquet's text is UTF-8: in a name that is not, the odd bytes are shown as \\xff, and a last
     column `file_bytes` (there only if there is such a name) has the name's own bytes.
     """
     pyarrow, parquet = require("pyarrow"), require("pyarrow.parquet")
-    with open(rows_path, "rb") as lines:
-        odd = any(b"\\udc" in line and _bytes_of(json.loads(line.decode())["file"]) for line in lines)
+    odd = any(b"file_bytes" in line and "file_bytes" in json.loads(line.decode()) for line in lines)
+    lines.seek(0)
     numbers = [name for name in columns if name.startswith("confidence") or name == "time_s"]
     fields = [(name, pyarrow.float64() if name in numbers else pyarrow.string()) for name in columns]
     schema = pyarrow.schema(fields + [("file_bytes", pyarrow.binary())] * odd)
-    with open(path, "wb") as file, open(rows_path, "rb") as lines:
-        with parquet.ParquetWriter(file, schema) as writer:
-            for group in _groups(lines, _ROW_GROUP):
-                rows = [json.loads(line.decode()) for line in group]
-                cells = [[_utf8(row[name]) for row in rows] for name in columns]
-                cells += [[_bytes_of(row["file"]) for row in rows]] * odd
-                arrays = [pyarrow.array(values, field.type) for values, field in zip(cells, schema)]
-                writer.write_table(pyarrow.Table.from_arrays(arrays, schema=schema))
-        file.flush()
-        os.fsync(file.fileno())
+    with parquet.ParquetWriter(file, schema) as writer:
+        for group in _groups(lines, _ROW_GROUP):
+            rows = [json.loads(line.decode()) for line in group]
+            cells = [[None if row[name] == "" else row[name] for row in rows] for name in columns]
+            cells += [[base64.b64decode(row["file_bytes"]) if "file_bytes" in row else None for row in rows]] * odd
+            arrays = [pyarrow.array(values, field.type) for values, field in zip(cells, schema)]
+            writer.write_table(pyarrow.Table.from_arrays(arrays, schema=schema))
 
 
 def _groups(lines, count):
@@ -438,19 +520,3 @@ def _groups(lines, count):
             group = []
     if group:
         yield group
-
-
-def _utf8(value):
-    if isinstance(value, str):
-        return value.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace") or None
-    return value
-
-
-def _bytes_of(name):
-    """Returns the bytes of a name that is no UTF-8, None for one that is."""
-    data = name.encode("utf-8", "surrogateescape")
-    try:
-        data.decode()
-    except UnicodeDecodeError:
-        return data
-    return None

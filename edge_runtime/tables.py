@@ -14,6 +14,7 @@ import zlib
 from edge_runtime import formats
 from edge_runtime.errors import STORAGE_ERRORS, StorageLost, UsageError
 from edge_runtime.requirements import require
+from edge_runtime.text import plain_json
 
 _TEXT_SUFFIXES = (".tsv", ".csv", ".txt")
 _PANDAS_SUFFIXES = (".parquet", ".xlsx")
@@ -302,7 +303,7 @@ def row_writer(file, columns, suffix, header=True):
         header: False to add to a table that has one.
     """
     if suffix == ".jsonl":
-        return lambda values: file.write(json.dumps(dict(zip(columns, values))) + "\n")
+        return lambda values: file.write(json.dumps(plain_json(dict(zip(columns, values)))) + "\n")
     dialect = "excel-tab" if suffix == ".tsv" else "excel"
     plain = csv.writer(file, dialect, lineterminator="\n")
     # Older Pythons do not quote a carriage return of their own accord when the line ends with "\n" alone.

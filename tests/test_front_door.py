@@ -1,15 +1,18 @@
 """The command picnic-edge: its verbs, their help, and what each kind of failure ends with."""
 
 import importlib
+import json
 import os
+import pty
 import shlex
+import stat
 import subprocess
 import sys
 
 import pytest
 
 import picnic_edge
-from edge_runtime import errors
+from edge_runtime import command, errors
 from edge_runtime.command import run_verb
 from tests import helpers
 
@@ -162,3 +165,205 @@ def test_demo_refuses_unknown_options_before_it_draws_anything(tmp_path):
     done = helpers.picnic_edge("demo", "--nonsense", cwd=str(tmp_path))
     assert done.returncode == 2
     assert os.listdir(str(tmp_path)) == []
+
+
+# --- standard streams that are closed or full
+
+
+def shell(line, *arguments, **settings):
+    """Runs a line of shell in which $PICNIC is the command. Returns (exit code, stdout, stderr as text)."""
+    program = "%s -m picnic_edge" % shlex.quote(sys.executable)
+    done = subprocess.run(
+        ["sh", "-c", line.replace("$PICNIC", program), "sh"] + [os.fspath(argument) for argument in arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=dict(os.environ, PYTHONPATH=helpers.ROOT, **settings.pop("env", {})),
+        timeout=120,
+        check=False,
+        **settings,
+    )
+    return done.returncode, done.stdout, done.stderr.decode("utf-8", "backslashreplace")
+
+
+FULL = "picnic-edge: standard output: cannot be written (No space left on device)\n"
+CLOSED = "picnic-edge: standard output: cannot be written (Bad file descriptor)\n"
+
+
+@pytest.mark.parametrize(
+    "arguments", ["--help", "--version", "doctor --json", "doctor"] + ["%s --help" % verb for verb in picnic_edge.VERBS]
+)
+def test_a_full_disk_behind_standard_output_ends_with_2_and_is_said(arguments):
+    assert shell("$PICNIC %s > /dev/full" % arguments) == (2, b"", FULL)
+
+
+@pytest.mark.parametrize("arguments", ["--help", "classify --help", "doctor --json"])
+def test_a_closed_standard_output_ends_with_2_and_is_said(arguments):
+    assert shell("$PICNIC %s >&-" % arguments) == (2, b"", CLOSED)
+
+
+@pytest.mark.parametrize("arguments", ["--help", "classify --help"])
+def test_without_python_s_buffers_it_is_noticed_too(arguments):
+    assert shell("$PICNIC %s > /dev/full" % arguments, env={"PYTHONUNBUFFERED": "1"}) == (2, b"", FULL)
+
+
+@pytest.mark.parametrize("place", ["2> /dev/full", "2>&-", "<&- 2>&-"])
+def test_messages_that_nobody_can_read_cost_nothing_and_do_not_land_elsewhere(place):
+    code, out, said = shell("$PICNIC doctor --json " + place)
+    assert (code, said) == (0, "") and "checks" in json.loads(out.decode())
+    for wrong in ("frobnicate", "classify --no-such-option", "classify nowhere nowhere"):
+        assert shell("$PICNIC %s %s" % (wrong, place)) == (2, b"", "")
+
+
+def test_with_all_three_closed_the_exit_code_is_left():
+    assert shell("$PICNIC doctor <&- >&- 2>&-") == (2, b"", "")
+    assert shell("$PICNIC --help | true; $PICNIC doctor > /dev/full 2>&1")[0] == 2
+
+
+@pytest.mark.parametrize("arguments", ["--help", "classify --help"])
+def test_a_reader_of_help_that_goes_away_ends_it_quietly_with_141(arguments):
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [sys.executable, "-m", "picnic_edge"] + arguments.split(),
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        env=dict(os.environ, PYTHONPATH=helpers.ROOT),
+        check=False,
+    )
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
+@pytest.mark.parametrize("place, code", [("2>&-", 0), ("2> /dev/full", 0), (">&-", 0), ("<&- >&- 2>&-", 0)])
+def test_a_table_holds_its_rows_alone_whatever_is_closed(tiny_bundle, tmp_path, place, code):
+    helpers.write_photos(tmp_path / "photos", per_class=1)
+    (tmp_path / "photos" / "cut.jpg").write_bytes(b"\xff\xd8\xff")
+    done = shell('$PICNIC classify "$1" photos --out out.tsv ' + place, tiny_bundle, cwd=str(tmp_path))
+    assert done[0] == code and done[1] == b""
+    rows = helpers.read_rows_of((tmp_path / "out.tsv").read_bytes())
+    assert [row["label"] for row in rows] == ["blue things", "", "green, fresh & ripe", "red"]
+    assert sorted(os.listdir(str(tmp_path))) == ["bundle", "out.tsv", "photos"]
+
+
+@pytest.mark.parametrize("place, said", [("> /dev/full", FULL), (">&-", CLOSED)])
+def test_a_table_or_document_that_cannot_be_written_ends_with_2(tiny_bundle, tmp_path, place, said):
+    helpers.write_photos(tmp_path / "photos", per_class=1)
+    for more in ("", "--json", "--json --out out.tsv"):
+        code, out, told = shell('$PICNIC classify "$1" photos %s %s' % (more, place), tiny_bundle, cwd=str(tmp_path))
+        assert (code, out) == (2, b"") and told.endswith(said) and "Traceback" not in told
+    assert sorted(os.listdir(str(tmp_path))) == ["bundle", "out.tsv", "photos"]
+
+
+# --- what a terminal must not be told
+
+
+def on_a_terminal(*arguments, **settings):
+    """Runs the command with standard output and error on a terminal. Returns what that is sent."""
+    main, terminal = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "picnic_edge"] + [os.fspath(argument) for argument in arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=terminal,
+        stderr=terminal,
+        env=dict(os.environ, PYTHONPATH=helpers.ROOT),
+        **settings,
+    )
+    os.close(terminal)
+    sent = b""
+    try:
+        while True:
+            data = os.read(main, 1 << 16)
+            if not data:
+                break
+            sent += data
+    except OSError:  # how Linux ends a terminal
+        pass
+    os.close(main)
+    process.wait(60)
+    return sent
+
+
+EVIL = "\x1b]0;owned\x07\x1b[2J\u202e\x9b31m\nx"
+
+
+def test_a_terminal_is_sent_nothing_of_a_name_that_it_would_obey(tiny_bundle, tmp_path):
+    helpers.write_photo(str(tmp_path / "photos" / ("red%s.jpg" % EVIL)), helpers.photo(helpers.COLOURS["red"]))
+    (tmp_path / "photos" / ("cut%s.jpg" % EVIL)).write_bytes(b"\xff\xd8\xff")
+    helpers.write_table(str(tmp_path / "t.tsv"), [("a.jpg", "b")], header=("no\x1b[2J", "label"))
+    ran = [
+        on_a_terminal("classify", tiny_bundle, tmp_path / "photos"),
+        on_a_terminal("classify", tiny_bundle, tmp_path / "photos", "--json"),
+        on_a_terminal("predict", tiny_bundle, tmp_path / "photos", "--out", tmp_path / "out.tsv"),
+        on_a_terminal("classify", tiny_bundle, tmp_path / "t.tsv"),
+        on_a_terminal("classify", tiny_bundle, tmp_path / ("none%s" % EVIL)),
+        on_a_terminal("classify", tiny_bundle, "x", "--no-such%s" % EVIL),
+    ]
+    for sent in ran:
+        assert sent and set(sent) & set(b"\x1b\x07") == set(), sent
+        assert "\x9b".encode() not in sent and "\u202e".encode() not in sent
+    assert b"red\\x1b]0;owned\\x07\\x1b[2J\\u202e\\x9b31m\\nx.jpg\tred\t" in ran[0]
+    assert b"cut\\x1b]0;owned" in ran[2] and b"none\\x1b]0;owned" in ran[4]
+
+
+def test_a_pipe_gets_the_name_s_own_bytes_and_messages_are_escaped(tiny_bundle, tmp_path):
+    name = "red\x1b[2J.jpg"
+    helpers.write_photo(str(tmp_path / "photos" / name), helpers.photo(helpers.COLOURS["red"]))
+    done = helpers.picnic_edge("classify", tiny_bundle, tmp_path / "photos")
+    assert [row["file"] for row in helpers.read_rows_of(done.stdout)] == [name]
+    done = helpers.picnic_edge("classify", tiny_bundle, tmp_path / name)
+    assert done.returncode == 2 and "\x1b" not in done.stderr and "red\\x1b[2J.jpg" in done.stderr
+
+
+def test_a_bug_s_traceback_is_escaped_too():
+    program = "from edge_runtime.command import run_verb\nrun_verb(lambda _: open(chr(27) + '[2J'), [])"
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        stderr=subprocess.PIPE,
+        env=dict(os.environ, PYTHONPATH=helpers.ROOT),
+        check=False,
+    )
+    assert b"FileNotFoundError" in done.stderr and b"\x1b" not in done.stderr
+
+
+def test_a_command_that_is_shown_can_be_pasted_whatever_its_words_hold():
+    words = ["picnic-edge", "two words", "quote's", "\x1b[2J'\\\n", os.fsdecode(b"latin\xfc")]
+    line = command.shell_line(words)
+    assert line.isprintable()
+    out = subprocess.check_output(["bash", "-c", "printf '%s\\0' " + line])
+    assert out.split(b"\0")[:-1] == [os.fsencode(word) for word in words]
+
+
+# --- a home
+
+
+@pytest.mark.parametrize("home", [None, "", "~"])
+def test_no_folder_named_tilde_is_made(tmp_path, home):
+    environment = dict(os.environ, PYTHONPATH=helpers.ROOT, TMPDIR=str(tmp_path / "tmp"))
+    (tmp_path / "tmp").mkdir()
+    environment.pop("HOME", None)
+    if home is not None:
+        environment["HOME"] = home
+    program = (
+        "import os\nfrom edge_runtime import command\ncommand.run_verb(lambda _: print(os.path.expanduser('~')), [])"
+    )
+    nobody = "import pwd\ndef unknown(_): raise KeyError\npwd.getpwuid = unknown\n"
+    for code, folder in ((program, ""), (nobody + program, str(tmp_path / "tmp" / ("picnic-edge-%d" % os.getuid())))):
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=environment,
+            cwd=str(tmp_path),
+            check=False,
+        )
+        found = done.stdout.decode().strip()
+        assert os.path.isabs(found) and os.listdir(str(tmp_path)) == ["tmp"]
+        assert done.stderr.count(b"HOME is not set") == bool(folder)
+        if folder:
+            assert found == folder and stat.S_IMODE(os.stat(folder).st_mode) == 0o700
+
+
+def test_a_home_that_is_set_stays(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert run_verb(lambda _: None, []) == 0
+    assert os.environ["HOME"] == str(tmp_path)

@@ -13,6 +13,7 @@ import numpy as np
 from edge_runtime import bundle, files, formats, images, machine, sources, tables
 from edge_runtime.command import progress, say
 from edge_runtime.errors import ImageError, SomeInputsFailed, UsageError
+from edge_runtime.text import printable as ascii_name
 
 
 class Photo(typing.NamedTuple):
@@ -199,7 +200,7 @@ def report_problems(problems, path, strict):
     """
     if path:
         with contextlib.suppress(OSError):
-            os.unlink(path)  # an earlier run's
+            files.remove(path)  # an earlier run's
     if not problems:
         return
     by_kind = collections.defaultdict(list)
@@ -222,11 +223,6 @@ def report_problems(problems, path, strict):
         say("  the whole list: %s" % path)
     if strict:
         raise SomeInputsFailed("--strict: %d labelled photos cannot be used (listed above)" % len(problems))
-
-
-def ascii_name(name):
-    """A file name that any terminal can show: control and undecodable characters escaped."""
-    return name.encode("unicode_escape", "backslashreplace").decode("ascii") if not name.isprintable() else name
 
 
 def _why_no_class(source, label):

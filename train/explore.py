@@ -27,6 +27,7 @@ label_check        null without --bundle; else bundle_id, judged (photos), fine_
                    (label), self_confidence (probability of the given label), confidence (of the suggested one), both
                    0..1; the least self-confident first
 
+In a name that is not UTF-8 the odd bytes are shown as \\xff, and file_bytes beside file has its own bytes in base64.
 Lists are in a fixed order, each split sorted by file: the same photos give the same bytes.
 """
 
@@ -44,6 +45,7 @@ from edge_runtime.command import progress, say
 from edge_runtime.errors import ImageError, UsageError
 from edge_runtime.requirements import require
 from edge_runtime.sources import reason_of
+from edge_runtime.text import plain_json
 from train import data, inner, label_errors, pages, photo_facts
 
 TRAIN, VAL = "train", "val"
@@ -101,7 +103,7 @@ def main(argv=None):
     if options.bundle:
         document["label_check"] = _check_labels(seen, session, bundle)
     try:
-        files.write_json(os.path.join(options.report, "explore.json"), document)
+        files.write_json(os.path.join(options.report, "explore.json"), plain_json(document))
         _write_page(os.path.join(options.report, "explore.html"), document, seen)
     except OSError as error:
         raise UsageError("--report %s: cannot be written (%s)" % (options.report, error.strerror))

@@ -15,6 +15,7 @@ from edge_runtime.command import say
 from edge_runtime.errors import ImageError, PicnicError, UsageError
 from edge_runtime.requirements import require
 from edge_runtime.results import columns_of, row_of
+from edge_runtime.text import plain_json
 from train import data, heat, metrics, pages
 
 FILES = ("evaluation.json", "per_class.tsv", "predictions.tsv", "evaluation.html")
@@ -137,7 +138,7 @@ def write_report(
     try:
         os.makedirs(folder, exist_ok=True)
         document = results[0] if len(results) == 1 else {"bundles": results}
-        files.write_json(os.path.join(folder, "evaluation.json"), document)
+        files.write_json(os.path.join(folder, "evaluation.json"), plain_json(document))
         with files.whole_file(os.path.join(folder, "per_class.tsv")) as file:
             write = tables.row_writer(file, metrics.ClassScore._fields, ".tsv")
             for row in table:

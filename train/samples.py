@@ -11,12 +11,13 @@ Colours are BGR in 0..255, as in OpenCV; lengths are pixels; angles are degrees.
 `_SIDE` x `_SIDE` layer, a pair (ink, mask): `ink` uint8 of 3 channels, `mask` uint8 with 255 inside the product.
 """
 
-import os
 from pathlib import Path
 from typing import Dict, List, Sequence, Tuple
 
 import cv2
 import numpy as np
+
+from edge_runtime import files
 
 HOLD_OUT = 0.25  # share of each class that goes to test.tsv
 
@@ -422,9 +423,8 @@ def draw_photo(label: str, rng) -> Tuple[np.ndarray, List[int]]:
 
 def _write_table(path: Path, rows: Sequence[Sequence[object]]) -> None:
     """Tab-separated rows in UTF-8, put in place in one step."""
-    part = path.with_name(path.name + ".part")
-    part.write_bytes("".join("\t".join(map(str, row)) + "\n" for row in rows).encode("utf-8"))
-    os.replace(str(part), str(path))
+    with files.whole_file(str(path)) as file:
+        file.write("".join("\t".join(map(str, row)) + "\n" for row in rows))
 
 
 def draw_samples(folder, images_per_class: int = 40, seed: int = 0) -> Dict[str, int]:

@@ -179,3 +179,14 @@ def test_a_machine_that_lacks_everything_gets_a_report_that_says_so(tmp_path):
         steps["convert tensorrt-fp16"]["exit_code"] == 2 and "is no bundle" in steps["convert tensorrt-fp16"]["stderr"]
     )
     assert json.loads(steps["doctor"]["stdout"])["checks"] and report["engines"] == {}
+
+
+def test_a_report_replaces_no_device_and_no_link(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(jetson_check, "steps", lambda *_: [])
+    os.mkfifo(str(tmp_path / "fifo"))
+    assert jetson_check.main(["no-bundle", "--out", str(tmp_path / "fifo")]) == 2
+    assert "fifo: cannot be written (is no file)" in capsys.readouterr().err
+    (tmp_path / "link.json").symlink_to("target.json")
+    assert jetson_check.main(["no-bundle", "--out", str(tmp_path / "link.json")]) == 0
+    assert os.readlink(str(tmp_path / "link.json")) == "target.json"
+    assert sorted(os.listdir(str(tmp_path))) == ["fifo", "link.json", "target.json"]

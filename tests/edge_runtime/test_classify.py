@@ -1,5 +1,6 @@
 """picnic-edge classify as a user runs it, and the Python API of CONTRACT.md."""
 
+import base64
 import errno
 import json
 import os
@@ -8,6 +9,7 @@ import re
 import shlex
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import threading
@@ -190,10 +192,53 @@ def test_names_on_standard_input_are_answered(bundle, photos):
     assert [(row["file"], row["label"]) for row in rows] == EXPECTED
 
 
-def test_an_empty_source_gives_a_table_with_a_header_alone(bundle, tmp_path):
-    done = picnic_edge("classify", bundle, tmp_path)
+def empty_source(kind, folder):
+    """Returns (source, what is on standard input)."""
+    empty = str(folder / "empty")
+    os.mkdir(empty)
+    if kind == "table":
+        write_table(str(folder / "empty.tsv"), [])
+        return str(folder / "empty.tsv"), b""
+    if kind == "other files":
+        write_bytes(os.path.join(empty, "notes.txt"), b"no photo")
+    return ("-" if kind == "standard input" else empty), b""
+
+
+@pytest.mark.parametrize("kind", ["folder", "other files", "table", "standard input"])
+def test_an_empty_source_replaces_nothing_unless_that_is_wanted(bundle, tmp_path, kind):
+    source, names = empty_source(kind, tmp_path)
+    older = {name: write_bytes(tmp_path / name, name.encode()) for name in ("out.tsv", "out.tsv.partial")}
+    done = picnic_edge("classify", bundle, source, "--out", older["out.tsv"], input=names)
+    assert done.returncode == 2 and "nothing to classify in %s" % source in done.stderr
+    assert "--allow-empty" in done.stderr and "Traceback" not in done.stderr
+    for name, path in older.items():
+        with open(path, "rb") as file:
+            assert file.read() == name.encode()
+    assert not os.path.exists(older["out.tsv"] + ".partial.json")
+    done = picnic_edge("classify", bundle, source, "--out", older["out.tsv"], "--allow-empty", input=names)
+    assert done.returncode == 0 and "0 photos" in done.stderr
+    with open(older["out.tsv"], "rb") as file:
+        assert file.read() == b"file\tlabel\tconfidence\terror\n"
+
+
+def test_what_an_empty_folder_holds_instead_of_photos_is_said(bundle, tmp_path, monkeypatch, capsys):
+    class Passed(object):
+        passed_over = {".heic": 3}
+
+        def __iter__(self):
+            return self
+
+        def __next__(self):
+            raise StopIteration
+
+    monkeypatch.setattr(cli, "open_source", lambda *_: Passed())
+    assert exit_code(bundle, tmp_path) == 2
+    assert "nothing to classify in %s (passed over: 3 .heic)" % tmp_path in capsys.readouterr().err
+
+
+def test_nothing_on_standard_input_is_a_header_for_whoever_reads_along(bundle):
+    done = picnic_edge("classify", bundle, "-", input=b"")
     assert (done.returncode, done.stdout) == (0, b"file\tlabel\tconfidence\terror\n")
-    assert "0 photos" in done.stderr
 
 
 # --- wrong usage
@@ -212,7 +257,9 @@ def test_an_empty_source_gives_a_table_with_a_header_alone(bundle, tmp_path):
         (["--max-delay-ms", "0"], "expected more than 0, got 0"),
         (["--max-fps=-1"], "expected more than 0, got -1"),
         (["--seconds", "inf"], "expected more than 0, got inf"),
-        (["--resume"], "--resume: there is no file to go on with; give --out FILE"),
+        (["--resume"], "--resume: there is no file to continue; give --out FILE"),
+        (["--out", "a.tsv", "--resume", "--overwrite"], "--resume and --overwrite: one continues a run"),
+        (["--json", "--out", "/dev/stdout"], "--json: its document and the rows cannot both go to standard output"),
         (["--null"], "--null: is for file names on standard input, got the source"),
         (["--seconds", "5"], "--seconds: is for a camera or stream, got"),
         (["--frames", "5"], "--frames: is for a camera or stream, got"),
@@ -385,7 +432,11 @@ def test_a_result_table_is_itself_a_source(nasty, bundle, tmp_path):
 def test_json_names_open_the_files_too(nasty, bundle):
     folder, expected, _ = nasty
     document = json.loads(picnic_edge("classify", bundle, folder, "--json").stdout.decode("ascii"))
-    assert [row["file"] for row in document["results"]] == sorted(expected)
+    names = [
+        os.fsdecode(base64.b64decode(row["file_bytes"])) if "file_bytes" in row else row["file"]
+        for row in document["results"]
+    ]
+    assert names == sorted(expected)
     assert document["unreadable"] == sum(outcome != RED for outcome in expected.values())
     assert all((row["confidence"] is None) == bool(row["error"]) for row in document["results"])
 
@@ -453,7 +504,7 @@ def test_ctrl_c_ends_with_130_and_keeps_the_rows_that_were_done(bundle, photos, 
     with open(out + ".partial", "rb") as file:
         rows = read_rows_of(file.read())
     assert "stopped after %d rows; they are in %s.partial" % (len(rows), out) in said
-    assert "to go on: picnic-edge classify %s - --out %s --resume (with the same names" % (bundle, out) in said
+    assert "to continue: picnic-edge classify %s - --out %s --resume (with the same names" % (bundle, out) in said
     assert 1 < len(rows) <= len(names)  # fast as it is, it may have been through with them
     assert [row["file"] for row in rows] == names[: len(rows)]
     assert (rows[0]["label"], rows[1]["error"]) == (RED, "No such file or directory")
@@ -648,11 +699,11 @@ def test_an_engine_that_is_lost_keeps_the_rows_and_says_how_to_go_on(job, in_two
     assert said[-1] == "picnic-edge: the GPU has fallen off the bus"
     assert said[-3] == "stopped after 3 rows; they are in %s" % job.partial
     words = shlex.split(said[-2])
-    assert words == ["to", "go", "on:", "picnic-edge", "classify"] + job.arguments("--resume")
+    assert words == ["to", "continue:", "picnic-edge", "classify"] + job.arguments("--resume")
     assert job.beside() == ["out.tsv.partial", "out.tsv.partial.json"] and not os.path.exists(job.out)
 
-    assert exit_code(*words[5:]) == 0
-    assert "going on after the 2 rows that are in %s" % job.partial in capsys.readouterr().err
+    assert exit_code(*words[4:]) == 0
+    assert "continuing after the 2 rows that are in %s" % job.partial in capsys.readouterr().err
     assert job.content() == in_twos and job.beside() == []
 
 
@@ -692,7 +743,7 @@ def test_another_option_is_refused_with_what_differs(job, in_twos, monkeypatch, 
     assert job.run("--resume", *more) == 2
     said = capsys.readouterr().err
     assert "out.tsv.partial is of another run:\n  %s" % told in said
-    assert "leave --resume out to start anew" in said
+    assert "to replace its rows, give --overwrite instead of --resume" in said
     assert job.run("--resume") == 0
     assert job.content() == in_twos
 
@@ -760,18 +811,52 @@ def test_a_file_that_is_there_needs_no_resuming(job, in_twos, capsys):
 
 def test_with_nothing_to_go_on_with_resume_starts(job, in_twos, capsys):
     assert job.run("--resume") == 0
-    assert "there is nothing to go on with: starting anew" in capsys.readouterr().err
+    assert "there is nothing to continue: starting anew" in capsys.readouterr().err
     assert job.content() == in_twos
 
 
-def test_without_resume_a_leftover_is_overwritten_and_that_is_said(job, in_twos, monkeypatch, capsys):
+def test_without_resume_the_rows_of_a_stopped_run_are_kept_and_both_commands_are_shown(
+    job, in_twos, monkeypatch, capsys
+):
     job.stop_after(monkeypatch, 3)
-    assert job.run() == 0
+    with open(job.partial, "rb") as file:
+        before = file.read()
+    capsys.readouterr()
+    assert job.run() == 2
     said = capsys.readouterr().err
-    assert (
-        "%s, of a run that was stopped, is not gone on with (--resume would) and is overwritten" % job.partial in said
-    )
+    assert "%s holds 2 rows of a run that was stopped" % job.partial in said
+    commands = [shlex.split(line)[2:] for line in said.splitlines() if line.startswith("  picnic-edge classify ")]
+    assert commands == [job.arguments("--resume"), job.arguments("--overwrite")]
+    with open(job.partial, "rb") as file:
+        assert file.read() == before
+    # Of another source, too.
+    assert exit_code(job.bundle, os.path.join(job.photos, RED), "--out", job.out) == 2
+    assert exit_code(*commands[0]) == 0
     assert job.content() == in_twos and job.beside() == []
+
+
+def test_overwrite_replaces_the_rows_of_a_stopped_run_and_says_so(job, in_twos, monkeypatch, capsys):
+    job.stop_after(monkeypatch, 3)
+    capsys.readouterr()
+    assert job.run("--overwrite") == 0
+    assert "%s, of a run that was stopped, is overwritten" % job.partial in capsys.readouterr().err
+    assert job.content() == in_twos and job.beside() == []
+
+
+def test_a_run_with_overwrite_that_is_stopped_shows_how_to_continue(job, in_twos, monkeypatch, capsys):
+    job.stop_after(monkeypatch, 3, more=["--overw"])  # as argparse takes it, too
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("to continue: ")]
+    words = shlex.split(line)[4:]
+    assert words == job.arguments("--resume")
+    assert exit_code(*words) == 0
+    assert job.content() == in_twos
+
+
+def test_a_finished_output_is_replaced_as_before_and_that_is_said(job, in_twos, capsys):
+    write_bytes(job.out, b"older")
+    assert job.run() == 0
+    assert "%s is there already, and is replaced" % job.out in capsys.readouterr().err
+    assert job.content() == in_twos
 
 
 def test_an_older_result_stays_until_a_stopped_run_was_resumed(job, in_twos, monkeypatch):
@@ -782,12 +867,15 @@ def test_an_older_result_stays_until_a_stopped_run_was_resumed(job, in_twos, mon
     assert job.content() == in_twos
 
 
-def test_a_garbled_journal_is_explained(job, monkeypatch, capsys):
+def test_a_garbled_journal_is_explained(job, in_twos, monkeypatch, capsys):
     job.stop_after(monkeypatch, 3)
     write_bytes(job.partial + ".json", b"{")
     assert job.run("--resume") == 2
     said = capsys.readouterr().err
-    assert "out.tsv.partial.json cannot be used" in said and "leave --resume out" in said and "Traceback" not in said
+    assert "out.tsv.partial.json cannot be used" in said and "give --overwrite" in said and "Traceback" not in said
+    assert job.run() == 2, "how many rows would be lost is not known"
+    assert job.run("--overwrite") == 0
+    assert job.content() == in_twos and job.beside() == []
 
 
 def test_the_second_run_on_one_output_is_refused(job, in_twos, capsys):
@@ -1071,7 +1159,7 @@ def test_closing_the_window_ends_a_camera_s_run_well(bundle, long_clip, tmp_path
 def test_closing_the_window_before_the_last_photo_leaves_the_file_unfinished(job, in_twos, monkeypatch, capsys):
     monkeypatch.setattr(annotate, "open_window", Window)
     assert job.run("--show") == 130
-    assert "to go on: picnic-edge classify" in capsys.readouterr().err and not os.path.exists(job.out)
+    assert "to continue: picnic-edge classify" in capsys.readouterr().err and not os.path.exists(job.out)
     assert job.run("--resume") == 0
     assert job.content() == in_twos
 
@@ -1407,3 +1495,167 @@ def test_the_command_that_goes_on_does_not_show_a_password(bundle, photos, tmp_p
     job.stop_after(monkeypatch, 3, more=["--images=http://eva:Secret1@nas/photos"])
     err = capfd.readouterr().err
     assert "to go on: picnic-edge classify" in err and "Secret1" not in err
+
+
+# --- an output that is no file
+
+
+def start_reading(path):
+    """Reads a FIFO to its end in a process of its own."""
+    os.mkfifo(str(path))
+    return subprocess.Popen(["cat", str(path)], stdout=subprocess.PIPE)
+
+
+@pytest.mark.parametrize("name, dialect", [("fifo", "excel-tab"), ("fifo.tsv", "excel-tab"), ("fifo.csv", "excel")])
+def test_a_fifo_gets_the_rows_and_stays(bundle, photos, tmp_path, name, dialect):
+    reader = start_reading(tmp_path / name)
+    done = picnic_edge("classify", bundle, photos, "--out", tmp_path / name)
+    rows = read_rows_of(reader.communicate(timeout=60)[0], dialect)
+    assert done.returncode == 0 and [(row["file"], row["label"]) for row in rows] == EXPECTED
+    assert stat.S_ISFIFO(os.stat(str(tmp_path / name)).st_mode) and os.listdir(str(tmp_path)) == [name]
+
+
+def test_process_substitution_and_standard_output_by_name_get_the_rows(bundle, photos, plain, tmp_path):
+    os.mkfifo(str(tmp_path / "done"))
+    settings = {"cwd": str(tmp_path), "env": dict(os.environ, PYTHONPATH=ROOT), "stderr": subprocess.DEVNULL}
+    line = '"$0" -m picnic_edge classify "$1" "$2" --out >(cat > done) & cat done; wait $!'
+    out = subprocess.check_output(["bash", "-c", line, sys.executable, bundle, photos], **settings)
+    assert out == plain.stdout
+    line = '"$0" -m picnic_edge classify "$1" "$2" --out /dev/stdout'
+    assert subprocess.check_output(["bash", "-c", line, sys.executable, bundle, photos], **settings) == plain.stdout
+    line = 'echo before > out.txt; "$0" -m picnic_edge classify "$1" "$2" --out /dev/stdout >> out.txt'
+    subprocess.check_call(["bash", "-c", line, sys.executable, bundle, photos], **settings)
+    assert (tmp_path / "out.txt").read_bytes() == b"before\n" + plain.stdout
+    assert sorted(os.listdir(str(tmp_path))) == ["done", "out.txt"]
+
+
+@pytest.mark.parametrize("as_link", [True, False], ids=["a link to it", "the device"])
+def test_a_null_device_takes_the_rows_and_stays_one(bundle, photos, tmp_path, as_link):
+    path = str(tmp_path / "null.tsv")
+    if as_link:
+        os.symlink(os.devnull, path)
+    else:
+        try:
+            os.mknod(path, 0o666 | stat.S_IFCHR, os.makedev(1, 3))
+            with open(path, "wb"):
+                pass
+        except OSError:
+            pytest.skip("no device can be made or opened here")
+    for more in ([], ["--json"], ["--overwrite"]):
+        done = picnic_edge("classify", bundle, photos, "--out", path, *more)
+        assert done.returncode == 0, done.stderr
+    assert picnic_edge("predict", bundle, photos, "--out", path).returncode == 0
+    assert stat.S_ISCHR(os.stat(path).st_mode) and os.path.islink(path) == as_link
+    assert os.listdir(str(tmp_path)) == ["null.tsv"]
+    done = picnic_edge("classify", bundle, photos, "--out", path, "--resume")
+    assert done.returncode == 2 and "--resume: --out %s keeps nothing" % path in done.stderr
+
+
+def test_what_a_stream_cannot_be_is_refused_and_the_fifo_stays(bundle, photos, tmp_path, capsys):
+    for name, option, told in (
+        ("a.parquet", "--out", "is a stream, and Parquet is none"),
+        ("a.txt", "--out", "expected a name that ends in"),
+        ("a.avi", "--annotate", "a video is written whole"),
+        ("folder", "--annotate", "cannot be written"),
+    ):
+        os.mkfifo(str(tmp_path / name))
+        assert exit_code(bundle, photos, option, tmp_path / name) == 2
+        said = capsys.readouterr().err
+        assert "%s %s: " % (option, tmp_path / name) in said and told in said
+        assert stat.S_ISFIFO(os.stat(str(tmp_path / name)).st_mode)
+
+
+def test_a_reader_of_a_fifo_that_goes_away_ends_it_with_141(bundle, tmp_path):
+    listed = write_bytes(tmp_path / "names.txt", b"".join(b"%06d-%s\n" % (n, b"x" * 90) for n in range(3000)))
+    os.mkfifo(str(tmp_path / "fifo"))
+    with open(listed, "rb") as names:
+        process = start("classify", bundle, "-", "--out", tmp_path / "fifo", stdin=names)
+        with open(str(tmp_path / "fifo"), "rb") as file:
+            assert file.readline() == b"file\tlabel\tconfidence\terror\n"
+        said = process.stderr.read().decode()
+        process.stderr.close()
+        assert process.wait(60) == 141
+    assert "Traceback" not in said and "bug" not in said
+
+
+def test_a_full_device_ends_with_2_and_leaves_nothing(bundle, photos, tmp_path):
+    os.symlink("/dev/full", str(tmp_path / "out.tsv"))
+    for verb in ("classify", "predict"):
+        done = picnic_edge(verb, bundle, photos, "--out", tmp_path / "out.tsv")
+        assert done.returncode == 2 and "out.tsv: cannot be written (No space left on device)" in done.stderr
+        assert "Traceback" not in done.stderr
+    assert os.listdir(str(tmp_path)) == ["out.tsv"] and os.readlink(str(tmp_path / "out.tsv")) == "/dev/full"
+
+
+@pytest.mark.parametrize("suffix", [".tsv", ".parquet"])
+@pytest.mark.parametrize("there", [True, False], ids=["there", "dangling"])
+def test_the_file_that_a_link_leads_to_is_written_and_resumed(
+    bundle, photos, tmp_path, monkeypatch, capsys, suffix, there
+):
+    if suffix == ".parquet":
+        pytest.importorskip("pyarrow")
+    whole = Resumable(bundle, photos, tmp_path / ("whole" + suffix))
+    assert whole.run() == 0
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "home").mkdir()
+    target = tmp_path / "disk" / "results-7"  # the suffix of the name that was given decides
+    if there:
+        target.write_bytes(b"older")
+        os.chmod(str(target), 0o604)
+    link = tmp_path / "home" / ("out" + suffix)
+    link.symlink_to(os.path.join("..", "disk", "results-7"))
+    job = Resumable(bundle, photos, link)
+    job.stop_after(monkeypatch, 3)
+    assert sorted(os.listdir(str(tmp_path / "disk"))) == ["results-7"] * there + [
+        "results-7.partial",
+        "results-7.partial.json",
+    ]
+    assert job.run() == 2 and "results-7.partial holds 2 rows" in capsys.readouterr().err
+    assert job.run("--resume") == 0
+    assert job.content() == whole.content()
+    assert os.readlink(str(link)) == os.path.join("..", "disk", "results-7")
+    assert os.listdir(str(tmp_path / "disk")) == ["results-7"] and os.listdir(str(tmp_path / "home")) == [link.name]
+    if there:
+        assert stat.S_IMODE(os.stat(str(target)).st_mode) == 0o604
+
+
+def test_a_link_that_leads_nowhere_is_refused(bundle, photos, tmp_path, capsys):
+    (tmp_path / "gone.tsv").symlink_to(os.path.join("no", "such", "folder.tsv"))
+    (tmp_path / "round.tsv").symlink_to("round.tsv")
+    for name, told in (("gone.tsv", "its folder does not exist"), ("round.tsv", "cannot be written (Too many levels")):
+        assert exit_code(bundle, photos, "--out", tmp_path / name) == 2
+        assert "--out %s: %s" % (tmp_path / name, told) in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["film.mkv", "film.MOV"])
+def test_a_video_that_cannot_be_written_is_no_folder(bundle, photos, tmp_path, capsys, name):
+    assert exit_code(bundle, photos, "--annotate", tmp_path / name) == 2
+    assert "expected a folder, or a video in .avi or .mp4" in capsys.readouterr().err
+    assert os.listdir(str(tmp_path)) == []
+
+
+def test_a_video_is_written_where_its_link_leads(bundle, photos, tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link.avi").symlink_to(os.path.join("disk", "film.avi"))
+    assert exit_code(bundle, photos, "--out", tmp_path / "out.tsv", "--annotate", tmp_path / "link.avi") == 0
+    assert os.listdir(str(tmp_path / "disk")) == ["film.avi"]
+    assert os.readlink(str(tmp_path / "link.avi")) == os.path.join("disk", "film.avi")
+
+
+# --- names that are not UTF-8
+
+
+def test_json_lines_and_documents_are_read_by_strict_readers_and_the_names_open_the_files(bundle, tmp_path):
+    folder = str(tmp_path / "photos")
+    names = sorted(NASTY_NAMES)
+    for name in names:
+        write_bytes(os.path.join(folder, name), encoded(photo(COLOURS["red"]), "jpg"))
+    done = picnic_edge("classify", bundle, folder, "--out", tmp_path / "out.jsonl")
+    assert done.returncode == 0, done.stderr
+    listed = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    document = json.loads(picnic_edge("classify", bundle, folder, "--json").stdout.decode())
+    for rows in (listed, document["results"]):
+        json.dumps(rows, ensure_ascii=False).encode()  # fails for half a character, as strict readers do
+        raw = [base64.b64decode(row["file_bytes"]) if "file_bytes" in row else row["file"].encode() for row in rows]
+        assert raw == [os.fsencode(name) for name in names]
+        assert sorted(row["file"] for row in rows if "file_bytes" in row) == ["\\xff\\xfe.jpg", "latin\\xfc.jpg"]

@@ -94,7 +94,7 @@ def _changed(**values):
 )
 def test_a_journal_that_is_none_is_explained(out, content):
     write_bytes(journal.journal_of(out), content)
-    with pytest.raises(UsageError, match="out.tsv.partial.json cannot be used.*\nTo start anew, leave --resume out"):
+    with pytest.raises(UsageError, match="out.tsv.partial.json cannot be used.*\nTo replace them, give --overwrite"):
         journal.read_journal(out)
 
 

@@ -134,7 +134,7 @@ def test_fifty_kills_change_nothing(command, uninterrupted, tmp_path, suffix):
     check(command, uninterrupted, tmp_path, suffix, 50, seed=random.randrange(1 << 30))
 
 
-ON, END, NOTHING = "going on after the", "only the end was missing", "nothing to do"
+ON, END, NOTHING = "continuing after the", "only the end was missing", "nothing to do"
 POINTS = [  # and what the resumed run says
     ("row:1", ON),  # before the first checkpoint: after 0 rows
     ("row:9", ON),
@@ -196,13 +196,13 @@ def ended_well(process, out, expected_tsv):
     rows = len(names)
     assert names == [row["file"] for row in read_rows_of(expected_tsv)][:rows]
     assert 0 <= rows - checkpoint.rows < 2 * 7
-    assert "stopped after %d rows; they are in %s.partial\nto go on: picnic-edge classify " % (rows, out) in said
+    assert "stopped after %d rows; they are in %s.partial\nto continue: picnic-edge classify " % (rows, out) in said
     return rows, said
 
 
 def goes_on(command, out, expected_tsv):
     code, said = run(command(out, "--resume"))
-    assert code == 0 and "going on after the" in said, said
+    assert code == 0 and "continuing after the" in said, said
     assert content(out) == expected_tsv
 
 
@@ -235,7 +235,7 @@ def test_a_disk_that_never_comes_back_is_not_waited_for_either(command, expected
     assert process.stdout.readline() + process.stdout.readline() == b"ready\nhangs\n"
     process.terminate()
     _, said = process.communicate(timeout=120)
-    assert process.returncode == 130 and b"to go on: " in said
+    assert process.returncode == 130 and b"to continue: " in said
     goes_on(command, out, expected_tsv)
 
 
@@ -248,7 +248,7 @@ def test_a_second_signal_ends_it_at_once(command, expected_tsv, tmp_path):
         assert process.poll() is None
     process.terminate()
     _, said = process.communicate(timeout=120)
-    assert process.returncode == 130 and b"to go on: " in said
+    assert process.returncode == 130 and b"to continue: " in said
     goes_on(command, out, expected_tsv)
 
 

@@ -1,5 +1,6 @@
 """The sinks: rows on standard output, in lists and in files, and what a file holds after each kind of failure."""
 
+import base64
 import errno
 import io
 import json
@@ -42,10 +43,16 @@ def read(path):
         return file.read()
 
 
+def own_name(found):
+    """A row of JSON with its file's name as Python holds it."""
+    raw = found.pop("file_bytes", None)
+    return dict(found, file=os.fsdecode(base64.b64decode(raw))) if raw else found
+
+
 def rows_of(path):
     data = read(path)
     if path.endswith(".jsonl"):
-        return [json.loads(line) for line in data.decode().splitlines()]
+        return [own_name(json.loads(line)) for line in data.decode("ascii").splitlines()]
     return read_rows_of(data, "excel-tab" if ".tsv" in path else "excel")
 
 
@@ -449,6 +456,7 @@ def test_a_disk_that_is_full_from_the_start(path, monkeypatch):
     monkeypatch.setattr(results.os, "write", failing(errno.ENOSPC)(os.write))
     with pytest.raises(UsageError, match="No space left on device"):
         FileSink(path, COLUMNS, RUN)
+    assert os.listdir(os.path.dirname(path)) == []
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="needs root, to mount a small file system")
@@ -513,7 +521,7 @@ def stdout(monkeypatch):
 
 def test_a_batch_s_rows_come_out_together(stdout, tmp_path):
     raw = stdout(io.FileIO(str(tmp_path / "stdout"), "w"))
-    with results.StandardOutput(COLUMNS) as sink:
+    with results.StreamSink(COLUMNS) as sink:
         write_rows(sink, 0, 7)
         assert len(rows_of_bytes(read(raw.name))) == 4
         sink.save()
@@ -528,7 +536,7 @@ def test_a_batch_s_rows_come_out_together(stdout, tmp_path):
 def test_a_failure_elsewhere_costs_no_row_that_was_written(stdout, tmp_path):
     raw = stdout(io.FileIO(str(tmp_path / "stdout"), "w"))
     with pytest.raises(UsageError):
-        with results.StandardOutput(COLUMNS) as sink:
+        with results.StreamSink(COLUMNS) as sink:
             write_rows(sink, 0, 7)  # the last three wait for their batch
             raise UsageError("photos.tsv: cannot be read any more")
     sys.stdout.close()

@@ -1,8 +1,11 @@
 """picnic-edge predict: a submission with one row per row of the table, in its order."""
 
 import csv
+import json
 import os
 import random
+import stat
+import subprocess
 
 import pytest
 
@@ -123,8 +126,11 @@ def test_an_out_that_cannot_be_written_exits_with_2_before_the_work(tiny_bundle,
     folder, rows = photos
     monkeypatch.setattr("edge_runtime.classifier.Classifier.classify", None)
     helpers.write_table(tmp_path / "t.tsv", rows)
-    for out in (tmp_path / "no" / "folder.tsv", tmp_path / "photos"):
-        with pytest.raises(UsageError, match="--out .*: cannot be written"):
+    for out, said in (
+        (tmp_path / "no" / "folder.tsv", "its folder does not exist"),
+        (tmp_path / "photos", "is a folder"),
+    ):
+        with pytest.raises(UsageError, match="--out .*: " + said):
             predict.main([tiny_bundle, str(tmp_path / "t.tsv"), "--images", folder, "--out", str(out)])
 
 
@@ -167,3 +173,56 @@ def test_photos_are_listed_by_a_csv_too(tiny_bundle, photos, tmp_path):
     helpers.write_bytes(tmp_path / "test.csv", b"file,note\n" + b"".join(b'"%s",x\n' % row[0].encode() for row in rows))
     predict.main([tiny_bundle, str(tmp_path / "test.csv"), "--images", folder, "--out", str(tmp_path / "out.tsv")])
     assert read_table(tmp_path / "out.tsv")[1:] == [list(row) for row in rows]
+
+
+def rows_of(path):
+    """Returns [(file, label)] of a submission in the format of its suffix."""
+    if path.suffix == ".jsonl":
+        found = [json.loads(line) for line in path.read_text().splitlines()]
+    elif path.suffix == ".parquet":
+        table = pytest.importorskip("pyarrow.parquet").read_table(str(path))
+        found = table.to_pylist() if hasattr(table, "to_pylist") else table.to_pandas().to_dict("records")
+    else:
+        found = helpers.read_rows_of(path.read_bytes(), "excel-tab" if path.suffix == ".tsv" else "excel")
+    return [(row["file"], row["label"]) for row in found]
+
+
+@pytest.mark.parametrize("suffix", [".tsv", ".csv", ".jsonl", ".parquet"])
+def test_the_suffix_decides_the_format(tiny_bundle, photos, tmp_path, suffix):
+    if suffix == ".parquet":
+        pytest.importorskip("pyarrow")
+    folder, rows = photos
+    helpers.write_table(tmp_path / "test.tsv", rows)
+    out = tmp_path / ("out" + suffix)
+    predict.main([tiny_bundle, str(tmp_path / "test.tsv"), "--images", folder, "--out", str(out)])
+    assert rows_of(out) == rows
+    assert sorted(os.listdir(str(tmp_path))) == ["bundle", out.name, "photos", "test.tsv"]
+
+
+@pytest.mark.parametrize("name", ["out.txt", "out", "out.xlsx"])
+def test_another_suffix_is_refused_before_the_work(tiny_bundle, photos, tmp_path, monkeypatch, name):
+    monkeypatch.setattr("edge_runtime.classifier.Classifier.classify", None)
+    with pytest.raises(UsageError, match="--out .*: expected a name that ends in .tsv, .csv, .jsonl, .parquet"):
+        predict.main([tiny_bundle, photos[0], "--out", str(tmp_path / name)])
+
+
+def test_a_submission_is_written_where_its_link_leads_or_to_a_fifo(tiny_bundle, photos, tmp_path):
+    folder, rows = photos
+    (tmp_path / "link.csv").symlink_to("target")
+    predict.main([tiny_bundle, folder, "--out", str(tmp_path / "link.csv")])
+    assert os.readlink(str(tmp_path / "link.csv")) == "target"
+    assert rows_of(tmp_path / "link.csv") == sorted(rows)
+    os.mkfifo(str(tmp_path / "fifo"))
+    reader = subprocess.Popen(["cat", str(tmp_path / "fifo")], stdout=subprocess.PIPE)
+    predict.main([tiny_bundle, folder, "--out", str(tmp_path / "fifo")])
+    sent = helpers.read_rows_of(reader.communicate(timeout=60)[0])
+    assert [(row["file"], row["label"]) for row in sent] == sorted(rows)
+    assert stat.S_ISFIFO(os.stat(str(tmp_path / "fifo")).st_mode)
+
+
+def test_an_empty_folder_replaces_no_submission(tiny_bundle, tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "out.tsv").write_text("older")
+    with pytest.raises(UsageError, match="empty: has no photos"):
+        predict.main([tiny_bundle, str(tmp_path / "empty"), "--out", str(tmp_path / "out.tsv")])
+    assert (tmp_path / "out.tsv").read_text() == "older"

@@ -1,0 +1,73 @@
+"""Text of others (names of files, labels, lines of tables), which may hold anything, for terminals and for JSON."""
+
+import base64
+import math
+
+
+def printable(name, kept=""):
+    r"""Returns text as any terminal can show it: one line, in the order in which it is written.
+
+    Control characters (escape sequences, newlines), characters that turn the direction of writing, and others that
+    cannot be seen are written as \x1b or \u202e; a byte that is not UTF-8 as \xff.
+
+    Args:
+        name: text.
+        kept: characters that stay as they are, such as the newlines of a message.
+    """
+    if name.isprintable():
+        return name
+    return "".join(letter if letter.isprintable() or letter in kept else _code(letter) for letter in name)
+
+
+def utf8(text):
+    r"""Returns text that can be written as UTF-8: in a name that is not, the odd bytes are shown as \xff."""
+    return text if is_utf8(text) else "".join(_code(letter) if _is_odd(letter) else letter for letter in text)
+
+
+def is_utf8(text):
+    """Tells whether text can be written as UTF-8. Names of files may hold any bytes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def plain_json(value):
+    r"""Returns a JSON value as every reader takes it.
+
+    A text that is not UTF-8 is shown with \xff for the odd bytes; in an object, KEY_bytes beside its KEY has the text's
+    own bytes in base64. NaN and infinities are null.
+    """
+    if isinstance(value, str):
+        return utf8(value)
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, (list, tuple)):
+        return [plain_json(one) for one in value]
+    if not isinstance(value, dict):
+        return value
+    plain = {}
+    for key, one in value.items():
+        key = utf8(key) if isinstance(key, str) else key
+        plain[key] = plain_json(one)
+        if isinstance(one, str) and not is_utf8(one):
+            plain["%s_bytes" % key] = base64.b64encode(_bytes_of(one)).decode("ascii")
+    return plain
+
+
+def _bytes_of(text):
+    return b"".join(
+        bytes([ord(letter) - 0xDC00]) if "\udc80" <= letter <= "\udcff" else letter.encode("utf-8", "surrogatepass")
+        for letter in text
+    )
+
+
+def _is_odd(letter):
+    return "\ud800" <= letter <= "\udfff"
+
+
+def _code(letter):
+    if "\udc80" <= letter <= "\udcff":  # how Python holds a byte that is not UTF-8
+        return "\\x%02x" % (ord(letter) - 0xDC00)
+    return letter.encode("unicode_escape").decode("ascii")
