@@ -187,6 +187,12 @@ def _run(options, arguments):
         signals = held.enter_context(draining(stop, progress.save, progress.last_words))
         batch = options.batch or (1 if _is_live(options) else None)  # a camera's frames are not held back for others
         classifier = held.enter_context(Classifier.open(options.bundle, options.engine, batch))
+        for name in filter(results.is_unknown, classifier.bundle.class_names):
+            if options.threshold is not None:
+                say(
+                    "warning: --threshold: the bundle has a class %r: it cannot be told from the answer `unknown`"
+                    % name
+                )
         top = min(options.top, len(classifier.bundle.class_names))
         columns = results.columns_of(top, _is_timed(options))
         run = _run_facts(options, classifier)

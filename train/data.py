@@ -13,6 +13,7 @@ import numpy as np
 from edge_runtime import bundle, files, images, machine, sources, tables
 from edge_runtime.command import progress, say
 from edge_runtime.errors import ImageError, SomeInputsFailed, UsageError
+from train import photo_facts, warn
 
 Photo = typing.NamedTuple("Photo", [("file", str), ("path", str), ("label", str)])
 Problem = typing.NamedTuple("Problem", [("file", str), ("what", str)])
@@ -23,13 +24,14 @@ IMBALANCE = 5  # largest class to smallest, from which classes are weighted
 _SHOWN = 10  # problems of one kind that are spelled out on the screen; the file has them all
 
 
-def read_labels(source, images_folder=None):
+def read_labels(source, images_folder=None, warnings=None):
     """Reads labelled photos and sets aside rows that cannot be used.
 
     Args:
         source: TSV with the columns `file` and `label`, or a folder of class folders (the label is the folder's
             name relative to source, so that nested classes are told apart).
         images_folder: where a TSV's file names start (default: the TSV's folder).
+        warnings: list that one about a TSV that is not UTF-8 is added to (train/warn.py), or None.
 
     Returns:
         (photos, problems): lists of Photo and Problem. No photo was opened yet.
@@ -55,18 +57,32 @@ def read_labels(source, images_folder=None):
         folder = os.path.dirname(source) if images_folder is None else images_folder
         if not os.path.isdir(folder or "."):
             raise UsageError("--images %s: no such folder" % folder)
+        undecoded = None
         for row in tables.read_rows(source, need_label=True):
             rows.append(Photo(row.file or "line %d" % row.line, sources.path_of(row.file, folder), row.label))
             reasons.append(row.problem)
+            if undecoded is None and warn.is_undecoded(row.label, row.file, rows[-1].path):
+                undecoded = row
+        if undecoded and warnings is not None:
+            warnings.append(warn.of_encoding(source, undecoded))
     listed, problems = _partition(rows, reasons)
     photos, repeated = _partition(listed, _repeats(listed))
     return photos, problems + repeated
 
 
-def check_photos(photos, sums):
-    """Opens every photo. Returns (readable photos, problems) and enters {path: sha256 of the bytes} into sums."""
+def check_photos(photos, sums, likeness=None):
+    """Opens every photo.
+
+    Args:
+        photos: list of Photo.
+        sums: dict that {path: sha256 of the bytes} is entered into.
+        likeness: dict that {path: train.photo_facts.Likeness} is entered into, or None.
+
+    Returns:
+        (readable photos, problems).
+    """
     with concurrent.futures.ThreadPoolExecutor(machine.core_count()) as pool:
-        reasons = pool.map(lambda photo: _why_unreadable(photo, sums), photos)
+        reasons = pool.map(lambda photo: _why_unreadable(photo, sums, likeness), photos)
         return _partition(photos, progress(reasons, len(photos), "check photos"))
 
 
@@ -118,13 +134,19 @@ def drop_unknown_labels(photos, class_names):
     return _partition(photos, ("" if photo.label in class_names else reason % photo.label for photo in photos))
 
 
-def split(photos, share, seed):
-    """Splits photos class by class.
+def split(photos, share, seed, groups=()):
+    """Splits photos class by class; photos that look alike go to the same side.
+
+    Where that would leave more than half of the classes without a validation photo, since all photos of a class look
+    alike, the groups count for nothing: what is learned could not be judged.
 
     Args:
         photos: every class has at least 2.
-        share: of each class that goes to validation, 0..1; at least 1 photo stays on either side.
+        share: of each class that goes to validation, 0..1; at least 1 photo stays on either side, in a class of more
+            than one group. Groups are kept whole, so that the share is met as nearly as they allow.
         seed: same seed, same photos: same split.
+        groups: lists of indices of photos that look alike (train.photo_facts.groups_alike); photos in none of them are
+            split as though there were no groups.
 
     Returns:
         (training photos, validation photos), both in the order of photos.
@@ -133,13 +155,43 @@ def split(photos, share, seed):
     by_label = collections.defaultdict(list)
     for index, photo in enumerate(photos):
         by_label[photo.label].append(index)
-    held_out = set()
+    together = {index: group for group in groups for index in group}
+    held_out, held = set(), collections.Counter()  # type: typing.Set[int], typing.Counter[str]
+
+    def hold_out(group, fits):
+        """Takes a group's photos if they fit: a function of (label, photos of it that are then held out)."""
+        counts = collections.Counter(photos[index].label for index in group)
+        if held_out.isdisjoint(group) and all(fits(label, held[label] + counts[label]) for label in counts):
+            held_out.update(group)
+            held.update(counts)
+
+    wanted = {label: held_out_count(len(indices), share) for label, indices in by_label.items()}
     for label in sorted(by_label):
-        indices = by_label[label]
-        count = min(max(1, int(round(share * len(indices)))), len(indices) - 1)
-        held_out.update(random.permutation(indices)[:count].tolist())
+        order = [together.get(index, [index]) for index in random.permutation(by_label[label]).tolist()]
+        order = list(collections.OrderedDict((group[0], group) for group in order).values())  # each once
+        for group in order:
+            hold_out(group, lambda label, count: count <= wanted[label])
+        # No other fits. The smallest may exceed the share by less than what is missing, or be needed to have any.
+        for group in sorted(order, key=len):
+            missing = wanted[label] - held[label]
+            size = sum(photos[index].label == label for index in group)
+            if missing > 0 and (size < 2 * missing or not held[label]):
+                hold_out(group, lambda label, count: count < len(by_label[label]))
+    if groups and 2 * sum(not held[label] for label in by_label) > len(by_label):
+        return split(photos, share, seed)
     training = [photo for index, photo in enumerate(photos) if index not in held_out]
     return training, [photos[index] for index in sorted(held_out)]
+
+
+def held_out_count(count, share):
+    """Returns how many of a class's photos (2 or more) go to validation: at least 1 stays on either side."""
+    return min(max(1, int(round(share * count))), count - 1)
+
+
+def count_leaking(training, validation, groups):
+    """Returns how many validation photos are in a group with a training photo. groups: lists of Photo."""
+    known, judged = set(training), set(validation)
+    return sum(len(judged.intersection(group)) for group in groups if not known.isdisjoint(group))
 
 
 def class_indices(photos, class_names):
@@ -263,11 +315,13 @@ def _repeats(photos):
         seen.add(path)
 
 
-def _why_unreadable(photo, sums):
+def _why_unreadable(photo, sums, likeness):
     try:
         data = images.read_bytes(photo.path)
-        images.decode_image(data)
+        rgb = images.decode_image(data)
         sums[photo.path] = hashlib.sha256(data).hexdigest()
+        if likeness is not None:
+            likeness[photo.path] = photo_facts.likeness(rgb, sums[photo.path])
     except ImageError as error:
         return str(error)
     return ""
