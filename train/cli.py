@@ -398,13 +398,22 @@ def read_photos(options, sums):
         photos, small = data.drop_small_classes(photos)
         validation, unknown = data.drop_unknown_labels(validation, {photo.label for photo in photos})
         problems += val_problems + val_unreadable + val_copies + copies + shared + small + unknown
-        of_photos = _warnings_of_validation(photos, validation, likeness)
     else:
         photos, copies = data.drop_copies(photos, sums)
         photos, small = data.drop_small_classes(photos)
         problems += copies + small
-        photos, validation, of_photos = _split(photos, likeness, options)
-    for warning in warnings + warn.of_labels(listed) + of_photos:
+        photos, validation, of_split = _split(photos, likeness, options)
+    every = photos + validation
+    alike = photo_facts.groups_alike([likeness[photo.path] for photo in every])
+    groups = [[every[index] for index in group] for group in alike]
+    if options.val:
+        leaking = data.count_leaking(photos, validation, groups)
+        of_split = warn.of_leak(leaking, len(validation), "picnic-edge explore with the same --val shows which")
+        counts = collections.Counter(photo.label for photo in photos)
+        of_split += warn.of_counts(counts, {photo.label for photo in validation})
+    conflicts = [group for group in groups if len({photo.label for photo in group}) > 1]
+    warnings += warn.of_labels(listed) + of_split + warn.of_conflicts(conflicts, "picnic-edge explore shows them")
+    for warning in warnings:
         say("warning: " + data.ascii_name(warning["text"]))
     data.report_problems(problems, os.path.normpath(options.out) + ".problems.tsv", options.strict)
     if len({photo.label for photo in photos}) >= 2 and not validation:
@@ -419,28 +428,19 @@ def read_photos(options, sums):
 
 def _split(photos, likeness, options):
     """Splits photos by --val-split. Returns (training, validation, warnings)."""
-    groups = photo_facts.groups_alike([likeness[photo.path] for photo in photos], photo_facts.FRAME_BITS_APART)
+    labels = [photo.label for photo in photos]
+    groups = photo_facts.groups_of_frames([likeness[photo.path] for photo in photos], labels)
     training, validation = data.split(photos, options.val_split, options.seed, groups)
-    if groups:
-        say(
-            "%d photos look like another: each of their %d groups is kept on one side of the split; validation: %.1f %%"
-            % (sum(map(len, groups)), len(groups), 100.0 * len(validation) / len(photos))
-        )
-    counts = collections.Counter(photo.label for photo in photos)
-    clamped = sum(int(round(options.val_split * count)) in (0, count) for count in counts.values())
-    warnings = warn.of_look_alikes([photo.label for photo in photos], groups)
-    views = {label for warning in warnings for label in warning.get("labels", [])}
-    warnings += warn.of_counts(counts, {photo.label for photo in validation} | views)
     leaking = data.count_leaking(training, validation, [[photos[index] for index in group] for group in groups])
+    if groups and not leaking:
+        say(
+            "%d photos look like another of their class: each of their %d groups is kept on one side of the split; "
+            "validation: %.1f %%" % (sum(map(len, groups)), len(groups), 100.0 * len(validation) / len(photos))
+        )
+    counts = collections.Counter(labels)
+    warnings = warn.of_views(labels, groups)
+    views = {label for warning in warnings for label in warning["labels"]}
+    warnings += warn.of_counts(counts, {photo.label for photo in validation} | views)
     warnings += warn.of_leak(leaking, len(validation), "give photos of other places and days with --val")
+    clamped = sum(int(round(options.val_split * count)) in (0, count) for count in counts.values())
     return training, validation, warnings + warn.of_val_split(options.val_split, clamped, len(validation), len(photos))
-
-
-def _warnings_of_validation(photos, validation, likeness):
-    every = photos + validation
-    groups = photo_facts.groups_alike([likeness[photo.path] for photo in every])
-    leaking = data.count_leaking(photos, validation, [[every[index] for index in group] for group in groups])
-    counts = collections.Counter(photo.label for photo in photos)
-    return warn.of_counts(counts, {photo.label for photo in validation}) + warn.of_leak(
-        leaking, len(validation), "picnic-edge explore with the same --val shows which"
-    )

@@ -137,16 +137,15 @@ def drop_unknown_labels(photos, class_names):
 def split(photos, share, seed, groups=()):
     """Splits photos class by class; photos that look alike go to the same side.
 
-    Where that would leave more than half of the classes without a validation photo, since all photos of a class look
-    alike, the groups count for nothing: what is learned could not be judged.
+    A class that is one group stays in training. Where that leaves more than half of the classes without a validation
+    photo, what is learned could not be judged: the groups then count for nothing.
 
     Args:
         photos: every class has at least 2.
-        share: of each class that goes to validation, 0..1; at least 1 photo stays on either side, in a class of more
-            than one group. Groups are kept whole, so that the share is met as nearly as they allow.
+        share: of each class that goes to validation, 0..1, as nearly as whole groups allow; at least 1 photo stays on
+            either side.
         seed: same seed, same photos: same split.
-        groups: lists of indices of photos that look alike (train.photo_facts.groups_alike); photos in none of them are
-            split as though there were no groups.
+        groups: lists of indices of photos of one class that look alike (train.photo_facts.groups_of_frames).
 
     Returns:
         (training photos, validation photos), both in the order of photos.
@@ -155,29 +154,26 @@ def split(photos, share, seed, groups=()):
     by_label = collections.defaultdict(list)
     for index, photo in enumerate(photos):
         by_label[photo.label].append(index)
-    together = {index: group for group in groups for index in group}
-    held_out, held = set(), collections.Counter()  # type: typing.Set[int], typing.Counter[str]
-
-    def hold_out(group, fits):
-        """Takes a group's photos if they fit: a function of (label, photos of it that are then held out)."""
-        counts = collections.Counter(photos[index].label for index in group)
-        if held_out.isdisjoint(group) and all(fits(label, held[label] + counts[label]) for label in counts):
-            held_out.update(group)
-            held.update(counts)
-
-    wanted = {label: held_out_count(len(indices), share) for label, indices in by_label.items()}
+    group_of = {index: group for group in groups for index in group}
+    held_out: typing.Set[int] = set()
+    unvalidated = 0
     for label in sorted(by_label):
-        order = [together.get(index, [index]) for index in random.permutation(by_label[label]).tolist()]
+        order = [group_of.get(index, [index]) for index in random.permutation(by_label[label]).tolist()]
         order = list(collections.OrderedDict((group[0], group) for group in order).values())  # each once
+        missing = wanted = held_out_count(len(by_label[label]), share)
+        left = []
         for group in order:
-            hold_out(group, lambda label, count: count <= wanted[label])
-        # No other fits. The smallest may exceed the share by less than what is missing, or be needed to have any.
-        for group in sorted(order, key=len):
-            missing = wanted[label] - held[label]
-            size = sum(photos[index].label == label for index in group)
-            if missing > 0 and (size < 2 * missing or not held[label]):
-                hold_out(group, lambda label, count: count < len(by_label[label]))
-    if groups and 2 * sum(not held[label] for label in by_label) > len(by_label):
+            if len(group) <= missing:
+                held_out.update(group)
+                missing -= len(group)
+            else:
+                left.append(group)
+        smallest = min(left, key=len) if missing and len(left) > 1 else []
+        if missing == wanted or len(smallest) < 2 * missing:  # one that is too large is nearer to the share, or needed
+            held_out.update(smallest)
+            missing -= len(smallest)
+        unvalidated += missing == wanted
+    if 2 * unvalidated > len(by_label) and groups:
         return split(photos, share, seed)
     training = [photo for index, photo in enumerate(photos) if index not in held_out]
     return training, [photos[index] for index in sorted(held_out)]

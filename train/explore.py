@@ -259,13 +259,16 @@ def _warnings(seen, document):
         split: collections.Counter(one.photo.label for one in seen if one.split == split) for split in (TRAIN, VAL)
     }
     is_split = len(document["splits"]) > 1
-    groups = photo_facts.groups_alike([one.facts for one in ours], photo_facts.FRAME_BITS_APART)
+    names = [one.photo.label for one in ours]
+    groups = photo_facts.groups_of_frames([one.facts for one in ours], names)
     warnings = []
     if is_split:
         warnings += warn.of_leak(
             document["leaking_val_photos"], sum(labels[VAL].values()), "keep photos that look alike in one split"
         )
-    warnings += warn.of_look_alikes([one.photo.label for one in ours], groups)
+    conflicts = [group["photos"] for group in document["duplicates"] if group["several_labels"]]
+    warnings += warn.of_conflicts(conflicts, "they are shown below")
+    warnings += warn.of_views(names, groups)
     warnings += warn.of_counts(labels[TRAIN], set(labels[VAL]) if is_split else None)
     facts = [(one.photo.label, (one.facts.width, one.facts.height), one.facts.format) for one in ours]
     return warnings + warn.of_sources(facts)

@@ -38,7 +38,7 @@ UNIFORM = 5
 # reach 8, and so do 46 of these pairs.
 HASH_BITS = 256
 MOST_BITS_APART = 28
-# A wider limit joins the frames of a film, for train's own split. From one frame to the next the picture moves by 1 %
+# A wider limit joins the frames of a film. From one frame to the next the picture moves by 1 %
 # of its width: 28 bits in 95 of 100; by 2 %: 49, and 60 at most; a product moves before a shelf by 4 %: 46, and 54 at
 # most. Of the pairs of the 2,936 photos 16 are within 56, each of one class, and no three photos of them make a chain.
 FRAME_BITS_APART = 56
@@ -118,6 +118,29 @@ def likeness(rgb, sha256):
     return Likeness(sha256, float(small.std()), _hash_bits(small), _colours(rgb))
 
 
+def groups_of_frames(facts, labels):
+    """Finds photos of one class that look alike, within FRAME_BITS_APART, as the frames of a film do.
+
+    Only of one class: before a camera that stands still all small products look alike to the hash, and a photo of
+    another class makes validation no easier.
+
+    Args:
+        facts: list of Likeness or PhotoFacts.
+        labels: of each of them.
+
+    Returns:
+        lists of two or more indices into facts, each rising, sorted by label.
+    """
+    by_label: typing.Dict[str, typing.List[int]] = {}
+    for index, label in enumerate(labels):
+        by_label.setdefault(label, []).append(index)
+    return [
+        [indices[place] for place in group]
+        for _, indices in sorted(by_label.items())
+        for group in groups_alike([facts[index] for index in indices], FRAME_BITS_APART)
+    ]
+
+
 def groups_alike(facts, most_bits=MOST_BITS_APART):
     """Finds photos that look alike: one copied, re-encoded, resized or lightened from the other, or a second shot.
 
@@ -127,7 +150,7 @@ def groups_alike(facts, most_bits=MOST_BITS_APART):
 
     Args:
         facts: list of Likeness or PhotoFacts.
-        most_bits: that the hashes of two of them may differ in; FRAME_BITS_APART for frames of a film, too.
+        most_bits: that the hashes of two of them may differ in.
 
     Returns:
         lists of two or more indices into facts, each rising, the lists in the order of their first.

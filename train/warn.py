@@ -16,8 +16,8 @@ few_photos      classes: {label: photos}
 unvalidated     labels: without a validation photo
 one_size, one_format
                 classes: {label: its photos' only size or format, which no photo of another class has}
-look_alikes     photos, groups, of (photos): more than half look like another
 one_view        labels: classes whose photos all look alike
+conflicts       groups, photos: that look the same and have several labels
 leak            photos, of (validation photos): those that look like a training photo
 val_split       classes, photos, share (0..1): held out where the share of a class came to none or all of its photos
 """
@@ -35,7 +35,6 @@ DOMINANT = 0.9  # share of all photos
 _SHOWN = 5
 _TRAIN, _VAL, _TEST = ("train", "training"), ("val", "valid", "validation"), ("test", "testing")
 _NO_VALUE = ("nan", "<na>", "n/a", "#n/a", "null", "#ref!", "#value!")
-_FILM = "as the frames of a film do"
 
 
 def warning(kind, text, **facts):
@@ -256,44 +255,39 @@ def of_sources(rows):
 # ---- photos that look alike
 
 
-def of_look_alikes(labels, groups):
-    """Returns the warnings about photos that are hardly different.
+def of_views(labels, groups):
+    """Returns the warnings about classes whose photos all look alike.
 
     Args:
         labels: of each photo.
-        groups: lists of indices of photos that look alike, within train.photo_facts.FRAME_BITS_APART.
+        groups: lists of indices of photos of one class that look alike (train.photo_facts.groups_of_frames).
     """
-    warnings, alike = [], sum(len(group) for group in groups)
-    if 2 * alike > len(labels):
-        text = (
-            "%d of %d photos look like another, %s (%d groups): they teach little more than one photo of each group"
-            % (
-                alike,
-                len(labels),
-                _FILM,
-                len(groups),
-            )
-        )
-        warnings.append(warning("look_alikes", text, photos=alike, of=len(labels), groups=len(groups)))
     counts = collections.Counter(labels)
-    views = {
-        label
-        for group in groups
-        for label, count in collections.Counter(labels[index] for index in group).items()
-        if count == counts[label]
-    }
-    if views:
-        text = (
-            "%s whose photos all look alike, %s: %s: accuracy elsewhere is not known; give photos "
-            "of other places and days"
-            % (
-                _classes(views),
-                _FILM,
-                _listed(map(repr, sorted(views))),
-            )
-        )
-        warnings.append(warning("one_view", text, labels=sorted(views)))
-    return warnings
+    views = sorted(labels[group[0]] for group in groups if len(group) == counts[labels[group[0]]])
+    if not views:
+        return []
+    text = (
+        "%s whose photos all look alike, as the frames of a film do: %s: accuracy elsewhere is not known; give photos "
+        "of other places and days" % (_classes(views), _listed(map(repr, views)))
+    )
+    return [warning("one_view", text, labels=views)]
+
+
+def of_conflicts(groups, advice):
+    """Returns the warnings about photos that look the same and have several labels.
+
+    Args:
+        groups: lists of them.
+        advice: how to see them.
+    """
+    if not groups:
+        return []
+    photos = sum(map(len, groups))
+    text = (
+        "%d %s of photos that look the same, %d photos, have several labels: labels are wrong, or the products are too "
+        "small on the photos; %s" % (len(groups), "group" if len(groups) == 1 else "groups", photos, advice)
+    )
+    return [warning("conflicts", text, groups=len(groups), photos=photos)]
 
 
 def of_leak(count, validation, advice):
@@ -301,7 +295,7 @@ def of_leak(count, validation, advice):
     if not count:
         return []
     text = (
-        "%d of %d validation photos look like a training photo: accuracy is higher on them than on new photos; %s"
+        "%d of %d validation photos look like a training photo: accuracy may be higher on them than on new photos; %s"
         % (
             count,
             validation,

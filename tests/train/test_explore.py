@@ -221,7 +221,8 @@ def test_counts_leaks_films_and_cameras_are_warned_of(planted, tmp_path):
     assert warnings["one_view"]["labels"] == warnings["unvalidated"]["labels"] == ["film"]
     assert warnings["few_photos"]["classes"] == {"milk": 6, "soap": 5, "tea": 9}
     assert warnings["one_size"]["classes"] == {"film": "400 x 280"}
-    assert set(warnings) == {"leak", "one_view", "unvalidated", "few_photos", "one_size"}
+    assert (warnings["conflicts"]["groups"], warnings["conflicts"]["photos"]) == (1, 2)
+    assert set(warnings) == {"leak", "conflicts", "one_view", "unvalidated", "few_photos", "one_size"}
 
 
 # ---- likeness
@@ -276,6 +277,17 @@ def test_the_hash_is_that_of_imagehash(seed, expected):
     """imagehash 4.3.2: phash(hash_size=16) of these pictures, shrunk to 64 x 64."""
     rgb = np.random.RandomState(seed).randint(0, 256, (256, 256, 3)).astype(np.uint8)
     assert np.packbits(photo_facts.likeness(rgb, "").hash_bits).tobytes().hex() == expected
+
+
+def test_products_before_a_camera_that_stands_still_are_kept_apart(tmp_path):
+    pictures = []
+    for seed in range(6):
+        rgb = drawn(7)
+        rgb[200:240, 150:190] = drawn(seed // 3)[:40, :40]
+        pictures.append(np.clip(rgb.astype(int) + seed, 0, 255).astype(np.uint8))
+    facts = facts_of(tmp_path, *pictures)
+    assert photo_facts.groups_alike(facts, photo_facts.FRAME_BITS_APART) == [list(range(6))]
+    assert photo_facts.groups_of_frames(facts, ["tea"] * 3 + ["milk"] * 3) == [[3, 4, 5], [0, 1, 2]]
 
 
 def test_groups_do_not_depend_on_the_size_of_a_block(tmp_path, monkeypatch):

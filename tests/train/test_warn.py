@@ -157,13 +157,10 @@ def test_classes_from_another_camera_or_program():
     assert warn.of_sources(every[:10]) == []  # nothing to be told from
 
 
-def test_photos_that_look_alike():
+def test_classes_whose_photos_all_look_alike():
     labels = ["a"] * 6 + ["b"] * 6
-    assert warn.of_look_alikes(labels, [[0, 1], [6, 7, 8]]) == []
-    assert warn.of_look_alikes(labels, []) == []
-    found = kinds(warn.of_look_alikes(labels, [[0, 1, 2, 3, 4, 5], [6, 7]]))
-    assert found["one_view"]["labels"] == ["a"]
-    assert (found["look_alikes"]["photos"], found["look_alikes"]["of"], found["look_alikes"]["groups"]) == (8, 12, 2)
+    assert warn.of_views(labels, [[0, 1], [6, 7, 8]]) == warn.of_views(labels, []) == []
+    assert kinds(warn.of_views(labels, [[0, 1, 2, 3, 4, 5], [6, 7]]))["one_view"]["labels"] == ["a"]
 
 
 def test_every_warning_is_one_line():
@@ -172,6 +169,10 @@ def test_every_warning_is_one_line():
     ]
     counts = collections.Counter(dict(dict.fromkeys(labels, 3), most=10000))
     found = warn.of_labels([("t.tsv", photos(*labels))]) + warn.of_counts(counts, {"most"})
-    found += warn.of_leak(3, 9, "give others") + warn.of_val_split(0.2, 3, 3, 12)
-    assert len({one["kind"] for one in found}) == len(found) == 11
+    found += (
+        warn.of_leak(3, 9, "give others")
+        + warn.of_conflicts([photos("a", "b")], "see below")
+        + warn.of_val_split(0.2, 3, 3, 12)
+    )
+    assert len({one["kind"] for one in found}) == len(found) == 12
     assert all("\n" not in one["text"] and len(one["text"]) < 500 for one in found)
