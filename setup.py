@@ -33,7 +33,6 @@ TRAIN = ONNX + [
 REPORTS = ONNX + [
     "jinja2>=3,<4",  # the pages
     "matplotlib>=3.3,<4",  # their plots
-    "imagehash>=4.3,<5",  # explore: photos that look the same
     "tensorboard>=2.6,<3",  # train --tensorboard
     "cleanlab>=2.2,<3",  # explore: labels that look wrong
     "scikit-learn>=0.24",

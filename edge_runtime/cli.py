@@ -236,6 +236,12 @@ def _run(options, arguments):
         signals = held.enter_context(draining(stop, progress.save, progress.last_words))
         batch = options.batch or (1 if _is_live(options) else None)  # a camera's frames are not held back for others
         classifier = held.enter_context(Classifier.open(options.bundle, options.engine, batch))
+        for name in filter(results.is_unknown, classifier.bundle.class_names):
+            if options.threshold is not None:
+                say(
+                    "warning: --threshold: the bundle has a class %r: it cannot be told from the answer `unknown`"
+                    % name
+                )
         top = min(options.top, len(classifier.bundle.class_names))
         columns = results.columns_of(top, _is_timed(options))
         run = _run_facts(options, classifier)
@@ -382,9 +388,9 @@ def _first_of(options, items, stop):
     """Returns a list of the first item, so that a source that has none is refused before anything is replaced.
 
     The list is empty where that would wait for what comes later: of a camera or stream, and of names whose answers
-    somebody waits for.
+    somebody waits for; and of a video, which is refused where it has no frame.
     """
-    if _is_live(options) or (options.source == "-" and not options.out):
+    if _is_timed(options) or (options.source == "-" and not options.out):
         return []
     first = list(itertools.islice(items, 1))
     if stop.is_set():

@@ -23,7 +23,6 @@ INSTALL = {
     "markupsafe": "pip install jinja2 matplotlib",
     "matplotlib": "pip install jinja2 matplotlib",
     "tensorboard": "pip install tensorboard",
-    "imagehash": "pip install imagehash",
     "mlperf_loadgen": "pip install mlcommons-loadgen (there is no wheel for Python 3.6: pip would compile it)",
     "cleanlab": "pip install cleanlab",
     "pandas": "pip install pandas; on a Jetson: sudo apt-get install python3-pandas",

@@ -38,6 +38,11 @@ def columns_of(top, timed=False):
     return ["file", "label", "confidence", "error"] + more + (["time_s"] if timed else [])
 
 
+def is_unknown(label):
+    """Whether the name of a class reads like UNKNOWN, so that one cannot be told from the other."""
+    return label.strip().casefold() == UNKNOWN
+
+
 def row_of(prediction, top, threshold=None):
     """Returns the values of a Prediction's row, in the order of columns_of(top).
 

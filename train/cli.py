@@ -1,6 +1,7 @@
 """picnic-edge train"""
 
 import argparse
+import collections
 import contextlib
 import datetime
 import fcntl
@@ -17,7 +18,7 @@ from edge_runtime.cli import amount, parsed, positive, share
 from edge_runtime.command import say
 from edge_runtime.errors import ImageError, UsageError
 from edge_runtime.requirements import require
-from train import data, export, metrics, model, recipe, report, workers
+from train import data, export, metrics, model, photo_facts, recipe, report, warn, workers
 from train.augment import MIXES, augment, mix
 from train.checkpoint import Checkpoint
 
@@ -53,9 +54,10 @@ def parser():
     held_out.add_argument(
         "--val-split",
         metavar="P",
-        type=share,
+        type=_part,
         default=0.2,
-        help="else this share of each class, chosen by --seed (0.2)",
+        help="else this share of each class, between 0 and 1, chosen by --seed (0.2); photos that look alike stay "
+        "together, and at least one photo is left on either side",
     )
     this.add_argument("--val-images", metavar="DIR", help="where --val's file names start (default: --images)")
     this.add_argument(
@@ -128,6 +130,10 @@ def parser():
     this.add_argument("--seed", type=_seed, default=0, metavar="N", help="for the split and the training (default 0)")
     this.add_argument("--strict", action="store_true", help="stop if any labelled photo cannot be used")
     return this
+
+
+def _part(text):
+    return parsed(float, text, lambda value: 0 < value < 1, "more than 0 and less than 1")
 
 
 def _seed(text):
@@ -373,13 +379,17 @@ def read_photos(options, sums):
 
     Enters {path: sha256 of the photo's bytes} into sums.
     """
-    photos, problems = data.read_labels(options.labels, options.images)
-    photos, unreadable = data.check_photos(photos, sums)
+    warnings: typing.List[dict] = []
+    likeness: typing.Dict[str, photo_facts.Likeness] = {}
+    photos, problems = data.read_labels(options.labels, options.images, warnings)
+    listed = [(options.labels, photos)]
+    photos, unreadable = data.check_photos(photos, sums, likeness)
     problems += unreadable
     if options.val:
         val_images = options.val_images if options.val_images is not None else options.images
-        validation, val_problems = data.read_labels(options.val, val_images)
-        validation, val_unreadable = data.check_photos(validation, sums)
+        validation, val_problems = data.read_labels(options.val, val_images, warnings)
+        listed.append((options.val, validation))
+        validation, val_unreadable = data.check_photos(validation, sums, likeness)
         validation, val_copies = data.drop_copies(validation, sums)
         photos, copies = data.drop_copies(photos, sums)
         photos, shared = data.drop_shared(photos, validation, sums)
@@ -392,7 +402,19 @@ def read_photos(options, sums):
         photos, copies = data.drop_copies(photos, sums)
         photos, small = data.drop_small_classes(photos)
         problems += copies + small
-        photos, validation = data.split(photos, options.val_split, options.seed)
+        photos, validation, of_split = _split(photos, likeness, options)
+    every = photos + validation
+    alike = photo_facts.groups_alike([likeness[photo.path] for photo in every])
+    groups = [[every[index] for index in group] for group in alike]
+    if options.val:
+        leaking = data.count_leaking(photos, validation, groups)
+        of_split = warn.of_leak(leaking, len(validation), "picnic-edge explore with the same --val shows which")
+        counts = collections.Counter(photo.label for photo in photos)
+        of_split += warn.of_counts(counts, {photo.label for photo in validation})
+    conflicts = [group for group in groups if len({photo.label for photo in group}) > 1]
+    warnings += warn.of_labels(listed) + of_split + warn.of_conflicts(conflicts, "picnic-edge explore shows them")
+    for warning in warnings:
+        say("warning: " + data.ascii_name(warning["text"]))
     data.report_problems(problems, os.path.normpath(options.out) + ".problems.tsv", options.strict)
     if len({photo.label for photo in photos}) >= 2 and not validation:
         raise UsageError("--val %s: none of its photos can be used; the reasons are above" % options.val)
@@ -402,3 +424,23 @@ def read_photos(options, sums):
             % (options.labels, len(photos), len({photo.label for photo in photos}))
         )
     return photos, validation
+
+
+def _split(photos, likeness, options):
+    """Splits photos by --val-split. Returns (training, validation, warnings)."""
+    labels = [photo.label for photo in photos]
+    groups = photo_facts.groups_of_frames([likeness[photo.path] for photo in photos], labels)
+    training, validation = data.split(photos, options.val_split, options.seed, groups)
+    leaking = data.count_leaking(training, validation, [[photos[index] for index in group] for group in groups])
+    if groups and not leaking:
+        say(
+            "%d photos look like another of their class: each of their %d groups is kept on one side of the split; "
+            "validation: %.1f %%" % (sum(map(len, groups)), len(groups), 100.0 * len(validation) / len(photos))
+        )
+    counts = collections.Counter(labels)
+    warnings = warn.of_views(labels, groups)
+    views = {label for warning in warnings for label in warning["labels"]}
+    warnings += warn.of_counts(counts, {photo.label for photo in validation} | views)
+    warnings += warn.of_leak(leaking, len(validation), "give photos of other places and days with --val")
+    clamped = sum(int(round(options.val_split * count)) in (0, count) for count in counts.values())
+    return training, validation, warnings + warn.of_val_split(options.val_split, clamped, len(validation), len(photos))

@@ -14,6 +14,7 @@ from edge_runtime import bundle, files, formats, images, machine, sources, table
 from edge_runtime.command import progress, say
 from edge_runtime.errors import ImageError, SomeInputsFailed, UsageError
 from edge_runtime.text import printable as ascii_name
+from train import photo_facts, warn
 
 
 class Photo(typing.NamedTuple):
@@ -33,13 +34,14 @@ IMBALANCE = 5  # largest class to smallest, from which classes are weighted
 _SHOWN = 10  # problems of one kind that are spelled out on the screen; the file has them all
 
 
-def read_labels(source, images_folder=None):
+def read_labels(source, images_folder=None, warnings=None):
     """Reads labelled photos and sets aside rows that cannot be used.
 
     Args:
         source: table with the columns `file` and `label`, or a folder of class folders (the label is the folder's
             name relative to source, so that nested classes are told apart).
         images_folder: where a table's file names start (default: the table's folder).
+        warnings: list that one about a TSV that is not UTF-8 is added to (train/warn.py), or None.
 
     Returns:
         (photos, problems): lists of Photo and Problem. No photo was opened yet.
@@ -68,22 +70,35 @@ def read_labels(source, images_folder=None):
         raise UsageError("%s: no such table or folder" % source)
     else:
         folder = sources.images_folder_of(source, images_folder)
+        undecoded = None
         for row, path, root in sources.table_rows(source, folder, need_label=True):
             rows.append(Photo(row.file or "line %d" % row.line, path, row.label, root))
             reasons.append(row.problem)
+            if undecoded is None and warn.is_undecoded(row.label, row.file, rows[-1].path):
+                undecoded = row
+        if undecoded and warnings is not None:
+            warnings.append(warn.of_encoding(source, undecoded))
     listed, problems = _partition(rows, reasons)
     photos, repeated = _partition(listed, _repeats(listed))
     return photos, problems + repeated
 
 
-def check_photos(photos, sums):
-    """Opens every photo. Returns (readable photos, problems) and enters {path: sha256 of the bytes} into sums.
+def check_photos(photos, sums, likeness=None):
+    """Opens every photo.
+
+    Args:
+        photos: list of Photo.
+        sums: dict that {path: sha256 of the bytes} is entered into.
+        likeness: dict that {path: train.photo_facts.Likeness} is entered into, or None.
+
+    Returns:
+        (readable photos, problems).
 
     Raises:
         StorageLost: what they are read from went away.
     """
     with concurrent.futures.ThreadPoolExecutor(machine.core_count()) as pool:
-        reasons = pool.map(lambda photo: _why_unreadable(photo, sums), photos)
+        reasons = pool.map(lambda photo: _why_unreadable(photo, sums, likeness), photos)
         return _partition(photos, progress(reasons, len(photos), "check photos"))
 
 
@@ -135,13 +150,18 @@ def drop_unknown_labels(photos, class_names):
     return _partition(photos, ("" if photo.label in class_names else reason % photo.label for photo in photos))
 
 
-def split(photos, share, seed):
-    """Splits photos class by class.
+def split(photos, share, seed, groups=()):
+    """Splits photos class by class; photos that look alike go to the same side.
+
+    A class that is one group stays in training. Where that leaves more than half of the classes without a validation
+    photo, what is learned could not be judged: the groups then count for nothing.
 
     Args:
         photos: every class has at least 2.
-        share: of each class that goes to validation, 0..1; at least 1 photo stays on either side.
+        share: of each class that goes to validation, 0..1, as nearly as whole groups allow; at least 1 photo stays on
+            either side.
         seed: same seed, same photos: same split.
+        groups: lists of indices of photos of one class that look alike (train.photo_facts.groups_of_frames).
 
     Returns:
         (training photos, validation photos), both in the order of photos.
@@ -150,13 +170,40 @@ def split(photos, share, seed):
     by_label = collections.defaultdict(list)
     for index, photo in enumerate(photos):
         by_label[photo.label].append(index)
-    held_out = set()
+    group_of = {index: group for group in groups for index in group}
+    held_out: typing.Set[int] = set()
+    unvalidated = 0
     for label in sorted(by_label):
-        indices = by_label[label]
-        count = min(max(1, int(round(share * len(indices)))), len(indices) - 1)
-        held_out.update(random.permutation(indices)[:count].tolist())
+        order = [group_of.get(index, [index]) for index in random.permutation(by_label[label]).tolist()]
+        order = list(collections.OrderedDict((group[0], group) for group in order).values())  # each once
+        missing = wanted = held_out_count(len(by_label[label]), share)
+        left = []
+        for group in order:
+            if len(group) <= missing:
+                held_out.update(group)
+                missing -= len(group)
+            else:
+                left.append(group)
+        smallest = min(left, key=len) if missing and len(left) > 1 else []
+        if missing == wanted or len(smallest) < 2 * missing:  # one that is too large is nearer to the share, or needed
+            held_out.update(smallest)
+            missing -= len(smallest)
+        unvalidated += missing == wanted
+    if 2 * unvalidated > len(by_label) and groups:
+        return split(photos, share, seed)
     training = [photo for index, photo in enumerate(photos) if index not in held_out]
     return training, [photos[index] for index in sorted(held_out)]
+
+
+def held_out_count(count, share):
+    """Returns how many of a class's photos (2 or more) go to validation: at least 1 stays on either side."""
+    return min(max(1, int(round(share * count))), count - 1)
+
+
+def count_leaking(training, validation, groups):
+    """Returns how many validation photos are in a group with a training photo. groups: lists of Photo."""
+    known, judged = set(training), set(validation)
+    return sum(len(judged.intersection(group)) for group in groups if not known.isdisjoint(group))
 
 
 def class_indices(photos, class_names):
@@ -275,9 +322,12 @@ def _repeats(photos):
         seen.add(path)
 
 
-def _why_unreadable(photo, sums):
+def _why_unreadable(photo, sums, likeness):
     try:
-        sums[photo.path] = images.read_photo(photo.path).sha256
+        read = images.read_photo(photo.path)
+        sums[photo.path] = read.sha256
+        if likeness is not None:
+            likeness[photo.path] = photo_facts.likeness(read.picture, read.sha256)
     except ImageError as error:
         return sources.reason_of(photo, error)
     return ""

@@ -2,6 +2,7 @@
 
 DIR/explore.json holds, and DIR/explore.html shows ("photo" stands for {"split", "file", "label"}):
 
+warnings           what is likely not meant: kind, text (one line), and the facts that train/warn.py lists for each kind
 splits             per split ("train", "val"): name, listed (rows or files), readable, classes, largest_class,
                    smallest_class, imbalance (photos of the largest class to those of the smallest), all three null
                    without photos; missing_classes (that only the other split has)
@@ -46,7 +47,7 @@ from edge_runtime.errors import ImageError, UsageError
 from edge_runtime.requirements import require
 from edge_runtime.sources import reason_of
 from edge_runtime.text import plain_json
-from train import data, inner, label_errors, pages, photo_facts
+from train import data, inner, label_errors, pages, photo_facts, warn
 
 TRAIN, VAL = "train", "val"
 FLAWS = ("dark", "bright", "blurred", "uniform")
@@ -90,9 +91,9 @@ def parser():
 def main(argv=None):
     """Writes the report. Raises PicnicError as the exit codes say; a photo that cannot be read is a finding."""
     options = parser().parse_args(argv)
-    for module in ("jinja2", "matplotlib", "imagehash", "scipy.sparse.csgraph"):
+    for module in ("jinja2", "matplotlib", "scipy.sparse.csgraph"):
         require(module)
-    listed, problems = _read(options)
+    listed, problems, warnings = _read(options)
     files.claim_folder(options.report, "--report")
     if options.bundle:
         label_errors.load()
@@ -100,6 +101,7 @@ def main(argv=None):
         session = inner.open_session(bundle, [inner.FEATURES])
     seen, unreadable = _look_at_all(listed)
     document = findings(seen, listed, problems + unreadable)
+    document["warnings"] = warnings + _warnings(seen, document)
     if options.bundle:
         document["label_check"] = _check_labels(seen, session, bundle)
     try:
@@ -110,12 +112,14 @@ def main(argv=None):
     data.report_problems(
         [data.Problem(one["file"], one["problem"]) for one in document["problems"]], None, strict=False
     )
+    for warning in document["warnings"]:
+        say("warning: " + data.ascii_name(warning["text"]))
     print(_summary(document))
     say("written: %s/explore.html, explore.json" % options.report)
 
 
 def findings(seen, listed, problems):
-    """Returns what explore.json holds, with "label_check" null.
+    """Returns what explore.json holds, with "label_check" null and "warnings" empty.
 
     Args:
         seen: list of Seen.
@@ -131,6 +135,7 @@ def findings(seen, listed, problems):
     }
     sizes = collections.Counter((one.facts.width, one.facts.height) for one in seen)
     found = {
+        "warnings": [],
         "splits": [_split_facts(split, listed, counts, problems, labels) for split in splits],
         "classes": [dict({split: counts[split][label] for split in splits}, label=label) for label in labels],
         "leaking_val_photos": sum(split == VAL for split, _ in leaking),
@@ -167,15 +172,16 @@ def findings(seen, listed, problems):
 
 
 def _read(options):
-    """Returns ({split: its Photos}, problems)."""
+    """Returns ({split: its Photos}, problems, warnings about what was read)."""
     sources = [(TRAIN, options.labels, options.images)]
     if options.val_images is not None and not options.val:
         raise UsageError("--val-images %s: needs --val, the table of these photos" % options.val_images)
     if options.val:
         sources.append((VAL, options.val, options.images if options.val_images is None else options.val_images))
     listed, problems = collections.OrderedDict(), []
+    warnings: typing.List[dict] = []
     for split, source, folder in sources:
-        photos, set_aside = data.read_labels(source, folder)
+        photos, set_aside = data.read_labels(source, folder, warnings)
         if not photos and not set_aside:
             raise UsageError(
                 "%s: no labelled photo in it; expected a table with rows below its header file<TAB>label, or a folder "
@@ -183,7 +189,8 @@ def _read(options):
             )
         listed[split] = sorted(photos)
         problems += [_problem(split, problem.file, problem.what) for problem in sorted(set_aside)]
-    return listed, problems
+    named = [(source, listed[split]) for split, source, _ in sources]
+    return listed, problems, warnings + warn.of_labels(named)
 
 
 def _look_at_all(listed):
@@ -236,6 +243,28 @@ def _check_labels(seen, session, bundle):
             for issue in issues
         ],
     }
+
+
+def _warnings(seen, document):
+    """Returns the warnings about the photos that were seen."""
+    ours = [one for one in seen if one.split == TRAIN]
+    labels = {
+        split: collections.Counter(one.photo.label for one in seen if one.split == split) for split in (TRAIN, VAL)
+    }
+    is_split = len(document["splits"]) > 1
+    names = [one.photo.label for one in ours]
+    groups = photo_facts.groups_of_frames([one.facts for one in ours], names)
+    warnings = []
+    if is_split:
+        warnings += warn.of_leak(
+            document["leaking_val_photos"], sum(labels[VAL].values()), "keep photos that look alike in one split"
+        )
+    conflicts = [group["photos"] for group in document["duplicates"] if group["several_labels"]]
+    warnings += warn.of_conflicts(conflicts, "they are shown below")
+    warnings += warn.of_views(names, groups)
+    warnings += warn.of_counts(labels[TRAIN], set(labels[VAL]) if is_split else None)
+    facts = [(one.photo.label, (one.facts.width, one.facts.height), one.facts.format) for one in ours]
+    return warnings + warn.of_sources(facts)
 
 
 # ---- findings

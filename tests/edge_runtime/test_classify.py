@@ -134,6 +134,16 @@ def test_at_the_threshold_the_label_is_given(bundle, photos, plain):
     assert done.stdout == plain.stdout
 
 
+@pytest.mark.parametrize("name, threshold", [("Unknown", "0.5"), ("unknown", None), ("red", "0.5")])
+def test_a_class_named_like_the_answer_below_the_threshold_is_warned_of_once(tiny_bundle, photos, name, threshold):
+    os.unlink(os.path.join(tiny_bundle, "manifest.json"))
+    write_manifest(tiny_bundle, sorted(COLOURS)[:2] + [name], {}, {})
+    done = picnic_edge("classify", tiny_bundle, photos, *(["--threshold", threshold] if threshold else []))
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("warning: --threshold: the bundle has a class 'Unknown'") == (name == "Unknown")
+    assert done.stderr.count("warning") == (name == "Unknown")
+
+
 @pytest.mark.parametrize("batch", ["1", "4", "100"])
 def test_the_batch_size_does_not_change_the_answers(bundle, photos, plain, batch):
     done = picnic_edge("classify", bundle, photos, "--batch", batch)

@@ -13,7 +13,8 @@ from edge_runtime import images, sources
 from edge_runtime.errors import SomeInputsFailed, StorageLost, UsageError
 from edge_runtime.files import sha256_of
 from tests import helpers
-from train import cli, data
+from tests.train.test_explore import drawn
+from train import cli, data, photo_facts
 from train.data import Photo
 
 
@@ -45,6 +46,25 @@ def labelled(**counts):
         for label, count in sorted(counts.items())
         for number in range(count)
     ]
+
+
+def write_films(folder, films, frames=12):
+    """Writes folder/<class>/<film>-<frame>.jpg: a product that moves slowly before a background of each film's own.
+
+    Args:
+        films: {label: number of films}.
+    """
+    random = np.random.RandomState(0)
+    for number, label in enumerate(sorted(films)):
+        for film in range(films[label]):
+            ground = drawn(100 * number + film).astype(int)
+            product = drawn(1000 + number, 120, 90)
+            for frame in range(frames):
+                rgb = ground + random.randint(-9, 10, ground.shape[:2] + (1,))
+                left, top = 60 + 7 * frame, 90 + 2 * frame
+                rgb[top : top + 120, left : left + 90] = product
+                name = "%s/%d-%02d.jpg" % (label, film, frame)
+                helpers.write_photo(folder / name, np.clip(rgb, 0, 255).astype(np.uint8))
 
 
 # ---- reading
@@ -207,6 +227,93 @@ def test_split_follows_the_seed():
 def test_split_empties_no_class_on_either_side(share):
     for side in data.split(labelled(a=2, b=3, c=40), share, seed=1):
         assert {photo.label for photo in side} == {"a", "b", "c"}
+
+
+@pytest.mark.parametrize("share, seed", [(0.2, 0), (0.3, 7), (0.75, 3), (0.001, 1), (0.999, 2)])
+def test_photos_that_look_alike_stay_together_and_each_class_has_its_share(share, seed):
+    every = labelled(a=50, b=20, c=9, d=5)
+    names = [photo.file for photo in every]
+    groups = [["a%d.jpg" % n for n in range(first, first + 5)] for first in range(0, 50, 5)]
+    groups += [
+        ["b0.jpg", "b7.jpg"],
+        ["c2.jpg", "c3.jpg", "c4.jpg"],
+        ["d0.jpg", "d1.jpg"],
+        ["d2.jpg", "d3.jpg", "d4.jpg"],
+    ]
+    indices = [[names.index(name) for name in group] for group in groups]
+    training, validation = data.split(every, share, seed, indices)
+    assert sorted(training + validation) == sorted(every)
+    held_out = {photo.file for photo in validation}
+    assert [group for group in groups if held_out.intersection(group) not in (set(), set(group))] == []
+    for side in (training, validation):
+        assert {photo.label for photo in side} == {"a", "b", "c", "d"}
+    counts = collections.Counter(photo.label for photo in validation)
+    for label, count, largest in (("a", 50, 5), ("b", 20, 2), ("c", 9, 3), ("d", 5, 3)):
+        assert abs(counts[label] - share * count) <= largest
+    assert (training, validation) == data.split(every, share, seed, indices)
+
+
+def test_where_no_photos_look_alike_the_split_is_what_it_always_was():
+    before = ["a3.jpg", "a4.jpg", "a6.jpg", "a9.jpg", "b2.jpg", "b4.jpg", "c1.jpg"]
+    for groups in ([], [[0, 1], [12, 13]]):  # these are on one side anyway
+        _, validation = data.split(labelled(a=12, b=5, c=2), 0.3, seed=4, groups=groups)
+        assert [photo.file for photo in validation] == before
+
+
+def test_a_class_that_is_one_group_stays_in_training():
+    every = labelled(a=6, b=6, c=6)
+    training, validation = data.split(every, 0.2, 0, [list(range(6))])
+    assert collections.Counter(photo.label for photo in validation) == {"b": 1, "c": 1}
+    assert sum(photo.label == "a" for photo in training) == 6
+
+
+@pytest.mark.parametrize("groups", [[range(6), range(6, 12), range(12, 18)], [range(6), range(12, 18)]])
+def test_where_most_classes_are_one_group_they_are_split_all_the_same(groups):
+    every = labelled(a=6, b=6, c=6)
+    assert data.split(every, 0.2, 0, [list(group) for group in groups]) == data.split(every, 0.2, 0)
+
+
+def test_frames_of_one_film_are_on_one_side(tmp_path, capsys):
+    write_films(tmp_path / "films", {"milk": 5, "soap": 5, "tea": 5})
+    options = cli.parser().parse_args([str(tmp_path / "films"), "--out", str(tmp_path / "bundle")])
+    training, validation = cli.read_photos(options, {})
+    films = [{photo.file.split("-")[0] for photo in side} for side in (training, validation)]
+    assert films[0].isdisjoint(films[1]) and len(films[0]) == 12 and len(films[1]) == 3
+    said = capsys.readouterr().err
+    assert (
+        "180 photos look like another of their class: each of their 15 groups is kept on one side of the split" in said
+    )
+    assert "warning" not in said
+    # What the split was before: the network would be asked for what it has learned by heart.
+    likeness = {}
+    photos, _ = data.check_photos(data.read_labels(str(tmp_path / "films"))[0], {}, likeness)
+    groups = photo_facts.groups_of_frames([likeness[photo.path] for photo in photos], [photo.label for photo in photos])
+    training, validation = data.split(photos, 0.2, 0)
+    leaking = data.count_leaking(training, validation, [[photos[index] for index in group] for group in groups])
+    assert leaking == len(validation) == 36
+
+
+def test_one_film_for_each_class_is_split_and_said(tmp_path, capsys):
+    write_films(tmp_path / "films", {"milk": 1, "soap": 1})
+    training, validation = read_options(tmp_path / "films", "--out", tmp_path / "bundle")
+    assert {photo.label for photo in validation} == {"milk", "soap"}
+    said = capsys.readouterr().err
+    assert (
+        "4 of 4 validation photos look like a training photo: accuracy may be higher on them than on new photos" in said
+    )
+    assert "2 classes whose photos all look alike, as the frames of a film do: 'milk', 'soap'" in said
+
+
+def test_validation_photos_that_look_like_training_photos_are_said(tmp_path, capsys):
+    write_films(tmp_path / "train", {"milk": 2, "soap": 2}, frames=6)
+    for label in ("milk", "soap"):
+        (tmp_path / "val" / label).mkdir(parents=True)
+        (tmp_path / "train" / label / "1-03.jpg").rename(tmp_path / "val" / label / "frame.jpg")
+        helpers.write_photo(tmp_path / "val" / label / "new.jpg", drawn(len(label) + (label == "soap")))
+    training, validation = read_options(tmp_path / "train", "--val", tmp_path / "val", "--out", tmp_path / "bundle")
+    assert (len(training), len(validation)) == (22, 4)  # warned of, not left out
+    said = capsys.readouterr().err
+    assert "warning: 2 of 4 validation photos look like a training photo" in said and "picnic-edge explore" in said
 
 
 # ---- reporting
@@ -382,12 +489,73 @@ def test_validation_without_any_usable_photo_exits_with_2(photos, tmp_path, no_l
         )
 
 
-@pytest.mark.parametrize("arguments", [["--val-split", "1.5"], ["--epochs", "0"], ["--val", "v", "--val-split", "0.1"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [["--val-split", share] for share in ("1.5", "0", "1", "nan")]
+    + [["--epochs", "0"], ["--val", "v", "--val-split", "0.1"]],
+)
 def test_senseless_options_exit_with_2(arguments, tmp_path, capsys):
     with pytest.raises(SystemExit) as stopped:
         cli.main(["t.tsv", "--out", str(tmp_path / "bundle")] + arguments)
     assert stopped.value.code == 2
     assert arguments[-2] in capsys.readouterr().err
+
+
+# ---- warnings
+
+
+def test_a_share_that_was_clamped_is_said_with_what_it_came_to(photos, tmp_path, capsys):
+    training, validation = read_options(photos[0], "--out", tmp_path / "bundle", "--val-split", "0.01")
+    assert len(validation) == 3
+    expected = (
+        "warning: --val-split 0.01 comes to none or all of the photos of 3 classes: one of them was left on that "
+    )
+    assert expected + "side; in all 3 of 12 photos are validation photos, 25.0 %" in capsys.readouterr().err
+    read_options(photos[0], "--out", tmp_path / "bundle", "--val-split", "0.25")
+    assert "--val-split" not in capsys.readouterr().err
+
+
+def test_train_says_what_is_odd_about_the_labels_before_the_work(photos, tmp_path):
+    folder, rows = photos
+    odd = {"red": b"Red", "blue things": b"unknown", "green, fresh & ripe": b"gr\xfcn"}
+    table = [os.fsencode(file) + b"\t" + odd[label] for file, label in rows]
+    table[0] = table[0].replace(b"unknown", b"train/apple")
+    table[1] = table[1].replace(b"unknown", b"val/apple")
+    table[-1] = table[-1].replace(b"Red", b"red ")
+    helpers.write_bytes(tmp_path / "t.tsv", b"\n".join([b"file\tlabel"] + table))
+    done = helpers.picnic_edge("train", tmp_path / "t.tsv", "--images", folder, "--out", tmp_path / "b", "--strict")
+    assert done.returncode == 3, done.stderr
+    said = "\n".join(line for line in done.stderr.splitlines() if line.startswith("warning: "))
+    for expected in ("t.tsv is not UTF-8 (line 6: 'gr\\udcfcn')", "train, val: taken for classes", "class 'unknown'"):
+        assert expected in said
+    assert "'Red' (3 photos) and 'red' (1 photo)" in said and "3 classes with fewer than 10 photos" in said
+    assert len(said.splitlines()) == 6
+
+
+def test_a_near_copy_under_another_label_is_said(tmp_path, capsys):
+    for number, label in enumerate(("milk", "soap")):
+        for place in range(10):
+            helpers.write_photo(tmp_path / "photos" / label / ("%d.jpg" % place), drawn(100 * number + place))
+    helpers.write_photo(tmp_path / "photos" / "soap" / "again.png", drawn(3))
+    read_options(tmp_path / "photos", "--out", tmp_path / "bundle")
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning")]
+    assert len(said) == 1 and "1 group of photos that look the same, 2 photos, have several labels" in said[0]
+
+
+def test_sound_labels_are_not_warned_of(tmp_path, capsys):
+    for number, label in enumerate(("milk", "soap", "train")):  # a toy
+        for place in range(10):
+            helpers.write_photo(tmp_path / "photos" / label / ("%d.jpg" % place), drawn(100 * number + place))
+    read_options(tmp_path / "photos", "--out", tmp_path / "bundle")
+    said = capsys.readouterr().err
+    assert "warning" not in said and "look like another" not in said
+
+
+def test_real_photos_are_warned_of_classes_without_validation_alone(grocery, tmp_path, capsys):
+    tables = [grocery + "/train.tsv", "--images", grocery + "/train", "--val", grocery + "/val.tsv"]
+    read_options(*(tables + ["--val-images", grocery + "/val", "--out", tmp_path / "bundle"]))
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning")]
+    assert len(said) == 1 and "21 classes without any validation photo: 'Alpro-Fresh-Soy-Milk'" in said[0]
 
 
 # ---- the hackathon's own files

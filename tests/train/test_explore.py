@@ -183,6 +183,47 @@ def test_a_class_without_any_readable_photo_is_not_forgotten(tmp_path):
     assert found["splits"][0]["missing_classes"] == [] and "soap" in page
 
 
+# ---- warnings
+
+
+def test_warnings_come_first_on_the_page_and_are_said(tmp_path, capsys):
+    for number, label in enumerate(("train/apple", "val/apple", "val/Apple", "unknown")):
+        for place in range(10):
+            write(tmp_path / "in" / label / ("%d.jpg" % place), 100 * number + place)
+    found, page = run(tmp_path / "in", "--report", tmp_path / "report")
+    assert [one["kind"] for one in found["warnings"]] == ["split_folders", "similar_labels", "unknown_class"]
+    assert page.index('id="warnings"') < page.index("readable photos") < page.index('id="conflicts"')
+    warnings = page[page.index('id="warnings"') : page.index("readable photos")]
+    assert 'class="alarm"' in warnings and warnings.count("<li>") == 3
+    said = capsys.readouterr().err
+    for one in found["warnings"]:
+        assert "warning: %s\n" % one["text"] in said
+        assert one["text"][-40:].replace("'", "&#39;") in warnings
+
+
+def test_clean_photos_are_not_warned_of(tmp_path, capsys):
+    for number, label in enumerate(LABELS):
+        for place in range(12):
+            write(tmp_path / ("train" if place < 10 else "val") / label / ("%d.jpg" % place), 100 * number + place)
+    found, page = run(tmp_path / "train", "--val", tmp_path / "val", "--report", tmp_path / "report")
+    assert found["warnings"] == [] and 'id="warnings"' not in page and "warning: " not in capsys.readouterr().err
+
+
+def test_counts_leaks_films_and_cameras_are_warned_of(planted, tmp_path):
+    train, val = planted
+    for place in range(10):
+        frame = np.ascontiguousarray(drawn(77, 300, 420)[:, 2 * place : 2 * place + 400])
+        helpers.write_photo(os.path.join(train, "film", "%d.png" % place), frame[:280])
+    found, _ = run(train, "--val", val, "--report", tmp_path / "report")
+    warnings = {one["kind"]: one for one in found["warnings"]}
+    assert (warnings["leak"]["photos"], warnings["leak"]["of"]) == (found["leaking_val_photos"], 5)
+    assert warnings["one_view"]["labels"] == warnings["unvalidated"]["labels"] == ["film"]
+    assert warnings["few_photos"]["classes"] == {"milk": 6, "soap": 5, "tea": 9}
+    assert warnings["one_size"]["classes"] == {"film": "400 x 280"}
+    assert (warnings["conflicts"]["groups"], warnings["conflicts"]["photos"]) == (1, 2)
+    assert set(warnings) == {"leak", "conflicts", "one_view", "unvalidated", "few_photos", "one_size"}
+
+
 # ---- likeness
 
 
@@ -222,6 +263,30 @@ def test_uniform_photos_are_like_none(tmp_path, monkeypatch):
     assert photo_facts.groups_alike(facts) == []
     monkeypatch.setattr(photo_facts, "UNIFORM", 0)
     assert photo_facts.groups_alike(facts) == [[0, 1, 2]]  # what they would be taken for
+
+
+@pytest.mark.parametrize(
+    "seed, expected",
+    [
+        (0, "e2014732bee188ce76bb1d2ee5ec0296bd12ba181af4caea1dfd1a04bb47ac35"),
+        (1, "e69cc7185509e55a436ba2645435007fe6ef27b7a9a76dc1005e1d9fcce6ec40"),
+    ],
+)
+def test_the_hash_is_that_of_imagehash(seed, expected):
+    """imagehash 4.3.2: phash(hash_size=16) of these pictures, shrunk to 64 x 64."""
+    rgb = np.random.RandomState(seed).randint(0, 256, (256, 256, 3)).astype(np.uint8)
+    assert np.packbits(photo_facts.likeness(rgb, "").hash_bits).tobytes().hex() == expected
+
+
+def test_products_before_a_camera_that_stands_still_are_kept_apart(tmp_path):
+    pictures = []
+    for seed in range(6):
+        rgb = drawn(7)
+        rgb[200:240, 150:190] = drawn(seed // 3)[:40, :40]
+        pictures.append(np.clip(rgb.astype(int) + seed, 0, 255).astype(np.uint8))
+    facts = facts_of(tmp_path, *pictures)
+    assert photo_facts.groups_alike(facts, photo_facts.FRAME_BITS_APART) == [list(range(6))]
+    assert photo_facts.groups_of_frames(facts, ["tea"] * 3 + ["milk"] * 3) == [[3, 4, 5], [0, 1, 2]]
 
 
 def test_groups_do_not_depend_on_the_size_of_a_block(tmp_path, monkeypatch):
