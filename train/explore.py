@@ -260,7 +260,7 @@ def _warnings(seen, document):
             document["leaking_val_photos"], sum(labels[VAL].values()), "keep photos that look alike in one split"
         )
     conflicts = [group["photos"] for group in document["duplicates"] if group["several_labels"]]
-    warnings += warn.of_conflicts(conflicts, "they are shown below")
+    warnings += warn.of_conflicts(conflicts, "explore.html shows them")
     warnings += warn.of_views(names, groups)
     warnings += warn.of_counts(labels[TRAIN], set(labels[VAL]) if is_split else None)
     facts = [(one.photo.label, (one.facts.width, one.facts.height), one.facts.format) for one in ours]
