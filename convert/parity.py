@@ -12,7 +12,15 @@ from edge_runtime.classifier import Classifier
 from edge_runtime.command import progress, say
 from edge_runtime.engines import open_engine
 from edge_runtime.engines.base import EngineError
-from edge_runtime.errors import EngineLost, ImageError, MissingRequirement, ParityError, UsageError
+from edge_runtime.errors import (
+    EngineLost,
+    ImageError,
+    MissingRequirement,
+    OutOfMemory,
+    ParityError,
+    UsageError,
+    is_out_of_memory,
+)
 from edge_runtime.text import printable
 
 Parity = typing.NamedTuple(
@@ -289,6 +297,8 @@ def _run(engine, pictures, shown, batch):
         try:
             answers.append(engine.infer(pictures[shown[start : start + batch]]))
         except EngineError as error:
+            if is_out_of_memory(error.__cause__):
+                raise OutOfMemory("%s: not enough memory to check it; stop other programs" % engine.name) from error
             if error.answers is None:
                 raise ParityError("%s is refused and was not kept: %s" % (engine.name, error)) from error
             answers.append(error.answers)

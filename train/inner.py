@@ -74,6 +74,8 @@ def open_session(bundle, outputs):
     data = bundle.read("model.onnx")
     try:
         model = onnx.load_model_from_string(data)
+    except MemoryError:
+        raise
     except Exception as error:  # protobuf's and onnx's own
         raise BundleError("%s: is no ONNX file (%s); train again" % (path, error))
     features, kernel, bias = _last_dense(model.graph, path)

@@ -471,7 +471,7 @@ def test_a_roofline_that_fails_names_the_cause(monkeypatch):
         raise cli.ChildError("building it failed:\nTraceback (most recent call last):\n  x\nValueError: planted\n")
 
     monkeypatch.setattr(roofline, "count_work", fail)
-    found = cli._place_below_roof(types.SimpleNamespace(file=str), [], 0.1)
+    found = cli._place_below_roof(types.SimpleNamespace(checked=str), [], 0.1)
     assert found == {"skipped": "ValueError: planted"}
 
 

@@ -9,7 +9,7 @@ import pytest
 from convert import parity
 from edge_runtime.bundle import Bundle, Sample
 from edge_runtime.engines.base import Engine
-from edge_runtime.errors import ParityError, UsageError
+from edge_runtime.errors import OutOfMemory, ParityError, UsageError
 from edge_runtime.sources import Item
 from tests import helpers
 
@@ -49,6 +49,14 @@ class AnswersOfASample(Engine):
 def reverse(rows):
     """Mixes up the photos of a batch."""
     return rows[::-1]
+
+
+def test_memory_that_runs_out_is_not_held_against_the_engine(sample):
+    def change(rows):
+        raise MemoryError()
+
+    with pytest.raises(OutOfMemory, match="planted: not enough memory to check it"):
+        parity.compare(AnswersOfASample(sample, change), sample, [4])
 
 
 # ---- batch sizes
