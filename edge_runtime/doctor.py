@@ -16,7 +16,7 @@ import typing
 
 import cv2
 
-from edge_runtime import board, machine
+from edge_runtime import board, machine, memory
 from edge_runtime.command import print_json
 from edge_runtime.engines import tensorrt, tf_trt
 from edge_runtime.requirements import INSTALL
@@ -116,6 +116,7 @@ def examine(root="/"):
         ("power mode", lambda: _power_mode(jetson)),
         ("gpu clock", lambda: _gpu_clock(root, jetson)),
         ("memory", lambda: _memory(root)),
+        ("decode memory", _decode_memory),
         ("swap", lambda: _swap(root, jetson)),
         ("disk", _disk),
         ("cameras", lambda: _cameras(root)),
@@ -245,6 +246,13 @@ def _memory(root):
     enough = (available or 0) >= _LEAST_MEMORY_BYTES
     mend = "" if enough else "stop other programs; classifying takes 1 GiB, training up to 7"
     return Check("memory", "ok" if enough else "warning", text, mend)
+
+
+def _decode_memory():
+    """What edge_runtime.memory lets all photos that are decoded at a time take together."""
+    text = "%d MiB for the photos decoded at a time" % (memory.default_bytes() >> 20)
+    source = memory.SETTING if os.environ.get(memory.SETTING) else "a quarter of what is free"
+    return Check("decode memory", "ok", "%s (%s; %s=N changes it)" % (text, source, memory.SETTING), "")
 
 
 def _swap(root, jetson):

@@ -222,6 +222,8 @@ def _opened(path):
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
             raise ImageError("is a directory" if os.path.isdir(path) else "is not a regular file")
+        if os.path.splitext(os.fsdecode(path))[1].lower() in formats.RAW_SUFFIXES:
+            raise ImageError("is a camera raw file, of which only a small preview could be read; convert it to JPEG")
         with open(path, "rb", _READ_BYTES) as stream:
             yield stream, os.fstat(stream.fileno()).st_size
     except OSError as error:

@@ -98,8 +98,7 @@ def default_bytes():
         if not text.isdigit() or int(text) < 1:
             raise UsageError("%s=%s: expected a whole number of MiB, 1 or more" % (SETTING, text))
         return int(text) << 20
-    free_bytes = machine.memory_info().get("MemAvailable", 0)
-    return max(free_bytes // _SHARE, _LEAST_BYTES)
+    return max((machine.memory_available_bytes() or 0) // _SHARE, _LEAST_BYTES)
 
 
 _lock = threading.Lock()

@@ -22,7 +22,15 @@ import numpy as np
 
 from edge_runtime import images, memory
 from edge_runtime.engines.base import EngineError
-from edge_runtime.errors import EngineLost, ImageError, OutOfMemory, PicnicError, StorageLost, UsageError
+from edge_runtime.errors import (
+    EngineLost,
+    ImageError,
+    OutOfMemory,
+    PicnicError,
+    StorageLost,
+    UsageError,
+    is_out_of_memory,
+)
 
 STAGES = ("reading", "decode", "engine", "writing")
 
@@ -537,6 +545,8 @@ def _rows_in_parts(engine, pictures, items, failure):
         try:
             return list(engine.infer(pictures))  # the failure may have been a passing one
         except _ENGINE_FAILURES as error:
+            if is_out_of_memory(error) or is_out_of_memory(error.__cause__):
+                raise OutOfMemory("%s: not enough memory to run it (%s)" % (_name_of(items[0]), error)) from error
             return ["the engine fails on it: " + " ".join(str(error).split())]
     answers = getattr(failure, "answers", None)
     if answers is None:

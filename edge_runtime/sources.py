@@ -19,6 +19,7 @@ import numpy as np
 
 from edge_runtime import formats, tables
 from edge_runtime.errors import STORAGE_ERRORS, PhotoMissing, PicnicError, StorageLost, UsageError
+from edge_runtime.secrets import is_address, shown_address
 
 Root = typing.NamedTuple(
     "Root",
@@ -174,10 +175,9 @@ def open_source(source, images_folder=None, null=False, stop=None):
 
 def _open(source, images_folder, passed_over, folders, prefix=""):
     """Returns an iterable of Item: see open_source. Of a folder the names begin with prefix."""
-    if source.startswith(("rtsp://", "camera:", "csi:")):
-        raise UsageError(
-            "%s: a live source cannot be used here; give an image, a folder, a glob, a table or -" % source
-        )
+    if source.startswith(("camera:", "csi:")) or is_address(source):
+        shown = shown_address(source)
+        raise UsageError("%s: a live source cannot be used here; give an image, a folder, a glob, a table or -" % shown)
     if os.path.isdir(source):
         root = _root_of(source)
         if root is not None:

@@ -90,25 +90,6 @@ def read_rows(path, need_label=False):
     return _rows_of_text(path, needed)
 
 
-def encoding_problem(path):
-    """Says where the text of a table is not UTF-8 (nor UTF-16), "" where all of it is.
-
-    Such bytes are read as parts of names and labels, and mean another letter than whoever wrote them saw. Raises as
-    read_rows does.
-    """
-    if path.lower().endswith(_PANDAS_SUFFIXES):
-        return ""
-    number = 0
-    try:
-        with _open_text(path) as file:
-            for number, line in enumerate(_whole_lines(path, file), 1):
-                if any("\udc80" <= letter <= "\udcff" for letter in line):
-                    return "line %d is not UTF-8" % number
-    except _READ_FAILURES as error:
-        raise _cannot_read(path, number + 1, error)
-    return ""
-
-
 def _rows_of_text(path, needed):
     count = 0
     try:

@@ -1,7 +1,10 @@
 """The tf.data input pipeline."""
 
+import os
+import typing
+
 from edge_runtime import images, machine
-from edge_runtime.errors import ImageError, UsageError
+from edge_runtime.errors import ImageError, OutOfMemory, PhotoMissing, PicnicError, StorageLost, UsageError
 from edge_runtime.requirements import require
 
 _READ_AHEAD = 2  # batches decoded while the model works on one
@@ -21,16 +24,25 @@ def photo_batches(paths, batch_size, load=images.read_image):
         decoding, and would resize differently).
 
     Raises:
-        UsageError: a photo cannot be read any more.
+        UsageError: a photo cannot be read any more. StorageLost: none of its folder can. OutOfMemory.
     """
     tensorflow = require("tensorflow")
-    lost = []  # TensorFlow would only say that some photo was
+    failures: typing.List[PicnicError] = []  # TensorFlow would only say that there was one
 
     def read(place):
+        path = paths[place]
         try:
-            return load(paths[place])
+            return load(path)
         except ImageError as error:
-            lost.append("%s: %s" % (paths[place], error))
+            gone = isinstance(error, PhotoMissing) and not os.path.isdir(os.path.dirname(path) or os.curdir)
+            hint = "it could be read before; put it back and give the same command again"
+            failures.append((StorageLost if gone else UsageError)("%s: %s (%s)" % (path, error, hint)))
+            raise
+        except MemoryError as error:
+            failures.append(OutOfMemory("%s: not enough memory to decode it (%s)" % (path, error)))
+            raise
+        except PicnicError as error:
+            failures.append(error)
             raise
 
     def load_photo(index):
@@ -45,8 +57,8 @@ def photo_batches(paths, batch_size, load=images.read_image):
     try:
         yield from untuned(dataset.batch(batch_size).prefetch(_READ_AHEAD))
     except tensorflow.errors.OpError:
-        if lost:
-            raise UsageError("%s (it could be read before; put it back and give the same command again)" % lost[0])
+        if failures:
+            raise failures[0]
         raise
 
 

@@ -256,6 +256,7 @@ def test_without_pandas_it_is_said_how_to_get_it(tmp_path, suffix, monkeypatch):
         ("t.tsv", b"PAR1", "a Parquet table"),
         ("t.tsv", b"\xff\xd8\xff\xe0", "a JPEG photo"),
     ],
+    ids=["zip", "tar", "tar.gz", "json", "ods", "pdf", "parquet", "jpeg"],
 )
 def test_what_is_no_table_is_refused_by_its_kind(tmp_path, name, data, says):
     with pytest.raises(UsageError, match="%s: is no table of photos, but %s" % (name, says)):
@@ -318,17 +319,6 @@ def test_a_table_is_read_from_a_pipe_too(tmp_path):
     writer.start()
     assert [row.file for row in tables.read_rows(path, need_label=True)] == ["a.jpg"]
     writer.join()
-
-
-def test_where_a_table_is_not_utf_8_can_be_asked(tmp_path):
-    assert tables.encoding_problem(write_bytes(tmp_path / "t.tsv", "file\n\u00e4.jpg\n".encode())) == ""
-    assert tables.encoding_problem(write_bytes(tmp_path / "t.tsv", "file\n\u00e4.jpg\n".encode("utf-16"))) == ""
-    latin = b"file\na.jpg\n\xe4.jpg\n"
-    assert tables.encoding_problem(write_bytes(tmp_path / "t.tsv", latin)) == "line 3 is not UTF-8"
-    assert tables.encoding_problem(write_bytes(tmp_path / "t.csv.gz", gzip.compress(latin))) == "line 3 is not UTF-8"
-    assert tables.encoding_problem(write_bytes(tmp_path / "t.xlsx", latin)) == ""
-    with pytest.raises(UsageError):
-        tables.encoding_problem(str(tmp_path / "nowhere.tsv"))
 
 
 # --- writing
