@@ -15,6 +15,7 @@ import os
 import select
 import subprocess
 import sys
+import tempfile
 import time
 import typing
 import zlib
@@ -48,6 +49,8 @@ def main(argv=None):
     options = this.parse_args(argv)
     if options.memory:
         _measure_memory()
+        sys.stdout.flush()
+        _measure_threads()
     elif options.only is not None:
         kind, data = mutation(base_photos(), options.seed, options.only)
         say("%s, %d bytes" % (kind, len(data)))
@@ -321,6 +324,35 @@ def _lines_of_child(seed, start, count):
 # --- memory
 
 
+def _measure_threads():
+    """Prints the peak memory of threads that each decode the largest PNG that is allowed."""
+    side = int(images.MAX_PIXELS**0.5)
+    code = (
+        "import sys\nfrom concurrent.futures import ThreadPoolExecutor\n"
+        "from benchmarks import fuzz_photos\nfrom edge_runtime import images, memory\n"
+        "def read(_):\n"
+        "    try:\n        images.read_image(sys.argv[2])\n        return 'decoded'\n"
+        "    except images.ImageError as error:\n        return str(error)\n"
+        "with ThreadPoolExecutor(int(sys.argv[1])) as pool:\n"
+        "    said = set(pool.map(read, range(2 * int(sys.argv[1]))))\n"
+        "print('%6d  %7d  %7d  %s' % (int(sys.argv[1]), memory.decode_budget().size_bytes >> 20,"
+        " fuzz_photos._peak_bytes() >> 20, ', '.join(said)))"
+    )
+    print("\nPNGs of %d x %d pixels, two for each thread\nthreads  budget  peak MiB" % (side, side))
+    with tempfile.TemporaryDirectory() as folder:
+        for mode in ("RGB", "RGBA"):
+            path = os.path.join(folder, mode + ".png")
+            picture = Image.new(mode, (side, side), (200, 30, 30, 255)[: len(mode)])
+            picture.paste((20, 200, 90, 128)[: len(mode)], (0, 0, side // 2, side))
+            picture.save(path)
+            del picture
+            print("%s, a file of %d KiB" % (mode, os.path.getsize(path) >> 10))
+            for threads in (2, 6):
+                for setting in ("", "2048"):
+                    environment = dict(os.environ, **{memory.SETTING: setting})
+                    subprocess.run([sys.executable, "-c", code, str(threads), path], env=environment, check=False)
+
+
 def _measure_memory():
     """Prints for large photos what decoding takes and what was reserved for it, each in a process of its own."""
     code = (
@@ -329,8 +361,6 @@ def _measure_memory():
         "before = fuzz_photos._peak_bytes(reset=True)\nimages.read_image(sys.argv[1])\n"
         "print(fuzz_photos._peak_bytes() - before, memory.decode_budget().peak_bytes)"
     )
-    import tempfile
-
     rgb = cv2.resize(_drawn(1000, 1500), (6000, 4000))
     picture = Image.fromarray(rgb)
     clear = Image.fromarray(np.dstack([rgb, rgb[..., 0]]))

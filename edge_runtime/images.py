@@ -79,6 +79,8 @@ _EXIF_ORIENTATION = 0x0112
 _REDUCED = {8: cv2.IMREAD_REDUCED_COLOR_8, 4: cv2.IMREAD_REDUCED_COLOR_4, 2: cv2.IMREAD_REDUCED_COLOR_2}
 _READ_BYTES = 1 << 16  # at a time, until a file's header is known
 _STRIP_BYTES = 16 << 20  # of RGBA that is laid over white at a time
+# Before 4.11 OpenCV lets libpng write to standard error what it cannot decode.
+_OPENCV_WRITES = tuple(int(number) for number in cv2.__version__.split(".")[:2]) < (4, 11)
 _NO_MEMORY = -4  # cv::Error::StsNoMem
 # Bytes a pixel of the decoders that make the whole picture, measured with benchmarks/fuzz_photos.py --memory
 _NEED = {"GIF": 8, "BMP": 8, "TIFF": 20, "HEIF": 16, "AVIF": 18}
@@ -330,11 +332,11 @@ def _decode(data, header, scale):
         return _Decoded(rgb, False, orientation) if rgb is not None else _opencv(data, header, scale)
     if header.format == "PNG":
         if facts.frame:
-            _opencv(png.first_frame(data, facts), header._replace(width=facts.frame[0], height=facts.frame[1]))
+            _opencv_png(png.first_frame(data, facts), header._replace(width=facts.frame[0], height=facts.frame[1]))
         data = png.plain(data, facts)
         if _is_transparent(facts):
             return _Decoded(_over_white(_pillow(data, "PNG")), False, orientation)
-        return _opencv(data, header)
+        return _opencv_png(data, header)
     if header.format == "WEBP" and not (facts.alpha or facts.animated) or header.format == "BMP" and facts != "RGBA":
         return _opencv(data, header)
     picture = _pillow(data, header.format)
@@ -346,6 +348,12 @@ def _decode(data, header, scale):
     if picture.mode in ("I", "F"):
         raise ImageError("has %s pixels of 32 bits, whose range is unknown; save it with 8 bits" % header.format)
     return _Decoded(_over_white(picture, alpha_may_be_unset=header.format == "BMP"), False, orientation)
+
+
+def _opencv_png(data, header):
+    if _OPENCV_WRITES:
+        png.check_pixels(data, png.read_facts(io.BytesIO(data)))
+    return _opencv(data, header)
 
 
 def _opencv(data, header, scale=1):

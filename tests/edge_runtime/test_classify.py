@@ -1507,6 +1507,27 @@ def test_the_command_that_goes_on_does_not_show_a_password(bundle, photos, tmp_p
     assert "to go on: picnic-edge classify" in err and "Secret1" not in err
 
 
+# --- the small files on which earlier versions failed
+
+
+def test_every_hard_photo_has_its_true_row_and_no_library_writes_beside_it(bundle, hard):
+    done = picnic_edge("classify", bundle, hard, "--json")
+    document = json.loads(done.stdout.decode())
+    rows = {row["file"]: row["error"] for row in document["results"]}
+    damaged = {name for name, error in rows.items() if "damaged" in error}
+    labelled = {name for name, error in rows.items() if not error}
+    assert damaged == {
+        "apng_bad_filter.png",
+        "apng_garbage_idat.png",
+        "jpeg_gap.jpg",
+        "jpeg_lost_half.jpg",
+        "png_chunk_length_4gb.png",
+    }
+    assert labelled == {"png_bad_crc_text.png", "png_large_itxt.png"}
+    assert done.returncode == 0 and document["passed_over"] == {".mp4": 1, ".md": 1}
+    assert "libpng" not in done.stderr and "JPEG data" not in done.stderr
+
+
 # --- an output that is no file
 
 

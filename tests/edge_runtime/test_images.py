@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
-from edge_runtime import images, jpeg, memory
+from edge_runtime import images, jpeg, memory, png
 from edge_runtime.errors import ImageError, PhotoMissing, StorageLost
 from tests.helpers import encoded, gradient, png_chunk, raw_png, write_bytes
 
@@ -751,6 +751,36 @@ def test_the_default_image_of_an_animation_is_taken_in_every_version():
     assert np.array_equal(images.decode_image(animated), images.decode_image(default))
     broken = animated.replace(frame, zlib.compress((b"\x09" + b"\x40" * 1200) * 300))
     assert "damaged" in reason_of(broken)
+
+
+def interlaced(rgb, filter_type=0):
+    """Returns a PNG whose rows are stored in Adam7's seven passes."""
+    rows = b""
+    for left, top, across, down in png._PASSES:
+        for row in rgb[top::down, left::across]:
+            rows += bytes([filter_type]) + row.tobytes()
+    header = struct.pack(">IIBBBBB", rgb.shape[1], rgb.shape[0], 8, 2, 0, 0, 1)
+    chunks = png_chunk(b"IHDR", header) + png_chunk(b"IDAT", zlib.compress(rows)) + png_chunk(b"IEND", b"")
+    return png.SIGNATURE + chunks
+
+
+@pytest.mark.parametrize("opencv_writes", [False, True])
+def test_an_interlaced_png_decodes(opencv_writes, monkeypatch):
+    monkeypatch.setattr(images, "_OPENCV_WRITES", opencv_writes)
+    assert np.array_equal(images.decode_image(interlaced(gradient())), images.fit_image(gradient()))
+
+
+@pytest.mark.parametrize("kind", ["filter", "short", "garbage", "long"])
+def test_pixels_of_a_png_that_cannot_be_unpacked_are_seen_before_they_are_decoded(kind, monkeypatch, no_decoder):
+    monkeypatch.setattr(images, "_OPENCV_WRITES", True)
+    rows = bytearray(b"".join(b"\0" + row.tobytes() for row in gradient()))
+    if kind == "filter":
+        rows[1201 * 150] = 5
+    packed = zlib.compress(bytes(rows[:-1] if kind == "short" else rows))
+    packed = packed[:200] + b"\xff" * 300 + packed[500:] if kind == "garbage" else packed
+    header = struct.pack(">IIBBBBB", 401 if kind == "long" else 400, 300, 8, 2, 0, 0, 0)
+    chunks = png_chunk(b"IHDR", header) + png_chunk(b"IDAT", packed) + png_chunk(b"IEND", b"")
+    assert reason_of(png.SIGNATURE + chunks).startswith("is damaged (PNG: ")
 
 
 def test_a_png_with_a_wrong_checksum_in_its_pixels_is_damaged():
