@@ -182,6 +182,8 @@ def _replaced(kind, stream, descriptor):
 
 def _find_home():
     """Sees to it that ~ is a folder: else libraries, and we, would make one of that name wherever the command runs."""
+    if not os.path.isabs(os.environ.get("XDG_CACHE_HOME", "")):
+        os.environ.pop("XDG_CACHE_HOME", None)  # as its specification says
     if os.path.isabs(os.environ.get("HOME", "")):
         return
     os.environ.pop("HOME", None)  # set to nothing, or to a literal ~

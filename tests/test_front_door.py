@@ -341,10 +341,12 @@ def test_no_folder_named_tilde_is_made(tmp_path, home):
     environment = dict(os.environ, PYTHONPATH=helpers.ROOT, TMPDIR=str(tmp_path / "tmp"))
     (tmp_path / "tmp").mkdir()
     environment.pop("HOME", None)
+    environment["XDG_CACHE_HOME"] = "~/.cache"
     if home is not None:
         environment["HOME"] = home
     program = (
         "import os\nfrom edge_runtime import command\ncommand.run_verb(lambda _: print(os.path.expanduser('~')), [])"
+        "\nassert 'XDG_CACHE_HOME' not in os.environ"
     )
     nobody = "import pwd\ndef unknown(_): raise KeyError\npwd.getpwuid = unknown\n"
     for code, folder in ((program, ""), (nobody + program, str(tmp_path / "tmp" / ("picnic-edge-%d" % os.getuid())))):
@@ -357,6 +359,7 @@ def test_no_folder_named_tilde_is_made(tmp_path, home):
             check=False,
         )
         found = done.stdout.decode().strip()
+        assert done.returncode == 0, done.stderr
         assert os.path.isabs(found) and os.listdir(str(tmp_path)) == ["tmp"]
         assert done.stderr.count(b"HOME is not set") == bool(folder)
         if folder:

@@ -1,5 +1,6 @@
 """picnic-edge explore: every finding planted once, and clean photos that must not be reported."""
 
+import base64
 import json
 import os
 import re
@@ -371,6 +372,20 @@ def test_odd_names_are_escaped_and_cost_nothing(tmp_path):
     assert found["splits"][0]["readable"] == len(helpers.NASTY_NAMES) + 1
     assert [row["label"] for row in found["classes"]] == [evil]
     assert len(found["problems"]) == 1
+
+
+def test_names_that_are_not_utf_8_are_in_the_document_for_strict_readers_and_can_be_found_again(tmp_path):
+    odd = os.fsdecode(b"cut\xff.jpg")
+    for number in range(2):
+        helpers.write_photo(tmp_path / "photos" / "milk" / ("%d.jpg" % number), drawn(number))
+    helpers.write_bytes(os.path.join(str(tmp_path / "photos" / "milk"), odd), b"\xff\xd8")
+    explore.main([str(tmp_path / "photos"), "--report", str(tmp_path / "report")])
+    with open(str(tmp_path / "report" / "explore.json"), encoding="ascii") as file:
+        found = json.load(file)
+    json.dumps(found, ensure_ascii=False).encode()  # fails for half a character, as strict readers do
+    (problem,) = found["problems"]
+    assert problem["file"] == "milk/cut\\xff.jpg"
+    assert base64.b64decode(problem["file_bytes"]) == b"milk/cut\xff.jpg"
 
 
 def test_a_large_group_shows_every_split_and_label():
