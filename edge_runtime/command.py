@@ -14,7 +14,7 @@ import warnings
 import cv2
 
 from edge_runtime.errors import OutOfMemory, PicnicError, UsageError, is_out_of_memory
-from edge_runtime.secrets import hides_secrets
+from edge_runtime.secrets import hide_secrets, hides_secrets
 from edge_runtime.text import plain_json, printable
 
 INTERRUPTED = 130
@@ -119,7 +119,7 @@ class _Messages(io.TextIOWrapper):
     def write(self, text):
         """Writes text. Returns its length."""
         try:
-            super().write(printable(text, self.kept) if self._is_escaped() else text)
+            super().write(self._shown(text))
         except OSError as error:
             self._failed(error)
         return len(text)
@@ -131,8 +131,8 @@ class _Messages(io.TextIOWrapper):
         except OSError as error:
             self._failed(error)
 
-    def _is_escaped(self):
-        return True
+    def _shown(self, text):
+        return printable(hide_secrets(text), self.kept)
 
     def _failed(self, error):
         pass
@@ -143,8 +143,8 @@ class _Output(_Messages):
 
     kept = "\n\t"
 
-    def _is_escaped(self):
-        return self.isatty()
+    def _shown(self, text):
+        return printable(text, self.kept) if self.isatty() else text
 
     def _failed(self, error):
         # What could not be written would be tried again, and complained of, when Python ends.

@@ -7,8 +7,9 @@ at the smallest DCT scale that still covers the input size), transparency over w
 nothing there).
 
 Which decoder is given what (benchmarks/fuzz_photos.py tries them): JPEGs go to simplejpeg, since it says where data is
-lost; opaque PNGs (only their critical chunks, see edge_runtime/png.py), still WebPs, BMPs and JPEGs in CMYK to OpenCV;
-the rest to Pillow: transparency, GIF, TIFF, animated WebP, and HEIC and AVIF where it can.
+lost; still WebPs, BMPs and JPEGs in CMYK to OpenCV; the rest to Pillow: PNGs (only their critical chunks, see
+edge_runtime/png.py; OpenCV would write to standard error of what it cannot decode), transparency, GIF, TIFF, animated
+WebP, and HEIC and AVIF where it can.
 """
 
 import contextlib
@@ -79,8 +80,6 @@ _EXIF_ORIENTATION = 0x0112
 _REDUCED = {8: cv2.IMREAD_REDUCED_COLOR_8, 4: cv2.IMREAD_REDUCED_COLOR_4, 2: cv2.IMREAD_REDUCED_COLOR_2}
 _READ_BYTES = 1 << 16  # at a time, until a file's header is known
 _STRIP_BYTES = 16 << 20  # of RGBA that is laid over white at a time
-# Before 4.11 OpenCV lets libpng write to standard error what it cannot decode.
-_OPENCV_WRITES = tuple(int(number) for number in cv2.__version__.split(".")[:2]) < (4, 11)
 _NO_MEMORY = -4  # cv::Error::StsNoMem
 # Bytes a pixel of the decoders that make the whole picture, measured with benchmarks/fuzz_photos.py --memory
 _NEED = {"GIF": 8, "BMP": 8, "TIFF": 20, "HEIF": 16, "AVIF": 18}
@@ -311,17 +310,12 @@ def _need_bytes(header, size_bytes, scale):
         shares = [float(across * down) / (largest[0] * largest[1]) for across, down in facts.sampling]
         return out + (int(2 * pixels * sum(shares)) if facts.buffered else 0)
     if header.format == "PNG":
-        if _is_transparent(facts):  # RGBA and RGB, and a strip of it several times; the chunks are copied once
-            return size_bytes + 7 * pixels + 5 * min(4 * pixels, _STRIP_BYTES)
-        return 2 * size_bytes + 6 * pixels  # OpenCV 5 keeps a second picture and copies the chunks
+        # As Pillow decodes it and as RGB, and where it lies over white a strip of it several times. The chunks are
+        # copied once.
+        return size_bytes + 7 * pixels + 5 * min(4 * pixels, _STRIP_BYTES)
     if header.format == "WEBP":
         return (24 if facts.alpha or facts.animated else 10) * pixels
     return _NEED[header.format] * pixels
-
-
-def _is_transparent(facts):
-    # Pillow clips 16-bit grey to white; OpenCV scales it, and leaves out its one transparent grey.
-    return facts.colour in (4, 6) or (facts.transparent and not (facts.colour == 0 and facts.depth == 16))
 
 
 def _decode(data, header, scale):
@@ -332,11 +326,8 @@ def _decode(data, header, scale):
         return _Decoded(rgb, False, orientation) if rgb is not None else _opencv(data, header, scale)
     if header.format == "PNG":
         if facts.frame:
-            _opencv_png(png.first_frame(data, facts), header._replace(width=facts.frame[0], height=facts.frame[1]))
+            _pillow(png.first_frame(data, facts), "PNG")
         data = png.plain(data, facts)
-        if _is_transparent(facts):
-            return _Decoded(_over_white(_pillow(data, "PNG")), False, orientation)
-        return _opencv_png(data, header)
     if header.format == "WEBP" and not (facts.alpha or facts.animated) or header.format == "BMP" and facts != "RGBA":
         return _opencv(data, header)
     picture = _pillow(data, header.format)
@@ -348,12 +339,6 @@ def _decode(data, header, scale):
     if picture.mode in ("I", "F"):
         raise ImageError("has %s pixels of 32 bits, whose range is unknown; save it with 8 bits" % header.format)
     return _Decoded(_over_white(picture, alpha_may_be_unset=header.format == "BMP"), False, orientation)
-
-
-def _opencv_png(data, header):
-    if _OPENCV_WRITES:
-        png.check_pixels(data, png.read_facts(io.BytesIO(data)))
-    return _opencv(data, header)
 
 
 def _opencv(data, header, scale=1):
@@ -383,7 +368,7 @@ def _over_white(picture, alpha_may_be_unset=False):
         ImageError: nothing of it can be seen; but with alpha_may_be_unset it is opaque then.
     """
     if picture.mode in ("RGB", "L", "1", "CMYK", "YCbCr") and "transparency" not in picture.info:
-        return np.array(picture.convert("RGB"))
+        return np.asarray(picture.convert("RGB"))
     width, height = picture.size
     rows = max(1, _STRIP_BYTES // (4 * width))
     rgb = np.empty((height, width, 3), np.uint8)

@@ -32,8 +32,6 @@ Facts = typing.NamedTuple(
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _KEPT = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
 _DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}  # colour -> depths
-_PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))  # Adam7
-_PIECE_BYTES = 1 << 18
 _TEXT_BYTES = 1 << 20  # of one text chunk that is looked at for an orientation
 _MAX_CHUNKS = 1 << 20
 
@@ -120,55 +118,6 @@ def plain(data, facts):
             raise _damaged("a wrong checksum: corrupt")
         parts.append(memoryview(data)[place - 8 : end + 4])
     return b"".join(parts + [_chunk(b"IEND", b"")])
-
-
-def check_pixels(data, facts):
-    """Checks that the pixels of a PNG can be unpacked and are all there, without decoding them.
-
-    For decoders that write to standard error of what they cannot decode, without saying in which file.
-
-    Args:
-        data: bytes of the file, or of plain or first_frame.
-        facts: of read_facts of the same bytes.
-
-    Raises:
-        ImageError: they cannot.
-    """
-    samples = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[facts.colour]
-    view = memoryview(data)
-    packed = [view[place : place + length] for place, length in facts.chunks if data[place - 4 : place] == b"IDAT"]
-    unpacked = _unpacked(packed)
-    try:
-        for left, top, across, down in _PASSES if facts.interlaced else ((0, 0, 1, 1),):
-            width, rows = -(-(facts.width - left) // across), -(-(facts.height - top) // down)
-            row_bytes = 1 + -(-width * samples * facts.depth // 8)  # the first is the row's filter, 0 to 4
-            at_once = max(1, _PIECE_BYTES // row_bytes)
-            for row in range(0, rows if width > 0 else 0, at_once):
-                piece = unpacked(min(at_once, rows - row) * row_bytes)
-                if max(piece[::row_bytes]) > 4:
-                    raise _damaged("a filter that does not exist: corrupt")
-    except (zlib.error, EOFError):
-        raise _damaged("its pixels cannot be unpacked: truncated or corrupt")
-
-
-def _unpacked(packed):
-    """Returns a function that unpacks exactly so many bytes more. It raises zlib.error, and EOFError at the end."""
-    inflate, parts, rest = zlib.decompressobj(), iter(packed), b""
-
-    def read(count):
-        nonlocal rest
-        pieces = []
-        while count:
-            rest = rest or bytes(next(parts, b""))
-            if not rest:
-                raise EOFError
-            piece = inflate.decompress(rest, count)
-            rest = inflate.unconsumed_tail
-            count -= len(piece)
-            pieces.append(piece)
-        return b"".join(pieces)
-
-    return read
 
 
 def first_frame(data, facts):

@@ -65,12 +65,17 @@ def _shown_in_a_sentence(found):
 
 def hides_secrets(run_verb):
     """Decorates a function of (verb, arguments): whatever is written to sys.stderr meanwhile (by argparse, a library,
-    a traceback) goes through hide_secrets."""
+    a traceback) goes through hide_secrets.
+
+    Python's own stream is left to edge_runtime.command, whose stream in its place does the same.
+    """
 
     @functools.wraps(run_verb)
     def hiding(verb, arguments):
         remember(arguments)
-        with contextlib.redirect_stderr(_Hiding(sys.stderr)) if sys.stderr else contextlib.ExitStack():
+        if sys.stderr is None or sys.stderr is sys.__stderr__:
+            return run_verb(verb, arguments)
+        with contextlib.redirect_stderr(_Hiding(sys.stderr)):
             return run_verb(verb, arguments)
 
     return hiding

@@ -57,6 +57,14 @@ def photo(colour, seed=0, height=120, width=160):
     return np.clip(np.array(colour) + noise, 0, 255).astype(np.uint8)
 
 
+def two_greys(level, height=30, width=40):
+    """Returns a picture whose halves are a little darker and lighter than a grey level: it is not one colour."""
+    rgb = np.full((height, width, 3), level, np.uint8)
+    rgb[:, : width // 2] -= 3
+    rgb[:, width // 2 :] += 3
+    return rgb
+
+
 def write_photo(path, rgb, *settings):
     """Writes a picture in the format of the path's suffix."""
     os.makedirs(os.path.dirname(os.path.abspath(str(path))), exist_ok=True)

@@ -911,7 +911,7 @@ def test_rivals_get_the_same_photos(tiny_bundle, stub, photos, monkeypatch, caps
 def test_photos_that_rivals_do_not_get_are_in_the_document(tiny_bundle, stub, tmp_path, monkeypatch, capsys):
     helpers.write_photo(tmp_path / "photos" / "a.jpg", helpers.photo((200, 10, 10)))
     for name in ("b.webp", "c.webp"):
-        helpers.write_bytes(tmp_path / "photos" / name, helpers.encoded(Image.new("RGB", (40, 30)), "webp"))
+        helpers.write_bytes(tmp_path / "photos" / name, helpers.encoded(Image.fromarray(helpers.gradient()), "webp"))
     monkeypatch.setattr(cli.rivals, "measure", lambda bundle, paths, seconds, batch: [])
     result = bench_json(capsys, tiny_bundle, "--images", str(tmp_path / "photos"), "--rivals", *QUICK)
     assert result["photo_count"] == 3 and faults(result, schema()) == []

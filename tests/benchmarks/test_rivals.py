@@ -251,10 +251,12 @@ def test_photos_that_a_rival_cannot_read_are_left_out_for_all(tmp_path):
     good = [str(tmp_path / name) for name in ("a.jpg", "b.png", "new\nline.jpg")]
     for path in good:
         helpers.write_photo(path, helpers.photo((200, 10, 10)))
-    grey = helpers.write_bytes(tmp_path / "grey.png", helpers.encoded(Image.new("L", (40, 30), 128), "png"))
+    grey = helpers.write_bytes(
+        tmp_path / "grey.png", helpers.encoded(Image.fromarray(helpers.gradient()).convert("L"), "png")
+    )
     odd = {
-        "cmyk.jpg": helpers.encoded(Image.new("CMYK", (40, 30)), "jpg"),
-        "web.webp": helpers.encoded(Image.new("RGB", (40, 30)), "webp"),
+        "cmyk.jpg": helpers.encoded(Image.fromarray(helpers.gradient()).convert("CMYK"), "jpg"),
+        "web.webp": helpers.encoded(helpers.gradient(), "webp"),
         "empty.jpg": b"",
         "text.jpg": b"hello",
     }

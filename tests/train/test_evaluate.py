@@ -94,7 +94,7 @@ def test_what_cannot_be_scored_is_named_and_counted(tiny_bundle, labelled, tmp_p
     evaluate.main([tiny_bundle, str(tmp_path / "more.tsv"), "--images", folder, "--json", "--report", str(out)])
     said = capsys.readouterr()
     named = {row["file"]: row["error"] for row in read_table(out / "predictions.tsv") if row["error"]}
-    assert named["broken.jpg"] == "is not a JPEG, PNG, BMP, GIF or WebP picture" and len(named) == 5
+    assert named["broken.jpg"].startswith("is not a JPEG") and len(named) == 5
     page = (out / "evaluation.html").read_text(encoding="utf-8")
     assert all(name in page[page.index('id="problems"') :] for name in named)
     result = json.loads(said.out)
@@ -102,7 +102,7 @@ def test_what_cannot_be_scored_is_named_and_counted(tiny_bundle, labelled, tmp_p
     assert result["accuracy"] == pytest.approx(8 / 9.0)
     for words in (
         "No such file or directory: missing.jpg",
-        "is not a JPEG, PNG, BMP, GIF or WebP picture: broken.jpg",
+        "picture, but text: broken.jpg",
         "is listed more than once: counted once: " + rows[0][0],
         "label 'purple' is not among the training classes: x.jpg",
         "absolute path; names are relative to the images folder: /y.jpg",

@@ -111,11 +111,11 @@ def test_unreadable_photos_do_not_stop_the_others(blocks_bundle, tmp_path):
     assert (done.returncode, done.stdout) == (0, b"")
     page = read_page(tmp_path / "out")
     for name, reason in (
-        ("bad.jpg", "is not a JPEG, PNG, BMP, GIF or WebP picture"),
+        ("bad.jpg", "is not a JPEG, .* picture, but text"),
         ("gone.jpg", "no such file or folder"),
         ("none-*.jpg", "the pattern matches no file"),
     ):
-        assert "%s: %s" % (reason, tmp_path / name) in done.stderr
+        assert re.search("%s: %s" % (reason, re.escape(str(tmp_path / name))), done.stderr)
         assert re.search('%s <span class="faint">.*%s</span>' % (re.escape(str(tmp_path / name)), reason), page)
     assert "3 photos could not be read" in page
     assert "1 photo explained" in done.stderr
@@ -136,9 +136,16 @@ def test_nothing_to_explain_exits_with_2(blocks_bundle, tmp_path):
         explain.main([blocks_bundle, str(tmp_path / "gone.jpg"), "--out", str(tmp_path / "out")])
 
 
+def shades(blue):
+    """Returns a picture of two shades of blue."""
+    rgb = np.full((50, 50, 3), (0, 0, blue), np.uint8)
+    rgb[:, 25:, 2] += 3
+    return rgb
+
+
 def test_photos_of_one_name_keep_pictures_of_their_own(blocks_bundle, tmp_path):
     for number, name in enumerate(["a/x.png", "b/x.png", "c/x-2.png", "c/x.bmp"]):
-        helpers.write_photo(tmp_path / "in" / name, np.full((50, 50, 3), (0, 0, 80 * number + 10), np.uint8))
+        helpers.write_photo(tmp_path / "in" / name, shades(80 * number + 10))
     explain.main([blocks_bundle, str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--class", RED])
     heats = [name for name in names_in(tmp_path / "out") if name.endswith("-heat.png")]
     assert heats == ["x-2-2-heat.png", "x-2-heat.png", "x-3-heat.png", "x-heat.png"]

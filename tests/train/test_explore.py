@@ -57,8 +57,9 @@ def planted(tmp_path):
     helpers.write_photo(train / "tea" / "dark.jpg", (drawn(301) * 0.25).astype(np.uint8))
     helpers.write_photo(train / "tea" / "bright.jpg", (195 + drawn(302) * 0.23).astype(np.uint8))
     helpers.write_photo(train / "tea" / "blurred.jpg", cv2.GaussianBlur(drawn(303), (0, 0), 9))
-    helpers.write_photo(train / "soap" / "black.png", np.zeros((200, 200, 3), np.uint8))
-    helpers.write_photo(train / "milk" / "white.png", np.full((200, 200, 3), 255, np.uint8))
+    helpers.write_photo(train / "soap" / "black.png", helpers.two_greys(12, 200, 200))
+    helpers.write_photo(train / "milk" / "white.png", helpers.two_greys(252, 200, 200))
+    helpers.write_photo(train / "milk" / "export.png", np.full((200, 200, 3), 255, np.uint8))
     helpers.write_bytes(train / "tea" / "jpeg.png", helpers.encoded(drawn(304), "jpg"))
     whole = helpers.encoded(drawn(305), "jpg")
     helpers.write_bytes(train / "tea" / "cut.jpg", whole[: len(whole) // 2])
@@ -101,7 +102,8 @@ def test_every_planted_finding_and_nothing_else(planted, tmp_path):
     assert names(found["uniform"]) == [("train", "milk/white.png"), ("train", "soap/black.png")]
     assert [(row["file"], row["format"]) for row in found["wrong_suffixes"]] == [("tea/jpeg.png", "JPEG")]
     assert [(row["file"], row["problem"]) for row in found["problems"]] == [
-        ("tea/cut.jpg", "is truncated (JPEG without its end)"),
+        ("milk/export.png", "is one colour"),
+        ("tea/cut.jpg", "is damaged (JPEG without its end: truncated)"),
         ("tea/empty.jpg", "is empty (0 bytes)"),
     ]
     assert found["label_check"] is None
@@ -120,7 +122,7 @@ def test_counts_sizes_and_formats(planted, tmp_path):
         {"label": "tea", "train": 9, "val": 1},
     ]
     first, second = found["splits"]
-    assert (first["name"], first["listed"], first["readable"], first["classes"]) == ("train", 23, 21, 3)
+    assert (first["name"], first["listed"], first["readable"], first["classes"]) == ("train", 24, 21, 3)
     assert (first["largest_class"], first["smallest_class"], first["imbalance"]) == ("tea", "soap", 1.8)
     assert (first["missing_classes"], second["missing_classes"]) == (["only here"], [])
     assert found["formats"] == {"JPEG": 25, "PNG": 2}
@@ -259,11 +261,11 @@ def test_the_same_carton_in_another_colour_is_another_product(tmp_path):
 def test_uniform_photos_are_like_none(tmp_path, monkeypatch):
     stains = (drawn(7) * 0.05).astype(np.uint8)
     walls = [stains + np.uint8(grey) for grey in (60, 99, 110)]
-    plain = [np.full((200, 300, 3), grey, np.uint8) for grey in (0, 99, 100, 255)]
+    plain = [helpers.two_greys(grey, 200, 300) for grey in (10, 99, 100, 252)]
     facts = facts_of(tmp_path, *(walls + plain))
     assert photo_facts.groups_alike(facts) == []
     monkeypatch.setattr(photo_facts, "UNIFORM", 0)
-    assert photo_facts.groups_alike(facts) == [[0, 1, 2]]  # what they would be taken for
+    assert photo_facts.groups_alike(facts) == [[0, 1, 2], [3, 4, 5, 6]]  # what they would be taken for
 
 
 @pytest.mark.parametrize(
@@ -598,7 +600,7 @@ def decoded(address):
 
 
 def test_extreme_proportions(tmp_path):
-    (facts,) = facts_of(tmp_path, np.zeros((1, 3000, 3), np.uint8))
+    (facts,) = facts_of(tmp_path, helpers.two_greys(50, 1, 3000))
     assert cv2.imdecode(np.frombuffer(decoded(facts.thumbnail), np.uint8), cv2.IMREAD_COLOR).shape == (1, 112, 3)
 
 

@@ -105,10 +105,10 @@ def test_order_is_kept_and_the_last_batch_is_not_dropped(tmp_path):
     for number in range(11):  # large and small ones in turn, so that their decoding ends out of order
         side = 1500 if number % 3 == 0 else 20
         paths.append(str(tmp_path / ("%02d.png" % number)))
-        helpers.write_photo(paths[-1], np.full((side, side, 3), number * 20, np.uint8))
+        helpers.write_photo(paths[-1], helpers.two_greys(number * 20 + 10, side, side))
     found, sizes = pipeline_pixels(paths, 4)
     assert sizes == [4, 4, 3]
-    assert found[:, 150, 150, 0].tolist() == [number * 20 for number in range(11)]
+    assert found[:, 150, 290, 0].tolist() == [number * 20 + 13 for number in range(11)]
     _, sizes = pipeline_pixels(paths, 16)
     assert sizes == [11]
 

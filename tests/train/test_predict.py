@@ -65,7 +65,7 @@ def test_every_row_gets_a_row_also_unusable_and_repeated_ones(tiny_bundle, photo
 
 def test_real_picnic_table_without_its_photos(tiny_bundle, picnic, tmp_path):
     table = os.path.join(picnic, "test.tsv")
-    (tmp_path / "photos").mkdir()
+    helpers.write_bytes(tmp_path / "photos" / "another.jpg", b"")
     predict.main([tiny_bundle, table, "--images", str(tmp_path / "photos"), "--out", str(tmp_path / "out.tsv")])
     with open(table, encoding="utf-8") as file:
         names = file.read().split()[1:]
