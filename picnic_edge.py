@@ -26,7 +26,7 @@ VERBS = {
     "bench": ("benchmarks.cli", "latency and throughput of a bundle's engines, side by side"),
     "doctor": (
         "edge_runtime.doctor",
-        "what this machine can run, what is missing, and the command that mends it",
+        "what this machine can run, what is missing, and the command that fixes it",
     ),
     "demo": ("", "the whole path on photos that the demo draws itself"),
 }

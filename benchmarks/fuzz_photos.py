@@ -31,7 +31,6 @@ from edge_runtime.errors import ImageError, PicnicError
 HANG_S = 5.0
 BUDGET_MIB = 256
 _SLACK_MIB = 48  # what the allocator and the libraries keep beside the photo itself
-_OTHER_MIB = 1024  # a child that grows beyond is ended: before the machine is
 
 
 def main(argv=None):
@@ -299,8 +298,9 @@ def _lines_of_child(seed, start, count):
         while True:
             ready = select.select([descriptor], [], [], max(0.0, since_s + HANG_S - time.perf_counter()))[0]
             if not ready:
-                if text:
-                    yield text, "took longer than %g s" % HANG_S
+                if not text:
+                    raise RuntimeError("the child does not start")
+                yield text, "took longer than %g s" % HANG_S
                 return
             data = os.read(descriptor, 1 << 16)
             if not data:

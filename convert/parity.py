@@ -6,7 +6,7 @@ import typing
 
 import numpy as np
 
-from edge_runtime import images, machine, sources, tables
+from edge_runtime import images, machine, sources
 from edge_runtime.bundle import Sample
 from edge_runtime.classifier import Classifier
 from edge_runtime.command import progress, say
@@ -97,12 +97,10 @@ def labelled_photos(bundle, source, images_folder=None):
     if os.path.isdir(source):
         rows = [(item, os.path.dirname(item.name)) for item in sources.open_source(source)]
     else:
-        folder = os.path.dirname(source) if images_folder is None else images_folder
-        if not os.path.isdir(folder or "."):
-            raise UsageError("--images %s: no such folder" % folder)
+        folder = sources.images_folder_of(source, images_folder)
         rows = [
-            (sources.Item(row.file, sources.path_of(row.file, folder), row.problem), row.label)
-            for row in tables.read_rows(source, need_label=True)
+            (sources.Item(row.file, path, row.problem, root), row.label)
+            for row, path, root in sources.table_rows(source, folder, need_label=True)
         ]
     known = {name: index for index, name in enumerate(bundle.class_names)}
     usable = [(item, known[label]) for item, label in rows if label in known and not item.problem]
@@ -326,10 +324,10 @@ def _told_if_small(sample):
 def _load(item):
     try:
         if item.problem:
-            raise ImageError(item.problem)
+            return ImageError(item.problem)
         return images.read_image(item.path)
     except ImageError as error:
-        return error
+        return ImageError(sources.reason_of(item, error))
 
 
 def _unconverted(bundle):

@@ -7,7 +7,7 @@ import typing
 
 import numpy as np
 
-from edge_runtime import images, jpeg_hardware, machine, pipeline, sources
+from edge_runtime import images, jpeg_hardware, machine, memory, pipeline, sources
 from edge_runtime.bundle import Bundle
 from edge_runtime.engines import open_engine
 from edge_runtime.errors import ImageError
@@ -78,6 +78,7 @@ class Classifier:
         Raises:
             UsageError, BundleError, MissingRequirement: as edge_runtime.engines.open_engine.
         """
+        memory.decode_budget()  # a wrong setting is noticed before the first photo
         opened = Bundle.open(bundle)
         opened_engine = open_engine(opened, engine, batch_size)
         return cls(opened, opened_engine, opened_engine.max_batch)

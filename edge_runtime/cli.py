@@ -96,8 +96,9 @@ def main(argv=None):
     say(_told(summary, unit))
     if stopped:
         raise KeyboardInterrupt
-    if options.strict and summary["unreadable"]:
-        raise SomeInputsFailed("%d of %d %s could not be read" % (summary["unreadable"], summary["photos"], unit))
+    failures = summary["unreadable"] + summary.get("frames", {}).get("damaged", 0)
+    if options.strict and failures:
+        raise SomeInputsFailed("%d of %d %s could not be read" % (failures, summary["photos"], unit))
 
 
 def positive(text):
@@ -165,7 +166,7 @@ def _check(options):
     if options.resume and _is_live(options):
         raise UsageError("--resume: %s is live, what it showed is gone; leave it out" % live.shown_name(options.source))
     if options.resume and options.annotate and live.is_video(options.annotate):
-        raise UsageError("--annotate %s: a video cannot be gone on with; give a folder" % options.annotate)
+        raise UsageError("--annotate %s: a video cannot be resumed; give a folder" % options.annotate)
     for source in options.sources if options.annotate else []:
         if os.path.isdir(source) and files.is_inside(options.annotate, source):
             raise UsageError(
@@ -515,4 +516,6 @@ def _told(summary, unit):
             % (summary["latency"])
         )
         text += "; %(captured)d captured, %(dropped)d dropped, %(reconnects)d reconnects" % summary["frames"]
+        if summary["frames"]["damaged"]:
+            text += ", %(damaged)d that could not be decoded" % summary["frames"]
     return text + (", written to %s" % summary["out"] if summary["out"] else "")

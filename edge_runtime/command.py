@@ -70,8 +70,8 @@ def say(text):
 
 
 def message(text):
-    """Returns lines for people as a terminal can show them, whatever the names in them hold."""
-    return printable(text, kept="\n\t")
+    """Returns lines for people as a terminal can show them, whatever the names and addresses in them hold."""
+    return printable(hide_secrets(text), kept="\n\t")
 
 
 def print_json(value):

@@ -41,15 +41,22 @@ Answer = typing.NamedTuple(
 # What each library is for, in the order of the report: (distribution, purpose)
 _LIBRARIES = (
     ("numpy", "everything"),
-    ("opencv-python-headless", "decoding photos"),
-    ("pillow", "reading photo headers"),
+    ("opencv-python-headless", "resizing photos, and videos and cameras"),
+    ("simplejpeg", "decoding JPEGs"),
+    ("pillow", "decoding other photos"),
+    ("pillow-heif", "photos of iPhones (HEIC)"),
     ("onnxruntime", "running bundles on any CPU"),
     ("openvino", "faster engines on x86 CPUs"),
     ("tensorflow", "training"),
     ("tf2onnx", "training (export)"),
     ("scikit-learn", "evaluating"),
 )
-_MODULES = {"opencv-python-headless": "cv2", "pillow": "PIL", "scikit-learn": "sklearn"}
+_MODULES = {
+    "opencv-python-headless": "cv2",
+    "pillow": "PIL",
+    "pillow-heif": "pillow_heif",
+    "scikit-learn": "sklearn",
+}
 _LEAST_MEMORY_BYTES = 2 << 30
 _LEAST_SWAP_BYTES = 4 << 30  # what builds on boards with 4 to 8 GiB of memory were helped by
 _LEAST_DISK_BYTES = 1 << 30
@@ -81,7 +88,7 @@ def main(argv=None):
     """Prints what this machine has and lacks."""
     this = argparse.ArgumentParser(
         prog="picnic-edge doctor",
-        description="Say what this machine can run, what is missing, and the command that mends it.",
+        description="Say what this machine can run, what is missing, and the command that fixes it.",
         epilog="example: picnic-edge doctor",
     )
     this.add_argument("--json", action="store_true", help="one JSON document on stdout")

@@ -92,4 +92,9 @@ class PhotoMissing(ImageError):  # noqa: N818
 
 def is_out_of_memory(error):
     """Tells whether an exception says that memory is short: libraries in C++ have a name of their own for it."""
-    return isinstance(error, MemoryError) or "std::bad_alloc" in str(error)
+    return (
+        isinstance(error, MemoryError)
+        or "std::bad_alloc" in str(error)
+        or "Failed to allocate memory" in str(error)  # ONNX Runtime
+        or getattr(error, "code", None) == -4  # OpenCV: StsNoMem
+    )

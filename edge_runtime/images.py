@@ -14,6 +14,7 @@ WebP, and HEIC and AVIF where it can.
 
 import contextlib
 import errno
+import functools
 import hashlib
 import importlib
 import io
@@ -75,7 +76,6 @@ _Decoded = typing.NamedTuple(
     ],
 )
 
-_TOO_MANY_FILES = (errno.EMFILE, errno.ENFILE)
 _EXIF_ORIENTATION = 0x0112
 _REDUCED = {8: cv2.IMREAD_REDUCED_COLOR_8, 4: cv2.IMREAD_REDUCED_COLOR_4, 2: cv2.IMREAD_REDUCED_COLOR_2}
 _READ_BYTES = 1 << 16  # at a time, until a file's header is known
@@ -98,14 +98,22 @@ def read_image(path):
     Raises:
         ImageError: the file cannot be read or is no usable photo; the message says why. PhotoMissing: it is not there.
         StorageLost: the disk or network drive fails, or no more files can be opened.
-        MemoryError: there is not enough memory now.
+        MemoryError: there is not enough memory, also with no other photo beside it.
     """
+    return _patiently(_read_image, path)
+
+
+def _read_image(path):
     with _opened(path) as (stream, size_bytes):
         return _for_network(stream, size_bytes, True)[0]
 
 
 def read_photo(path):
     """Reads a photo for the network, with what is known of its file: a Photo. Raises as read_image."""
+    return _patiently(_read_photo, path)
+
+
+def _read_photo(path):
     digest = hashlib.sha256()
     with _opened(path) as (stream, size_bytes):
         picture, header = _for_network(stream, size_bytes, True, digest)
@@ -145,6 +153,10 @@ def read_large(path, side):
     Returns:
         uint8 array [height, width, 3], RGB, upright.
     """
+    return _patiently(functools.partial(_read_large, side=side), path)
+
+
+def _read_large(path, side):
     with _opened(path) as (stream, size_bytes):
         return _for_people(stream, size_bytes, side)
 
@@ -217,32 +229,47 @@ def turn_upright(image, orientation):
 # --- files
 
 
+def _patiently(read, path):
+    """Returns read(path). Where memory runs out it tries once more, with no other photo beside it."""
+    try:
+        return read(path)
+    except MemoryError:
+        pass  # only here is what the first attempt had taken free again
+    with memory.decode_budget().alone():
+        return read(path)
+
+
 @contextlib.contextmanager
 def _opened(path):
     """Yields (a regular file opened for reading, its size in bytes); turns OSErrors into what read_image raises."""
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):
+        status = os.stat(path)
+    except ValueError as error:  # a name with a NUL byte
+        raise ImageError(str(error))
+    except OSError as error:
+        raise _reading_failed(path, error)
+    try:
+        if not stat.S_ISREG(status.st_mode):
             raise ImageError("is a directory" if os.path.isdir(path) else "is not a regular file")
         if os.path.splitext(os.fsdecode(path))[1].lower() in formats.RAW_SUFFIXES:
             raise ImageError("is a camera raw file, of which only a small preview could be read; convert it to JPEG")
         with open(path, "rb", _READ_BYTES) as stream:
             yield stream, os.fstat(stream.fileno()).st_size
     except OSError as error:
-        if error.errno == errno.ENOMEM:
-            raise MemoryError(error.strerror) from error
-        if error.errno in STORAGE_ERRORS and error.errno not in _TOO_MANY_FILES:
-            raise StorageLost(
-                "%s: the storage that it is on fails (%s); is the disk, card or network drive still there?"
-                % (os.fsdecode(path), error.strerror)
-            ) from error
-        if error.errno in _TOO_MANY_FILES:
-            raise StorageLost(
-                "%s: cannot be opened (%s); raise the limit with: ulimit -n 4096" % (os.fsdecode(path), error.strerror)
-            ) from error
-        kind = PhotoMissing if error.errno in (errno.ENOENT, errno.ENOTDIR) else ImageError
-        raise kind(error.strerror or str(error))  # without the path: the row already names the file
-    except ValueError as error:  # a name with a NUL byte
-        raise ImageError(str(error))
+        raise _reading_failed(path, error)
+
+
+def _reading_failed(path, error):
+    """Returns the exception to raise for an OSError: whether the photo is at fault, or what it is read from."""
+    if error.errno == errno.ENOMEM:
+        return MemoryError(error.strerror)
+    if error.errno in STORAGE_ERRORS:
+        hint = "is the disk, card or network drive still there?"
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            hint = "raise the limit of open files with: ulimit -n 4096"
+        return StorageLost("%s: cannot be read any more (%s); %s" % (os.fsdecode(path), error.strerror, hint))
+    kind = PhotoMissing if error.errno in (errno.ENOENT, errno.ENOTDIR) else ImageError
+    return kind(error.strerror or str(error))  # without the path: the row already names the file
 
 
 # --- decoding

@@ -20,7 +20,7 @@ import typing
 
 import numpy as np
 
-from edge_runtime import images, memory
+from edge_runtime import images
 from edge_runtime.engines.base import EngineError
 from edge_runtime.errors import (
     EngineLost,
@@ -28,7 +28,6 @@ from edge_runtime.errors import (
     OutOfMemory,
     PicnicError,
     StorageLost,
-    UsageError,
     is_out_of_memory,
 )
 
@@ -372,7 +371,7 @@ class _Flow:
                 try:
                     self._put(entry)
                 except MemoryError:
-                    failure = UsageError(
+                    failure = OutOfMemory(
                         "not enough memory for batches of %d; use a smaller --batch" % self._batch_size
                     )
             if failure is not None:
@@ -500,8 +499,8 @@ class _Flow:
         self._stats.wait_for(stage)
 
 
-def _load(load, item, alone=False):
-    """Returns the picture, an ImageError, or a _Failure. Where memory runs out it tries once more, alone."""
+def _load(load, item):
+    """Returns the picture, an ImageError, or a _Failure."""
     try:
         picture = load(item)
         if picture.dtype != np.uint8 or picture.shape != tuple(images.INPUT_SPEC["shape"]):
@@ -509,25 +508,26 @@ def _load(load, item, alone=False):
         return picture
     except ImageError as error:
         return error
-    except MemoryError as error:
-        if not alone:
-            with memory.decode_budget().alone():
-                return _load(load, item, alone=True)
-        explained: Exception = OutOfMemory(
-            "%s: not enough memory to decode it, also with no other photo beside it (%s).\n"
-            "Stop other programs, or use a smaller --batch" % (_name_of(item), error or "out of memory")
-        )
-        explained.__cause__ = error
-        return _Failure(explained)
     except StorageLost as error:  # names the file itself
         return _Failure(error)
     except BaseException as error:
+        if is_out_of_memory(error):
+            return _Failure(_out_of_memory(item, error))
         if isinstance(error, PicnicError):
-            explained = type(error)("%s: %s" % (_name_of(item), error))
+            explained: Exception = type(error)("%s: %s" % (_name_of(item), error))
         else:
             explained = RuntimeError("%s: loading it failed: %s: %s" % (_name_of(item), type(error).__name__, error))
         explained.__cause__ = error
         return _Failure(explained)
+
+
+def _out_of_memory(item, error):
+    explained = OutOfMemory(
+        "%s: not enough memory to decode it, also with no other photo beside it (%s).\n"
+        "Stop other programs, or use a smaller --batch" % (_name_of(item), error or "out of memory")
+    )
+    explained.__cause__ = error
+    return explained
 
 
 def _rows(engine, pictures, items):

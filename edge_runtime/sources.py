@@ -208,10 +208,11 @@ def count_source(source, stop=None):
         stop: threading.Event that ends the counting.
 
     Returns:
-        the number of items as of now; None for standard input, for a source that cannot be read (open_source says why),
+        the number of items as of now; None for standard input, for tables that are read whole (.xlsx, .parquet), for a
+        source that cannot be read (open_source says why),
         for tens of thousands of folders beside each other (their names would have to be kept), and once stop is set.
     """
-    if source == "-":
+    if source == "-" or source.lower().endswith(tables.READ_WHOLE):
         return None
     count = 0
     try:
@@ -267,9 +268,11 @@ def reason_of(item, error):
         StorageLost: what it is read from is gone (a folder that was renamed, a disk that was unmounted), so that the
             failure says nothing about the photo.
     """
+    if not isinstance(error, PhotoMissing):
+        return str(error)
     if item.root is not None:
         _check_root(item.root)
-    return str(error) + (near_miss(item.path) if isinstance(error, PhotoMissing) else "")
+    return str(error) + near_miss(item.path)
 
 
 def _check_root(root, error=None):
@@ -308,7 +311,7 @@ class _Folders:
     def root_of(self, path):
         """Returns the Root of a file; None where no folder that was named so far is there."""
         folder = os.path.dirname(path) or os.curdir
-        if folder not in self._known:
+        if folder not in self._known or (self._top is None and self._is_made_anew(folder)):
             found = _root_of(folder)
             if found is None:
                 return self._last
@@ -319,6 +322,13 @@ class _Folders:
             self._known[folder] = found
         self._last = self._known[folder]
         return self._last
+
+    def _is_made_anew(self, folder):
+        """Whether a known folder is another one now, on the same disk and not empty: a spool, no disk that is away."""
+        now, before = _root_of(folder), self._known[folder]
+        if now is None or now.identity == before.identity or now.identity[0] != before.identity[0]:
+            return False
+        return next(_names(folder), None) is not None
 
 
 def images_folder_of(table, images_folder):

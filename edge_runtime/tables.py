@@ -17,8 +17,8 @@ from edge_runtime.requirements import require
 from edge_runtime.text import plain_json
 
 _TEXT_SUFFIXES = (".tsv", ".csv", ".txt")
-_PANDAS_SUFFIXES = (".parquet", ".xlsx")
-SUFFIXES = _TEXT_SUFFIXES + tuple(suffix + ".gz" for suffix in _TEXT_SUFFIXES) + _PANDAS_SUFFIXES
+READ_WHOLE = (".parquet", ".xlsx")
+SUFFIXES = _TEXT_SUFFIXES + tuple(suffix + ".gz" for suffix in _TEXT_SUFFIXES) + READ_WHOLE
 _SEPARATORS = "\t,;"
 START_BYTES = 512  # that other_kind wants to see: there a tar archive has its mark
 _LINE = 1 << 20  # characters of a line that are read at most
@@ -85,7 +85,7 @@ def read_rows(path, need_label=False):
         the format with, is not installed. StorageLost: its disk fails.
     """
     needed = ["file", "label"] if need_label else ["file"]
-    if path.lower().endswith(_PANDAS_SUFFIXES):
+    if path.lower().endswith(READ_WHOLE):
         return _rows_by_pandas(path, needed)
     return _rows_of_text(path, needed)
 

@@ -18,6 +18,7 @@ from edge_runtime.cli import amount, parsed, positive, share
 from edge_runtime.command import say
 from edge_runtime.errors import ImageError, UsageError
 from edge_runtime.requirements import require
+from edge_runtime.text import printable
 from train import data, export, metrics, model, photo_facts, recipe, report, warn, workers
 from train.augment import MIXES, augment, mix
 from train.checkpoint import Checkpoint
@@ -274,7 +275,7 @@ def main(argv=None):
 
 def _command_for_the_same(arguments, options, done):
     """Returns the words of a command that trains the same on a machine of any speed."""
-    command = ["picnic-edge", "train"] + [data.ascii_name(argument) for argument in arguments]
+    command = ["picnic-edge", "train"] + [printable(argument) for argument in arguments]
     if "fine_tune" in done.history and not options.fine_tune_epochs and not done.interrupted:
         command += ["--fine-tune-epochs", str(len(done.history["fine_tune"]["loss"]))]
     return command
@@ -354,7 +355,7 @@ def _log_run(out, arguments, done, figures, record, minutes):
     curves = [done.history] + [done.history[stage] for stage in ("fine_tune", recipe.REFIT) if stage in done.history]
     row = {
         "when": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        "command": " ".join(shlex.quote(data.ascii_name(argument)) for argument in arguments),
+        "command": " ".join(shlex.quote(printable(argument)) for argument in arguments),
         "seed": record["seed"],
         "photos": record["photos_id"],
         "weights": record["weights"],
@@ -414,7 +415,7 @@ def read_photos(options, sums):
     conflicts = [group for group in groups if len({photo.label for photo in group}) > 1]
     warnings += warn.of_labels(listed) + of_split + warn.of_conflicts(conflicts, "picnic-edge explore shows them")
     for warning in warnings:
-        say("warning: " + data.ascii_name(warning["text"]))
+        say("warning: " + printable(warning["text"]))
     data.report_problems(problems, os.path.normpath(options.out) + ".problems.tsv", options.strict)
     if len({photo.label for photo in photos}) >= 2 and not validation:
         raise UsageError("--val %s: none of its photos can be used; the reasons are above" % options.val)

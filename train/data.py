@@ -10,10 +10,10 @@ import typing
 
 import numpy as np
 
-from edge_runtime import bundle, files, formats, images, machine, sources, tables
+from edge_runtime import bundle, files, formats, images, machine, memory, sources, tables
 from edge_runtime.command import progress, say
 from edge_runtime.errors import ImageError, SomeInputsFailed, UsageError
-from edge_runtime.text import printable as ascii_name
+from edge_runtime.text import printable
 from train import photo_facts, warn
 
 
@@ -97,6 +97,7 @@ def check_photos(photos, sums, likeness=None):
     Raises:
         StorageLost: what they are read from went away.
     """
+    memory.decode_budget()  # a wrong setting is noticed before the first photo
     with concurrent.futures.ThreadPoolExecutor(machine.core_count()) as pool:
         reasons = pool.map(lambda photo: _why_unreadable(photo, sums, likeness), photos)
         return _partition(photos, progress(reasons, len(photos), "check photos"))
@@ -253,7 +254,7 @@ def report_problems(problems, path, strict):
     by_kind = collections.defaultdict(list)
     for problem in problems:
         what, _, meant = problem.what.partition("; did you mean ")  # which differs from photo to photo
-        by_kind[what].append(ascii_name(problem.file) + (" (did you mean %s)" % meant if meant else ""))
+        by_kind[what].append(printable(problem.file) + (" (did you mean %s)" % meant if meant else ""))
     say("%d %s cannot be used:" % (len(problems), "photo" if len(problems) == 1 else "photos"))
     for what, names in sorted(by_kind.items(), key=lambda kind: -len(kind[1])):
         more = ", and %d more" % (len(names) - _SHOWN) if len(names) > _SHOWN else ""
@@ -282,7 +283,7 @@ def _why_no_class(source, label):
 
 
 def _listed(labels):
-    return ", ".join(ascii_name(label) for label in sorted(labels))
+    return ", ".join(printable(label) for label in sorted(labels))
 
 
 def _other_pictures(folder):

@@ -17,6 +17,7 @@ from edge_runtime.command import print_json, progress, say
 from edge_runtime.errors import PicnicError, UsageError
 from edge_runtime.requirements import require
 from edge_runtime.sources import Item
+from edge_runtime.text import printable
 from train import data, metrics, report
 
 _BATCH = 8  # photos per call of the engine
@@ -156,7 +157,7 @@ def _rank(runs, photos, readable, set_aside, sums):
         known = set(run.bundle.class_names)
         lacking = [photo.label for photo in photos if photo.label not in known]
         if lacking:
-            names = ", ".join(data.ascii_name(name) for name in sorted(set(lacking)))
+            names = ", ".join(printable(name) for name in sorted(set(lacking)))
             say("%s: does not know %s: %d photos count as wrong for it" % (run.path, names, len(lacking)))
         trained_on = None
         learned = (run.bundle.manifest.get("training") or {}).get("photos_sha256")
@@ -215,7 +216,7 @@ def _model_bytes(bundle, engine):
 
 def _provenance(arguments, labels, result):
     """Returns (what, value) pairs: which command on which photos."""
-    words = ["picnic-edge", "evaluate"] + [data.ascii_name(word) for word in arguments]
+    words = ["picnic-edge", "evaluate"] + [printable(word) for word in arguments]
     rows = [("evaluated with", " ".join(shlex.quote(word) for word in words))]
     if os.path.isfile(labels):
         rows.append(("sha256 of the label table", files.sha256_of(labels)))
@@ -240,7 +241,7 @@ def _side_by_side(results):
     for result in results:
         lines.append(
             (
-                data.ascii_name(result["bundle"]),
+                printable(result["bundle"]),
                 result["bundle_id"],
                 result["engine"],
                 "%.4f" % result["accuracy"],

@@ -14,7 +14,8 @@ from edge_runtime.classifier import Prediction
 from edge_runtime.command import progress, say
 from edge_runtime.errors import ImageError, UsageError
 from edge_runtime.requirements import require
-from edge_runtime.sources import Item, open_source
+from edge_runtime.sources import Item, open_source, reason_of
+from edge_runtime.text import printable
 from train import data, heat, inner, pages
 
 PAGE = "explain.html"
@@ -99,7 +100,7 @@ def main(argv=None):
             channel_count=_COLUMNS * _ROWS,
             explained=explained,
             photos=shown,
-            problems=[(data.ascii_name(name), what) for name, what in problems[:_PAGE_PROBLEMS]],
+            problems=[(printable(name), what) for name, what in problems[:_PAGE_PROBLEMS]],
             problem_count=len(problems),
         )
     except OSError as error:
@@ -164,7 +165,7 @@ def _explain(session, class_names, items, blocks, label, problems):
                     pictures.append(images.read_image(item.path))
                     readable.append(item)
                 except ImageError as error:
-                    problems.append(data.Problem(item.name, str(error)))
+                    problems.append(data.Problem(item.name, item.problem or reason_of(item, error)))
             if pictures:
                 outputs = session.run(np.stack(pictures))
                 for index, (item, rgb) in enumerate(zip(readable, pictures)):
@@ -200,8 +201,8 @@ def _write_pictures(folder, found, inputs):
             _write_png(os.path.join(folder, "%s-%s.png" % (name, suffix)), rgb)
         if page_bytes < _PAGE_BYTES:
             entry = {
-                "name": data.ascii_name(photo.item.name),
-                "file_name": data.ascii_name(name),
+                "name": printable(photo.item.name),
+                "file_name": printable(name),
                 "picture": pages.picture(photo.rgb),
                 "heats": [(label, pages.picture(rgb), speaks) for label, rgb, speaks in heats],
                 "top": photo.top,

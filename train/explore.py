@@ -46,7 +46,7 @@ from edge_runtime.command import progress, say
 from edge_runtime.errors import ImageError, UsageError
 from edge_runtime.requirements import require
 from edge_runtime.sources import reason_of
-from edge_runtime.text import plain_json
+from edge_runtime.text import plain_json, printable
 from train import data, inner, label_errors, pages, photo_facts, warn
 
 TRAIN, VAL = "train", "val"
@@ -113,7 +113,7 @@ def main(argv=None):
         [data.Problem(one["file"], one["problem"]) for one in document["problems"]], None, strict=False
     )
     for warning in document["warnings"]:
-        say("warning: " + data.ascii_name(warning["text"]))
+        say("warning: " + printable(warning["text"]))
     print(_summary(document))
     say("written: %s/explore.html, explore.json" % options.report)
 
@@ -415,7 +415,7 @@ def _write_page(path, document, seen):
         title="Labelled photos",
         found=document,
         thumbnails={(one.split, one.photo.file): one.facts.thumbnail for one in seen},
-        shown=data.ascii_name,
+        shown=printable,
         leaks=_cut(leaks, _GROUPS_SHOWN),
         conflicts=_cut(conflicts, _GROUPS_SHOWN),
         others=_cut(others, _GROUPS_SHOWN),

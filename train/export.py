@@ -17,7 +17,7 @@ from edge_runtime.command import progress, say
 from edge_runtime.engines import EngineInfo, create_engine
 from edge_runtime.errors import ImageError, ParityError, UsageError
 from edge_runtime.requirements import require
-from train.data import ascii_name
+from edge_runtime.text import printable
 from train.model import scale
 
 OPSET = 13  # the newest that TensorRT 8.2 on the Jetson TX2 reads
@@ -152,7 +152,7 @@ def _collecting_garbage():
 def take_sample(photos, probabilities, load):
     """Returns the bundle.Sample of photos as load (path -> uint8 [299, 299, 3]) shows them to the network."""
     pictures = np.stack([_load(photo.path, load) for photo in photos])
-    names, labels = [ascii_name(photo.file) for photo in photos], [photo.label for photo in photos]
+    names, labels = [printable(photo.file) for photo in photos], [photo.label for photo in photos]
     return Sample(names, pictures, labels, probabilities)
 
 

@@ -6,7 +6,7 @@ import typing
 import numpy as np
 
 from edge_runtime.requirements import require
-from train.data import ascii_name
+from edge_runtime.text import printable
 
 ClassScore = typing.NamedTuple(
     "ClassScore",
@@ -64,12 +64,12 @@ def score(truth, predicted, class_names):
 
 def format_table(table):
     """Returns the per-class table as text, worst F1 first."""
-    width = max([len(ascii_name(row.label)) for row in table] + [5])
+    width = max([len(printable(row.label)) for row in table] + [5])
     lines = ["%-*s  precision  recall     F1  photos" % (width, "class")]
     for row in sorted(table, key=lambda row: row.f1):
         lines.append(
             "%-*s  %9.3f  %6.3f  %5.3f  %6d"
-            % (width, ascii_name(row.label), row.precision, row.recall, row.f1, row.photos)
+            % (width, printable(row.label), row.precision, row.recall, row.f1, row.photos)
         )
     return "\n".join(lines)
 

@@ -15,8 +15,8 @@ from edge_runtime.command import say
 from edge_runtime.errors import ImageError, PicnicError, UsageError
 from edge_runtime.requirements import require
 from edge_runtime.results import columns_of, row_of
-from edge_runtime.text import plain_json
-from train import data, heat, metrics, pages
+from edge_runtime.text import plain_json, printable
+from train import heat, metrics, pages
 
 FILES = ("evaluation.json", "per_class.tsv", "predictions.tsv", "evaluation.html")
 
@@ -180,7 +180,7 @@ def _page(bundle, photos, probabilities, engine_name, table):
     losses, no_heat = _top_losses(bundle, photos, probabilities, indices)
     coverage = metrics.coverage(probabilities, indices)
     return {
-        "title": "Evaluation of %s" % data.ascii_name(os.path.basename(os.path.abspath(bundle.path))),
+        "title": "Evaluation of %s" % printable(os.path.basename(os.path.abspath(bundle.path))),
         "engine_name": engine_name,
         "bundle_id": bundle.id,
         "class_count": len(bundle.class_names),
@@ -197,7 +197,7 @@ def _page(bundle, photos, probabilities, engine_name, table):
         "curves": _curves(facts.get("history") or {}),
         "refitted": (bundle.manifest.get("training") or {}).get("refitted"),
         "engine_record": _engine_record(bundle, engine_name),
-        "ascii_name": data.ascii_name,
+        "printable": printable,
     }
 
 

@@ -689,6 +689,35 @@ def test_too_little_memory_is_no_fault_of_the_photo(suffix, settings, module, na
         images.decode_image(data)
 
 
+@pytest.mark.parametrize("read", [images.read_image, images.read_photo, lambda path: images.read_large(path, 300)])
+def test_a_photo_for_which_memory_is_short_once_is_tried_again_alone(tmp_path, monkeypatch, read):
+    """What the first attempt had taken is free again, and no other photo is decoded beside the second."""
+    path, freed = write_bytes(tmp_path / "photo.jpg", encoded(gradient(), "jpg")), []
+    decode = jpeg.decode
+
+    class Taken:
+        def __del__(self):
+            freed.append(True)
+
+    def fail_once(*arguments):
+        if not freed:
+            taken = Taken()
+            raise MemoryError("planted", id(taken))
+        with memory.decode_budget()._changed:
+            assert memory.decode_budget()._used_bytes == memory.decode_budget().size_bytes
+        return decode(*arguments)
+
+    monkeypatch.setattr(jpeg, "decode", fail_once)
+    read(path)
+    assert freed == [True]
+
+
+def test_a_photo_for_which_memory_is_short_twice_is_not_blamed(tmp_path, monkeypatch):
+    monkeypatch.setattr(jpeg, "decode", no_memory)
+    with pytest.raises(MemoryError):
+        images.read_image(write_bytes(tmp_path / "photo.jpg", encoded(gradient(), "jpg")))
+
+
 @pytest.fixture
 def small_budget(monkeypatch):
     budget = memory.Budget(1 << 20)

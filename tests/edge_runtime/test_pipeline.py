@@ -10,7 +10,6 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from edge_runtime import memory
 from edge_runtime.engines import EngineInfo
 from edge_runtime.engines.base import Engine, EngineError
 from edge_runtime.errors import EngineLost, ImageError, MissingRequirement, OutOfMemory, StorageLost, UsageError
@@ -176,23 +175,6 @@ def test_an_unreadable_item_is_answered_in_its_place(bad):
 def test_an_unreadable_item_has_no_probabilities():
     (answer,) = run([7], unreadable(7))
     assert answer == (7, None, "reason 7", True)
-
-
-@pytest.mark.parametrize("failures", [1, 3])
-def test_a_photo_for_which_memory_is_short_once_is_tried_again_alone(failures):
-    """Several threads that run out of memory at the same time each get their turn."""
-    tries, others = [], []
-
-    def load(number):
-        if 2 <= number < 2 + failures and tries.count(number) == 0:
-            tries.append(number)
-            raise MemoryError()
-        with memory.decode_budget().reserve(1000):
-            others.append(number)
-        return picture_of(number)
-
-    assert answered(run(range(8), load)) == [(number, number) for number in range(8)]
-    assert sorted(tries) == list(range(2, 2 + failures))
 
 
 def test_where_memory_is_short_also_for_one_photo_the_run_stops_behind_the_answers_before():
@@ -970,5 +952,5 @@ def test_an_engine_error_keeps_what_the_library_raised():
 
 def test_a_batch_that_memory_does_not_hold_ends_the_run_with_a_word_about_it():
     engine = EchoEngine(max_batch=1 << 40)
-    with pytest.raises(UsageError, match="not enough memory for batches of %d; use a smaller --batch" % (1 << 40)):
+    with pytest.raises(OutOfMemory, match="not enough memory for batches of %d; use a smaller --batch" % (1 << 40)):
         list(classify_items([1, 2, 3], lambda number: np.full((299, 299, 3), number, np.uint8), engine, 1 << 40, 2))

@@ -725,6 +725,16 @@ def test_names_on_standard_input_below_a_folder_that_went_away_are_no_photos_fau
             missing_reason(item)
 
 
+def test_a_folder_that_is_made_anew_between_names_is_no_lost_disk(flat, standard_input):
+    """As a spool is, which somebody empties."""
+    standard_input("".join("%s/%s.jpg\n" % (flat, letter) for letter in "abc").encode())
+    items = sources.open_source("-")
+    next(items)
+    shutil.rmtree(flat)
+    write_bytes(os.path.join(flat, "c.jpg"), b"")
+    assert missing_reason(next(items)) == "No such file or directory"
+
+
 def test_a_large_folder_that_goes_away_ends_the_walk(large):
     items = sources.open_source(large)
     next(items)
