@@ -1,9 +1,10 @@
 """What a JPEG file holds besides its pixels, and whether the data of its picture is whole.
 
-Decoders paint what is missing grey and go on. libjpeg-turbo warns, which OpenCV does not pass on and simplejpeg does.
+Decoders paint what is missing grey and continue. libjpeg-turbo warns, which simplejpeg passes on, and OpenCV does not.
 """
 
 import io
+import re
 import typing
 
 import simplejpeg
@@ -18,6 +19,7 @@ Facts = typing.NamedTuple(
         ("components", int),  # 1 grey, 3 colour, 4 CMYK
         ("sampling", list),  # per component (horizontal, vertical) factors
         ("progressive", bool),
+        ("huffman", bool),  # its code; else arithmetic coding, or lossless
         ("buffered", bool),  # the decoder keeps all coefficients: progressive, or a scan per component
         ("exif", bytes),  # the first EXIF block, b"" for none
         ("xmp", bytes),
@@ -25,15 +27,20 @@ Facts = typing.NamedTuple(
     ],
 )
 
-_SOI, _EOI, _SOS, _DQT, _DHT, _DRI, _APP1, _APP14 = 0xD8, 0xD9, 0xDA, 0xDB, 0xC4, 0xDD, 0xE1, 0xEE
+_EOI, _SOS, _DQT, _DHT, _DRI, _APP1, _APP14 = 0xD9, 0xDA, 0xDB, 0xC4, 0xDD, 0xE1, 0xEE
 _FRAMES = (0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF)
+_READ = (0xC0, 0xC1, 0xC2, 0xC3, 0xC9, 0xCA)  # baseline, extended, progressive, lossless; with arithmetic coding
 _NEEDED = _FRAMES + (_DQT, _DHT, _DRI, _APP14, 0xCC)  # segments that the picture's pixels depend on
 _HEADER_BYTES = 64 << 20  # of segments before the picture; more is no photo
-# libjpeg's warnings that mean lost data (jerror.h: JWRN_HIT_MARKER, JWRN_JPEG_EOF, JWRN_HUFF_BAD_CODE,
-# JWRN_ARITH_BAD_CODE, JWRN_MUST_RESYNC). All others are about oddities that viewers pass over, too.
-_LOSSES = ("premature end", "Premature end", "bad Huffman", "bad arithmetic", "instead of RST")
-_EXTRANEOUS = "extraneous bytes before marker 0x"
-_RUN = 64  # bytes of zeros in a row that no encoder writes, unless zeros are its code for a flat area
+_GARBAGE_BYTES = 1 << 20  # between them
+_READ_BYTES = 1 << 16
+# What libjpeg says of a sound picture (jerror.h). All else, be it a warning or an error, means that data is lost.
+_HARMLESS = ("Unknown Adobe color transform", "bad ICC marker", "unknown JFIF revision", "Invalid SOS parameters")
+_UNSUPPORTED = ("Unsupported color conversion", "Unsupported JPEG process", "Unsupported JPEG data precision")
+_EXTRANEOUS = re.compile(r"(\d+) extraneous bytes before marker 0x(\w\w)")
+_LEFT_OVER_BYTES = 64  # before the end mark. Phones write a few; a decoder that lost its place leaves hundreds
+_RUN_BYTES = 64  # of zeros that no encoder writes in a row, unless zeros are its code for a flat area
+_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd7\xff]")  # inside a scan there are no others
 
 
 def read_facts(stream):
@@ -52,15 +59,20 @@ def read_facts(stream):
     """
     stream.seek(0)
     frame: typing.Any = None
-    progressive, exif, xmp = False, b"", b""
+    progressive, huffman, exif, xmp = False, False, b"", b""
     for marker, place, body in _segments(stream):
         if marker in _FRAMES and frame is None:
             count = body[5] if len(body) > 5 else 0
             if count not in (1, 3, 4) or len(body) < 6 + 3 * count:
-                raise ImageError("is damaged (JPEG: a broken frame header)")
+                raise _damaged("a broken frame header")
+            if marker not in _READ:
+                raise ImageError("is damaged, or a JPEG of a kind that is not read (its frame is 0x%x)" % marker)
+            if body[0] != 8:
+                raise ImageError("is a JPEG of %d bits, of which only those of 8 are read; convert it" % body[0])
             height, width = int.from_bytes(body[1:3], "big"), int.from_bytes(body[3:5], "big")
             sampling = [(max(1, body[7 + 3 * n] >> 4), max(1, body[7 + 3 * n] & 15)) for n in range(count)]
             frame, progressive = (width, height, count, sampling), marker in (0xC2, 0xC6, 0xCA, 0xCE)
+            huffman = marker in (0xC0, 0xC1, 0xC2)
         elif marker == _APP1 and body[:4] == b"Exif":
             exif = exif or body
         elif marker == _APP1 and body[:29] == b"http://ns.adobe.com/xap/1.0/\0":
@@ -70,35 +82,43 @@ def read_facts(stream):
                 break
             buffered = progressive or (body[:1] != bytes([frame[2]]))
             width, height, count, sampling = frame
-            return Facts(width, height, count, sampling, progressive, buffered, exif, xmp, place)
-    raise ImageError("is damaged (JPEG: its header is cut off or broken)")
+            return Facts(width, height, count, sampling, progressive, huffman, buffered, exif, xmp, place)
+    raise _damaged("its header is cut off or broken")
 
 
 def _segments(stream):
     """Yields (marker, its place in the file, body) up to the first start of scan."""
-    stream.seek(2)
-    total = 2
-    while total < _HEADER_BYTES:
-        byte = stream.read(1)
-        if not byte:
-            return
-        total += 1
-        if byte != b"\xff":
+    place, garbage = 2, 0
+    while place < _HEADER_BYTES:
+        stream.seek(place)
+        piece = stream.read(_READ_BYTES)
+        skipped = piece.find(b"\xff")
+        if skipped:  # bytes too many, or the end
+            garbage += len(piece) if skipped < 0 else skipped
+            if not piece or garbage > _GARBAGE_BYTES:
+                return
+            place += len(piece) if skipped < 0 else skipped
             continue
-        while byte == b"\xff":
-            byte = stream.read(1)
-        marker = byte[0] if byte else 0
-        if marker == 0 or marker == 0x01 or 0xD0 <= marker <= 0xD9 or marker < 0xC0:
-            if marker == _EOI:
+        fill = len(piece) - len(piece.lstrip(b"\xff"))
+        marker = piece[fill] if fill < len(piece) else -1
+        if marker == _EOI:
+            return
+        if marker < 0xC0 or 0xD0 <= marker <= 0xD8:  # no segment; -1: nothing but 0xff in this piece
+            place += fill
+            garbage += fill
+            if garbage > _GARBAGE_BYTES:
                 return
             continue
-        place = stream.tell() - 2
+        place += fill - 1
+        stream.seek(place + 2)
         length = int.from_bytes(stream.read(2), "big")
-        body = stream.read(max(0, length - 2)) if length >= 2 else b""
-        if len(body) != length - 2:
+        body = stream.read(length - 2) if length >= 2 else b""
+        if length < 2 or len(body) != length - 2:
             return
-        total += length + 1
         yield marker, place, body
+        if marker == _SOS:
+            return
+        place += 2 + length
 
 
 def has_end(data, facts):
@@ -115,101 +135,148 @@ def decode(data, facts, scale):
         scale: 1, 2, 4 or 8.
 
     Returns:
-        uint8 array [height, width, 3], RGB, as stored (not turned); None where simplejpeg cannot decode this kind
-        (CMYK among others) although no data is lost, as far as it can tell.
+        uint8 array [height, width, 3], RGB, as stored (not turned); None where simplejpeg does not decode this kind
+        (CMYK, arithmetic coding).
 
     Raises:
         ImageError: data is lost. MemoryError.
     """
     if not has_end(data, facts):
-        raise ImageError("is damaged (JPEG without its end: truncated)")
-    if facts.components == 4:
-        _decode(data, facts, scale, "CMYK")
+        raise _damaged("without its end: truncated")
+    _check_scans(data, facts)
+    colours = "CMYK" if facts.components == 4 else "RGB"
+    picture, problem = _decode(data, facts, scale, colours)
+    if problem and not _is_kind(problem, _UNSUPPORTED):
+        # The message is the first one only. Without the segments that the pixels do not depend on, and without bytes
+        # too many before the end mark, nothing harmless stands before what may be lost.
+        data = _bare(data, facts)
+        picture, problem = _decode(data, facts, scale, colours)
+    extraneous = _EXTRANEOUS.search(problem)
+    if extraneous and extraneous.group(2) == "d9":
+        end = data.find(b"\xff\xd9")
+        count = int(extraneous.group(1))
+        filler = data[end - count : end]
+        if count <= _LEFT_OVER_BYTES or len(set(filler)) == 1:
+            picture, problem = _decode(data[: end - count] + data[end:], facts, scale, colours)
+    if not problem:
+        return picture if colours == "RGB" else None
+    if "emory" in problem and ("alloc" in problem or "nsufficient" in problem):
+        raise MemoryError(problem)
+    if _is_kind(problem, _UNSUPPORTED + _HARMLESS):
         return None
-    return _decode(data, facts, scale, "RGB")
+    raise _damaged(problem.replace("Corrupt JPEG data: ", ""))
+
+
+def _is_kind(problem, kinds):
+    return any(kind in problem for kind in kinds)
+
+
+def _damaged(what):
+    return ImageError("is damaged (JPEG: %s)" % what)
 
 
 def _decode(data, facts, scale, colours):
-    try:
-        picture = _decode_strictly(data, facts, scale, colours)
-    except ValueError as error:
-        warning = str(error)
-    else:
-        _check_runs(data, facts)
-        return picture
-    if _EXTRANEOUS in warning or "Corrupt" in warning:
-        # The message is the first warning only. Without the segments that the pixels do not depend on, warnings about
-        # these do not stand before one about the picture.
-        bare = _bare(data, facts)
-        try:
-            picture = _decode_strictly(bare, facts, scale, colours)
-        except ValueError as error:
-            warning = str(error)
-        else:
-            _check_runs(data, facts)
-            return picture
-    if any(loss in warning for loss in _LOSSES) or _is_out_of_step(warning):
-        raise ImageError("is damaged (JPEG: %s)" % warning.replace("Corrupt JPEG data: ", ""))
-    if "emory" in warning and "llocat" in warning or "nsufficient memory" in warning:
-        raise MemoryError(warning)
-    if _EXTRANEOUS in warning:
-        _check_runs(data, facts, is_out_of_step=True)
-    return None
-
-
-def _decode_strictly(data, facts, scale, colours):
-    """Raises ValueError with libjpeg's first warning or error."""
+    """Returns (the picture, ""), or (None, libjpeg's first warning or error)."""
     height, width = (-(-length // scale) for length in (facts.height, facts.width))
-    picture = simplejpeg.decode_jpeg(data, colorspace=colours, min_height=height, min_width=width)
+    try:
+        picture = simplejpeg.decode_jpeg(data, colorspace=colours, min_height=height, min_width=width)
+    except ValueError as error:
+        return None, str(error) or "cannot be decoded"
     if picture.shape[:2] != (height, width):
-        raise ValueError("decoded as %d x %d pixels" % picture.shape[1::-1])
-    return picture
-
-
-def _is_out_of_step(warning):
-    """Whether data was left over before a restart marker: the part before it is not what the camera wrote."""
-    _, _, marker = warning.partition(_EXTRANEOUS)
-    return marker[:1] == "d" and marker[1:2] in tuple("01234567")
+        return None, "its size in the header is another one"
+    return picture, ""
 
 
 def _bare(data, facts):
-    """Returns the file without what its pixels do not depend on."""
+    """Returns the file without what its pixels do not depend on: other segments, and what is behind the picture."""
     parts = [b"\xff\xd8"]
     for marker, place, body in _segments(io.BytesIO(data)):
         if marker in _NEEDED:
             parts.append(data[place : place + 4 + len(body)])
-    return b"".join(parts + [data[facts.scan_start :]])
+    end = data.find(b"\xff\xd9", facts.scan_start)
+    return b"".join(parts + [data[facts.scan_start : end + 2]])
 
 
-def _check_runs(data, facts, is_out_of_step=False):
-    """Refuses a picture with a hole of zeros, such as a sector that was never written or could not be read.
+_Scan = typing.NamedTuple(
+    "_Scan",
+    [
+        ("components", list),  # of each (its id, the numbers of its DC and its AC table)
+        ("first", int),  # coefficient, 0..63
+        ("last", int),
+        ("high", int),  # bits below which were missing before, 0 in a first scan
+        ("low", int),  # bits below which are still missing
+        ("tables", dict),  # (0 DC or 1 AC, number) -> the symbol whose code is zeros
+        ("start", int),  # of its data
+        ("end", int),
+    ],
+)
 
-    Zeros are a valid code, so a decoder may not notice. An encoder writes many in a row only for a flat area, and only
-    if its code for "no change" and "end of block" is zeros. In a progressive picture zeros say "no correction", too.
 
-    Args:
-        is_out_of_step: the decoder has found data left over.
+def _check_scans(data, facts):
+    """Refuses a picture with a hole of zeros, such as a sector that was never written, or without its last scans.
+
+    A decoder does not notice: zeros are a valid code, and a progressive picture may end after any scan. An encoder
+    writes many zeros in a row only where its code for a flat area is zeros, or for single bits that it writes as they
+    are; and it writes all bits of all coefficients.
 
     Raises:
-        ImageError: there is such a hole.
+        ImageError: there is such a hole, or bits are missing.
     """
+    if not facts.huffman:
+        return
     end = data.find(b"\xff\xd9", facts.scan_start)
     while data[end - 1] == 0:  # bytes to fill up, before the end mark, are no part of the picture
         end -= 1
-    if facts.progressive or data.find(bytes(_RUN), facts.scan_start, end) < 0:
+    if not facts.progressive and data.find(bytes(_RUN_BYTES), facts.scan_start, end) < 0:
         return
-    if is_out_of_step or not _zeros_are_flat(data, facts):
-        raise ImageError("is damaged (JPEG: a hole of zeros in its data)")
+    missing = {}  # (component, coefficient) -> bits that are missing
+    for scan in _scans(data, facts, end):
+        for component, _, _ in scan.components:
+            missing.update({(component, place): scan.low for place in range(scan.first, scan.last + 1)})
+        if data.find(bytes(_RUN_BYTES), scan.start, scan.end) >= 0 and not _zeros_are_flat(scan, facts.progressive):
+            raise _damaged("a hole of zeros in its data")
+    if facts.progressive and (len(missing) != 64 * facts.components or any(missing.values())):
+        raise _damaged("scans are missing: truncated")
 
 
-def _zeros_are_flat(data, facts):
-    """Whether zeros code a flat area in every Huffman table of a baseline picture."""
+def _zeros_are_flat(scan, progressive):
+    """Whether zeros code a flat area in a scan: DC 0 is "no change", AC 0 "end of block", and of several blocks."""
+    if progressive and scan.first == 0:
+        return scan.high > 0 or all(scan.tables.get((0, dc)) == 0 for _, dc, _ in scan.components)
+    if progressive:
+        symbols = [scan.tables.get((1, ac), 1) for _, _, ac in scan.components]
+        return all(symbol & 15 == 0 and symbol != 0xF0 for symbol in symbols)
+    return all(scan.tables.get((0, dc)) == 0 and scan.tables.get((1, ac)) == 0 for _, dc, ac in scan.components)
+
+
+def _scans(data, facts, end):
+    """Yields a _Scan for each scan of a picture whose data ends at end."""
+    tables: typing.Dict[tuple, int] = {}
     for marker, _, body in _segments(io.BytesIO(data)):
-        place = 0
-        while marker == _DHT and place + 17 <= len(body):
-            counts = body[place + 1 : place + 17]
-            symbols = body[place + 17 : place + 17 + sum(counts)]
-            if symbols[:1] != b"\0":  # the first symbol has the code of zeros: DC 0 is "no change", AC 0 "end of block"
-                return False
-            place += 17 + sum(counts)
-    return True
+        if marker == _DHT:
+            tables.update(_zero_symbols(body))
+    place = facts.scan_start
+    while place < end:
+        marker, length = data[place + 1], int.from_bytes(data[place + 2 : place + 4], "big")
+        body = data[place + 4 : place + 2 + length]
+        following = _MARKER.search(data, place + 2 + length, end)
+        after = following.start() if following else end
+        if marker == _DHT:
+            tables.update(_zero_symbols(body))
+        if marker == _SOS and body and len(body) >= 4 + 2 * body[0]:
+            numbers = [(body[1 + 2 * n], body[2 + 2 * n] >> 4, body[2 + 2 * n] & 15) for n in range(body[0])]
+            first, last, bits = body[1 + 2 * body[0] : 4 + 2 * body[0]]
+            start = place + 2 + length
+            yield _Scan(numbers, first, min(last, 63), bits >> 4, bits & 15, dict(tables), start, after)
+        place = after
+
+
+def _zero_symbols(body):
+    """Returns {(0 DC or 1 AC, number): the symbol whose code is zeros} of a segment of Huffman tables."""
+    symbols, place = {}, 0
+    while place + 17 < len(body):
+        count = sum(body[place + 1 : place + 17])
+        if count:
+            symbols[(body[place] >> 4, body[place] & 15)] = body[place + 17]
+        place += 17 + count
+    return symbols

@@ -856,11 +856,52 @@ def test_a_jpeg_with_restart_markers_that_lost_one_is_damaged():
     assert reason_of(data[:place] + data[later:]).startswith("is damaged (JPEG")
 
 
-@pytest.mark.parametrize("extra", [b"\0", b"\x12\x34\x56", bytes(range(1, 100)), b"\xff\xff", bytes(300)])
+@pytest.mark.parametrize("extra", [b"\0", b"\x12\x34\x56", bytes(range(1, 60)), b"\xff\xff", bytes(300)])
 def test_bytes_too_many_before_the_end_of_a_jpeg_are_harmless(extra):
     data = encoded(gradient(), "jpg")
     found = images.decode_image(data[:-2] + extra + data[-2:])
     assert difference(found, images.decode_image(data)) == 0
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_what_a_decoder_leaves_over_when_it_lost_its_place_is_damage(progressive):
+    data, garbage = encoded(gradient(), "jpg", progressive=progressive), bytes(range(1, 200)) * 3
+    assert reason_of(data[:-2] + garbage + data[-2:]).startswith("is damaged (JPEG")
+    if progressive:
+        later = data.index(b"\xff\xda", data.index(b"\xff\xda") + 2)
+        assert reason_of(data[:later] + garbage[:20] + data[later:]).startswith("is damaged (JPEG")
+
+
+@pytest.mark.parametrize("settings", [{}, {"progressive": True}, {"optimize": True}, {"subsampling": 0}])
+@pytest.mark.parametrize("kind", ["RGB", "L", "CMYK"])
+def test_one_byte_of_a_jpeg_s_picture_turned_into_a_marker_is_damage(settings, kind):
+    data = encoded(Image.fromarray(gradient()).convert(kind), "jpg", **settings)
+    start = jpeg.read_facts(io.BytesIO(data)).scan_start
+    for place in range(start + 40, len(data) - 40, len(data) // 9):
+        if data[place + 1] and not 0xD0 <= data[place + 1] <= 0xD7:  # or it would be no marker
+            assert reason_of(data[:place] + b"\xff" + data[place + 1 :]).startswith("is damaged (JPEG")
+
+
+@pytest.mark.parametrize("scans", [1, 2, 5])
+def test_a_progressive_jpeg_without_its_last_scans_is_damage(scans):
+    data = encoded(gradient(), "jpg", progressive=True)
+    starts = [match.start() for match in re.finditer(b"\xff[\xda\xc4]", data)]
+    firsts = [match.start() for match in re.finditer(b"\xff\xda", data)]
+    cut = next(start for start in starts if start > firsts[scans - 1])
+    assert "scans are missing" in reason_of(data[:cut] + b"\xff\xd9")
+
+
+def test_a_hole_in_a_progressive_jpeg_is_damage():
+    data = encoded(gradient(900, 1200), "jpg", progressive=True, quality=95)
+    firsts = [match.start() for match in re.finditer(b"\xff\xda", data)]
+    place = (firsts[1] + firsts[2]) // 2
+    assert reason_of(data[:place] + bytes(512) + data[place + 512 :]).startswith("is damaged (JPEG")
+
+
+def test_a_jpeg_of_12_bits_is_called_that():
+    data = bytearray(encoded(gradient(), "jpg"))
+    data[data.index(b"\xff\xc0") + 4] = 12
+    assert reason_of(bytes(data)).startswith("is a JPEG of 12 bits")
 
 
 def test_bytes_too_many_between_the_segments_of_a_jpeg_are_harmless_and_hide_nothing():
