@@ -27,7 +27,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from edge_runtime import formats, jpeg, memory, png, webp
+from edge_runtime import formats, gif, jpeg, memory, png, webp
 from edge_runtime.errors import STORAGE_ERRORS, ImageError, PhotoMissing, StorageLost
 
 SIDE = 299
@@ -77,6 +77,7 @@ _Decoded = typing.NamedTuple(
 )
 
 _EXIF_ORIENTATION = 0x0112
+_TIFF_BITS, _TIFF_PHOTOMETRIC, _TIFF_PLANES = 258, 262, 284
 _REDUCED = {8: cv2.IMREAD_REDUCED_COLOR_8, 4: cv2.IMREAD_REDUCED_COLOR_4, 2: cv2.IMREAD_REDUCED_COLOR_2}
 _READ_BYTES = 1 << 16  # at a time, until a file's header is known
 _STRIP_BYTES = 16 << 20  # of RGBA that is laid over white at a time
@@ -212,7 +213,7 @@ def _is_flat(picture):
 
 def read_header(data):
     """Returns the Header of an encoded photo, its pixels not decoded. Raises ImageError as decode_image does."""
-    return _read_header(io.BytesIO(data))
+    return _read_header(io.BytesIO(data), len(data))
 
 
 def turn_upright(image, orientation):
@@ -277,7 +278,7 @@ def _reading_failed(path, error):
 
 def _for_network(stream, size_bytes, scaled, digest=None):
     """Returns (picture for the network, Header); adds the file's bytes to a hashlib object."""
-    header = _read_header(stream)
+    header = _read_header(stream, size_bytes)
     with _decoded(stream, size_bytes, header, SIDE if scaled else None, digest) as decoded:
         picture = _upright_rgb(fit_image(decoded.pixels), decoded)
     check_picture(picture)
@@ -285,7 +286,7 @@ def _for_network(stream, size_bytes, scaled, digest=None):
 
 
 def _for_people(stream, size_bytes, side):
-    header = _read_header(stream)
+    header = _read_header(stream, size_bytes)
     with _decoded(stream, size_bytes, header, side) as decoded:
         picture = decoded.pixels
         scale = float(side) / max(picture.shape[:2])
@@ -342,7 +343,7 @@ def _need_bytes(header, size_bytes, scale):
         return size_bytes + 7 * pixels + 5 * min(4 * pixels, _STRIP_BYTES)
     if header.format == "WEBP":
         return (24 if facts.alpha or facts.animated else 10) * pixels
-    return _NEED[header.format] * pixels
+    return 2 * size_bytes + _NEED[header.format] * pixels
 
 
 def _decode(data, header, scale):
@@ -360,11 +361,14 @@ def _decode(data, header, scale):
     picture = _pillow(data, header.format)
     if header.format in ("TIFF", "AVIF"):  # some versions of Pillow turn a TIFF upright while they load it
         orientation = _pillow_orientation(picture)
-    if picture.mode.startswith("I;16"):
+    # Pillow 8 has grey PNGs of 16 bits as "I".
+    if picture.mode.startswith("I;16") or (header.format == "PNG" and picture.mode == "I"):
         grey = (np.asarray(picture) >> 8).astype(np.uint8)
+        if header.format == "TIFF" and picture.tag_v2.get(_TIFF_PHOTOMETRIC) == 0:  # white is zero
+            grey = 255 - grey
         return _Decoded(cv2.cvtColor(grey, cv2.COLOR_GRAY2RGB), False, orientation)
     if picture.mode in ("I", "F"):
-        raise ImageError("has %s pixels of 32 bits, whose range is unknown; save it with 8 bits" % header.format)
+        raise ImageError("is a %s whose numbers have no known range; save it with 8 bits" % header.format)
     return _Decoded(_over_white(picture, alpha_may_be_unset=header.format == "BMP"), False, orientation)
 
 
@@ -372,7 +376,7 @@ def _opencv(data, header, scale=1):
     flag = _REDUCED.get(scale, cv2.IMREAD_COLOR)
     bgr = cv2.imdecode(np.frombuffer(data, np.uint8), flag | cv2.IMREAD_IGNORE_ORIENTATION)
     if bgr is None or bgr.shape != (-(-header.height // scale), -(-header.width // scale), 3):
-        raise ImageError("is damaged (%s: truncated or corrupt)" % header.format)
+        raise ImageError("is damaged (%s: truncated or corrupt, or of a kind that is not read)" % header.format)
     return _Decoded(bgr, True, header.orientation)
 
 
@@ -385,7 +389,8 @@ def _pillow(data, kind):
     except MemoryError:
         raise
     except Exception as error:  # Pillow raises OSError, SyntaxError, struct.error, ... on broken data
-        raise ImageError("is damaged (%s: truncated or corrupt: %s)" % (kind, error))
+        what = " ".join(str(error).split())
+        raise ImageError("is damaged (%s: truncated or corrupt, or of a kind that is not read: %s)" % (kind, what))
 
 
 def _over_white(picture, alpha_may_be_unset=False):
@@ -417,7 +422,7 @@ def _over_white(picture, alpha_may_be_unset=False):
 # --- headers
 
 
-def _read_header(stream):
+def _read_header(stream, size_bytes):
     """Returns the Header of a photo in a seekable binary file. Raises ImageError, and OSErrors of the file."""
     stream.seek(0)
     start = stream.read(formats.START_BYTES)
@@ -429,9 +434,16 @@ def _read_header(stream):
         facts = {"JPEG": jpeg, "PNG": png, "WEBP": webp}[kind].read_facts(stream)
         width, height, orientation = facts.width, facts.height, _orientation(facts.exif, facts.xmp)
     else:
-        picture = _open_with_pillow(stream, kind)
-        facts, (width, height) = picture.mode, picture.size
-        orientation = _pillow_orientation(picture) if kind in ("TIFF", "AVIF") else 1
+        if kind == "GIF":
+            gif.check_start(stream)
+        # Pillow may read the whole file, and copies it then, to learn its size in pixels.
+        with memory.decode_budget().reserve(2 * size_bytes, "%s of %d bytes" % (kind, size_bytes)):
+            picture = _open_with_pillow(stream, kind)
+            facts, (width, height) = picture.mode, picture.size
+            orientation = _pillow_orientation(picture) if kind in ("TIFF", "AVIF") else 1
+            if kind == "TIFF":
+                _check_tiff(picture)
+            del picture
     if width * height > MAX_PIXELS:
         raise ImageError("is %d x %d pixels: refused before decoding" % (width, height))
     return Header(kind, width, height, orientation, facts)
@@ -457,7 +469,16 @@ def _open_with_pillow(stream, kind):
     except Exception as error:  # whatever a broken header makes the parser raise
         if getattr(error, "errno", None):  # the file, not what is in it
             raise
-        raise ImageError("is damaged (%s: truncated or corrupt header)" % kind)
+        raise ImageError("is damaged (%s: truncated or corrupt header, or of a kind that is not read)" % kind)
+
+
+def _check_tiff(picture):
+    """Raises ImageError for what Pillow decodes to other pixels."""
+    bits = picture.tag_v2.get(_TIFF_BITS, (1,))
+    if picture.tag_v2.get(_TIFF_PLANES) == 2 and len(bits) > 1 and max(bits) > 8:
+        raise ImageError(
+            "is a TIFF with a plane of %d bits for each colour, which is not read; save it with 8 bits" % max(bits)
+        )
 
 
 def _check_heif(kind):

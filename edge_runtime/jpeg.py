@@ -36,7 +36,8 @@ _GARBAGE_BYTES = 1 << 20  # between them
 _READ_BYTES = 1 << 16
 # What libjpeg says of a sound picture (jerror.h). All else, be it a warning or an error, means that data is lost.
 _HARMLESS = ("Unknown Adobe color transform", "bad ICC marker", "unknown JFIF revision", "Invalid SOS parameters")
-_UNSUPPORTED = ("Unsupported color conversion", "Unsupported JPEG process", "Unsupported JPEG data precision")
+_UNSUPPORTED = ("Unsupported color conversion",)
+_UNSUPPORTED_CODE = ("Unsupported JPEG process", "not supported", "not implemented")  # of frames without Huffman codes
 _EXTRANEOUS = re.compile(r"(\d+) extraneous bytes before marker 0x(\w\w)")
 _LEFT_OVER_BYTES = 64  # before the end mark. Phones write a few; a decoder that lost its place leaves hundreds
 _RUN_BYTES = 64  # of zeros that no encoder writes in a row, unless zeros are its code for a flat area
@@ -146,23 +147,28 @@ def decode(data, facts, scale):
     _check_scans(data, facts)
     colours = "CMYK" if facts.components == 4 else "RGB"
     picture, problem = _decode(data, facts, scale, colours)
-    if problem and not _is_kind(problem, _UNSUPPORTED):
+    unsupported = _UNSUPPORTED + (() if facts.huffman else _UNSUPPORTED_CODE)
+    if problem and not _is_kind(problem, unsupported):
         # The message is the first one only. Without the segments that the pixels do not depend on, and without bytes
         # too many before the end mark, nothing harmless stands before what may be lost.
         data = _bare(data, facts)
         picture, problem = _decode(data, facts, scale, colours)
+    left_over = 0
     extraneous = _EXTRANEOUS.search(problem)
-    if extraneous and extraneous.group(2) == "d9":
-        end = data.find(b"\xff\xd9")
-        count = int(extraneous.group(1))
-        filler = data[end - count : end]
-        if count <= _LEFT_OVER_BYTES or len(set(filler)) == 1:
-            picture, problem = _decode(data[: end - count] + data[end:], facts, scale, colours)
+    while extraneous and extraneous.group(2) == "d9":
+        end, count = len(data) - 2, int(extraneous.group(1))
+        is_filler = len(set(data[end - count : end])) == 1
+        left_over += 0 if is_filler else count
+        if not 0 < count < end or left_over > _LEFT_OVER_BYTES:
+            break
+        data = data[: end - count] + data[end:]
+        picture, problem = _decode(data, facts, scale, colours)
+        extraneous = _EXTRANEOUS.search(problem)
     if not problem:
         return picture if colours == "RGB" else None
     if "emory" in problem and ("alloc" in problem or "nsufficient" in problem):
         raise MemoryError(problem)
-    if _is_kind(problem, _UNSUPPORTED + _HARMLESS):
+    if _is_kind(problem, unsupported + _HARMLESS):
         return None
     raise _damaged(problem.replace("Corrupt JPEG data: ", ""))
 

@@ -741,6 +741,34 @@ def test_a_huge_file_is_refused_before_it_is_read(tmp_path, small_budget, monkey
     assert small_budget.peak_bytes == 0
 
 
+@pytest.mark.parametrize("kind", ["AVIF", "HEIF", "TIFF"])
+def test_a_huge_file_that_pillow_would_read_to_learn_its_size_is_refused_before(
+    kind, tmp_path, small_budget, monkeypatch
+):
+    monkeypatch.setattr(images, "_open_with_pillow", lambda *_: pytest.fail("the file was read"))
+    start = {"AVIF": b"\0\0\0\x18ftypavif", "HEIF": b"\0\0\0\x18ftypheic", "TIFF": b"II*\0"}[kind]
+    path = write_bytes(tmp_path / "huge", start + bytes(60))
+    os.truncate(path, 1 << 30)
+    with pytest.raises(ImageError, match="MiB of memory to decode .%s" % kind):
+        images.read_image(path)
+
+
+@pytest.mark.parametrize("start", [b"GIF89a\x64\0\x64\0\0\0\0", encoded(gradient(), "jpg")[:20]], ids=["GIF", "JPEG"])
+def test_zeros_without_end_behind_a_sound_start_are_not_searched(start, tmp_path, monkeypatch):
+    path, reads = write_bytes(tmp_path / "zeros.jpg", start), []
+    os.truncate(path, 6 << 30)
+
+    class Counting(io.FileIO):
+        def readinto(self, buffer):
+            reads.append(len(buffer))
+            return super().readinto(buffer)
+
+    monkeypatch.setattr(images, "open", lambda name, *_: io.BufferedReader(Counting(name)), raising=False)
+    with pytest.raises(ImageError, match="damaged"):
+        images.read_image(path)
+    assert sum(reads) < 64 << 20
+
+
 # --- the small files on which earlier versions failed
 
 
@@ -934,6 +962,58 @@ def test_a_tiff_of_any_mode_decodes(mode):
     found = images.decode_image(encoded(picture, "tiff"))
     expected = gradient() if mode in ("RGB", "RGBA", "CMYK", "P") else np.array(grey.convert("RGB"))
     assert difference(found, images.fit_image(expected)) < (60 if mode in ("P", "1") else 4)
+
+
+def tiff(pixels, bits, samples, photometric, planes=1):
+    """Returns an uncompressed TIFF of one strip for each plane."""
+    height, width = 300, 400
+    data = pixels.tobytes()
+    strips = samples if planes == 2 else 1
+    tags, extra, behind = [], b"", 8 + 2 + 10 * 12 + 4
+
+    def add(tag, kind, values):
+        nonlocal extra
+        packed = struct.pack("<%d%s" % (len(values), "HI"[kind - 3]), *values)
+        if len(packed) > 4:
+            extra, packed = extra + packed, struct.pack("<I", behind + len(extra))
+        tags.append(struct.pack("<HHI", tag, kind, len(values)) + packed.ljust(4, b"\0"))
+
+    start = behind + (2 * samples if samples > 2 else 0) + (8 * strips if strips > 1 else 0)
+    for tag, kind, values in (
+        (256, 4, [width]),
+        (257, 4, [height]),
+        (258, 3, [bits] * samples),
+        (259, 3, [1]),
+        (262, 3, [photometric]),
+        (273, 4, [start + n * len(data) // strips for n in range(strips)]),
+        (277, 3, [samples]),
+        (278, 4, [height]),
+        (279, 4, [len(data) // strips] * strips),
+        (284, 3, [planes]),
+    ):
+        add(tag, kind, values)
+    return b"II*\0\x08\0\0\0" + struct.pack("<H", 10) + b"".join(tags) + bytes(4) + extra + data
+
+
+@pytest.mark.parametrize("photometric", [0, 1])
+@pytest.mark.parametrize("bits", [8, 16])
+def test_a_grey_tiff_in_which_white_is_zero_is_no_negative(photometric, bits):
+    grey = np.asarray(Image.fromarray(gradient()).convert("L"))
+    stored = (
+        (grey if photometric else 255 - grey).astype("<u2") * 257 if bits == 16 else grey if photometric else 255 - grey
+    )
+    try:
+        found = images.decode_image(tiff(np.ascontiguousarray(stored), bits, 1, photometric))
+    except ImageError as error:
+        assert bits == 16 and photometric == 0 and "of a kind that is not read" in str(error)  # Pillow 8
+        return
+    assert difference(found, images.fit_image(np.repeat(grey[:, :, None], 3, axis=2))) < 1
+
+
+def test_a_tiff_with_planes_of_16_bits_is_refused_and_one_of_8_bits_is_read():
+    planes = np.ascontiguousarray(gradient().transpose(2, 0, 1))
+    assert difference(images.decode_image(tiff(planes, 8, 3, 2, planes=2)), images.fit_image(gradient())) == 0
+    assert "plane of 16 bits" in reason_of(tiff(planes.astype("<u2") * 257, 16, 3, 2, planes=2))
 
 
 @pytest.mark.parametrize("orientation", sorted(STORED))
