@@ -79,7 +79,6 @@ _Decoded = typing.NamedTuple(
 _EXIF_ORIENTATION = 0x0112
 _TIFF_BITS, _TIFF_PHOTOMETRIC, _TIFF_PLANES = 258, 262, 284
 _REDUCED = {8: cv2.IMREAD_REDUCED_COLOR_8, 4: cv2.IMREAD_REDUCED_COLOR_4, 2: cv2.IMREAD_REDUCED_COLOR_2}
-_READ_BYTES = 1 << 16  # at a time, until a file's header is known
 _STRIP_BYTES = 16 << 20  # of RGBA that is laid over white at a time
 _NO_MEMORY = -4  # cv::Error::StsNoMem
 # Bytes a pixel of the decoders that make the whole picture, measured with benchmarks/fuzz_photos.py --memory
@@ -207,7 +206,8 @@ def is_one_colour(picture):
 
 
 def _is_flat(picture):
-    spread = picture.max(axis=(0, 1)).astype(int) - picture.min(axis=(0, 1))
+    pixels = np.ascontiguousarray(picture).reshape(-1, 3)
+    spread = pixels.max(axis=0).astype(int) - pixels.min(axis=0)
     return bool(spread.max() <= 2 or (picture.max() < 24 and picture.std() < 1.5))
 
 
@@ -254,7 +254,7 @@ def _opened(path):
             raise ImageError("is a directory" if os.path.isdir(path) else "is not a regular file")
         if os.path.splitext(os.fsdecode(path))[1].lower() in formats.RAW_SUFFIXES:
             raise ImageError("is a camera raw file, of which only a small preview could be read; convert it to JPEG")
-        with open(path, "rb", _READ_BYTES) as stream:
+        with open(path, "rb", 0) as stream:  # unbuffered: a few bytes of the header, then all at once, in one piece
             yield stream, os.fstat(stream.fileno()).st_size
     except OSError as error:
         raise _reading_failed(path, error)

@@ -76,7 +76,7 @@ class HardwareDecoder:
         images.decode_image. Which way a photo takes depends on the photo alone.
         """
         header = images.read_header(data)
-        if not _suits(header) or not jpeg.has_end(data, header.facts):
+        if not _suits(header) or jpeg.find_end(data, header.facts) < 0:
             return images.decode_image(data)
         with self._lock:
             bgrx = None
