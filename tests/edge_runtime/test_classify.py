@@ -267,7 +267,7 @@ def test_nothing_on_standard_input_is_a_header_for_whoever_reads_along(bundle):
         (["--frames", "5"], "--frames: is for a camera or stream, got"),
         (["--max-fps", "5"], "--max-fps: is for a camera or stream, got"),
         (["--realtime"], "--realtime: expected a video file, got"),
-        (["--resume", "--out", "a.tsv", "--annotate", "a.mp4"], "--annotate a.mp4: a video cannot be gone on with"),
+        (["--resume", "--out", "a.tsv", "--annotate", "a.mp4"], "--annotate a.mp4: a video cannot be resumed"),
         (["--threshold", "1.5"], "expected 0 to 1, got 1.5"),
         (["--threshold", "nan"], "expected 0 to 1, got nan"),
         (["--engine", "warp-drive"], "has no engine warp-drive"),
