@@ -8,6 +8,7 @@ import functools
 import glob
 import itertools
 import os
+import re
 import select
 import shlex
 import stat
@@ -21,13 +22,14 @@ from edge_runtime import formats, tables
 from edge_runtime.errors import STORAGE_ERRORS, PhotoMissing, PicnicError, StorageLost, UsageError
 from edge_runtime.secrets import is_address, shown_address
 
-Root = typing.NamedTuple(
-    "Root",
-    [
-        ("path", str),  # a folder
-        ("identity", tuple),  # what it was when the source was opened, whatever its name: device and number
-    ],
-)
+
+class Root(typing.NamedTuple):
+    """A folder as it was when the source was opened, or when a file in it was first named."""
+
+    path: str
+    identity: tuple  # what it is whatever its name: device and number
+    mounts: tuple = ()  # (mount point, device) of what was mounted at or below the source's folder, see _mounts_below
+    top: typing.Any = None  # the Root of the source's folder, where that is another one
 
 
 class Item(typing.NamedTuple):
@@ -88,6 +90,7 @@ _AT_ONCE = 50000  # names of one folder that are kept; a larger one is listed ag
 _LEADS_NOWHERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)  # a link, or what was there a moment ago
 _STOP_EVERY_S = 0.1  # how often waiting for standard input looks whether to stop
 _READ_BYTES = 1 << 16
+_MOUNTS = "/proc/self/mountinfo"  # Linux only
 _NAME_BYTES = 1 << 20  # of one name on standard input; a path that can be opened has 4096 at most
 _FOLDERS_KNOWN = 1000  # whose identity is kept while names are read
 _NEAR_NAMES = 10000  # in a folder that is searched for a name that was meant
@@ -95,6 +98,7 @@ _NEAR_FOLDERS = 4  # whose names are kept for that
 _SUFFIXES_COUNTED = 100  # apart from each other, of what is passed over; and their length
 _SUFFIX_LETTERS = 12
 
+_LOOP = "is a link back to a folder that contains it: not followed"
 _WHAT_TO_DO = (
     "No photo gets an error for that. Bring it back and give the same command again (of classify and train with "
     "--resume: what was done is kept)."
@@ -119,8 +123,9 @@ def open_sources(sources, images_folder=None, null=False, stop=None):
     """Opens one source or several, which are read one after the other. Returns Items.
 
     Of one source the names are as open_source gives them. Of several a folder's names begin with the folder as it was
-    given, so that they stay distinct, and what a system leaves in folders (Thumbs.db) is left out: a shell puts it in
-    the place of a pattern.
+    given, so that they stay distinct. A shell puts whatever is there in the place of a pattern: as in a folder, what a
+    system leaves there (Thumbs.db) is left out, and a file that is no photo, no table and no video is counted in
+    passed_over.
 
     Args:
         sources: list of sources; of several none may be "-".
@@ -134,7 +139,11 @@ def open_sources(sources, images_folder=None, null=False, stop=None):
     for source in sources:
         if source == "-":
             raise UsageError("-: is standard input, and must be the only source")
-        if not _is_litter(os.path.basename(source)):
+        if _is_litter(os.path.basename(source)):
+            continue
+        if _is_passed_over(source):
+            _pass_over(passed_over, source)
+        else:
             opened.append(_open(source, images_folder, passed_over, folders, prefix=source))
     return Items(itertools.chain.from_iterable(opened), passed_over)
 
@@ -153,7 +162,8 @@ def open_source(source, images_folder=None, null=False, stop=None):
     What changes in a folder meanwhile: a file that is gone when its turn comes still has its Item (and so its row with
     the reason) if it had been listed; one that appears is given if its place in the order is yet to come. Nothing is
     given twice or out of order. A folder inside that goes away on the way is an Item with the reason. Where the source
-    itself goes away, or its disk fails, StorageLost is raised on the way.
+    itself goes away, or a disk that was mounted in it, or a disk fails, StorageLost is raised on the way; so it is by
+    reason_of for a file that a table, a pattern or standard input names in a folder that went away.
 
     Args:
         source: file, folder (recursive, sorted), glob pattern, table (edge_runtime.tables), or "-".
@@ -179,7 +189,7 @@ def _open(source, images_folder, passed_over, folders, prefix=""):
         shown = shown_address(source)
         raise UsageError("%s: a live source cannot be used here; give an image, a folder, a glob, a table or -" % shown)
     if os.path.isdir(source):
-        root = _root_of(source)
+        root = _top_of(source)
         if root is not None:
             return _folder(root, passed_over, prefix)
     if os.path.lexists(source):
@@ -219,7 +229,7 @@ def count_source(source, stop=None):
         if os.path.isdir(source):
             counted = _unsorted(source)
         elif glob.has_magic(source) and not os.path.lexists(source):
-            counted = _matches(source, collections.Counter(), _names)
+            counted = _matches(source, collections.Counter(), _entries)
         elif tables.is_table(source) and os.path.isfile(source):
             counted = tables.read_rows(source)
         else:
@@ -237,7 +247,7 @@ def count_sources(sources, stop=None):
     """Counts what open_sources gives: as count_source."""
     count = 0
     for source in sources:
-        if len(sources) == 1 or not _is_litter(os.path.basename(source)):
+        if len(sources) == 1 or not (_is_litter(os.path.basename(source)) or _is_passed_over(source)):
             more = count_source(source, stop)
             if more is None:
                 return None
@@ -272,22 +282,63 @@ def reason_of(item, error):
         return str(error)
     if item.root is not None:
         _check_root(item.root)
+        _check_mounts(item.root, item.path)
     return str(error) + near_miss(item.path)
 
 
 def _check_root(root, error=None):
-    """Raises StorageLost where root is not the folder any more that it was, or error (an OSError) is its disk's."""
+    """Raises StorageLost where root (or its top) is another folder now or gone, or error (an OSError) is its disk's."""
     if error is not None and error.errno in STORAGE_ERRORS:
         raise StorageLost("%s: cannot be read any more (%s).\n%s" % (root.path, error.strerror, _WHAT_TO_DO))
-    try:
-        is_same = _identity(root.path) == root.identity
-    except OSError:
-        is_same = False
-    if not is_same:
+    for one in [root] if root.top is None else [root.top, root]:
+        now = _root_of(one.path)
+        if now is None or now.identity != one.identity:
+            raise StorageLost(
+                "%s: this folder went away, or is another one now (a disk that was taken out, a network drive?).\n%s"
+                % (one.path, _WHAT_TO_DO)
+            )
+
+
+def _check_mounts(root, path):
+    """Raises StorageLost where what was mounted at, above or below a path in the source is gone, or another disk."""
+    if not root.mounts:
+        return
+    place = os.path.join(os.path.realpath(path), "")
+    concerned = []
+    for mount in root.mounts:
+        point = os.path.join(mount[0], "")
+        if place.startswith(point) or point.startswith(place):
+            concerned.append(mount)
+    gone = sorted(set(concerned).difference(_mounts())) if concerned else []
+    if gone:
         raise StorageLost(
-            "%s: this folder went away, or is another one now (a disk that was taken out, a network drive?).\n%s"
-            % (root.path, _WHAT_TO_DO)
+            "%s: the disk that was mounted here went away, or is another one now.\n%s" % (gone[0][0], _WHAT_TO_DO)
         )
+
+
+def _mounts():
+    """Returns [(mount point, device)] of what is mounted now and stays so; [] where the system does not tell."""
+    try:
+        with open(_MOUNTS, "rb") as file:
+            lines = file.read().splitlines()
+    except OSError:
+        return []
+    mounts, automatic = [], []
+    for line in lines:
+        fields = line.split(b" ")
+        # Spaces, tabs, newlines and backslashes are written as "\\040".
+        point = os.fsdecode(re.sub(rb"\\([0-7]{3})", lambda octal: bytes([int(octal.group(1), 8)]), fields[4]))
+        mounts.append((point, os.fsdecode(fields[2])))
+        if b" - autofs " in line:  # below it disks come and go as they are used
+            automatic.append(os.path.join(point, ""))
+    return [mount for mount in mounts if not os.path.join(mount[0], "").startswith(tuple(automatic))]
+
+
+def _mounts_below(folder):
+    """Returns those of _mounts at or below a folder, without those that a walk leaves out."""
+    top = os.path.join(os.path.realpath(folder), "")
+    inside = [mount for mount in _mounts() if os.path.join(mount[0], "").startswith(top)]
+    return tuple(mount for mount in inside if not any(map(is_left_out, mount[0][len(top) :].split(os.sep))))
 
 
 def _root_of(folder):
@@ -298,10 +349,16 @@ def _root_of(folder):
         return None
 
 
+def _top_of(folder):
+    """Returns the Root of a source's folder, None where there is none."""
+    root = _root_of(folder)
+    return None if root is None else root._replace(mounts=_mounts_below(folder))
+
+
 class _Folders:
     """Tells what named files are read from: the folder of each, or the last one that was there when it was named.
 
-    Below top (a Root) that is top itself, but for folders on another device: a disk that is mounted there.
+    top: the Root of the source's folder, None where the names have none in common.
     """
 
     def __init__(self, top=None):
@@ -311,12 +368,13 @@ class _Folders:
     def root_of(self, path):
         """Returns the Root of a file; None where no folder that was named so far is there."""
         folder = os.path.dirname(path) or os.curdir
-        if folder not in self._known or (self._top is None and self._is_made_anew(folder)):
+        if folder not in self._known or self._is_made_anew(folder):
             found = _root_of(folder)
             if found is None:
                 return self._last
-            if self._top is not None and found.identity[0] == self._top.identity[0]:
-                found = self._top
+            if self._top is not None:
+                is_top = found.identity == self._top.identity
+                found = self._top if is_top else found._replace(mounts=self._top.mounts, top=self._top)
             if len(self._known) >= _FOLDERS_KNOWN:
                 self._known.clear()
             self._known[folder] = found
@@ -325,10 +383,16 @@ class _Folders:
 
     def _is_made_anew(self, folder):
         """Whether a known folder is another one now, on the same disk and not empty: a spool, no disk that is away."""
-        now, before = _root_of(folder), self._known[folder]
+        before = self._known[folder]
+        if before is self._top:
+            return False
+        now = _root_of(folder)
         if now is None or now.identity == before.identity or now.identity[0] != before.identity[0]:
             return False
-        return next(_names(folder), None) is not None
+        try:
+            return next(_names(folder), None) is not None
+        except OSError:
+            return False
 
 
 def images_folder_of(table, images_folder):
@@ -357,7 +421,7 @@ def table_items(path, images_folder):
 
 def table_rows(path, images_folder, need_label=False):
     """Returns an iterator of (edge_runtime.tables.Row, the path of its file, the Root that it is read from)."""
-    folders = _Folders(_root_of(images_folder or os.curdir))
+    folders = _Folders(_top_of(images_folder or os.curdir))
 
     def iterate():
         for row in tables.read_rows(path, need_label):
@@ -470,6 +534,26 @@ def _start_of(path):
         return file.read(tables.START_BYTES)
 
 
+def _is_passed_over(path):
+    """Whether a file that is one of several sources is neither a photo, nor a table, nor a video."""
+    suffix = _suffix_of(path)
+    try:
+        if _is_photo_name(path) or os.path.isdir(path):
+            return False
+        start = _start_of(path)
+    except OSError:  # what is said of a missing source, or its row, says why
+        return False
+    if suffix == ".txt":  # notes, unless its first line is a table's or names a photo
+        try:
+            next(tables.read_rows(path), None)
+            return False
+        except UsageError:
+            return not _is_photo_name(os.fsdecode(start.split(b"\n")[0].strip()))
+    if tables.is_table(path) or suffix in VIDEO_SUFFIXES or tables.other_kind(path, start).startswith("a video"):
+        return False
+    return suffix in formats.RAW_SUFFIXES or not formats.format_of(start)
+
+
 def _pass_over(passed_over, path):
     """Counts a file that is no photo. Suffixes that nobody has are counted together: there may be millions."""
     suffix = _suffix_of(path)
@@ -502,28 +586,38 @@ def _check_named(path):
         raise UsageError("%s: is no photo, but %s" % (path, kind))
 
 
-def _matches(pattern, passed_over, list_names=None):
-    """Yields the Items of a pattern, sorted unless list_names gives names in any order."""
+def _matches(pattern, passed_over, list_entries=None):
+    """Yields the Items of a pattern, sorted unless list_entries (_entries) gives them in any order."""
     folder, last = os.path.split(pattern)
     top = pattern
     while glob.has_magic(top):
         top = os.path.dirname(top)
-    folders = _Folders(_root_of(top or os.curdir))
+    folders = _Folders(_top_of(top or os.curdir))
+    loops: typing.Set[str] = set()
     if last != "**" and not glob.has_magic(folder):
         # A hidden file is matched by what starts with a dot only.
         found: typing.Iterable[str] = (
             os.path.join(folder, name)
-            for name in _until_error(list_names or _sorted_names, folder, folders)
+            for name in _until_error(list_entries or _sorted_entries, folder, folders)
             if fnmatch.fnmatch(name, last) and (name[0] != "." or last[0] == ".")
         )
     else:
-        found = sorted(set(_glob(pattern)))
+        found = sorted(set(_glob(pattern, loops)))
+        root = folders.root_of(os.path.join(top, ""))
+        if root is not None:  # whatever has gone since the folder was there is not among what was found
+            _check_root(root)
+            _check_mounts(root, root.path)
+        for folder, _ in itertools.groupby(found, os.path.dirname):
+            folders.root_of(os.path.join(folder, ""))  # as it is now that its names are known
     named = pattern.split(os.sep)
     for path in found:
         parts = path[len(top) :].split(os.sep)
         if any(_is_litter(part) and part not in named for part in parts):
             continue
         root = folders.root_of(path)
+        if path in loops:
+            yield Item(path, path, _LOOP, root)
+            continue
         if _is_photo_name(path):
             yield Item(path, path, "", root)
             continue
@@ -535,6 +629,7 @@ def _matches(pattern, passed_over, list_names=None):
         except OSError as error:
             if root is not None:
                 _check_root(root, error)
+                _check_mounts(root, path)
             if error.errno in _LEADS_NOWHERE:
                 continue
             is_photo, problem = True, "cannot be looked at (%s)" % error.strerror
@@ -544,10 +639,11 @@ def _matches(pattern, passed_over, list_names=None):
             _pass_over(passed_over, path)
 
 
-def _glob(pattern):
+def _glob(pattern, loops):
     """Yields what glob.glob(recursive=True) does, but goes through no link back to a folder that contains it.
 
-    With one such link glob repeats every file 40 times, with several it does not come to an end.
+    With one such link glob repeats every file 40 times, with several it does not come to an end. They are added to the
+    set loops.
     """
     parts = pattern.split(os.sep)
     if "**" not in parts:
@@ -556,12 +652,12 @@ def _glob(pattern):
     place = parts.index("**")
     tops = glob.iglob(os.sep.join(parts[:place] + [""])) if place else [""]
     for top in tops:
-        for folder in _folders(top):
-            yield from _glob(os.path.join(glob.escape(folder), *(parts[place + 1 :] or ["*"])))
+        for folder in _folders(top, loops):
+            yield from _glob(os.path.join(glob.escape(folder), *(parts[place + 1 :] or ["*"])), loops)
 
 
-def _folders(top):
-    """Yields a folder and those below it, without those that are left out or cannot be listed."""
+def _folders(top, loops):
+    """Yields a folder and those below it, without those that are left out or cannot be listed; loops: see _glob."""
     pending: typing.List[typing.Tuple[str, tuple]] = [(top, ())]  # (folder, identities of the folders above it)
     while pending:
         folder, above = pending.pop()
@@ -571,10 +667,12 @@ def _folders(top):
             if error.errno in STORAGE_ERRORS:
                 raise StorageLost("%s: cannot be listed (%s).\n%s" % (folder, error.strerror, _WHAT_TO_DO))
             continue
-        if identity not in above:
-            yield folder
-            paths = [os.path.join(folder, name) for name in names if not is_left_out(name)]
-            pending += [(path, above + (identity,)) for path in paths if _is_folder(path)]
+        if identity in above:
+            loops.add(folder)
+            continue
+        yield folder
+        paths = [os.path.join(folder, name) for name in names if not is_left_out(name)]
+        pending += [(path, above + (identity,)) for path in paths if _is_folder(path)]
 
 
 def _folder(root, passed_over, prefix):
@@ -586,13 +684,13 @@ def _folder(root, passed_over, prefix):
 
 def _walk(top, passed_over):
     """Yields (name relative to the folder top, a Root; problem or ""; the Root of the device it is on)."""
-    # (folder, names in it that are to come, identities of it and of the folders above it, the Root of its device); no
-    # recursion: trees are deep
-    levels: typing.List[typing.Tuple[str, typing.Iterator[str], tuple, Root]] = [("", iter([""]), (), top)]
+    # (folder, what is to come of its entries, identities of it and of the folders above it, the Root of its device);
+    # no recursion: trees are deep
+    levels: typing.List[typing.Tuple[str, typing.Iterator[_Entry], tuple, Root]] = [("", iter([("", True)]), (), top)]
     while levels:
-        folder, names, above, root = levels[-1]
+        folder, entries, above, root = levels[-1]
         try:
-            name = next(names, None)
+            name, was_folder = next(entries, (None, False))
         except OSError as error:
             _check_root(root, error)
             levels.pop()
@@ -600,6 +698,8 @@ def _walk(top, passed_over):
             continue
         if name is None:
             levels.pop()
+            if not levels or levels[-1][3] is not root:
+                _check_root(root)  # a large folder is listed again on the way, and would only seem to have ended
             continue
         if is_left_out(name):
             continue
@@ -610,8 +710,11 @@ def _walk(top, passed_over):
             is_photo = _is_photo(path) if not is_folder else False
         except OSError as error:
             _check_root(root, error)
+            _check_mounts(top, path)
             if _is_photo_name(inner):
                 yield inner, "", root  # reading it says why not
+            elif was_folder and not os.path.lexists(path):
+                yield inner, "went away before it was looked at", root
             elif error.errno not in _LEADS_NOWHERE:  # it may be a folder full of photos
                 yield inner or ".", "cannot be looked at (%s)" % error.strerror, root
             continue
@@ -622,72 +725,85 @@ def _walk(top, passed_over):
                 _pass_over(passed_over, name)
             continue
         try:
-            identity, names = _identity(path), _sorted_names(path)
+            identity, entries = _identity(path), _sorted_entries(path)
         except OSError as error:
             _check_root(root, error)
             yield inner or ".", "cannot list this folder (%s)" % error.strerror, root
             continue
         if identity in above:
-            yield inner, "is a link back to a folder that contains it: not followed", root
+            yield inner, _LOOP, root
             continue
         if not inner:
             _check_root(top)  # another folder may have taken its place before its turn came
         elif identity[0] != root.identity[0]:
             root = Root(path, identity)
+        # Now that it is listed: where a disk was mounted, an empty folder may be left, or nothing.
+        _check_mounts(top, path)
         if _is_photo_name(inner):
             yield inner, "is a directory", root
-        levels.append((inner, names, above + (identity,), root))
+        levels.append((inner, entries, above + (identity,), root))
 
 
-def _sorted_names(folder):
-    """Returns an iterator of the names in a folder, sorted; at most 2 * _AT_ONCE are held.
+_Entry = typing.Tuple[str, bool]  # a name in a folder; whether it is a folder itself, and no link to one
+
+
+def _sorted_entries(folder):
+    """Returns an iterator of the entries of a folder, sorted; at most 2 * _AT_ONCE are held.
 
     Raises:
         OSError: the folder cannot be listed; from the iterator: it can no longer.
     """
-    names, more = _names_after("", folder)
+    entries, more = _entries_after("", folder)
 
-    def iterate(names, more):
-        yield from names
+    def iterate(entries, more):
+        yield from entries
         while more:
-            names, more = _names_after(names[-1], folder)
-            yield from names
+            entries, more = _entries_after(entries[-1][0], folder)
+            yield from entries
 
-    return iterate(names, more)
+    return iterate(entries, more)
 
 
-def _names_after(last, folder):
-    """Returns (the next names of a folder after the name last, sorted; whether there are more). Raises OSError."""
-    names: typing.List[str] = []
+def _entries_after(last, folder):
+    """Returns (the next entries of a folder after the name last, sorted; whether there are more). Raises OSError."""
+    entries: typing.List[_Entry] = []
     end = None  # once there are too many: the last name that is still wanted
-    for name in _names(folder):
-        if name > last and (end is None or name < end):
-            names.append(name)
-            if len(names) >= 2 * _AT_ONCE:
-                names.sort()
-                del names[_AT_ONCE:]
-                end = names[-1]
-    names.sort()
+    for entry in _entries(folder):
+        if entry[0] > last and (end is None or entry[0] < end):
+            entries.append(entry)
+            if len(entries) >= 2 * _AT_ONCE:
+                entries.sort()
+                del entries[_AT_ONCE:]
+                end = entries[-1][0]
+    entries.sort()
     if end is not None:
-        del names[_AT_ONCE:]
-    return names, end is not None
+        del entries[_AT_ONCE:]
+    return entries, end is not None
+
+
+def _entries(folder):
+    """Yields the entries of a folder in any order. Raises OSError."""
+    with os.scandir(folder or os.curdir) as entries:
+        for entry in entries:
+            yield entry.name, entry.is_dir(follow_symlinks=False)  # is in the listing: the file is not looked at
 
 
 def _names(folder):
     """Yields the names in a folder in any order. Raises OSError."""
-    with os.scandir(folder or os.curdir) as entries:
-        for entry in entries:
-            yield entry.name
+    return (name for name, _ in _entries(folder))
 
 
-def _until_error(list_names, folder, folders):
+def _until_error(list_entries, folder, folders):
     """Yields the names in a folder that can be listed: as with glob, what cannot matches nothing."""
     root = folders.root_of(os.path.join(folder, ""))
+    error = None
     try:
-        yield from list_names(folder)
-    except OSError as error:
-        if root is not None:
-            _check_root(root, error)
+        for name, _ in list_entries(folder):
+            yield name
+    except OSError as failure:
+        error = failure
+    if root is not None:
+        _check_root(root, error)
 
 
 _TOO_MANY = object()
@@ -743,8 +859,16 @@ def _is_folder(path):
 
 def _standard_input(separator, stop):
     """Reads without the buffer of sys.stdin, so that waiting can be ended, and only as far as Items are wanted."""
-    folders, rest = _Folders(), b""
+    folders, rest = _Folders(), None
     for data in _pieces_of_input(separator, stop):
+        if rest is None:
+            rest = b""
+            found = formats.format_of(data) if separator == b"\n" and b"\0" in data else ""
+            if found:
+                raise UsageError(
+                    "standard input: holds a %s photo; expected names of files, one per line: "
+                    "ls *.jpg | picnic-edge classify BUNDLE -" % found
+                )
         if separator == b"\n" and b"\0" in data:
             raise UsageError("standard input: has NUL bytes; names that are separated by them need --null (-0)")
         lines = data.split(separator)

@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 import pytest
 
-from edge_runtime import Classifier, annotate, cli, images, journal, jpeg_hardware, live, results
+from edge_runtime import Classifier, annotate, cli, images, journal, jpeg_hardware, live, results, sources
 from edge_runtime.bundle import write_manifest
 from edge_runtime.command import run_verb
 from edge_runtime.errors import EngineLost, StorageLost
@@ -34,6 +34,7 @@ from tests.helpers import (
     raw_png,
     read_rows_of,
     write_bytes,
+    write_photo,
     write_photos,
     write_table,
 )
@@ -1293,6 +1294,52 @@ def test_a_disk_that_is_unmounted_in_mid_run_and_mounted_again(bundle, in_twos, 
     assert job.content() == in_twos
 
 
+@pytest.mark.parametrize("kind", ["folder", "table", "glob"])
+def test_a_disk_in_the_source_that_goes_away_before_its_turn_resumes_to_the_same_file(
+    bundle, tmp_path, monkeypatch, mount, capsys, kind
+):
+    folder = str(tmp_path / "photos")
+    write_photos(folder, per_class=2)
+    shutil.rmtree(os.path.join(folder, GREEN))
+    write_table(folder + ".tsv", EXPECTED)
+    source = {
+        "folder": [folder],
+        "glob": [os.path.join(folder, "*", "*.jpg")],
+        "table": [folder + ".tsv", "--images", folder],
+    }[kind]
+    command, whole, out = [bundle] + source + ["--batch", "1", "--out"], tmp_path / "whole.tsv", tmp_path / "out.tsv"
+    open_sources = cli.open_sources
+
+    def fill():
+        for number in range(2):
+            write_photo(os.path.join(folder, GREEN, "%02d.jpg" % number), photo(COLOURS[GREEN], number))
+
+    def open_and_lose(*arguments):
+        items = open_sources(*arguments)
+
+        def losing():
+            yield next(items)
+            unmount()
+            yield from items
+
+        return sources.Items(losing(), items.passed_over)
+
+    with mount(os.path.join(folder, GREEN)) as unmount:
+        fill()
+        assert exit_code(*command, whole) == 0
+        with monkeypatch.context() as patch:
+            patch.setattr(cli, "open_sources", open_and_lose)
+            assert exit_code(*command, out) == StorageLost.exit_code
+    said = capsys.readouterr().err
+    assert os.path.join(folder, GREEN) in said and "No photo gets an error for that" in said and not out.exists()
+    os.rmdir(os.path.join(folder, GREEN))
+    with mount(os.path.join(folder, GREEN)):
+        fill()
+        assert exit_code(*command, out, "--resume") == 0
+    assert out.read_bytes() == whole.read_bytes()
+    assert [row["label"] for row in read_rows_of(out.read_bytes())] == [label for _, label in EXPECTED]
+
+
 def test_a_photo_that_goes_away_alone_is_a_row(bundle, tmp_path, monkeypatch):
     folder = str(tmp_path / "photos")
     write_photos(folder, per_class=2)
@@ -1320,6 +1367,19 @@ def test_what_a_folder_has_beside_photos_is_said_in_the_last_line_and_in_json(bu
     assert document["passed_over"] == {".mp4": 2, ".txt": 1, "": 1}
     assert [row["file"] for row in document["results"]] == [name for name, _ in EXPECTED] + ["zz_IMG_1"]
     assert "; passed over: 2 .mp4, 1 without a suffix, 1 .txt (a video is classified" in done.stderr.splitlines()[-1]
+
+
+def test_what_a_shell_puts_in_the_place_of_a_pattern_may_hold_other_files(bundle, with_others, capsys):
+    given = [os.path.join(with_others, name) for name in sorted(os.listdir(with_others)) if name[0] != "."]
+    assert exit_code(bundle, *given) == 2 and "give the pattern in quotes" in capsys.readouterr().err
+    given = [path for path in given if not path.endswith(".mp4")]
+    assert exit_code(bundle, *given, "--json") == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["passed_over"] == {".txt": 1, "": 1}
+    assert [row["file"] for row in document["results"]] == [
+        os.path.join(with_others, name) for name in [name for name, _ in EXPECTED] + ["zz_IMG_1"]
+    ]
+    assert exit_code(bundle, os.path.join(with_others, "README")) == 2 and "is no photo" in capsys.readouterr().err
 
 
 def test_a_folder_of_photos_alone_has_nothing_passed_over(bundle, photos):

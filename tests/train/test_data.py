@@ -77,7 +77,7 @@ def test_table_and_class_folders_give_the_same_photos(photos, tmp_path):
     from_folder, more = data.read_labels(str(folder))
     assert problems == more == []
     assert [(photo.file, photo.label) for photo in from_table] == rows
-    assert sorted(from_folder) == sorted(from_table)
+    assert sorted(photo[:3] for photo in from_folder) == sorted(photo[:3] for photo in from_table)
     assert all(os.path.isfile(photo.path) for photo in from_table)
 
 
