@@ -239,7 +239,12 @@ class Video:
         while bgr is not None:
             place = number + failures
             if self._times is not None and not counted:
-                place = self._place(number, self._position_s() - first_s)
+                position_s = self._position_s()  # OpenCV 4.5 gives 0 for the last frames
+                place = self._place(number, position_s - first_s, lost) if position_s or not number else number
+            # Behind damage ffmpeg gives pictures out of order: what comes late was already given as missing.
+            if self._times is not None and (place < number or place >= len(self._times)):
+                failures, bgr = _next_picture(self._capture)
+                continue
             for missing in range(number, place):
                 if not lost:
                     self._check_storage(whole=True)
@@ -292,12 +297,11 @@ class Video:
     def _position_s(self):
         return self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1000.0
 
-    def _place(self, number, position_s):
-        """Returns which frame of the file's table is at a position: number, the next one, or a later one."""
+    def _place(self, number, position_s, lost):
+        """Returns which frame of the file's table is at a position: number, the next one, a later or a lost one."""
         place = int(np.searchsorted(self._times, position_s - _SAME_TIME_S))
-        if place > number and place < len(self._times) and abs(self._times[place] - position_s) < _SAME_TIME_S:
-            return place
-        return number  # OpenCV 4.5 gives no position for the last frames
+        known = place < len(self._times) and abs(self._times[place] - position_s) < _SAME_TIME_S
+        return place if known and (place > number or (place < number and place in lost)) else number
 
     def _time_s(self, number, before_s):
         """Returns a frame's time by the table, else one frame after the one before."""

@@ -5,12 +5,20 @@ files without a table of frames. Here only what the file itself states is read, 
 """
 
 import os
+import re
 import struct
 
 import numpy as np
 
 _FIRST_BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot")
 _SEGMENT, _CLUSTER = b"\x18\x53\x80\x67", b"\x1f\x43\xb6\x75"  # of Matroska: what holds the others
+_IN_SEGMENT = {  # all that may be in one, by the standard: SeekHead, Info, Tracks, Cues, Attachments, Chapters, Tags
+    bytes.fromhex(kind)
+    for kind in ("114d9b74", "1549a966", "1654ae6b", "1f43b675", "1c53bb6b", "1941a469", "1043a770", "1254c367")
+}
+_IN_SEGMENT |= {b"\xec", b"\xbf"}  # padding, a checksum
+_IN_CLUSTER = {b"\xe7", b"\x58\x54", b"\xa7", b"\xab", b"\xa3", b"\xa0", b"\xaf", b"\xec", b"\xbf"}
+_PACKETS = 1 << 16  # of a transport stream that are looked at at once
 _MOST_BYTES = 64 << 20  # of an MP4's tables that are read: more than a day of video
 
 
@@ -55,36 +63,110 @@ def cut_short(file):
 
 
 def broken(file):
-    """Returns "" or where an MKV, WebM or AVI is overwritten between its frames: ffmpeg looks for the next one there
-    without a word, and may find none."""
+    """Returns "" or where an MKV, WebM, AVI, MPG or TS is overwritten between its frames, or (TS) lacks packets: ffmpeg
+    looks for the next one there without a word, and may find none."""
     size = os.fstat(file.fileno()).st_size
     head = _read(file, 0, 12)
     if head[:4] == b"\x1a\x45\xdf\xa3":
         place = _broken_matroska(file, size)
     elif head[:4] == b"RIFF" and head[8:] == b"AVI ":
         place = _broken_avi(file, size)
+    elif head[:4] == b"\0\0\1\xba":
+        place = _broken_program_stream(file, size)
     else:
-        place = None
+        place = _broken_transport_stream(file)
     return "" if place is None else "the file is damaged at byte %d" % place
 
 
 def _broken_matroska(file, size):
     place, end = 0, size  # the latter of the segment; something may have been appended behind it
+    cluster_end, allowed, stated = 0, None, True
     while place < end - 12:
-        head = _read(file, place, 12)
+        if allowed is not None and place >= cluster_end:
+            allowed = _IN_SEGMENT
+        start, head = place, _read(file, place, 12)
         width = 9 - head[0].bit_length()
         length_width, length = _ebml_number(head[width:])
         unknown = length == (1 << 7 * length_width) - 1
-        if width > 4 or not length_width:
-            return place
+        kind = head[:width]
+        if width > 4 or not length_width or (allowed is not None and kind not in allowed):
+            return start
         place += width + length_width
-        if head[:width] == _SEGMENT:
+        if kind == _SEGMENT:
+            allowed, stated = _IN_SEGMENT, not unknown
             end = size if unknown else min(size, place + length)
-        elif head[:width] != _CLUSTER:
-            if unknown:
-                return place
+        elif kind == _CLUSTER:  # one of unknown length ends where something of the segment comes
+            allowed = _IN_CLUSTER | _IN_SEGMENT if unknown else _IN_CLUSTER
+            cluster_end = end if unknown else place + length
+        elif unknown:
+            return start
+        else:
             place += length
+            within = cluster_end if start < cluster_end else end
+            if place > within:  # beyond the end of a recording that nobody ended proves nothing
+                return start if stated or within < size else None
     return None  # whether all is there says cut_short
+
+
+def _broken_program_stream(file, size):
+    place = 0
+    while place + 14 <= size:
+        head = _read(file, place, 64)
+        padding = len(head) - len(head.lstrip(b"\0")) - 2  # a video CD has 20 zeros in front of some packs
+        place, head = place + max(0, padding), head[max(0, padding) :]
+        if head[:3] != b"\0\0\1" or len(head) < 14:
+            more = _read(file, place, 8 << 20)  # else something was appended
+            return place if re.search(b"\0\0\1[\xba\xe0]", more) else None
+        if head[3] == 0xBA:  # the start of a pack: of MPEG-2, with padding, or of MPEG-1
+            place += 14 + (head[13] & 7) if head[4] >> 6 == 1 else 12
+        elif head[3] > 0xBA:
+            place += 6 + struct.unpack(">H", head[4:6])[0]
+        else:
+            return None if head[3] == 0xB9 else place  # the end: what is behind it was appended
+    return None
+
+
+def _broken_transport_stream(file):
+    # Each packet begins with 0x47, or with a time of four bytes before that. Some have a checksum behind them.
+    head = _read(file, 0, 1024)
+    layouts = [(step, first) for step, first in ((188, 0), (192, 4), (204, 0)) if head[first::step][:5] == b"GGGGG"]
+    if not layouts:
+        return None
+    step, first = layouts[0]
+    size = os.fstat(file.fileno()).st_size
+    before, before_places = np.zeros((0, 6), np.uint8), np.zeros(0, int)  # the last packet of each kind
+    lost = size  # where the first one is missing; that is damage if others follow, else something was appended
+    for start in range(first, size, step * _PACKETS):
+        data = np.frombuffer(_read(file, start, step * _PACKETS), np.uint8)
+        packets = data[: len(data) // step * step].reshape(-1, step)[:, :6]
+        places = start + step * np.arange(len(packets))
+        whole = packets[:, 0] == 0x47
+        if lost == size and not whole.all():
+            lost = int(places[~whole][0])
+        packets, places = np.concatenate([before, packets[whole]]), np.concatenate([before_places, places[whole]])
+        gaps, last = _gaps(packets)
+        if gaps.any() or (len(places) and places[-1] > lost):
+            return min([lost] + places[gaps].tolist())
+        before, before_places = packets[last], places[last]
+    return None
+
+
+def _gaps(packets):
+    """Returns, of packets of a transport stream (uint8 [packets, 6], how each begins):
+
+    bool [packets]: one of its kind is missing before it, or it is itself damaged. Where a unit (a frame, a table)
+    begins nothing counts as missing: so it is where recordings were joined.
+    Which are the last of their kind.
+    """
+    flags, kinds = packets[:, 3], (packets[:, 1] & 0x1F).astype(np.uint16) << 8 | packets[:, 2]
+    restart = (flags & 0x20 > 0) & (packets[:, 4] > 0) & (packets[:, 5] & 0x80 > 0)
+    counted = np.flatnonzero((kinds != 0x1FFF) & (restart | (flags & 0x10 > 0)))  # 0x1fff: padding
+    order = counted[np.argsort(kinds[counted], kind="mergesort")]
+    same = np.diff(kinds[order]) == 0
+    jumps = (np.diff(flags[order]) & 15 > 1) & ~(restart | (packets[:, 1] & 0x40 > 0))[order[1:]]  # 0: once more
+    gaps = packets[:, 1] & 0x80 > 0
+    gaps[order[1:][same & jumps]] = True
+    return gaps, order[np.flatnonzero(np.append(~same, True)[: len(order)])]
 
 
 def _broken_avi(file, size):
