@@ -186,7 +186,8 @@ class Video:
     """The frames of a video file, upright, as an iterator and context manager; closes itself at the end.
 
     A frame that cannot be decoded is given in its place without a picture, with the reason as its problem, and those
-    behind it follow. Such a frame shows where decoding fails, and in an MP4 or MOV by the file's own table of frames.
+    behind it follow. Such a frame shows where decoding fails, in an MP4 or MOV by the file's own table of frames, and
+    in an AVI of JPEGs by their data.
     In other formats, whose frames need not come at a fixed rate, what ffmpeg passes over without a sign is not known;
     where the file itself shows that something is, there is one such frame at the end.
 
@@ -211,6 +212,7 @@ class Video:
             with self._reading():
                 self._state = _state(self._file)
                 self._times = video_file.frame_times(self._file)
+            self._jpegs = video_file.jpegs(self._file)
             failures, bgr = _next_picture(self._capture)
             if bgr is None:
                 self._check_storage(whole=True)
@@ -255,8 +257,15 @@ class Video:
                 time_s = _position_s(self._capture, place, self.frames_per_second)
             else:
                 time_s = self._time_s(place, time_s)
-            picture = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
-            yield Frame("%s#%d" % (self._name, place), picture, time.perf_counter(), time_s, "")
+            problem = self._damage(place)
+            if problem:
+                if not lost:
+                    self._check_storage(whole=True)
+                lost.append(place)
+                yield self._without_picture(place, time_s, problem)
+            else:
+                picture = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
+                yield Frame("%s#%d" % (self._name, place), picture, time.perf_counter(), time_s, "")
             number = place + 1
             failures, bgr = _next_picture(self._capture)
         for missing, reason in self._missing_at_the_end(number, counted):
@@ -289,6 +298,12 @@ class Video:
         if self._times is None:
             return [(number, reason)] if cut or broken else []
         return [(missing, reason) for missing in range(number, expected)]
+
+    def _damage(self, number):
+        """Returns "" or how a frame that ffmpeg gave a picture for is damaged, where that can be told (JPEGs)."""
+        with self._reading():
+            data = next((data for at, data in self._jpegs if at == number), None)
+        return "" if data is None else video_file.jpeg_damage(data)
 
     def _without_picture(self, number, time_s, problem):
         self.damaged += 1

@@ -4,11 +4,15 @@ OpenCV passes over what it cannot decode (older ones without a sign), and the fr
 files without a table of frames. Here only what the file itself states is read, so that it can serve as proof.
 """
 
+import io
 import os
 import re
 import struct
 
 import numpy as np
+
+from edge_runtime import jpeg
+from edge_runtime.errors import ImageError
 
 _FIRST_BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot")
 _SEGMENT, _CLUSTER = b"\x18\x53\x80\x67", b"\x1f\x43\xb6\x75"  # of Matroska: what holds the others
@@ -19,7 +23,8 @@ _IN_SEGMENT = {  # all that may be in one, by the standard: SeekHead, Info, Trac
 _IN_SEGMENT |= {b"\xec", b"\xbf"}  # padding, a checksum
 _IN_CLUSTER = {b"\xe7", b"\x58\x54", b"\xa7", b"\xab", b"\xa3", b"\xa0", b"\xaf", b"\xec", b"\xbf"}
 _PACKETS = 1 << 16  # of a transport stream that are looked at at once
-_MOST_BYTES = 64 << 20  # of an MP4's tables that are read: more than a day of video
+_MOST_BYTES = 64 << 20  # of an MP4's tables that are read: more than a day of video; and of a JPEG
+_ZEROS = 32  # bytes of zeros in a JPEG that are looked at more closely
 
 
 def frame_times(file):
@@ -170,18 +175,60 @@ def _gaps(packets):
 
 
 def _broken_avi(file, size):
+    return next((place for kind, place, _ in _chunks(file, size) if kind is None), None)
+
+
+def _chunks(file, size):
+    """Yields (kind, place, length) of what an AVI's lists hold; at the end a kind of None where it is broken."""
     place = end = 0  # the latter of the RIFF that place is in; a large file has several
     while place + 8 <= size:
         kind, length = struct.unpack("<4sI", _read(file, place, 8))
         if kind == b"RIFF":
             end = place + 8 + length
         elif place >= end:
-            return None  # something was appended
+            return  # something was appended
         elif not all(32 <= letter < 127 for letter in kind):
-            return place
-        # A list has a name, and more of the same in it.
-        place += 12 if kind in (b"RIFF", b"LIST") else 8 + length + length % 2
-    return None
+            yield None, place, 0
+            return
+        if kind in (b"RIFF", b"LIST"):
+            place += 12  # it has a name, and more of the same in it
+        else:
+            yield kind, place, length
+            place += 8 + length + length % 2
+
+
+def jpegs(file):
+    """Yields (number, bytes) of the frames of an AVI that consists of JPEGs, up to where it is broken; else nothing."""
+    size = os.fstat(file.fileno()).st_size
+    head = _read(file, 0, 4096)
+    stream = re.search(b"strh....(vids)(....)", head, re.DOTALL) if head[:4] == b"RIFF" else None
+    if stream is None or head.find(b"strh") != stream.start() or stream.group(2).upper() != b"MJPG":
+        return
+    number = 0
+    for kind, place, length in _chunks(file, size):
+        if kind in (b"00dc", b"00db") and length:  # one of no bytes is the one before, once more; OpenCV leaves it out
+            if length > _MOST_BYTES:
+                return
+            yield number, _read(file, place + 8, length)
+            number += 1
+
+
+def jpeg_damage(data):
+    """Returns "" or how a frame that is a JPEG is damaged: ffmpeg shows it with a part of another, or grey.
+
+    Decoding all of it again would take a third of the time that ffmpeg takes, so that is done only for a hint.
+    """
+    try:
+        facts = jpeg.read_facts(io.BytesIO(data))
+        end = data.find(b"\xff\xd9", facts.scan_start)  # some cameras leave it out
+        scan = data[facts.scan_start + 2 : end if end >= 0 else len(data)]
+        if not facts.buffered and re.search(b"\xff[^\0\xd0-\xd7\xff]", scan):
+            return "is damaged (JPEG: a marker in its data)"
+        if end < 0 or bytes(_ZEROS) in scan:
+            jpeg.decode(data + b"\xff\xd9", facts, 8)
+    except ImageError as error:
+        return str(error)
+    return ""
 
 
 def _ebml_number(data):

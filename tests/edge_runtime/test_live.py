@@ -290,13 +290,14 @@ def test_a_video_that_ends_early_gives_what_there_is_and_says_so(tmp_path, clip,
         data = file.read()
     path = write_bytes(tmp_path / "torn.avi", data[: len(data) // 2])
     with live.open_video(path) as video:
-        *frames, last = video
+        *frames, torn, last = video
     numbers = [number_in(frame.picture) for frame in frames]
     assert 5 < len(numbers) < 36
-    assert numbers[:-1] == list(range(len(numbers) - 1))  # ffmpeg fills up the one that is torn
-    assert last.name == "%s#%d" % (path, len(numbers)) and last.picture is None and video.damaged == 1
+    assert numbers == list(range(len(numbers)))
+    assert torn.picture is None and torn.problem.startswith("is damaged (JPEG: ")  # ffmpeg fills it up
+    assert last.name == "%s#%d" % (path, len(numbers) + 1) and last.picture is None and video.damaged == 2
     assert "the file is cut short: its header says %d bytes" % len(data) in last.problem
-    assert "torn.avi: no picture for 1 of its frames" in capsys.readouterr().err
+    assert "torn.avi: no picture for 2 of its frames" in capsys.readouterr().err
 
 
 # --- damaged videos
@@ -525,6 +526,23 @@ def test_a_video_that_is_overwritten_in_its_middle_has_a_row_that_says_so(tmp_pa
     assert not any(frame.problem for frame in frames)
 
 
+@pytest.mark.parametrize("fill", [bytes(1500), 15 * (98 * b"Z" + b"\xff\x17")])
+def test_a_frame_of_an_avi_of_jpegs_that_is_overwritten_has_no_label(tmp_path, fill):
+    path = str(tmp_path / "a.avi")
+    write_video(path, [np.zeros((SIZE[1], SIZE[0], 3), np.uint8)] * 3 + busy_pictures())  # black: many zeros
+    with open(path, "rb") as file:
+        data = bytearray(file.read())
+    with live.open_video(path) as video:
+        assert len(list(video)) == 33 and video.damaged == 0
+    start = [found.start() for found in re.finditer(b"\xff\xd8\xff", data)][12]
+    data[start + 1000 : start + 2500] = fill
+    with live.open_video(write_bytes(path, bytes(data))) as video:
+        frames = list(video)
+    assert [frame.name for frame in frames] == ["%s#%d" % (path, number) for number in range(33)]
+    assert [number for number, frame in enumerate(frames) if frame.problem] == [12] and video.damaged == 1
+    assert frames[12].picture is None and frames[12].problem.startswith("is damaged (JPEG: ")
+
+
 def packets_of(path):
     with open(str(path), "rb") as file:
         data = file.read()
@@ -576,7 +594,7 @@ def test_a_disk_that_fails_is_neither_the_end_nor_damage(tmp_path, monkeypatch, 
     with pytest.raises(StorageLost, match="Input/output"):
         live.open_video(path)
     monkeypatch.undo()
-    assert len(frames) == (20 if name == "clip.avi" else 7 if tells_places() else 19)
+    assert len(frames) == (1 if name == "clip.avi" else 7 if tells_places() else 19)  # an AVI's JPEGs are looked at
     assert not any(frame.problem for frame in frames)
 
 
