@@ -186,7 +186,8 @@ class Video:
     """The frames of a video file, upright, as an iterator and context manager; closes itself at the end.
 
     A frame that cannot be decoded is given in its place without a picture, with the reason as its problem, and those
-    behind it follow. Such a frame shows where decoding fails, and in an MP4 or MOV by the file's own table of frames.
+    behind it follow. Such a frame shows where decoding fails, in an MP4 or MOV by the file's own table of frames, and
+    in an AVI of JPEGs by their data.
     In other formats, whose frames need not come at a fixed rate, what ffmpeg passes over without a sign is not known;
     where the file itself shows that something is, there is one such frame at the end.
 
@@ -211,6 +212,7 @@ class Video:
             with self._reading():
                 self._state = _state(self._file)
                 self._times = video_file.frame_times(self._file)
+            self._jpegs = video_file.jpegs(self._file)
             failures, bgr = _next_picture(self._capture)
             if bgr is None:
                 self._check_storage(whole=True)
@@ -239,7 +241,12 @@ class Video:
         while bgr is not None:
             place = number + failures
             if self._times is not None and not counted:
-                place = self._place(number, self._position_s() - first_s)
+                position_s = self._position_s()  # OpenCV 4.5 gives 0 for the last frames
+                place = self._place(number, position_s - first_s, lost) if position_s or not number else number
+            # Behind damage ffmpeg gives pictures out of order: what comes late was already given as missing.
+            if self._times is not None and (place < number or place >= len(self._times)):
+                failures, bgr = _next_picture(self._capture)
+                continue
             for missing in range(number, place):
                 if not lost:
                     self._check_storage(whole=True)
@@ -250,8 +257,15 @@ class Video:
                 time_s = _position_s(self._capture, place, self.frames_per_second)
             else:
                 time_s = self._time_s(place, time_s)
-            picture = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
-            yield Frame("%s#%d" % (self._name, place), picture, time.perf_counter(), time_s, "")
+            problem = self._damage(place)
+            if problem:
+                if not lost:
+                    self._check_storage(whole=True)
+                lost.append(place)
+                yield self._without_picture(place, time_s, problem)
+            else:
+                picture = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
+                yield Frame("%s#%d" % (self._name, place), picture, time.perf_counter(), time_s, "")
             number = place + 1
             failures, bgr = _next_picture(self._capture)
         for missing, reason in self._missing_at_the_end(number, counted):
@@ -285,6 +299,12 @@ class Video:
             return [(number, reason)] if cut or broken else []
         return [(missing, reason) for missing in range(number, expected)]
 
+    def _damage(self, number):
+        """Returns "" or how a frame that ffmpeg gave a picture for is damaged, where that can be told (JPEGs)."""
+        with self._reading():
+            data = next((data for at, data in self._jpegs if at == number), None)
+        return "" if data is None else video_file.jpeg_damage(data)
+
     def _without_picture(self, number, time_s, problem):
         self.damaged += 1
         return Frame("%s#%d" % (self._name, number), None, time.perf_counter(), time_s, problem)
@@ -292,12 +312,11 @@ class Video:
     def _position_s(self):
         return self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1000.0
 
-    def _place(self, number, position_s):
-        """Returns which frame of the file's table is at a position: number, the next one, or a later one."""
+    def _place(self, number, position_s, lost):
+        """Returns which frame of the file's table is at a position: number, the next one, a later or a lost one."""
         place = int(np.searchsorted(self._times, position_s - _SAME_TIME_S))
-        if place > number and place < len(self._times) and abs(self._times[place] - position_s) < _SAME_TIME_S:
-            return place
-        return number  # OpenCV 4.5 gives no position for the last frames
+        known = place < len(self._times) and abs(self._times[place] - position_s) < _SAME_TIME_S
+        return place if known and (place > number or (place < number and place in lost)) else number
 
     def _time_s(self, number, before_s):
         """Returns a frame's time by the table, else one frame after the one before."""

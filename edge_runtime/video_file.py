@@ -4,14 +4,27 @@ OpenCV passes over what it cannot decode (older ones without a sign), and the fr
 files without a table of frames. Here only what the file itself states is read, so that it can serve as proof.
 """
 
+import io
 import os
+import re
 import struct
 
 import numpy as np
 
+from edge_runtime import jpeg
+from edge_runtime.errors import ImageError
+
 _FIRST_BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot")
 _SEGMENT, _CLUSTER = b"\x18\x53\x80\x67", b"\x1f\x43\xb6\x75"  # of Matroska: what holds the others
-_MOST_BYTES = 64 << 20  # of an MP4's tables that are read: more than a day of video
+_IN_SEGMENT = {  # all that may be in one, by the standard: SeekHead, Info, Tracks, Cues, Attachments, Chapters, Tags
+    bytes.fromhex(kind)
+    for kind in ("114d9b74", "1549a966", "1654ae6b", "1f43b675", "1c53bb6b", "1941a469", "1043a770", "1254c367")
+}
+_IN_SEGMENT |= {b"\xec", b"\xbf"}  # padding, a checksum
+_IN_CLUSTER = {b"\xe7", b"\x58\x54", b"\xa7", b"\xab", b"\xa3", b"\xa0", b"\xaf", b"\xec", b"\xbf"}
+_PACKETS = 1 << 16  # of a transport stream that are looked at at once
+_MOST_BYTES = 64 << 20  # of an MP4's tables that are read: more than a day of video; and of a JPEG
+_ZEROS = 32  # bytes of zeros in a JPEG that are looked at more closely
 
 
 def frame_times(file):
@@ -55,51 +68,167 @@ def cut_short(file):
 
 
 def broken(file):
-    """Returns "" or where an MKV, WebM or AVI is overwritten between its frames: ffmpeg looks for the next one there
-    without a word, and may find none."""
+    """Returns "" or where an MKV, WebM, AVI, MPG or TS is overwritten between its frames, or (TS) lacks packets: ffmpeg
+    looks for the next one there without a word, and may find none."""
     size = os.fstat(file.fileno()).st_size
     head = _read(file, 0, 12)
     if head[:4] == b"\x1a\x45\xdf\xa3":
         place = _broken_matroska(file, size)
     elif head[:4] == b"RIFF" and head[8:] == b"AVI ":
         place = _broken_avi(file, size)
+    elif head[:4] == b"\0\0\1\xba":
+        place = _broken_program_stream(file, size)
     else:
-        place = None
+        place = _broken_transport_stream(file)
     return "" if place is None else "the file is damaged at byte %d" % place
 
 
 def _broken_matroska(file, size):
     place, end = 0, size  # the latter of the segment; something may have been appended behind it
+    cluster_end, allowed, stated = 0, None, True
     while place < end - 12:
-        head = _read(file, place, 12)
+        if allowed is not None and place >= cluster_end:
+            allowed = _IN_SEGMENT
+        start, head = place, _read(file, place, 12)
         width = 9 - head[0].bit_length()
         length_width, length = _ebml_number(head[width:])
         unknown = length == (1 << 7 * length_width) - 1
-        if width > 4 or not length_width:
-            return place
+        kind = head[:width]
+        if width > 4 or not length_width or (allowed is not None and kind not in allowed):
+            return start
         place += width + length_width
-        if head[:width] == _SEGMENT:
+        if kind == _SEGMENT:
+            allowed, stated = _IN_SEGMENT, not unknown
             end = size if unknown else min(size, place + length)
-        elif head[:width] != _CLUSTER:
-            if unknown:
-                return place
+        elif kind == _CLUSTER:  # one of unknown length ends where something of the segment comes
+            allowed = _IN_CLUSTER | _IN_SEGMENT if unknown else _IN_CLUSTER
+            cluster_end = end if unknown else place + length
+        elif unknown:
+            return start
+        else:
             place += length
+            within = cluster_end if start < cluster_end else end
+            if place > within:  # beyond the end of a recording that nobody ended proves nothing
+                return start if stated or within < size else None
     return None  # whether all is there says cut_short
 
 
+def _broken_program_stream(file, size):
+    place = 0
+    while place + 14 <= size:
+        head = _read(file, place, 64)
+        padding = len(head) - len(head.lstrip(b"\0")) - 2  # a video CD has 20 zeros in front of some packs
+        place, head = place + max(0, padding), head[max(0, padding) :]
+        if head[:3] != b"\0\0\1" or len(head) < 14:
+            more = _read(file, place, 8 << 20)  # else something was appended
+            return place if re.search(b"\0\0\1[\xba\xe0]", more) else None
+        if head[3] == 0xBA:  # the start of a pack: of MPEG-2, with padding, or of MPEG-1
+            place += 14 + (head[13] & 7) if head[4] >> 6 == 1 else 12
+        elif head[3] > 0xBA:
+            place += 6 + struct.unpack(">H", head[4:6])[0]
+        else:
+            return None if head[3] == 0xB9 else place  # the end: what is behind it was appended
+    return None
+
+
+def _broken_transport_stream(file):
+    # Each packet begins with 0x47, or with a time of four bytes before that. Some have a checksum behind them.
+    head = _read(file, 0, 1024)
+    layouts = [(step, first) for step, first in ((188, 0), (192, 4), (204, 0)) if head[first::step][:5] == b"GGGGG"]
+    if not layouts:
+        return None
+    step, first = layouts[0]
+    size = os.fstat(file.fileno()).st_size
+    before, before_places = np.zeros((0, 6), np.uint8), np.zeros(0, int)  # the last packet of each kind
+    lost = size  # where the first one is missing; that is damage if others follow, else something was appended
+    for start in range(first, size, step * _PACKETS):
+        data = np.frombuffer(_read(file, start, step * _PACKETS), np.uint8)
+        packets = data[: len(data) // step * step].reshape(-1, step)[:, :6]
+        places = start + step * np.arange(len(packets))
+        whole = packets[:, 0] == 0x47
+        if lost == size and not whole.all():
+            lost = int(places[~whole][0])
+        packets, places = np.concatenate([before, packets[whole]]), np.concatenate([before_places, places[whole]])
+        gaps, last = _gaps(packets)
+        if gaps.any() or (len(places) and places[-1] > lost):
+            return min([lost] + places[gaps].tolist())
+        before, before_places = packets[last], places[last]
+    return None
+
+
+def _gaps(packets):
+    """Returns, of packets of a transport stream (uint8 [packets, 6], how each begins):
+
+    bool [packets]: one of its kind is missing before it, or it is itself damaged. Where a unit (a frame, a table)
+    begins nothing counts as missing: so it is where recordings were joined.
+    Which are the last of their kind.
+    """
+    flags, kinds = packets[:, 3], (packets[:, 1] & 0x1F).astype(np.uint16) << 8 | packets[:, 2]
+    restart = (flags & 0x20 > 0) & (packets[:, 4] > 0) & (packets[:, 5] & 0x80 > 0)
+    counted = np.flatnonzero((kinds != 0x1FFF) & (restart | (flags & 0x10 > 0)))  # 0x1fff: padding
+    order = counted[np.argsort(kinds[counted], kind="mergesort")]
+    same = np.diff(kinds[order]) == 0
+    jumps = (np.diff(flags[order]) & 15 > 1) & ~(restart | (packets[:, 1] & 0x40 > 0))[order[1:]]  # 0: once more
+    gaps = packets[:, 1] & 0x80 > 0
+    gaps[order[1:][same & jumps]] = True
+    return gaps, order[np.flatnonzero(np.append(~same, True)[: len(order)])]
+
+
 def _broken_avi(file, size):
+    return next((place for kind, place, _ in _chunks(file, size) if kind is None), None)
+
+
+def _chunks(file, size):
+    """Yields (kind, place, length) of what an AVI's lists hold; at the end a kind of None where it is broken."""
     place = end = 0  # the latter of the RIFF that place is in; a large file has several
     while place + 8 <= size:
         kind, length = struct.unpack("<4sI", _read(file, place, 8))
         if kind == b"RIFF":
             end = place + 8 + length
         elif place >= end:
-            return None  # something was appended
+            return  # something was appended
         elif not all(32 <= letter < 127 for letter in kind):
-            return place
-        # A list has a name, and more of the same in it.
-        place += 12 if kind in (b"RIFF", b"LIST") else 8 + length + length % 2
-    return None
+            yield None, place, 0
+            return
+        if kind in (b"RIFF", b"LIST"):
+            place += 12  # it has a name, and more of the same in it
+        else:
+            yield kind, place, length
+            place += 8 + length + length % 2
+
+
+def jpegs(file):
+    """Yields (number, bytes) of the frames of an AVI that consists of JPEGs, up to where it is broken; else nothing."""
+    size = os.fstat(file.fileno()).st_size
+    head = _read(file, 0, 4096)
+    stream = re.search(b"strh....(vids)(....)", head, re.DOTALL) if head[:4] == b"RIFF" else None
+    if stream is None or head.find(b"strh") != stream.start() or stream.group(2).upper() != b"MJPG":
+        return
+    number = 0
+    for kind, place, length in _chunks(file, size):
+        if kind in (b"00dc", b"00db") and length:  # one of no bytes is the one before, once more; OpenCV leaves it out
+            if length > _MOST_BYTES:
+                return
+            yield number, _read(file, place + 8, length)
+            number += 1
+
+
+def jpeg_damage(data):
+    """Returns "" or how a frame that is a JPEG is damaged: ffmpeg shows it with a part of another, or grey.
+
+    Decoding all of it again would take a third of the time that ffmpeg takes, so that is done only for a hint.
+    """
+    try:
+        facts = jpeg.read_facts(io.BytesIO(data))
+        end = data.find(b"\xff\xd9", facts.scan_start)  # some cameras leave it out
+        scan = data[facts.scan_start + 2 : end if end >= 0 else len(data)]
+        if not facts.buffered and re.search(b"\xff[^\0\xd0-\xd7\xff]", scan):
+            return "is damaged (JPEG: a marker in its data)"
+        if end < 0 or bytes(_ZEROS) in scan:
+            jpeg.decode(data + b"\xff\xd9", facts, 8)
+    except ImageError as error:
+        return str(error)
+    return ""
 
 
 def _ebml_number(data):
