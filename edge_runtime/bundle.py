@@ -302,6 +302,8 @@ def _everything_below(folder):
 
 def read_json(path):
     """Returns what a JSON file of a bundle holds. Raises OSError, ValueError or RecursionError: it cannot be read."""
+    if os.path.exists(path) and not os.path.isfile(path):  # a pipe would be waited for, a device read without end
+        raise ValueError("it is no regular file")
     with open(path, encoding="utf-8") as file:
         if os.fstat(file.fileno()).st_size > _LARGEST_JSON:
             raise ValueError("it is larger than %d MiB" % (_LARGEST_JSON >> 20))

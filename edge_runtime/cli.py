@@ -149,6 +149,9 @@ def _check(options):
                 "%s: a video, a camera, a stream and - must be the only source; for the photos that a pattern means, "
                 "give the pattern in quotes" % live.shown_name(source)
             )
+    for option, path in (("--out", options.out), ("--annotate", options.annotate)):
+        if path == "" or is_address(path or ""):
+            raise UsageError("%s %s: expected the name of a file" % (option, shown_address(path) or "''"))
     options.suffix = results.check_output(options.out) if options.out else ""  # before the work, not after it
     options.target = files.target_of(options.out) if options.out and not files.is_stream(options.out) else None
     for option, path in (("--out", options.out), ("--annotate", options.annotate)):

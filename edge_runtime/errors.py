@@ -18,6 +18,7 @@ Anything else that reaches the top is a bug of ours: exit code 1 and a traceback
 """
 
 import errno
+import re
 
 # What a read fails with where a disk, a mount or this process is at fault, not the file that is read.
 STORAGE_ERRORS = (
@@ -92,9 +93,6 @@ class PhotoMissing(ImageError):  # noqa: N818
 
 def is_out_of_memory(error):
     """Tells whether an exception says that memory is short: libraries in C++ have a name of their own for it."""
-    return (
-        isinstance(error, MemoryError)
-        or "std::bad_alloc" in str(error)
-        or "Failed to allocate memory" in str(error)  # ONNX Runtime
-        or getattr(error, "code", None) == -4  # OpenCV: StsNoMem
-    )
+    if isinstance(error, MemoryError) or getattr(error, "code", None) == -4:  # OpenCV: StsNoMem
+        return True
+    return re.search("(?i)bad_alloc|(fail(ed)? to|can.?t|cannot) alloc|can't start new thread", str(error)) is not None

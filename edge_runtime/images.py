@@ -316,7 +316,7 @@ def _decoded(stream, size_bytes, header, side, digest=None):
         if digest:
             digest.update(data)
         try:
-            yield _decode(data, header, scale)
+            yield _decode(data, header, scale, need_bytes)
         except cv2.error as error:
             if getattr(error, "code", None) == _NO_MEMORY:
                 raise MemoryError(str(error))
@@ -346,8 +346,17 @@ def _need_bytes(header, size_bytes, scale):
     return 2 * size_bytes + _NEED[header.format] * pixels
 
 
-def _decode(data, header, scale):
-    """Returns the _Decoded of a photo."""
+def _decode(data, header, scale, need_bytes):
+    """Returns the _Decoded of a photo, for which need_bytes of memory are enough."""
+    try:
+        return _decode_as(data, header, scale)
+    except ImageError:
+        # Some decoders fail alike on damage and for want of memory. This raises MemoryError where there is too little.
+        np.empty(need_bytes, np.uint8)
+        raise
+
+
+def _decode_as(data, header, scale):
     facts, orientation = header.facts, header.orientation
     if header.format == "JPEG":
         rgb = jpeg.decode(data, facts, scale)

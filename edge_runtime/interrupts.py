@@ -55,6 +55,16 @@ def draining(stop, give_up, last_words):
                 return data[0] if data else None
         return None
 
+    # Started now: where memory is short a thread may not start, and who starts it waits for ever.
+    save = threading.Event()
+    saved = threading.Event()
+
+    def save_when_asked():
+        save.wait()
+        if not drained.is_set():
+            give_up()
+        saved.set()
+
     def watch():
         number = wait()
         if number is None:
@@ -64,9 +74,8 @@ def draining(stop, give_up, last_words):
         stop.set()
         again = wait(DRAIN_S)
         if not again and not drained.is_set():
-            saving = threading.Thread(target=give_up, daemon=True)  # what hangs may hold what it needs
-            saving.start()
-            saving.join(_SAVE_S)
+            save.set()  # in a thread of its own: what hangs may hold what it needs
+            saved.wait(_SAVE_S)
         elif not again:
             again = wait()
             if not again:
@@ -76,12 +85,14 @@ def draining(stop, give_up, last_words):
 
     watcher = threading.Thread(target=watch, name="signals", daemon=True)
     watcher.start()
+    threading.Thread(target=save_when_asked, name="saving", daemon=True).start()
     wakeup = signal.set_wakeup_fd(writing)
     before = {number: signal.signal(number, lambda *_: None) for number in handled}
     try:
         yield signals
     finally:
         drained.set()
+        save.set()
         for number, handler in before.items():
             signal.signal(number, handler)
         signal.set_wakeup_fd(wakeup)

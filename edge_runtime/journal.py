@@ -60,7 +60,8 @@ def write_journal(path, run, checkpoint):
     value = {"format_version": FORMAT_VERSION, "run": run, "checkpoint": checkpoint._asdict()}
     # Always the same temporary name, which the lock keeps to one process: a kill leaves one such file at most.
     temporary = journal_of(path) + ".new"
-    with open(temporary, "w", encoding="ascii") as file:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
+    with open(os.open(temporary, flags, 0o666), "w", encoding="ascii") as file:
         json.dump(value, file, indent=2, sort_keys=True)
         file.write("\n")
         file.flush()
@@ -128,7 +129,7 @@ def locked(path):
     lock = path + ".partial.lock"
     while True:
         try:
-            descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
         except OSError as error:
             raise UsageError("--out %s: cannot be written (%s)" % (path, error.strerror))
         try:

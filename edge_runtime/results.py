@@ -212,7 +212,7 @@ class FileSink(_Sink):
         with files.named("--out %s" % path):
             if not checkpoint:
                 journal.remove_journal(path)  # before its rows go
-            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | (0 if checkpoint else os.O_TRUNC)
+            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | (0 if checkpoint else os.O_TRUNC)
             self._descriptor = os.open(journal.partial_of(path), flags, 0o666)
         self._row = tables.row_writer(self._text, columns, _while_written(suffix), header=not checkpoint)
         try:

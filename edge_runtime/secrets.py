@@ -11,7 +11,8 @@ import typing
 _ADDRESS = re.compile(r"(?i)\b[a-z][a-z0-9+.-]*://[^\s'\"<>]*")
 # "token=...", also "user_password=..." and "X-Amz-Signature=..."; up to the next & a value may hold anything.
 _NAMED = re.compile(
-    r"(?i)([\w.-]*(?:pass\w*|pwd|token|key|auth\w*|sig|signature|secret|credentials?|session\w*)=)[^&]*"
+    r"(?i)([\w.-]*(?:pass\w*|pas|pwd?|psw|pin|token|key|auth\w*|jwt|bearer|sig|signature|secret|credentials?|sid|session\w*|"
+    r"streamid)(?:\[\])?=)[^&]*"
 )
 _PORT = re.compile(r":\d*(?:[/?#]|$)")
 _remembered: typing.Dict[str, str] = {}  # an address as it was given -> as it may be shown
@@ -42,7 +43,8 @@ def shown_address(address):
 def remember(texts):
     """Sees to it that hide_secrets knows these addresses among texts, which it might not find in a message: a password
     may hold spaces and quotes."""
-    for text in filter(is_address, texts):
+    options = [text.partition("=")[2] for text in texts if text.startswith("-")]
+    for text in filter(is_address, list(texts) + options):
         shown = shown_address(text)
         if shown != text:
             for form in (str, repr, shlex.quote, json.dumps):

@@ -28,12 +28,16 @@ log = logging.getLogger("picnic_edge")
 def key():
     """Returns the key that PICNIC_EDGE_KEY_FILE names, None where it is not set. Raises UsageError: it is no key."""
     path = os.environ.get(KEY_FILE)
-    return _read_key(path) if path else None
+    if path == "":
+        raise UsageError("%s is set, but empty: expected the name of a file with a key; or unset it" % KEY_FILE)
+    return _read_key(path) if path is not None else None
 
 
 @functools.lru_cache(maxsize=1)
 def _read_key(path):
     try:
+        if os.path.exists(path) and not os.path.isfile(path):  # a pipe would be waited for
+            raise UsageError("%s=%s: expected a regular file with a key" % (KEY_FILE, path))
         with open(path, "rb") as file:
             mode = os.fstat(file.fileno()).st_mode
             secret = file.read(_LONGEST + 1)

@@ -416,7 +416,14 @@ def images_folder_of(table, images_folder):
 
 def table_items(path, images_folder):
     """Returns an iterator of an Item per row of a table (see edge_runtime.tables), its files below images_folder."""
-    return (Item(row.file, where, row.problem, root) for row, where, root in table_rows(path, images_folder))
+    return (_listed(row.file, where, row.problem, root) for row, where, root in table_rows(path, images_folder))
+
+
+def _listed(name, path, problem, root):
+    """Returns the Item of a name in a list. An address there is no file, and may hold a password."""
+    if is_address(name):
+        return Item(shown_address(name), path, "is an address, not the name of a file: download it first", root)
+    return Item(name, path, problem, root)
 
 
 def table_rows(path, images_folder, need_label=False):
@@ -883,7 +890,7 @@ def _standard_input(separator, stop):
             name = os.fsdecode(line.rstrip(b"\r") if separator == b"\n" else line)
             if name:
                 path = _slashed(name)
-                yield Item(name, path, "", folders.root_of(path))
+                yield _listed(name, path, "", folders.root_of(path))
 
 
 def _pieces_of_input(separator, stop):

@@ -497,3 +497,15 @@ def test_a_bundle_with_the_user_s_own_files_in_it_is_not_replaced(tmp_path, tiny
     write_bytes(os.path.join(tiny_bundle, "notes.txt"), b"x")
     with pytest.raises(UsageError, match="holds more than a bundle: 'notes.txt'; move that away"):
         bundle.publishable(tiny_bundle)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+def test_a_manifest_that_is_no_file_is_refused_at_once(tiny_bundle, kind):
+    path = os.path.join(tiny_bundle, "manifest.json")
+    os.unlink(path)
+    if kind == "pipe":
+        os.mkfifo(path)
+    else:
+        os.symlink("/dev/zero", path)
+    with pytest.raises(BundleError, match="regular file"):
+        Bundle.open(tiny_bundle)

@@ -251,6 +251,8 @@ def test_nothing_on_standard_input_is_a_header_for_whoever_reads_along(bundle):
     [
         (["--out", "labels.txt"], "--out labels.txt: expected a name that ends in .tsv, .csv, .jsonl"),
         (["--out", "labels"], "--out labels: expected a name that ends in"),
+        (["--out", ""], "--out '': expected the name of a file"),
+        (["--annotate", "rtsp://eva:pw@host/x"], "--annotate rtsp://eva:***@host/x: expected the name of a file"),
         (["--out", "no/such/folder/labels.tsv"], "--out no/such/folder/labels.tsv: its folder does not exist"),
         (["--out", "taken.tsv"], "--out taken.tsv: is a folder"),
         (["--batch", "0"], "expected 1 or more, got 0"),
@@ -1658,6 +1660,15 @@ def test_a_reader_of_a_fifo_that_goes_away_ends_it_with_141(bundle, tmp_path):
         process.stderr.close()
         assert process.wait(60) == 141
     assert "Traceback" not in said and "bug" not in said
+
+
+def test_a_link_in_the_place_of_the_unfinished_rows_is_not_followed(bundle, photos, tmp_path):
+    write_bytes(tmp_path / "precious", b"older")
+    os.symlink("precious", str(tmp_path / "out.tsv.partial"))
+    done = picnic_edge("classify", bundle, photos, "--out", tmp_path / "out.tsv")
+    assert done.returncode == 2 and "cannot be written" in done.stderr
+    with open(str(tmp_path / "precious"), "rb") as file:
+        assert file.read() == b"older"
 
 
 def test_a_full_device_ends_with_2_and_leaves_nothing(bundle, photos, tmp_path):

@@ -667,6 +667,10 @@ def no_memory(*_, **__):
     raise MemoryError("planted")
 
 
+def without_a_word(*_, **__):
+    raise OSError("could not create decoder object")  # as Pillow says of a WebP, damaged or not
+
+
 def opencv_has_no_memory(*_, **__):
     cv2.resize(np.zeros((1, 1), np.uint8), (1 << 30, 1 << 30), interpolation=cv2.INTER_NEAREST)
 
@@ -679,12 +683,16 @@ def opencv_has_no_memory(*_, **__):
         ("webp", {}, cv2, "imdecode", opencv_has_no_memory),
         ("png", {}, ImageFile.ImageFile, "load", no_memory),
         ("gif", {}, ImageFile.ImageFile, "load", no_memory),
+        ("gif", {}, ImageFile.ImageFile, "load", without_a_word),
+        ("webp", {}, cv2, "imdecode", lambda *_: None),
         ("tiff", {}, images.Image, "open", no_memory),
     ],
 )
 def test_too_little_memory_is_no_fault_of_the_photo(suffix, settings, module, name, fail, monkeypatch):
     data = encoded(gradient(), suffix, **settings)
     monkeypatch.setattr(module, name, fail)
+    if fail not in (no_memory, opencv_has_no_memory):
+        monkeypatch.setattr(images.np, "empty", no_memory)
     with pytest.raises(MemoryError):
         images.decode_image(data)
 

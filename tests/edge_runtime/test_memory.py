@@ -116,7 +116,15 @@ def cpps():
     return RuntimeError("Exception during initialization: std::bad_alloc")
 
 
-@pytest.mark.parametrize("make", [no_memory, numpys, cpps])
+def openvinos():
+    return RuntimeError("Exception from src/inference/src/cpp/core.cpp: [GENERAL_ERROR] can't alloc")
+
+
+def threads():
+    return RuntimeError("can't start new thread")
+
+
+@pytest.mark.parametrize("make", [no_memory, numpys, cpps, openvinos, threads])
 def test_it_ends_a_verb_with_4_and_no_traceback(capsys, make):
     def verb(_):
         raise make()

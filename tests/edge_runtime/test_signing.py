@@ -195,11 +195,6 @@ def test_a_key_that_others_can_read_is_warned_of_once(tmp_path, monkeypatch, cap
     assert [("chmod 600" in record.getMessage()) for record in caplog.records] == [True] * warned
 
 
-def test_an_empty_variable_is_no_key(monkeypatch):
-    monkeypatch.setenv(signing.KEY_FILE, "")
-    assert signing.key() is None
-
-
 # --- signing later
 
 
@@ -248,3 +243,11 @@ def test_a_corrupt_engine_is_named_and_not_signed_the_bundle_is(converted, key, 
     assert [info.name for info in list_engines(Bundle.open(converted))] == [ENGINE, "onnxruntime"]
     with pytest.raises(BundleError):
         open_engine(Bundle.open(converted), ENGINE)
+
+
+def test_a_key_that_is_set_to_nothing_or_to_a_pipe_is_refused(tiny_bundle, tmp_path, monkeypatch):
+    os.mkfifo(str(tmp_path / "pipe"))
+    for value in ("", str(tmp_path / "pipe")):
+        monkeypatch.setenv(signing.KEY_FILE, value)
+        with pytest.raises(UsageError, match="PICNIC_EDGE_KEY_FILE"):
+            Bundle.open(tiny_bundle)

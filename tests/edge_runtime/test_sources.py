@@ -818,6 +818,18 @@ def test_names_on_standard_input_below_a_folder_that_went_away_are_no_photos_fau
             missing_reason(item)
 
 
+@pytest.mark.parametrize("kind", ["stdin", "table"])
+def test_an_address_in_a_list_is_no_file_and_its_password_is_not_shown(kind, tmp_path, standard_input):
+    address = "rtsp://eva:Secret1@camera/x"
+    if kind == "stdin":
+        standard_input(address.encode() + b"\n")
+        (item,) = sources.open_source("-")
+    else:
+        write_table(tmp_path / "list.tsv", [(address, "")])
+        (item,) = sources.open_source(str(tmp_path / "list.tsv"))
+    assert item.name == "rtsp://eva:***@camera/x" and "address" in item.problem
+
+
 def test_a_folder_that_is_made_anew_between_names_is_no_lost_disk(flat, standard_input):
     """As a spool is, which somebody empties."""
     standard_input("".join("%s/%s.jpg\n" % (flat, letter) for letter in "abc").encode())
