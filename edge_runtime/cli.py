@@ -151,7 +151,7 @@ def _check(options):
             )
     for option, path in (("--out", options.out), ("--annotate", options.annotate)):
         if path == "" or is_address(path or ""):
-            raise UsageError("%s %s: expected the name of a file" % (option, shown_address(path) or "''"))
+            raise UsageError("%s %s: expected the name of a file" % (option, shown_address(path) if path else "''"))
     options.suffix = results.check_output(options.out) if options.out else ""  # before the work, not after it
     options.target = files.target_of(options.out) if options.out and not files.is_stream(options.out) else None
     for option, path in (("--out", options.out), ("--annotate", options.annotate)):

@@ -144,7 +144,7 @@ def decode(data, facts, scale):
     """
     end = find_end(data, facts)
     if end < 0:
-        raise _damaged("without its end: truncated")
+        raise ImageError("is damaged (JPEG without its end: truncated)")
     _check_scans(data, facts, end)
     colours = "CMYK" if facts.components == 4 else "RGB"
     picture, problem = _decode(data, facts, scale, colours)
