@@ -279,21 +279,20 @@ def _reading_failed(path, error):
 def _for_network(stream, size_bytes, scaled, digest=None):
     """Returns (picture for the network, Header); adds the file's bytes to a hashlib object."""
     header = _read_header(stream, size_bytes)
-    with _decoded(stream, size_bytes, header, SIDE if scaled else None, digest) as decoded:
-        picture = _upright_rgb(fit_image(decoded.pixels), decoded)
+    picture = _decoded(stream, size_bytes, header, SIDE if scaled else None, fit_image, digest)
     check_picture(picture)
     return picture, header
 
 
 def _for_people(stream, size_bytes, side):
-    header = _read_header(stream, size_bytes)
-    with _decoded(stream, size_bytes, header, side) as decoded:
-        picture = decoded.pixels
+    def shrink(picture):
         scale = float(side) / max(picture.shape[:2])
-        if scale < 1:
-            size = tuple(max(1, int(round(length * scale))) for length in picture.shape[1::-1])
-            picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
-        return _upright_rgb(picture, decoded)
+        if scale >= 1:
+            return picture
+        size = tuple(max(1, int(round(length * scale))) for length in picture.shape[1::-1])
+        return cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+
+    return _decoded(stream, size_bytes, _read_header(stream, size_bytes), side, shrink)
 
 
 def _upright_rgb(picture, decoded):
@@ -301,26 +300,32 @@ def _upright_rgb(picture, decoded):
     return turn_upright(rgb, decoded.orientation)
 
 
-@contextlib.contextmanager
-def _decoded(stream, size_bytes, header, side, digest=None):
-    """Yields a _Decoded and holds the memory for it.
+def _decoded(stream, size_bytes, header, side, resize, digest=None):
+    """Returns a photo's picture, RGB, upright, decoded within the budget of memory.
 
-    side: the pixels that the shorter side of a JPEG must still have; None: all.
+    Args:
+        side: the pixels that the shorter side of a JPEG must still have; None: all.
+        resize: uint8 [height, width, 3] -> the same in another size.
     """
     scale = _scale(header, side)
     what = "%s of %d x %d pixels" % (header.format, header.width, header.height)
     need_bytes = size_bytes + _need_bytes(header, size_bytes, scale) + _NEED_ALWAYS_BYTES
     with memory.decode_budget().reserve(need_bytes, what):
-        stream.seek(0)
-        data = stream.read()
-        if digest:
-            digest.update(data)
-        try:
-            yield _decode(data, header, scale, need_bytes)
-        except cv2.error as error:
-            if getattr(error, "code", None) == _NO_MEMORY:
-                raise MemoryError(str(error))
-            raise ImageError("is damaged (%s: %s)" % (header.format, getattr(error, "err", error)))
+        return _read_and_decode(stream, header, scale, need_bytes, resize, digest)  # nothing large outlives the call
+
+
+def _read_and_decode(stream, header, scale, need_bytes, resize, digest):
+    stream.seek(0)
+    data = stream.read()
+    if digest:
+        digest.update(data)
+    try:
+        decoded = _decode(data, header, scale, need_bytes)
+        return _upright_rgb(resize(decoded.pixels), decoded)
+    except cv2.error as error:
+        if getattr(error, "code", None) == _NO_MEMORY:
+            raise MemoryError(str(error))
+        raise ImageError("is damaged (%s: %s)" % (header.format, getattr(error, "err", error)))
 
 
 def _scale(header, side):
@@ -403,28 +408,44 @@ def _pillow(data, kind):
 
 
 def _over_white(picture, alpha_may_be_unset=False):
-    """Lays a Pillow picture over white, as product photos stand, a strip at a time. Returns uint8 [height, width, 3].
+    """Lays a Pillow picture over white, as product photos stand. Returns uint8 [height, width, 3], RGB.
+
+    A strip at a time, so that no second picture of its size is made on the way.
 
     Raises:
         ImageError: nothing of it can be seen; but with alpha_may_be_unset it is opaque then.
     """
     if picture.mode in ("RGB", "L", "1", "CMYK", "YCbCr") and "transparency" not in picture.info:
-        return np.asarray(picture.convert("RGB"))
-    width, height = picture.size
-    rows = max(1, _STRIP_BYTES // (4 * width))
-    rgb = np.empty((height, width, 3), np.uint8)
+        return _in_strips(picture, lambda strip: strip if strip.mode == "RGB" else strip.convert("RGB"))
     seen = False
-    for top in range(0, height, rows):
-        strip = picture.crop((0, top, width, min(height, top + rows))).convert("RGBA")
+
+    def over_white(strip):
+        nonlocal seen
+        strip = strip.convert("RGBA")
         alpha = strip.getchannel("A")
         seen = seen or alpha.getextrema()[1] > 0
         white = Image.new("RGB", strip.size, "white")
         white.paste(strip, mask=alpha)
-        rgb[top : top + rows] = np.asarray(white)
+        return white
+
+    rgb = _in_strips(picture, over_white)
     if not seen and alpha_may_be_unset:
-        return np.array(picture.convert("RGB"))
+        return _in_strips(picture, lambda strip: strip.convert("RGB"))
     if not seen:
         raise ImageError("is wholly transparent")
+    return rgb
+
+
+def _in_strips(picture, to_rgb):
+    """Returns uint8 [height, width, 3] of a Pillow picture; to_rgb turns a strip of it into an RGB one."""
+    width, height = picture.size
+    rows = max(1, _STRIP_BYTES // (4 * width))
+    if rows >= height:
+        return np.asarray(to_rgb(picture))
+    rgb = np.empty((height, width, 3), np.uint8)
+    for top in range(0, height, rows):
+        strip = picture.crop((0, top, width, min(height, top + rows)))
+        rgb[top : top + rows] = np.asarray(to_rgb(strip))
     return rgb
 
 
