@@ -328,7 +328,8 @@ def test_auto_does_not_hide_that_the_bundle_s_own_model_is_corrupt(tiny_bundle):
 
 def test_what_lies_unlisted_beside_an_engine_does_not_matter(converted):
     write_bytes(os.path.join(folder_of(converted), "README"), b"my notes")
-    open_engine(converted, CONVERTED).close()
+    with open_engine(converted, CONVERTED) as engine:
+        assert engine.name == CONVERTED
 
 
 @pytest.mark.parametrize("kind", sorted(set(engines.LIBRARIES) - {"tensorflow"}))

@@ -208,9 +208,13 @@ def test_a_bundle_and_its_engines_are_signed_later(converted, key):
 
 def test_a_bundle_is_signed_again_with_another_key(tiny_bundle, key, tmp_path, monkeypatch):
     sign_bundle.main([tiny_bundle])
+    first = read(manifest_of(tiny_bundle))["signature"]
     monkeypatch.setenv(signing.KEY_FILE, write_key(tmp_path / "other", b"o" * 32))
+    with pytest.raises(BundleError):
+        Bundle.open(tiny_bundle)
     sign_bundle.main([tiny_bundle])
-    Bundle.open(tiny_bundle)
+    assert read(manifest_of(tiny_bundle))["signature"] != first
+    assert Bundle.open(tiny_bundle).class_names == sorted(COLOURS)
 
 
 def test_signing_needs_a_key(tiny_bundle, monkeypatch):
