@@ -247,6 +247,8 @@ def _check_scans(data, facts, end):
 
 def _has_run(data, start, end):
     """Whether a part of a file has _RUN_BYTES zeros in a row."""
+    if end - start < _RUN_BYTES:  # also where a broken scan claims to begin behind the end
+        return False
     # Such a run holds eight bytes of zeros that begin at a multiple of eight, for which numpy looks fast.
     words = np.frombuffer(data, "<u8", (end - start) // 8, start)
     return not words.all() and data.find(bytes(_RUN_BYTES), start, end) >= 0

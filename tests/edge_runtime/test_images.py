@@ -934,6 +934,13 @@ def test_a_hole_in_a_progressive_jpeg_is_damage():
     assert reason_of(data[:place] + bytes(512) + data[place + 512 :]).startswith("is damaged (JPEG")
 
 
+def test_a_scan_that_claims_to_begin_behind_the_end_is_damage():
+    data = bytearray(encoded(gradient(), "jpg", progressive=True))
+    last = [match.start() for match in re.finditer(b"\xff\xda", data)][-1]
+    data[last + 2 : last + 4] = b"\xff\xff"
+    assert reason_of(bytes(data)).startswith("is damaged (JPEG")
+
+
 def test_a_jpeg_of_12_bits_is_called_that():
     data = bytearray(encoded(gradient(), "jpg"))
     data[data.index(b"\xff\xc0") + 4] = 12
