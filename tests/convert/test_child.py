@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 
 import numpy as np
@@ -104,36 +103,32 @@ def test_a_long_build_gives_signs_of_life(monkeypatch, capsys, tmp_path):
     assert "still building x (" in capsys.readouterr().err
 
 
-def test_ctrl_c_ends_the_build(tmp_path):
-    path = str(tmp_path / "pid")
-
-    def interrupt():
-        while not (os.path.exists(path) and os.path.getsize(path)):
-            time.sleep(0.02)
-        os.kill(os.getpid(), signal.SIGINT)
-
-    thread = threading.Thread(target=interrupt)
-    thread.start()
-    with pytest.raises(KeyboardInterrupt):
-        run_in_child("x", sleep, 600, path)
-    thread.join()
-    with open(path) as file:
-        assert not is_running(file.read())
-
-
-def test_a_build_ends_with_its_parent(tmp_path):
-    path = str(tmp_path / "pid")
+def start_a_long_build(path):
+    """Starts a process whose child sleeps; returns it and the child's number, which the child writes to path."""
     program = "from convert.child import run_in_child\nfrom tests.convert import test_child\n" + (
         "run_in_child('x', test_child.sleep, 600, %r)" % path
     )
-    parent = subprocess.Popen([sys.executable, "-c", program], env=dict(os.environ, PYTHONPATH=ROOT))
+    environment = dict(os.environ, PYTHONPATH=ROOT)
+    parent = subprocess.Popen([sys.executable, "-c", program], env=environment, stderr=subprocess.PIPE)
     deadline = time.monotonic() + 60
     while not (os.path.exists(path) and os.path.getsize(path)) and time.monotonic() < deadline:
         time.sleep(0.02)
-    parent.kill()
-    parent.wait()
     with open(path) as file:
-        process = file.read()
+        return parent, file.read()
+
+
+def test_ctrl_c_ends_the_build(tmp_path):
+    parent, process = start_a_long_build(str(tmp_path / "pid"))
+    parent.send_signal(signal.SIGINT)
+    assert "KeyboardInterrupt" in parent.communicate(timeout=60)[1].decode()
+    assert not is_running(process)
+
+
+def test_a_build_ends_with_its_parent(tmp_path):
+    parent, process = start_a_long_build(str(tmp_path / "pid"))
+    parent.kill()
+    parent.communicate()
+    deadline = time.monotonic() + 60
     while is_running(process) and time.monotonic() < deadline:
         time.sleep(0.02)
     assert not is_running(process)
