@@ -78,10 +78,20 @@ def on_files(files, config):
         if os.path.exists(os.path.join(ROOT, name)):
             with open(os.path.join(ROOT, name), encoding="utf-8") as file:
                 text = file.read()
-            # README.md is no page of the site; its place is taken by the first page.
-            text = text.replace("](docs/", "](").replace("](README.md", "](index.md")
-            files.append(File.generated(config, name, content=text))
+            files.append(File.generated(config, name, content=_fit_links(text)))
     return files
+
+
+def _fit_links(text):
+    """Returns a page of the root whose links fit the site; what the site lacks is named without a link."""
+    text = text.replace("](docs/", "](").replace("](README.md", "](index.md")
+
+    def fitted(link):
+        path = link.group(2).partition("#")[0]
+        inside = not path or path in ROOT_PAGES or os.path.exists(os.path.join(ROOT, "docs", path))
+        return link.group(0) if inside or ":" in path else link.group(1)
+
+    return re.sub(r"\[([^\]]*)\]\(([^)\s]+)\)", fitted, text)
 
 
 def on_page_markdown(markdown, page, **_):
