@@ -120,7 +120,7 @@ def test_the_readme_is_one_page():
 
 @pytest.mark.parametrize("command", mkdocs_hooks.commands())
 def test_a_command_s_page_gets_all_its_options(command):
-    name = "docs/verbs/%s.md" % re.sub(r"^\S+ (-m \w+\.)?", "", command).replace("_", "-").replace(" ", "-")
+    name = "docs/verbs/%s.md" % re.sub(r"^\S+ (-m [\w.]+\.)?", "", command).replace("_", "-").replace(" ", "-")
     text = read(name)
     assert [match.group(1) for match in mkdocs_hooks.MARKER.finditer(text)] == [command]
     options = mkdocs_hooks.options_of(command)

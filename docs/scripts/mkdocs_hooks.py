@@ -16,7 +16,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 ROOT_PAGES = ("CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")
 # Commands that are no verb of their own: command -> (module with main(arguments), arguments that lead to its parser)
 OTHER_COMMANDS = {
-    "picnic-edge bench compare": ("benchmarks.cli", ["compare"]),
+    "picnic-edge bench compare": (picnic_edge.VERBS["bench"][0], ["compare"]),
     "python -m edge_runtime.sign_bundle": ("edge_runtime.sign_bundle", []),
 }
 MARKER = re.compile(r"<!-- options: (.+?) -->\n+[^\n]+\n")
