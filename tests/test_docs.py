@@ -255,7 +255,7 @@ def run_commands(those, folder):
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            timeout=900,
+            timeout=3600,
             check=False,
         )
         output = done.stdout.decode("utf-8", "replace")
