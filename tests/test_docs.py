@@ -1,6 +1,7 @@
 """README.md and docs/: links lead somewhere, commands run, and the options on the site are the parsers'."""
 
 import importlib.util
+import json
 import os
 import re
 import shlex
@@ -221,19 +222,20 @@ def write_bundle(folder):
     """Writes a bundle that `explain` can look into and `convert` has a sample of: blocks, and photos of each colour."""
     import onnxruntime
 
-    from edge_runtime import bundle, files, images
+    from edge_runtime import bundle
 
     helpers.write_blocks_bundle(folder)
     names = sorted(helpers.COLOURS)
+    pictures = [helpers.photo(helpers.COLOURS[name], seed, 299, 299) for seed in range(2) for name in names]
     session = onnxruntime.InferenceSession(os.path.join(folder, "model.onnx"), providers=["CPUExecutionProvider"])
-    pictures = [images.fit_image(helpers.photo(helpers.COLOURS[name], seed)) for seed in range(2) for name in names]
     (answers,) = session.run(None, {"images": np.stack(pictures)})
     for number, picture in enumerate(pictures):
         helpers.write_photo(os.path.join(folder, "sample", "%03d.png" % number), picture)
     labels = [{"file": "%s %d" % (name, seed), "label": name} for seed in range(2) for name in names]
-    files.write_json(os.path.join(folder, "sample", "sample.json"), labels)
+    with open(os.path.join(folder, "sample", "sample.json"), "w", encoding="utf-8") as file:
+        json.dump(labels, file)
     np.save(os.path.join(folder, "sample", "probabilities.npy"), answers)
-    os.unlink(os.path.join(folder, bundle.MANIFEST))
+    os.unlink(os.path.join(folder, "manifest.json"))
     bundle.write_manifest(folder, names, {}, {})
 
 
