@@ -12,7 +12,7 @@ IMAGES ?=
 REPORT ?= jetson-report.json
 JETSON_VENV ?= .venv-jetson
 
-.PHONY: demo test test-slow wheel-check lint format clean jetson jetson-check
+.PHONY: demo test test-slow wheel-check lint format docs screenshots clean jetson jetson-check
 
 demo: $(VENV)/.demo
 	$(BIN)/picnic-edge demo
@@ -39,6 +39,14 @@ lint: $(VENV)/.test
 format: $(VENV)/.test
 	$(BIN)/ruff check --fix . && $(BIN)/ruff format .
 
+# The site, in build/site; broken links are errors. -m: the repository itself, not only what is installed, is documented.
+docs: $(VENV)/.docs
+	$(BIN)/python -m mkdocs build --strict
+
+# The pictures of the README and the docs, from a run of the demo; needs chromium.
+screenshots: demo
+	$(BIN)/python -m docs.scripts.screenshots demo docs/images
+
 # Installs the package with the extra that the target is named after, again whenever setup.py changes.
 $(VENV)/.%: setup.py
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -46,7 +54,7 @@ $(VENV)/.%: setup.py
 	$(BIN)/python -m pip install --quiet --editable '.[$*]'
 	touch $@
 
-# On a Jetson with JetPack 4.6: docs/jetson-tx2.md
+# On a Jetson with JetPack 4.6: docs/jetson/tx2.md
 jetson: $(JETSON_VENV)/.done
 
 # The environment sees JetPack's own OpenCV and TensorRT; --no-deps keeps pip from putting its OpenCV before it.

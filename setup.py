@@ -43,6 +43,7 @@ LOADGEN = ["mlcommons-loadgen>=6,<7; python_version >= '3.9' and platform_machin
 PARQUET = ["pyarrow>=6"]
 TABLES = PARQUET + ["pandas>=1.1", "openpyxl>=3"]
 HEIF = ["pillow-heif>=0.9,<2"]
+DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.5,<10", "mkdocstrings[python]>=0.26,<2"]  # Python 3.9 and newer
 CHECKS = [
     "pytest>=7,<10",
     "pytest-xdist>=2.5,<4",  # two files of tests at a time
@@ -109,6 +110,7 @@ setup(
         "tables": TABLES,  # lists of photos as .xlsx and .parquet
         "heif": HEIF,  # photos as HEIC (iPhones) and AVIF
         "loadgen": LOADGEN,  # bench --loadgen
+        "docs": DOCS,  # `make docs`
         "demo": TRAIN + REPORTS + ONNXRUNTIME + OPENVINO,  # all that `make demo` shows
         # `make test`
         "test": TRAIN + REPORTS + INT8 + ONNXRUNTIME + OPENVINO + TABLES + HEIF + LOADGEN + CHECKS,
