@@ -35,12 +35,12 @@ import typing
 
 import numpy as np
 
-from edge_runtime.bundle import Bundle
-from edge_runtime.command import print_json, run_verb, say
+from edge_runtime.bundle.bundle import Bundle
+from edge_runtime.cli.command import print_json, run_verb, say
 from edge_runtime.engines import DEFAULT_BATCH, open_engine
 from edge_runtime.engines.base import EngineError
 from edge_runtime.errors import EngineLost, UsageError
-from edge_runtime.requirements import require
+from edge_runtime.machine.requirements import require
 
 NAME = "LoadGen scenario, unofficial: not an MLPerf result"
 SCENARIOS = ("SingleStream", "MultiStream", "Offline", "Server")

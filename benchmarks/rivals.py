@@ -33,14 +33,16 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from benchmarks import jetson_check
-from edge_runtime import files, images, machine
-from edge_runtime.bundle import INPUT_NAME, OUTPUT_NAME
+from benchmarks.board import jetson_check
+from edge_runtime import files
+from edge_runtime.bundle.bundle import INPUT_NAME, OUTPUT_NAME
 from edge_runtime.engines import check_engine, list_engines, tf_trt
 from edge_runtime.engines.openvino import IR_MODEL
-from edge_runtime.engines.tensorrt import PLAN
+from edge_runtime.engines.tensorrt.tensorrt import PLAN
 from edge_runtime.errors import ImageError, MissingRequirement, PicnicError
-from edge_runtime.requirements import require
+from edge_runtime.machine import machine
+from edge_runtime.machine.requirements import require
+from edge_runtime.photos import images
 
 BATCH = 8
 HINTS = ("throughput", "latency")  # of benchmark_app: many requests at once; one after the other
@@ -67,7 +69,7 @@ def measure(bundle, paths, threads=None, seconds=10.0, batch=BATCH):
     """Runs every rival, one after the other.
 
     Args:
-        bundle: edge_runtime.bundle.Bundle.
+        bundle: edge_runtime.bundle.bundle.Bundle.
         paths: photos that every rival can read (common_photos), at least one.
         threads: cores that each may use; None for all.
         seconds: how long each is measured at least; those that read photos go over all of them, once or more often.

@@ -8,9 +8,9 @@ import time
 import traceback
 import typing
 
-from edge_runtime import board, machine
-from edge_runtime.command import say
+from edge_runtime.cli.command import say
 from edge_runtime.errors import MissingRequirement, OutOfMemory, PicnicError, is_out_of_memory
+from edge_runtime.machine import board, machine
 
 HEARTBEAT_S = 30
 _DIE_WITH_PARENT = 1  # prctl: PR_SET_PDEATHSIG

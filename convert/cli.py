@@ -13,10 +13,11 @@ import numpy as np
 
 from convert import parity
 from convert.settings import Settings
-from edge_runtime import files, machine, signing
-from edge_runtime.bundle import Bundle, list_files
-from edge_runtime.cli import positive, share
-from edge_runtime.command import say
+from edge_runtime import files
+from edge_runtime.bundle import signing
+from edge_runtime.bundle.bundle import Bundle, list_files
+from edge_runtime.cli.cli import positive, share
+from edge_runtime.cli.command import say
 from edge_runtime.engines import (
     DEFAULT_BATCH,
     ENGINE_JSON,
@@ -29,6 +30,7 @@ from edge_runtime.engines import (
     default_min_agreement,
 )
 from edge_runtime.errors import PicnicError, UsageError
+from edge_runtime.machine import machine
 
 # --to -> module with PRECISIONS (the default first), check(precision), which raises MissingRequirement before any work,
 # and build(bundle, settings, folder) -> facts for engine.json

@@ -7,10 +7,10 @@ import os
 import platform
 import shutil
 
-from edge_runtime import machine
-from edge_runtime.bundle import INPUT_NAME
+from edge_runtime.bundle.bundle import INPUT_NAME
 from edge_runtime.engines.onnxruntime import OPTIMIZED_MODEL, session
-from edge_runtime.requirements import require
+from edge_runtime.machine import machine
+from edge_runtime.machine.requirements import require
 
 PRECISIONS = ("fp32", "int8")
 

@@ -5,11 +5,11 @@ import logging
 import os
 import sys
 
-from edge_runtime import machine
-from edge_runtime.bundle import INPUT_NAME
+from edge_runtime.bundle.bundle import INPUT_NAME
 from edge_runtime.engines.openvino import IR_MODEL
 from edge_runtime.errors import MissingRequirement
-from edge_runtime.requirements import require
+from edge_runtime.machine import machine
+from edge_runtime.machine.requirements import require
 
 PRECISIONS = ("fp32", "bf16", "int8")
 

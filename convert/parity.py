@@ -6,10 +6,9 @@ import typing
 
 import numpy as np
 
-from edge_runtime import images, machine, sources
-from edge_runtime.bundle import Sample
+from edge_runtime.bundle.bundle import Sample
 from edge_runtime.classifier import Classifier
-from edge_runtime.command import progress, say
+from edge_runtime.cli.command import progress, say
 from edge_runtime.engines import open_engine
 from edge_runtime.engines.base import EngineError
 from edge_runtime.errors import (
@@ -21,6 +20,9 @@ from edge_runtime.errors import (
     UsageError,
     is_out_of_memory,
 )
+from edge_runtime.machine import machine
+from edge_runtime.photos import images
+from edge_runtime.sources import sources
 from edge_runtime.text import printable
 
 Parity = typing.NamedTuple(
@@ -47,7 +49,7 @@ _FIGURES = ("top1_agreement", "max_abs_difference", "mean_abs_difference", "kl_d
 
 
 def reference_sample(bundle, calibration=None, images_folder=None):
-    """Returns the photos to compare on and the original's answers to them (edge_runtime.bundle.Sample).
+    """Returns the photos to compare on and the original's answers to them (edge_runtime.bundle.bundle.Sample).
 
     Args:
         bundle: the bundle whose model is the original.
@@ -89,7 +91,7 @@ def labelled_photos(bundle, source, images_folder=None):
         images_folder: where a TSV's file names start (default: the TSV's folder).
 
     Returns:
-        [(edge_runtime.sources.Item, index of its class)]. No photo was opened yet.
+        [(edge_runtime.sources.sources.Item, index of its class)]. No photo was opened yet.
 
     Raises:
         UsageError: the source cannot be read, or no row can be used.
@@ -123,7 +125,7 @@ def compare(engine, sample, batches):
 
     Args:
         engine: an open Engine.
-        sample: edge_runtime.bundle.Sample.
+        sample: edge_runtime.bundle.bundle.Sample.
         batches: batch sizes to run the sample at.
 
     Returns:

@@ -14,13 +14,15 @@ import typing
 import numpy as np
 
 from convert.child import memory_text, run_in_child
-from edge_runtime import board, files, images, machine
-from edge_runtime.bundle import INPUT_NAME, OUTPUT_NAME
-from edge_runtime.command import say
-from edge_runtime.engines import tensorrt as runtime
-from edge_runtime.engines import tensorrt_versions as versions
+from edge_runtime import files
+from edge_runtime.bundle.bundle import INPUT_NAME, OUTPUT_NAME
+from edge_runtime.cli.command import say
+from edge_runtime.engines.tensorrt import tensorrt as runtime
+from edge_runtime.engines.tensorrt import tensorrt_versions as versions
 from edge_runtime.errors import BundleError, MissingRequirement
-from edge_runtime.requirements import require
+from edge_runtime.machine import board, machine
+from edge_runtime.machine.requirements import require
+from edge_runtime.photos import images
 
 PRECISIONS = ("fp16", "fp32", "int8")
 MAX_OPSET = 13  # TensorRT 8.2 reads no newer one, and does not say so
@@ -94,7 +96,7 @@ def timing_cache_path(here):
     """Returns where the measured times of a GPU's kernels are kept: $XDG_CACHE_HOME or ~/.cache, picnic-edge/tensorrt.
 
     Args:
-        here: as edge_runtime.engines.tensorrt.here() gives it.
+        here: as edge_runtime.engines.tensorrt.tensorrt.here() gives it.
     """
     cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     parts = (here["gpu"]["name"], here["gpu"]["compute_capability"], here["libraries"]["tensorrt"])

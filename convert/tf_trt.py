@@ -10,11 +10,11 @@ import typing
 import numpy as np
 
 from convert.child import run_in_child
-from edge_runtime import images
-from edge_runtime.command import say
+from edge_runtime.cli.command import say
 from edge_runtime.engines import tf_trt
 from edge_runtime.errors import BundleError, MissingRequirement
-from edge_runtime.requirements import require
+from edge_runtime.machine.requirements import require
+from edge_runtime.photos import images
 
 PRECISIONS = ("fp16", "fp32")
 _WORKSPACE_MIB = 512  # a Jetson's GPU shares the board's memory, and TensorFlow's own default takes 1 GiB or all of it

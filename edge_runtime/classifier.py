@@ -7,12 +7,15 @@ import typing
 
 import numpy as np
 
-from edge_runtime import images, jpeg_hardware, machine, memory, pipeline, sources
-from edge_runtime.bundle import Bundle
+from edge_runtime.bundle.bundle import Bundle
 from edge_runtime.engines import open_engine
 from edge_runtime.errors import ImageError
-from edge_runtime.live import Live, Video
-from edge_runtime.sources import Frame, Item
+from edge_runtime.machine import machine
+from edge_runtime.photos import images, jpeg_hardware, memory
+from edge_runtime.pipeline import pipeline
+from edge_runtime.sources import sources
+from edge_runtime.sources.live import Live, Video
+from edge_runtime.sources.sources import Frame, Item
 
 
 class Prediction(typing.NamedTuple):
@@ -23,7 +26,7 @@ class Prediction(typing.NamedTuple):
     probabilities: typing.Optional[np.ndarray]  # float32 [classes], in the order of class_names
     error: str = ""
     item: typing.Any = None  # what the caller gave: a file name, an Item, or a copy of an array or a Frame
-    ends_batch: bool = False  # as in edge_runtime.pipeline.Answer
+    ends_batch: bool = False  # as in edge_runtime.pipeline.pipeline.Answer
 
     @property
     def label(self):
@@ -52,7 +55,7 @@ class Classifier:
                 print(prediction.label, prediction.confidence, prediction.top(3))
 
     Attributes:
-        stats: edge_runtime.pipeline.Stats of the run that was begun last.
+        stats: edge_runtime.pipeline.pipeline.Stats of the run that was begun last.
     """
 
     def __init__(self, bundle, engine, batch_size):
@@ -89,9 +92,9 @@ class Classifier:
         Several runs may be under way at once, in threads or read in turns by one; they share the engine.
 
         Args:
-            photos: iterable of file names, of uint8 arrays [height, width, 3] (RGB), or of edge_runtime.sources.Item
-                or Frame; read by a thread of its own. An array's memory, and that of a Frame's picture, may be used
-                again for the next one: it is copied when it is read.
+            photos: iterable of file names, of uint8 arrays [height, width, 3] (RGB), or of
+                edge_runtime.sources.sources.Item or Frame; read by a thread of its own. An array's memory, and that of
+                a Frame's picture, may be used again for the next one: it is copied when it is read.
             max_delay_s: a smaller batch goes to the engine this long after its first photo was read; None: never.
             stop: threading.Event; once it is set no more photos are read, those that were are answered.
             live: photos are a camera's frames, which get old: fewer are read ahead.

@@ -9,7 +9,9 @@ import threading
 import cv2
 import numpy as np
 
-from edge_runtime import bundle, files, images
+from edge_runtime import files
+from edge_runtime.bundle import bundle
+from edge_runtime.photos import images
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 COLOURS = {"blue things": (20, 30, 220), "green, fresh & ripe": (30, 200, 40), "red": (220, 30, 20)}  # RGB
@@ -204,7 +206,7 @@ def add_tiny_saved_model(folder):
     import onnx
     from onnx import numpy_helper
 
-    from edge_runtime.requirements import require
+    from edge_runtime.machine.requirements import require
 
     tensorflow = require("tensorflow")
     graph = onnx.load(os.path.join(folder, "model.onnx")).graph

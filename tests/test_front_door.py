@@ -12,8 +12,9 @@ import sys
 import pytest
 
 import picnic_edge
-from edge_runtime import command, errors
-from edge_runtime.command import run_verb
+from edge_runtime import errors
+from edge_runtime.cli import command
+from edge_runtime.cli.command import run_verb
 from tests import helpers
 
 PACKAGES = {"train": "train", "convert": "convert", "edge_runtime": "classify", "benchmarks": "bench"}
@@ -315,7 +316,7 @@ def test_a_pipe_gets_the_name_s_own_bytes_and_messages_are_escaped(tiny_bundle, 
 
 
 def test_a_bug_s_traceback_is_escaped_too():
-    program = "from edge_runtime.command import run_verb\nrun_verb(lambda _: open(chr(27) + '[2J'), [])"
+    program = "from edge_runtime.cli.command import run_verb\nrun_verb(lambda _: open(chr(27) + '[2J'), [])"
     done = subprocess.run(
         [sys.executable, "-c", program],
         stderr=subprocess.PIPE,
@@ -345,7 +346,8 @@ def test_no_folder_named_tilde_is_made(tmp_path, home):
     if home is not None:
         environment["HOME"] = home
     program = (
-        "import os\nfrom edge_runtime import command\ncommand.run_verb(lambda _: print(os.path.expanduser('~')), [])"
+        "import os\nfrom edge_runtime.cli.command import run_verb\n"
+        "run_verb(lambda _: print(os.path.expanduser('~')), [])"
         "\nassert 'XDG_CACHE_HOME' not in os.environ"
     )
     nobody = "import pwd\ndef unknown(_): raise KeyError\npwd.getpwuid = unknown\n"

@@ -2,8 +2,8 @@
 
 import sys
 
-from edge_runtime.command import run_verb
-from train import cli
+from edge_runtime.cli.command import run_verb
+from train.cli import cli
 
 if __name__ == "__main__":
     sys.exit(run_verb(cli.main, sys.argv[1:]))

@@ -12,8 +12,8 @@ import os
 import shlex
 import typing
 
-from edge_runtime import bundle as bundles
-from edge_runtime import machine, signing
+from edge_runtime.bundle import bundle as bundles
+from edge_runtime.bundle import signing
 from edge_runtime.errors import (
     BundleError,
     CorruptFile,
@@ -23,6 +23,7 @@ from edge_runtime.errors import (
     UsageError,
     is_out_of_memory,
 )
+from edge_runtime.machine import machine
 
 ENGINE_JSON = "engine.json"
 FORMAT_VERSION = 1
@@ -72,7 +73,7 @@ def open_engine(bundle, name="auto", max_batch=DEFAULT_BATCH, threads=None):
     """Opens an engine of a bundle after checking that it belongs to this bundle and this machine.
 
     Args:
-        bundle: edge_runtime.bundle.Bundle.
+        bundle: edge_runtime.bundle.bundle.Bundle.
         name: "auto" for the fastest that is valid here, an engine's name, or a kind (the fastest of that kind).
         max_batch: the largest batch that infer will be given; None for best_batch of the engine that is opened.
         threads: for CPU engines; None for all cores.
@@ -243,7 +244,8 @@ def create_engine(info, class_count, max_batch, threads):
 
 
 def _module(kind):
-    return importlib.import_module("edge_runtime.engines." + kind.replace("-", "_"))
+    name = "tensorrt.tensorrt" if kind == "tensorrt" else kind.replace("-", "_")
+    return importlib.import_module("edge_runtime.engines." + name)
 
 
 def _open(bundle, info, max_batch, threads):

@@ -5,8 +5,8 @@ import contextlib
 
 import numpy as np
 
-from edge_runtime import images
 from edge_runtime.errors import PicnicError
+from edge_runtime.photos import images
 
 
 class EngineError(RuntimeError):

@@ -7,10 +7,10 @@ import typing
 
 import numpy as np
 
-from edge_runtime import images
-from edge_runtime.bundle import checked_path
+from edge_runtime.bundle.bundle import checked_path
 from edge_runtime.engines.base import Engine
-from edge_runtime.requirements import require
+from edge_runtime.machine.requirements import require
+from edge_runtime.photos import images
 
 IR_MODEL = "model.xml"
 FILES = (IR_MODEL, "model.bin")  # what a converted engine opens: OpenVINO takes the weights from beside the model

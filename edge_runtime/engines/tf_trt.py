@@ -11,7 +11,7 @@ import typing
 
 from edge_runtime.engines.tensorflow import TensorFlowEngine
 from edge_runtime.errors import MissingRequirement
-from edge_runtime.requirements import require
+from edge_runtime.machine.requirements import require
 
 SAVED_MODEL = "saved_model"
 FILES = (SAVED_MODEL,)  # what a converted engine opens: a folder, with its assets

@@ -9,12 +9,13 @@ import shutil
 import pytest
 from PIL import Image
 
-from benchmarks import rivals, versus_loop
-from edge_runtime import machine
-from edge_runtime.bundle import Bundle
+from benchmarks import rivals
+from benchmarks.experiments import versus_loop
+from edge_runtime.bundle.bundle import Bundle
 from edge_runtime.engines import EngineInfo
 from edge_runtime.errors import UsageError
-from edge_runtime.images import SIDE
+from edge_runtime.machine import machine
+from edge_runtime.photos.images import SIDE
 from tests import helpers
 
 # As OpenVINO 2026.4's prints it (2022 to 2025 print the same lines).

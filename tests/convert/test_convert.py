@@ -15,13 +15,15 @@ import pytest
 
 from convert import cli, parity
 from convert.child import ChildError
-from edge_runtime import bundle as bundles
-from edge_runtime import cli as classify_cli
-from edge_runtime import engines, images, machine
-from edge_runtime.bundle import Bundle
+from edge_runtime import engines
+from edge_runtime.bundle import bundle as bundles
+from edge_runtime.bundle.bundle import Bundle
+from edge_runtime.cli import cli as classify_cli
 from edge_runtime.engines import list_engines, open_engine
 from edge_runtime.engines.onnxruntime import OPTIMIZED_MODEL
 from edge_runtime.errors import BundleError, MissingRequirement, ParityError, UsageError
+from edge_runtime.machine import machine
+from edge_runtime.photos import images
 from tests import helpers
 
 

@@ -14,13 +14,13 @@ import pytest
 from convert import cli
 from convert import tensorrt as builder
 from convert.settings import Settings
-from edge_runtime import bundle as bundles
-from edge_runtime import cli as classify_cli
-from edge_runtime import machine
-from edge_runtime.bundle import INPUT_NAME, OUTPUT_NAME, Bundle
+from edge_runtime.bundle import bundle as bundles
+from edge_runtime.bundle.bundle import INPUT_NAME, OUTPUT_NAME, Bundle
+from edge_runtime.cli import cli as classify_cli
 from edge_runtime.engines import list_engines, open_engine
-from edge_runtime.engines import tensorrt as runtime
+from edge_runtime.engines.tensorrt import tensorrt as runtime
 from edge_runtime.errors import BundleError, MissingRequirement
+from edge_runtime.machine import machine
 from tests import helpers
 
 onnx = pytest.importorskip("onnx")

@@ -16,7 +16,7 @@ import pytest
 from convert import child, cli, tf_trt
 from convert.settings import Settings
 from edge_runtime import engines
-from edge_runtime.bundle import Bundle
+from edge_runtime.bundle.bundle import Bundle
 from edge_runtime.engines import EngineInfo
 from edge_runtime.engines import tf_trt as engine_module
 from edge_runtime.engines.tf_trt import Probe

@@ -8,10 +8,11 @@ import time
 import numpy as np
 import pytest
 
-from edge_runtime import engines, images
+from edge_runtime import engines
 from edge_runtime.classifier import Classifier, Prediction
-from edge_runtime.live import Video
-from edge_runtime.sources import Frame, Item
+from edge_runtime.photos import images
+from edge_runtime.sources.live import Video
+from edge_runtime.sources.sources import Frame, Item
 from tests.helpers import COLOURS, photo, write_photo
 
 RED, GREEN = "red", "green, fresh & ripe"
