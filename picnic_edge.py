@@ -16,16 +16,16 @@ __version__ = "0.1.0"
 
 # verb -> (module with main(argv), one line for --help)
 VERBS = {
-    "explore": ("train.insight.explore", "what is in labelled photos and what is wrong with them, as a page"),
-    "train": ("train.cli.cli", "labelled photos -> classifier -> bundle"),
-    "evaluate": ("train.insight.evaluate", "accuracy, macro-F1 and a per-class table of a bundle on labelled photos"),
+    "explore": ("train.cli.explore", "what is in labelled photos and what is wrong with them, as a page"),
+    "train": ("train.cli.train", "labelled photos -> classifier -> bundle"),
+    "evaluate": ("train.cli.evaluate", "accuracy, macro-F1 and a per-class table of a bundle on labelled photos"),
     "predict": (
-        "train.insight.predict",
+        "train.cli.predict",
         "label the photos of a TSV or folder: a submission with columns file and label",
     ),
-    "explain": ("train.insight.explain", "heat maps and feature maps: what the network looks at in a photo"),
+    "explain": ("train.cli.explain", "heat maps and feature maps: what the network looks at in a photo"),
     "convert": ("convert.cli", "bundle -> engine for this machine, checked against the original"),
-    "classify": ("edge_runtime.cli.cli", "label photos, folders, tables, a video or a camera with a bundle"),
+    "classify": ("edge_runtime.cli.classify", "label photos, folders, tables, a video or a camera with a bundle"),
     "bench": ("benchmarks.bench.cli", "latency and throughput of a bundle's engines, side by side"),
     "doctor": (
         "edge_runtime.cli.doctor",
@@ -74,7 +74,7 @@ def main(argv=None):
         os.environ.setdefault("OPENBLAS_CORETYPE", "ARMV8")
     try:
         verb = demo if options.verb == "demo" else importlib.import_module(VERBS[options.verb][0]).main
-        from edge_runtime.cli.command import run_verb
+        from edge_runtime.cli.run import run_verb
     except KeyboardInterrupt:
         print("picnic-edge: interrupted", file=sys.stderr)
         return 130
@@ -107,7 +107,7 @@ def demo(argv):
     parser.add_argument("--out", default="demo", metavar="DIR", help="where everything is written (default demo)")
     parser.add_argument("--weights", metavar="W", help="as for train (default: imagenet if it can be had, else none)")
     options = parser.parse_args(argv)
-    from edge_runtime.cli.command import say
+    from edge_runtime.console import say
     from train.data.samples import draw_samples
 
     started = time.perf_counter()

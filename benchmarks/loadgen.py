@@ -35,12 +35,14 @@ import typing
 
 import numpy as np
 
-from edge_runtime.bundle.bundle import Bundle
-from edge_runtime.cli.command import print_json, run_verb, say
-from edge_runtime.engines import DEFAULT_BATCH, open_engine
+from edge_runtime.bundle.reading import Bundle
+from edge_runtime.cli.run import run_verb
+from edge_runtime.console import print_json, say
 from edge_runtime.engines.base import EngineError
+from edge_runtime.engines.record import DEFAULT_BATCH
+from edge_runtime.engines.selection import open_engine
 from edge_runtime.errors import EngineLost, UsageError
-from edge_runtime.machine.requirements import require
+from edge_runtime.machine.libraries import require
 
 NAME = "LoadGen scenario, unofficial: not an MLPerf result"
 SCENARIOS = ("SingleStream", "MultiStream", "Offline", "Server")

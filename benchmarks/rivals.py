@@ -35,14 +35,15 @@ from PIL import Image
 
 from benchmarks.board import jetson_check
 from edge_runtime import files
-from edge_runtime.bundle.bundle import INPUT_NAME, OUTPUT_NAME
-from edge_runtime.engines import check_engine, list_engines, tf_trt
+from edge_runtime.bundle.manifest import INPUT_NAME, OUTPUT_NAME
+from edge_runtime.engines import tf_trt
 from edge_runtime.engines.openvino import IR_MODEL
-from edge_runtime.engines.tensorrt.tensorrt import PLAN
+from edge_runtime.engines.selection import check_engine, list_engines
+from edge_runtime.engines.tensorrt.engine import PLAN
 from edge_runtime.errors import ImageError, MissingRequirement, PicnicError
-from edge_runtime.machine import machine
-from edge_runtime.machine.requirements import require
-from edge_runtime.photos import images
+from edge_runtime.machine import cpu, libraries, memory
+from edge_runtime.machine.libraries import require
+from edge_runtime.photos import decode, read, spec
 
 BATCH = 8
 HINTS = ("throughput", "latency")  # of benchmark_app: many requests at once; one after the other
@@ -69,7 +70,7 @@ def measure(bundle, paths, threads=None, seconds=10.0, batch=BATCH):
     """Runs every rival, one after the other.
 
     Args:
-        bundle: edge_runtime.bundle.bundle.Bundle.
+        bundle: edge_runtime.bundle.reading.Bundle.
         paths: photos that every rival can read (common_photos), at least one.
         threads: cores that each may use; None for all.
         seconds: how long each is measured at least; those that read photos go over all of them, once or more often.
@@ -97,7 +98,7 @@ def common_photos(paths):
     Returns:
         (paths of readable JPEG and PNG photos with names in UTF-8, [(path, why it is left out)]).
     """
-    with concurrent.futures.ThreadPoolExecutor(machine.core_count()) as pool:
+    with concurrent.futures.ThreadPoolExecutor(cpu.core_count()) as pool:
         reasons = list(pool.map(_why_not_common, paths))
     usable = [path for path, reason in zip(paths, reasons) if not reason]
     return usable, [(path, reason) for path, reason in zip(paths, reasons) if reason]
@@ -108,7 +109,7 @@ def jobs(bundle, paths, threads=None, seconds=10.0, batch=BATCH):
     common = {
         "paths": list(paths),
         "class_names": bundle.class_names,
-        "threads": min(threads or machine.core_count(), machine.core_count()),
+        "threads": min(threads or cpu.core_count(), cpu.core_count()),
         "seconds": seconds,
         "batch": batch,
     }
@@ -218,7 +219,7 @@ def plain_loop(model, threads, batch=BATCH):
             pictures = []
             for path in paths[start : start + batch]:
                 bgr = cv2.imread(path)
-                pictures.append(cv2.resize(bgr, (images.SIDE, images.SIDE))[:, :, ::-1])
+                pictures.append(cv2.resize(bgr, (spec.SIDE, spec.SIDE))[:, :, ::-1])
             found += session.run(None, {INPUT_NAME: np.stack(pictures)})[0].argmax(axis=1).tolist()
         return found
 
@@ -283,8 +284,8 @@ def _parsed(program, patterns, text):
 def _why_not_common(path):
     try:
         path.encode("utf-8")
-        data = images.read_bytes(path)
-        images.decode_image(data)
+        data = read.read_bytes(path)
+        decode.decode_image(data)
         header = Image.open(io.BytesIO(data))
     except UnicodeEncodeError:
         return "its name is not UTF-8"
@@ -319,7 +320,7 @@ def _time_photos(job, classify, modules, note):
         "seconds": took_s,
         "photos": photos,
         "cpu_s_per_image": cpu_s / photos,
-        "peak_rss_bytes": machine.peak_memory_bytes(),
+        "peak_rss_bytes": memory.peak_memory_bytes(),
         "library": _versions(modules),
         "limit": False,
         "labels": None if answers is None else [class_names[index] for index in answers],
@@ -336,7 +337,7 @@ def _hackathon(job):
     layers = tensorflow.keras.layers
     model = tensorflow.keras.Sequential(
         [
-            layers.InputLayer(tuple(images.INPUT_SPEC["shape"]), dtype="uint8"),
+            layers.InputLayer(tuple(spec.INPUT_SPEC["shape"]), dtype="uint8"),
             layers.Lambda(_network(tensorflow, job["model"]), output_shape=(len(job["class_names"]),)),
         ]
     )
@@ -437,7 +438,7 @@ def _tf_photo(tensorflow, path):
         lambda: tensorflow.image.decode_jpeg(data, channels=3),
         lambda: tensorflow.image.decode_png(data, channels=3),
     )
-    pixels = tensorflow.image.resize(pixels, images.INPUT_SPEC["shape"][:2])
+    pixels = tensorflow.image.resize(pixels, spec.INPUT_SPEC["shape"][:2])
     return tensorflow.cast(tensorflow.round(pixels), tensorflow.uint8)
 
 
@@ -456,7 +457,7 @@ def _time_program(job):
 
 
 def _benchmark_app(job):
-    version = str(machine.library_version("openvino"))
+    version = str(libraries.library_version("openvino"))
     require("openvino.tools.benchmark")
     command = [sys.executable, "-c", _BENCHMARK_APP, "-m", job["model"], "-d", "CPU", "-hint", job["hint"]]
     command += ["-t", "%d" % max(1, round(job["seconds"])), "-shape", _shape_of(job["batch"])]
@@ -494,8 +495,8 @@ _PROGRAMS: typing.Dict[str, typing.Callable] = {"benchmark_app": _benchmark_app,
 
 
 def _dims(job):
-    return [job["batch"]] + images.INPUT_SPEC["shape"]
+    return [job["batch"]] + spec.INPUT_SPEC["shape"]
 
 
 def _shape_of(batch):
-    return "[%s]" % ",".join(map(str, [batch] + images.INPUT_SPEC["shape"]))
+    return "[%s]" % ",".join(map(str, [batch] + spec.INPUT_SPEC["shape"]))

@@ -8,9 +8,9 @@ import time
 import traceback
 import typing
 
-from edge_runtime.cli.command import say
+from edge_runtime.console import say
 from edge_runtime.errors import MissingRequirement, OutOfMemory, PicnicError, is_out_of_memory
-from edge_runtime.machine import board, machine
+from edge_runtime.machine import jetson, memory
 
 HEARTBEAT_S = 30
 _DIE_WITH_PARENT = 1  # prctl: PR_SET_PDEATHSIG
@@ -72,7 +72,7 @@ def run_in_child(what, function, *arguments):
 
 def memory_text():
     """Returns what memory is left, for people."""
-    info = machine.memory_info()
+    info = memory.memory_info()
     figures = tuple(info.get(name, 0) >> 20 for name in ("MemAvailable", "SwapFree"))
     return "%d MiB of memory and %d MiB of swap free" % figures
 
@@ -102,7 +102,7 @@ def _died(what, code, before):
         return MissingRequirement(
             "building %s was killed by the system, which does that when memory runs out (before it: %s).\n"
             "Stop other programs, or give it less (--workspace-mib 256, --max-batch 1), or add swap:\n%s"
-            % (what, before, board.SWAP_COMMANDS)
+            % (what, before, jetson.SWAP_COMMANDS)
         )
     how = "signal %s" % signal.Signals(-code).name if code < 0 else "exit code %d" % code
     return ChildError("building %s ended its process with %s; what it said is above" % (what, how))

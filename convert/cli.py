@@ -15,22 +15,23 @@ from convert import parity
 from convert.settings import Settings
 from edge_runtime import files
 from edge_runtime.bundle import signing
-from edge_runtime.bundle.bundle import Bundle, list_files
-from edge_runtime.cli.cli import positive, share
-from edge_runtime.cli.command import say
-from edge_runtime.engines import (
+from edge_runtime.bundle.listing import list_files
+from edge_runtime.bundle.reading import Bundle
+from edge_runtime.cli.options import positive, share
+from edge_runtime.console import say
+from edge_runtime.engines.modules import create_engine
+from edge_runtime.engines.record import (
     DEFAULT_BATCH,
     ENGINE_JSON,
     FORMAT_VERSION,
+    MAX_BATCH,
     MIN_AGREEMENT,
     MIN_AGREEMENT_INT8,
-    MOST_BATCH,
     EngineInfo,
-    create_engine,
     default_min_agreement,
 )
 from edge_runtime.errors import PicnicError, UsageError
-from edge_runtime.machine import machine
+from edge_runtime.machine import cpu, memory
 
 # --to -> module with PRECISIONS (the default first), check(precision), which raises MissingRequirement before any work,
 # and build(bundle, settings, folder) -> facts for engine.json
@@ -101,8 +102,8 @@ def main(argv=None):
     precision = options.precision or builder.PRECISIONS[0]
     if precision not in builder.PRECISIONS:
         raise UsageError("--to %s makes %s, not %s" % (options.to, " or ".join(builder.PRECISIONS), precision))
-    if options.max_batch > MOST_BATCH:
-        raise UsageError("--max-batch %d: expected 1 to %d photos" % (options.max_batch, MOST_BATCH))
+    if options.max_batch > MAX_BATCH:
+        raise UsageError("--max-batch %d: expected 1 to %d photos" % (options.max_batch, MAX_BATCH))
     if options.min_agreement is None:
         options.min_agreement = default_min_agreement(precision)
     record, found = convert(bundle, options.to, builder, precision, options)
@@ -172,7 +173,7 @@ def _build(bundle, kind, builder, settings, folder):
         precision=settings.precision,
         batch_profile={"min": 1, "opt": settings.max_batch, "max": settings.max_batch},
         source={"bundle_id": bundle.id, "model_sha256": bundle.sha256("model.onnx")},
-        machine=machine.describe(),
+        machine=cpu.describe(),
         build_s=round(time.perf_counter() - started, 2),
         peak_memory_bytes=_peak_memory_bytes(),
         built_at=datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
@@ -216,7 +217,7 @@ def _peak_memory_bytes():
     """Returns the largest resident size that this process, or one of the processes it started, has had."""
     import resource
 
-    return max(machine.peak_memory_bytes(), resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024)
+    return max(memory.peak_memory_bytes(), resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024)
 
 
 def _speed(engine, pictures):

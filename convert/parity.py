@@ -6,11 +6,11 @@ import typing
 
 import numpy as np
 
-from edge_runtime.bundle.bundle import Sample
+from edge_runtime.bundle.reading import Sample
 from edge_runtime.classifier import Classifier
-from edge_runtime.cli.command import progress, say
-from edge_runtime.engines import open_engine
+from edge_runtime.console import progress, say
 from edge_runtime.engines.base import EngineError
+from edge_runtime.engines.selection import open_engine
 from edge_runtime.errors import (
     EngineLost,
     ImageError,
@@ -20,9 +20,10 @@ from edge_runtime.errors import (
     UsageError,
     is_out_of_memory,
 )
-from edge_runtime.machine import machine
-from edge_runtime.photos import images
-from edge_runtime.sources import sources
+from edge_runtime.machine import cpu
+from edge_runtime.photos import read
+from edge_runtime.sources import registry, storage, table
+from edge_runtime.sources.items import Item
 from edge_runtime.text import printable
 
 Parity = typing.NamedTuple(
@@ -49,7 +50,7 @@ _FIGURES = ("top1_agreement", "max_abs_difference", "mean_abs_difference", "kl_d
 
 
 def reference_sample(bundle, calibration=None, images_folder=None):
-    """Returns the photos to compare on and the original's answers to them (edge_runtime.bundle.bundle.Sample).
+    """Returns the photos to compare on and the original's answers to them (edge_runtime.bundle.reading.Sample).
 
     Args:
         bundle: the bundle whose model is the original.
@@ -62,11 +63,11 @@ def reference_sample(bundle, calibration=None, images_folder=None):
     """
     if calibration is None:
         return _told_if_small(bundle.sample())
-    items = list(sources.open_source(calibration, images_folder))
+    items = list(registry.open_source(calibration, images_folder))
     if len(items) > MAX_PHOTOS:
         say("--calibration %s: %d of its %d photos are used, evenly spread" % (calibration, MAX_PHOTOS, len(items)))
         items = [items[index * len(items) // MAX_PHOTOS] for index in range(MAX_PHOTOS)]
-    with concurrent.futures.ThreadPoolExecutor(machine.core_count()) as pool:
+    with concurrent.futures.ThreadPoolExecutor(cpu.core_count()) as pool:
         loaded = list(zip(items, pool.map(_load, items)))
     for item, picture in loaded:
         if isinstance(picture, ImageError):
@@ -91,18 +92,18 @@ def labelled_photos(bundle, source, images_folder=None):
         images_folder: where a TSV's file names start (default: the TSV's folder).
 
     Returns:
-        [(edge_runtime.sources.sources.Item, index of its class)]. No photo was opened yet.
+        [(edge_runtime.sources.items.Item, index of its class)]. No photo was opened yet.
 
     Raises:
         UsageError: the source cannot be read, or no row can be used.
     """
     if os.path.isdir(source):
-        rows = [(item, os.path.dirname(item.name)) for item in sources.open_source(source)]
+        rows = [(item, os.path.dirname(item.name)) for item in registry.open_source(source)]
     else:
-        folder = sources.images_folder_of(source, images_folder)
+        folder = table.images_folder_of(source, images_folder)
         rows = [
-            (sources.Item(row.file, path, row.problem, root), row.label)
-            for row, path, root in sources.table_rows(source, folder, need_label=True)
+            (Item(row.file, path, row.problem, root), row.label)
+            for row, path, root in table.table_rows(source, folder, need_label=True)
         ]
     known = {name: index for index, name in enumerate(bundle.class_names)}
     usable = [(item, known[label]) for item, label in rows if label in known and not item.problem]
@@ -125,7 +126,7 @@ def compare(engine, sample, batches):
 
     Args:
         engine: an open Engine.
-        sample: edge_runtime.bundle.bundle.Sample.
+        sample: edge_runtime.bundle.reading.Sample.
         batches: batch sizes to run the sample at.
 
     Returns:
@@ -327,9 +328,9 @@ def _load(item):
     try:
         if item.problem:
             return ImageError(item.problem)
-        return images.read_image(item.path)
+        return read.read_image(item.path)
     except ImageError as error:
-        return ImageError(sources.reason_of(item, error))
+        return ImageError(storage.reason_of(item, error))
 
 
 def _unconverted(bundle):

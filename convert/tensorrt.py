@@ -15,14 +15,14 @@ import numpy as np
 
 from convert.child import memory_text, run_in_child
 from edge_runtime import files
-from edge_runtime.bundle.bundle import INPUT_NAME, OUTPUT_NAME
-from edge_runtime.cli.command import say
-from edge_runtime.engines.tensorrt import tensorrt as runtime
-from edge_runtime.engines.tensorrt import tensorrt_versions as versions
+from edge_runtime.bundle.manifest import INPUT_NAME, OUTPUT_NAME
+from edge_runtime.console import say
+from edge_runtime.engines.tensorrt import context, engine, versions
 from edge_runtime.errors import BundleError, MissingRequirement
-from edge_runtime.machine import board, machine
-from edge_runtime.machine.requirements import require
-from edge_runtime.photos import images
+from edge_runtime.machine import jetson
+from edge_runtime.machine.libraries import require
+from edge_runtime.machine.memory import memory_info
+from edge_runtime.photos import spec
 
 PRECISIONS = ("fp16", "fp32", "int8")
 MAX_OPSET = 13  # TensorRT 8.2 reads no newer one, and does not say so
@@ -36,7 +36,7 @@ _HALF_CHECK_PHOTOS = 8
 
 def check(precision):
     """Raises MissingRequirement: tensorrt, pycuda, onnx or a GPU is missing, or what the precision needs of them."""
-    runtime.here()
+    context.local_facts()
     require("onnx")
     if precision == "fp16" and not versions.has_precision_flags(require("tensorrt")):
         require("modelopt.onnx.autocast")
@@ -58,9 +58,9 @@ def build(bundle, settings, folder):
             reasons that it gave.
         BundleError: the model is not one that can be made readable.
     """
-    here = runtime.here()
+    here = context.local_facts()
     onnx, tensorrt = require("onnx"), require("tensorrt")
-    workspace_mib = settings.workspace_mib or default_workspace_mib(runtime.gpu().total_memory())
+    workspace_mib = settings.workspace_mib or default_workspace_mib(context.gpu().total_memory())
     say("TensorRT %s on %s; this takes minutes on a board" % (tensorrt.__version__, here["gpu"]["name"]))
     _warn_of_low_memory()
     scratch = os.path.join(folder, "scratch")
@@ -73,7 +73,7 @@ def build(bundle, settings, folder):
     run_in_child(
         "tensorrt-%s" % settings.precision,
         build_plan,
-        *(model, os.path.join(folder, runtime.PLAN), settings.precision, settings.max_batch, workspace_mib),
+        *(model, os.path.join(folder, engine.PLAN), settings.precision, settings.max_batch, workspace_mib),
         *(pictures, timing_cache_path(here)),
     )
     shutil.rmtree(scratch)  # after a failure it goes with the folder; till then it shows that the disk is full
@@ -88,7 +88,7 @@ def default_workspace_mib(gpu_memory_bytes):
     Args:
         gpu_memory_bytes: the GPU's total memory.
     """
-    free_bytes = min(gpu_memory_bytes, machine.memory_info().get("MemAvailable", gpu_memory_bytes))
+    free_bytes = min(gpu_memory_bytes, memory_info().get("MemAvailable", gpu_memory_bytes))
     return max(_LEAST_WORKSPACE_MIB, min(_MOST_WORKSPACE_MIB, (free_bytes >> 20) // 4))
 
 
@@ -96,7 +96,7 @@ def timing_cache_path(here):
     """Returns where the measured times of a GPU's kernels are kept: $XDG_CACHE_HOME or ~/.cache, picnic-edge/tensorrt.
 
     Args:
-        here: as edge_runtime.engines.tensorrt.tensorrt.here() gives it.
+        here: as edge_runtime.engines.tensorrt.context.local_facts() gives it.
     """
     cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     parts = (here["gpu"]["name"], here["gpu"]["compute_capability"], here["libraries"]["tensorrt"])
@@ -195,12 +195,12 @@ def _half(path, pictures, uint8):
 def check_int8():
     """Raises MissingRequirement: this TensorRT or this GPU cannot build int8."""
     tensorrt = require("tensorrt")
-    with runtime.gpu_context():
-        _start_builder(tensorrt, runtime.make_log(tensorrt), "int8")
+    with context.gpu_context():
+        _start_builder(tensorrt, engine.make_log(tensorrt), "int8")
 
 
 def _start_builder(tensorrt, log, precision):
-    builder = runtime.start(tensorrt.Builder, log)
+    builder = engine.start(tensorrt.Builder, log)
     problem = versions.int8_problem(tensorrt, builder) if precision == "int8" else ""
     if problem:
         raise MissingRequirement("%s; use --precision fp16" % problem)
@@ -223,8 +223,8 @@ def build_plan(model, plan, precision, max_batch, workspace_mib, pictures, timin
         MissingRequirement: TensorRT refused; with its reasons.
     """
     tensorrt = require("tensorrt")
-    with runtime.gpu_context(), _last_line_shown() as note:
-        log = runtime.make_log(tensorrt, note)
+    with context.gpu_context(), _last_line_shown() as note:
+        log = engine.make_log(tensorrt, note)
         builder = _start_builder(tensorrt, log, precision)
         network = versions.create_network(builder)
         parser = tensorrt.OnnxParser(network, log)  # held to the end: the network may use the weights where it put them
@@ -261,7 +261,7 @@ def _parse(tensorrt, parser, network, log, path):
 
 
 def _add_profile(builder, config, max_batch):
-    shape = tuple(images.INPUT_SPEC["shape"])
+    shape = tuple(spec.INPUT_SPEC["shape"])
     profile = builder.create_optimization_profile()
     profile.set_shape(INPUT_NAME, (1,) + shape, (max_batch,) + shape, (max_batch,) + shape)
     if config.add_optimization_profile(profile) < 0:
@@ -370,9 +370,9 @@ def _last_line_shown():
 
 
 def _warn_of_low_memory():
-    info = machine.memory_info()
+    info = memory_info()
     if info and info.get("MemAvailable", 0) + info.get("SwapFree", 0) < _LOW_MEMORY_BYTES:
         say(
             "warning: %s; the build may be killed for want of memory. Stop other programs, or add swap:\n%s"
-            % (memory_text(), board.SWAP_COMMANDS)
+            % (memory_text(), jetson.SWAP_COMMANDS)
         )

@@ -10,11 +10,11 @@ import typing
 import numpy as np
 
 from convert.child import run_in_child
-from edge_runtime.cli.command import say
+from edge_runtime.console import say
 from edge_runtime.engines import tf_trt
 from edge_runtime.errors import BundleError, MissingRequirement
-from edge_runtime.machine.requirements import require
-from edge_runtime.photos import images
+from edge_runtime.machine.libraries import require
+from edge_runtime.photos import spec
 
 PRECISIONS = ("fp16", "fp32")
 _WORKSPACE_MIB = 512  # a Jetson's GPU shares the board's memory, and TensorFlow's own default takes 1 GiB or all of it
@@ -32,7 +32,7 @@ _NO_COMPUTATION = {"Const", "Placeholder", "Identity", "NoOp", "_Arg", "_Retval"
 
 def check(precision):
     """Raises MissingRequirement: TensorFlow, its TensorRT or a GPU is missing. Asked in a process of its own."""
-    run_in_child("tf-trt-%s" % precision, tf_trt.here)
+    run_in_child("tf-trt-%s" % precision, tf_trt.local_facts)
 
 
 def build(bundle, settings, folder):
@@ -147,7 +147,7 @@ def _parameters(module, tensorflow, precision, engine_count, workspace_mib):
 
 def _pictures(batch):
     """A batch of grey pictures: an engine's shape is what counts."""
-    return np.full([batch] + images.INPUT_SPEC["shape"], 128, np.uint8)
+    return np.full([batch] + spec.INPUT_SPEC["shape"], 128, np.uint8)
 
 
 def _check_engines(saved_model, segment, expected):

@@ -24,10 +24,10 @@ import numpy as np
 from benchmarks.bench import measure
 from benchmarks.bench.worker import END_TO_END, GPU_KINDS, EngineFailed, Task, Worker, largest_batch
 from benchmarks.energy import power
-from edge_runtime.cli.command import say
-from edge_runtime.engines import check_engine, find_engine
+from edge_runtime.console import say
+from edge_runtime.engines.selection import check_engine, find_engine
 from edge_runtime.errors import BundleError, PicnicError, UsageError
-from edge_runtime.machine import machine
+from edge_runtime.machine import cpu, memory
 
 LEAST_WINDOWS = 10
 MOST_WINDOWS = 14
@@ -47,7 +47,7 @@ Plan = typing.NamedTuple(
     [
         ("batches", list),  # photos per call, ascending
         ("seconds", float),  # of a measurement: LEAST_WINDOWS windows together
-        ("items", list),  # edge_runtime.sources.sources.Item of the end-to-end runs
+        ("items", list),  # edge_runtime.sources.items.Item of the end-to-end runs
         ("photo", str),  # a readable one, for the cold start
         ("labelled", list),  # of convert.parity.labelled_photos, [] for none
         ("loadgen", str),  # mode, "" for none
@@ -97,7 +97,7 @@ def run(bundle, subjects, plan, idle=None):
     """Measures engines.
 
     Args:
-        bundle: edge_runtime.bundle.bundle.Bundle.
+        bundle: edge_runtime.bundle.reading.Bundle.
         subjects: list of Subject; filled as the work goes on, so that what was done is there after an interruption.
         plan: a Plan.
         idle: result of power.Meter while the machine did nothing; {"unavailable": why} where nothing can be metered.
@@ -192,7 +192,7 @@ class Reference:
 
     def __init__(self):
         # Small enough for a core's own cache. No BLAS: its threads would go on spinning beside what comes next.
-        cores = machine.core_count()
+        cores = cpu.core_count()
         self._arrays = [
             (np.linspace(0, 1, 1 << 15, dtype=np.float32), np.empty(1 << 15, np.float32)) for _ in range(cores)
         ]
@@ -272,7 +272,7 @@ def _fits(bundle, group, subject):
     if any(kind in GPU_KINDS for kind in kinds):
         return False  # a GPU's memory is not shared out: some libraries take all of it
     largest = max([one.facts.get("peak_rss_bytes", 0) for one in group])
-    available = machine.memory_info().get("MemAvailable")
+    available = memory.memory_info().get("MemAvailable")
     return available is None or available > 3 * largest + _SPARE_BYTES  # it may be larger, or be opened twice
 
 

@@ -17,15 +17,17 @@ from benchmarks import loadgen, rivals
 from benchmarks.bench import bench, compare, report, roofline
 from convert import parity
 from convert.child import ChildError
-from edge_runtime.bundle.bundle import Bundle
-from edge_runtime.cli.cli import amount
-from edge_runtime.cli.command import print_json, say
-from edge_runtime.engines import MOST_BATCH, find_engine, here, list_engines, open_engine
+from edge_runtime.bundle.reading import Bundle
+from edge_runtime.cli.options import amount
+from edge_runtime.console import print_json, say
+from edge_runtime.engines.record import MAX_BATCH, local_facts
+from edge_runtime.engines.selection import find_engine, list_engines, open_engine
 from edge_runtime.errors import BundleError, ImageError, MissingRequirement, PicnicError, UsageError
-from edge_runtime.machine import board, machine
-from edge_runtime.machine.requirements import require
-from edge_runtime.photos import images
-from edge_runtime.sources.sources import open_source
+from edge_runtime.machine import jetson, libraries
+from edge_runtime.machine.cpu import cpu_info, describe
+from edge_runtime.machine.libraries import require
+from edge_runtime.photos import read
+from edge_runtime.sources.registry import open_source
 
 # Of an end-to-end window, which goes over them once or more often. Four batches: where a photo takes a tenth of a
 # second, ten windows of four engines take two minutes with so few.
@@ -124,7 +126,7 @@ def make_plan(bundle, options, scratch):
 
 
 def readable(items, origin):
-    """Returns those of the items (of edge_runtime.sources.sources) whose photos can be read; how many cannot is said.
+    """Returns those of the items (of edge_runtime.sources.registry) whose photos can be read; how many cannot is said.
 
     Raises:
         UsageError: there is none; origin tells where.
@@ -153,8 +155,8 @@ def document(bundle, plan, command, photos):
         "photo_count": len(plan.items),
         "batches": plan.batches,
         "seconds_per_measurement": plan.seconds,
-        "version": machine.library_version("picnic-edge"),
-        "machine": machine.describe(),
+        "version": libraries.library_version("picnic-edge"),
+        "machine": describe(),
         "clocks": clocks(),
         "load_average": os.getloadavg()[0],
         "busy_share": None,
@@ -213,22 +215,22 @@ def clocks(root="/"):
     mhz = {
         name: int(text) // 1000 if text.isdigit() else None
         for name, text in (
-            (name, board.read(root, cpu + name))
+            (name, jetson.read(root, cpu + name))
             for name in ("scaling_min_freq", "scaling_cur_freq", "scaling_max_freq")
         )
     }
-    gpu = board.gpu_clock(root)
-    now = machine.cpu_info(os.path.join(root, "proc/cpuinfo")).get("cpu MHz", "")
+    gpu = jetson.gpu_clock(root)
+    now = cpu_info(os.path.join(root, "proc/cpuinfo")).get("cpu MHz", "")
     if mhz["scaling_cur_freq"] is None and now:
         mhz["scaling_cur_freq"] = int(float(now))
     return {
-        "governor": board.read(root, cpu + "scaling_governor"),
+        "governor": jetson.read(root, cpu + "scaling_governor"),
         "cpu_min_mhz": mhz["scaling_min_freq"],
         "cpu_now_mhz": mhz["scaling_cur_freq"],
         "cpu_max_mhz": mhz["scaling_max_freq"],
-        "board": board.model(root),
-        "l4t": board.l4t(root) if board.chip(root) else "",
-        "power_mode": board.power_mode(board.output_of("nvpmodel", "-q")) if board.chip(root) else "",
+        "board": jetson.model(root),
+        "l4t": jetson.l4t(root) if jetson.chip(root) else "",
+        "power_mode": jetson.power_mode(jetson.output_of("nvpmodel", "-q")) if jetson.chip(root) else "",
         "gpu_min_mhz": gpu[0] if gpu else None,
         "gpu_max_mhz": gpu[1] if gpu else None,
     }
@@ -249,7 +251,7 @@ def _name_libraries(result, bundle):
     for engine in result["engines"]:
         if "skipped" not in engine:
             with contextlib.suppress(PicnicError):
-                result["libraries"].update(here(find_engine(bundle, engine["name"]).kind)["libraries"])
+                result["libraries"].update(local_facts(find_engine(bundle, engine["name"]).kind)["libraries"])
 
 
 def _place_below_roof(bundle, engines, seconds):
@@ -304,7 +306,7 @@ def _spread(items):
 
 def _is_readable(path):
     try:
-        images.read_image(path)
+        read.read_image(path)
         return True
     except ImageError:
         return False
@@ -329,6 +331,6 @@ def _batches(text):
         sizes = sorted({int(part) for part in text.split(",")})
     except ValueError:
         sizes = []
-    if not sizes or sizes[0] < 1 or sizes[-1] > MOST_BATCH:
-        raise argparse.ArgumentTypeError("expected batch sizes such as 1,4,8, %d at most, got %s" % (MOST_BATCH, text))
+    if not sizes or sizes[0] < 1 or sizes[-1] > MAX_BATCH:
+        raise argparse.ArgumentTypeError("expected batch sizes such as 1,4,8, %d at most, got %s" % (MAX_BATCH, text))
     return sizes

@@ -34,8 +34,8 @@ import typing
 import numpy as np
 
 from benchmarks.bench import report
-from edge_runtime.cli.cli import parsed
-from edge_runtime.cli.command import print_json, say
+from edge_runtime.cli.options import parsed
+from edge_runtime.console import print_json, say
 from edge_runtime.errors import GotWorse, UsageError
 
 FORMAT_VERSION = 2  # of bench.json; schema.json describes it
@@ -383,6 +383,6 @@ def _percent(text):
 
 
 if __name__ == "__main__":
-    from edge_runtime.cli.command import run_verb
+    from edge_runtime.cli.run import run_verb
 
     sys.exit(run_verb(main, sys.argv[1:]))

@@ -9,8 +9,8 @@ import typing
 
 import numpy as np
 
-from edge_runtime.results.results import columns_of, row_of
-from edge_runtime.sources import tables
+from edge_runtime.results import text_formats
+from edge_runtime.results.rows import columns_of, row_of
 
 PERCENTILES = (("p50", 50), ("p90", 90), ("p95", 95), ("p99", 99), ("p99_9", 99.9))
 _LEAST_CALLS = 3
@@ -72,7 +72,7 @@ def end_to_end(classifier, items, out, seconds=0.0):
 
     Args:
         classifier: an open Classifier.
-        items: list of edge_runtime.sources.sources.Item.
+        items: list of edge_runtime.sources.items.Item.
         out: name of the table to write.
         seconds: all items are gone through once, and again as long as less time than this has passed.
 
@@ -84,7 +84,7 @@ def end_to_end(classifier, items, out, seconds=0.0):
     cpu_s, started = time.process_time(), time.perf_counter()
     write_s, photos = 0.0, 0
     with open(out, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-        write = tables.row_writer(file, columns_of(1), ".tsv")
+        write = text_formats.row_writer(file, columns_of(1), ".tsv")
         for prediction in classifier.classify(_passes(items, started + seconds)):
             before = time.perf_counter()
             write(row_of(prediction, 1))

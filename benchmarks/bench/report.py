@@ -8,9 +8,9 @@ import typing
 import numpy as np
 
 from edge_runtime import files, pages
-from edge_runtime.cli.command import say
+from edge_runtime.console import say
 from edge_runtime.errors import MissingRequirement, UsageError
-from edge_runtime.machine.requirements import require
+from edge_runtime.machine.libraries import require
 from edge_runtime.text import plain_json
 
 FILES = ("bench.html", "bench.md", "bench.csv", "bench.json")

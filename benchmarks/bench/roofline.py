@@ -11,10 +11,11 @@ import typing
 import numpy as np
 
 from convert.child import run_in_child
-from edge_runtime.bundle.bundle import INPUT_NAME, OUTPUT_NAME
+from edge_runtime.bundle.manifest import INPUT_NAME, OUTPUT_NAME
 from edge_runtime.errors import BundleError, MissingRequirement
-from edge_runtime.machine import machine
-from edge_runtime.machine.requirements import require
+from edge_runtime.machine import cpu, libraries
+from edge_runtime.machine.libraries import require
+from edge_runtime.machine.memory import memory_info
 
 VALUE_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "int8": 1}
 CPU_KINDS = ("onnxruntime", "openvino", "tensorflow")
@@ -108,7 +109,7 @@ def measured_here(seconds, copy_bytes, side):
     product = np.empty_like(left)
     flops = 2 * side**3
     found: typing.Dict[str, typing.Any] = {
-        "threads": machine.core_count(),
+        "threads": cpu.core_count(),
         "copy_bytes_per_s": _copy_rate(seconds, copy_bytes),
         "numpy_fp32_flops_per_s": flops / _best_s(lambda: np.dot(left, right, product), seconds),
         "numpy_blas": _blas(),
@@ -117,7 +118,7 @@ def measured_here(seconds, copy_bytes, side):
         openvino = require("openvino")
     except MissingRequirement:
         return found
-    found["openvino_version"] = machine.library_version("openvino")
+    found["openvino_version"] = libraries.library_version("openvino")
     capabilities = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     for precision in ("fp32", "bf16", "int8"):
         if precision != "bf16" or "BF16" in capabilities:
@@ -194,8 +195,8 @@ def _product(dims):
 
 def _copy_rate(seconds, size):
     """Returns the bytes per second that copying reads and writes; each core copies a part of its own."""
-    cores = machine.core_count()
-    available = machine.memory_info().get("MemAvailable", 8 * size)
+    cores = cpu.core_count()
+    available = memory_info().get("MemAvailable", 8 * size)
     part = max(1, min(size, available // 8) // cores)
     arrays = [(np.zeros(part, np.uint8), np.ones(part, np.uint8)) for _ in range(cores)]
     with concurrent.futures.ThreadPoolExecutor(cores) as pool:
@@ -242,6 +243,6 @@ def _openvino_product(openvino, right, precision):
     settings = {
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
-        "INFERENCE_NUM_THREADS": machine.core_count(),
+        "INFERENCE_NUM_THREADS": cpu.core_count(),
     }
     return openvino.Core().compile_model(model, "CPU", settings).create_infer_request()

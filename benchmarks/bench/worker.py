@@ -18,11 +18,12 @@ import numpy as np
 from benchmarks import loadgen
 from benchmarks.bench import measure
 from convert import parity
-from edge_runtime.bundle.bundle import Bundle
+from edge_runtime.bundle.reading import Bundle
 from edge_runtime.classifier import Classifier
 from edge_runtime.engines.base import EngineError
 from edge_runtime.errors import BundleError, PicnicError
-from edge_runtime.machine import board, machine
+from edge_runtime.machine import jetson
+from edge_runtime.machine.memory import peak_memory_bytes
 
 GPU_KINDS = ("tensorrt", "tf-trt")  # built for a largest batch; their memory is the GPU's
 END_TO_END = "end_to_end"
@@ -36,7 +37,7 @@ Task = typing.NamedTuple(
         ("bundle", str),  # its folder
         ("engine", str),
         ("batches", list),  # photos per call, in the order of measuring
-        ("items", list),  # edge_runtime.sources.sources.Item of the end-to-end run
+        ("items", list),  # edge_runtime.sources.items.Item of the end-to-end run
         ("scratch", str),  # an existing folder
         ("opener", typing.Callable),  # as edge_runtime.engines.open_engine(bundle, name, max_batch)
     ],
@@ -219,7 +220,7 @@ class _Subject:
 
     def memory(self):
         """Returns {"peak_rss_bytes", "gpu_memory_bytes"} so far; the GPU's is None where nothing tells it."""
-        return {"peak_rss_bytes": machine.peak_memory_bytes(), "gpu_memory_bytes": _gpu_memory_bytes(os.getpid())}
+        return {"peak_rss_bytes": peak_memory_bytes(), "gpu_memory_bytes": _gpu_memory_bytes(os.getpid())}
 
     def loadgen(self, scenario, mode, folder):
         """Runs a scenario of LoadGen: benchmarks.loadgen.run."""
@@ -229,7 +230,7 @@ class _Subject:
 def _gpu_memory_bytes(pid):
     """Returns what nvidia-smi says of a process; a Jetson has none, its GPU works in the machine's memory."""
     command = ["nvidia-smi", "--query-compute-apps=pid,used_memory", "--format=csv,noheader,nounits"]
-    for line in board.output_of(*command).splitlines():
+    for line in jetson.output_of(*command).splitlines():
         fields = [field.strip() for field in line.split(",")]
         if fields[0] == str(pid) and len(fields) == 2 and fields[1].isdigit():
             return int(fields[1]) << 20

@@ -32,7 +32,7 @@ _KEPT_CHARACTERS = 20000  # of each stream of a step: its beginning and its end
 _BUILD_S = 3600  # building an engine took 10 minutes on newer boards
 _RUN_S = 900
 _HEARTBEAT_S = 60
-# Kept as they are: edge_runtime/machine/board.py reads them, and was written without a board
+# Kept as they are: edge_runtime/machine/jetson.py reads them, and was written without a board
 _FILES = (
     "/proc/device-tree/model",
     "/proc/device-tree/compatible",

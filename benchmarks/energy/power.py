@@ -28,7 +28,7 @@ import threading
 import time
 import typing
 
-from edge_runtime.machine import board
+from edge_runtime.machine import jetson
 
 INTERVAL_S = 0.1
 TRUSTED_SAMPLES = 10  # fewer are said in the result
@@ -253,7 +253,7 @@ class Meter:
         for what, path in set(self._throttled_before) & set(self._throttled_after):
             grown = self._throttled_after[what, path] > self._throttled_before[what, path]
             seen[what] = seen.get(what, False) or grown
-        pinned = board.gpu_clock(self._root)
+        pinned = jetson.gpu_clock(self._root)
         # An Orin shows 0 where the GPU sleeps. A clock that may vary falls for want of work, too: it tells nothing.
         speeds = [sample.clocks_mhz["gpu"] for _, sample in self._samples if sample.clocks_mhz.get("gpu")]
         if pinned and pinned[0] == pinned[1] and speeds:
@@ -415,10 +415,10 @@ class _Rapl:
         self._joules = {}  # type: typing.Dict[str, float]
         folder = os.path.join(root, "sys/class/powercap")
         for zone in sorted(glob.glob(os.path.join(folder, "intel-rapl:*"))):
-            name = board.read(zone, "name")
+            name = jetson.read(zone, "name")
             parts = os.path.basename(zone).split(":")
             if len(parts) == 3:  # intel-rapl:0:1 is a part of intel-rapl:0
-                name = "%s/%s" % (board.read(os.path.join(folder, "intel-rapl:" + parts[1]), "name"), name)
+                name = "%s/%s" % (jetson.read(os.path.join(folder, "intel-rapl:" + parts[1]), "name"), name)
             counter = os.path.join(zone, "energy_uj")
             wraps_at = _number(os.path.join(zone, "max_energy_range_uj"))
             if _number(counter) is not None and wraps_at is not None:
@@ -469,13 +469,13 @@ def _ina3221_rails(root):
     for path in sorted(glob.glob(os.path.join(drivers, "ina3221x/*/iio:device*/in_power[0-9]_input"))):
         folder, channel = os.path.dirname(path), int(os.path.basename(path)[len("in_power")])
         address = os.path.basename(os.path.dirname(folder))
-        name = board.read(folder, "rail_name_%d" % channel) or _TX2_RAILS.get((address, channel), "")
+        name = jetson.read(folder, "rail_name_%d" % channel) or _TX2_RAILS.get((address, channel), "")
         if name and name != "NC":
             rails[name] = (path,)
     # 1 to 3 are the channels; 4 to 7 are shunt voltages and their sum
     for path in sorted(glob.glob(os.path.join(drivers, "ina3221/*/hwmon/hwmon*/in[1-3]_label"))):
         folder, label = os.path.split(path)
-        name = board.read(folder, label)
+        name = jetson.read(folder, label)
         if name and name != "NC":
             rails[name] = tuple(os.path.join(folder, part + label[2] + "_input") for part in ("in", "curr"))
     return rails
@@ -500,7 +500,7 @@ def _zones(root):
     for zone in sorted(glob.glob(os.path.join(root, _ZONES))):
         value = _number(os.path.join(zone, "temp"))  # a sensor that sleeps gives an error
         if value is not None:
-            found[board.read(zone, "type") or os.path.basename(zone)] = value / 1e3
+            found[jetson.read(zone, "type") or os.path.basename(zone)] = value / 1e3
     return _real_temperatures(found)
 
 

@@ -10,10 +10,11 @@ import tempfile
 import time
 
 from benchmarks.bench import bench, cli, compare
-from edge_runtime.bundle.bundle import Bundle
-from edge_runtime.cli.cli import positive
-from edge_runtime.cli.command import run_verb, say
-from edge_runtime.engines import open_engine
+from edge_runtime.bundle.reading import Bundle
+from edge_runtime.cli.options import positive
+from edge_runtime.cli.run import run_verb
+from edge_runtime.console import say
+from edge_runtime.engines.selection import open_engine
 from edge_runtime.errors import MissingRequirement
 
 SLOWER = 0.15

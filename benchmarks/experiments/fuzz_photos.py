@@ -25,9 +25,10 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from edge_runtime.cli.command import run_verb, say
+from edge_runtime.cli.run import run_verb
+from edge_runtime.console import say
 from edge_runtime.errors import ImageError, PicnicError
-from edge_runtime.photos import images, memory
+from edge_runtime.photos import decode, memory, spec
 
 HANG_S = 5.0
 BUDGET_MIB = 256
@@ -205,7 +206,7 @@ def _repair_checksums(data):
 
 def _outcome(data):
     try:
-        images.decode_image(data)
+        decode.decode_image(data)
         return "decoded"
     except ImageError as error:
         return "refused: %s" % str(error).split(" (")[0].split(",")[0][:40]
@@ -327,7 +328,7 @@ def _lines_of_child(seed, start, count):
 
 def _measure_threads():
     """Prints the peak memory of threads that each decode the largest PNG that is allowed."""
-    side = int(images.MAX_PIXELS**0.5)
+    side = int(spec.MAX_PIXELS**0.5)
     code = (
         "import sys, warnings\nfrom concurrent.futures import ThreadPoolExecutor\nwarnings.simplefilter('ignore')\n"
         "from benchmarks.experiments import fuzz_photos\nfrom edge_runtime.photos import images, memory\n"

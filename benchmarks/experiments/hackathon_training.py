@@ -23,11 +23,11 @@ import time
 
 import numpy as np
 
-from edge_runtime.cli.cli import positive
-from edge_runtime.cli.command import run_verb
+from edge_runtime.cli.options import positive
+from edge_runtime.cli.run import run_verb
 from edge_runtime.errors import UsageError
-from edge_runtime.machine.requirements import require
-from edge_runtime.sources import sources, tables
+from edge_runtime.machine.libraries import require
+from edge_runtime.sources import table, table_reader
 
 SIDE = 192
 BATCH = 32
@@ -94,8 +94,8 @@ def main(argv=None):
 
 def read_table(path, folder):
     """Returns (paths, labels) of the usable rows of a table; their photos are not looked at."""
-    rows = [row for row in tables.read_rows(path, need_label=True) if not row.problem]
-    return [sources.path_of(row.file, folder) for row in rows], [row.label for row in rows]
+    rows = [row for row in table_reader.read_rows(path, need_label=True) if not row.problem]
+    return [table.path_of(row.file, folder) for row in rows], [row.label for row in rows]
 
 
 def steps(paths):

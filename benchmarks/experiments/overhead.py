@@ -13,10 +13,10 @@ import numpy as np
 
 from benchmarks import rivals
 from benchmarks.bench.worker import EngineFailed, Task, Worker
-from edge_runtime.bundle.bundle import Bundle
-from edge_runtime.cli.cli import positive
-from edge_runtime.cli.command import run_verb
-from edge_runtime.engines import open_engine
+from edge_runtime.bundle.reading import Bundle
+from edge_runtime.cli.options import positive
+from edge_runtime.cli.run import run_verb
+from edge_runtime.engines.selection import open_engine
 from edge_runtime.errors import MissingRequirement
 
 SECONDS = 3  # of a turn; the app counts in whole ones
@@ -59,7 +59,7 @@ def compare(bundle, name, job, rounds):
     """Returns [(images/s of the bench's model-only windows at batch 1, images/s of the app)], one per round.
 
     Args:
-        bundle: edge_runtime.bundle.bundle.Bundle.
+        bundle: edge_runtime.bundle.reading.Bundle.
         name: of an engine.
         job: of benchmarks.rivals.jobs, the app on the same engine.
         rounds: how many.

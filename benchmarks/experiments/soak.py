@@ -15,10 +15,11 @@ import threading
 import time
 
 from edge_runtime.classifier import Classifier
-from edge_runtime.cli.command import run_verb, say
+from edge_runtime.cli.run import run_verb
+from edge_runtime.console import say
 from edge_runtime.errors import SomeInputsFailed
 from edge_runtime.pipeline.latency import Latency
-from edge_runtime.sources import live
+from edge_runtime.sources import kinds, live
 
 _MOST_GROWTH_BYTES = 16 << 20
 _MOST_GROWTH = 2  # threads or files: one may be on its way when it is counted
@@ -42,7 +43,7 @@ def main(argv=None):
     options = parser().parse_args(argv)
     lines = []
     with Classifier.open(options.bundle, options.engine, options.batch) as classifier:
-        say("%s on %s for %g minutes" % (classifier.engine.name, live.shown_name(options.source), options.minutes))
+        say("%s on %s for %g minutes" % (classifier.engine.name, kinds.shown_name(options.source), options.minutes))
         for line in soak(classifier, options.source, 60 * options.minutes, options.every):
             lines.append(line)
             print(json.dumps(line, sort_keys=True), flush=True)

@@ -25,11 +25,13 @@ import typing
 
 from benchmarks import rivals
 from edge_runtime import files
-from edge_runtime.cli.cli import share
-from edge_runtime.cli.command import print_json, run_verb, say
+from edge_runtime.cli.options import share
+from edge_runtime.cli.run import run_verb
+from edge_runtime.console import print_json, say
 from edge_runtime.errors import MissingRequirement, PicnicError, UsageError
-from edge_runtime.machine import machine
-from edge_runtime.sources import sources, tables
+from edge_runtime.machine import cpu
+from edge_runtime.results import text_formats
+from edge_runtime.sources import table, table_reader
 
 TRAIN = [sys.executable, "-m", "train"]
 HACKATHON = [sys.executable, "-m", "benchmarks.experiments.hackathon_training"]
@@ -41,7 +43,7 @@ import json, sys, time
 import numpy as np
 from edge_runtime.photos import images
 from train.model.augment import augment
-from train.data.pipeline import photo_batches
+from train.data.batches import photo_batches
 with open(sys.argv[1]) as file:
     paths = json.load(file)
 rates = []
@@ -155,7 +157,7 @@ def measure(photos, val_photos, weights, target=None, train_options=()):
 
         for name, some in (("train.tsv", photos), ("val.tsv", val_photos)):
             with files.whole_file(inside(name)) as file:
-                write = tables.row_writer(file, ["file", "label"], ".tsv")
+                write = text_formats.row_writer(file, ["file", "label"], ".tsv")
                 for path, label in some:
                     write([os.path.relpath(path, os.sep), label])
         files.write_json(inside("paths.json"), [path for path, _ in photos])
@@ -189,7 +191,7 @@ def measure(photos, val_photos, weights, target=None, train_options=()):
         "val_photos": len(val_photos),
         "classes": len({label for _, label in photos}),
         "weights": weights,
-        "machine": machine.describe(),
+        "machine": cpu.describe(),
         "pipeline_images_per_s": rates[0],
         "augmented_pipeline_images_per_s": rates[1],
         "features_images_per_s": features,
@@ -298,9 +300,9 @@ def time_to(curve, target):
 def _read_table(path, folder):
     if not os.path.isdir(folder):
         raise UsageError("--images %s: no such folder" % folder)
-    rows = list(tables.read_rows(path, need_label=True))
+    rows = list(table_reader.read_rows(path, need_label=True))
     labels = {
-        os.path.abspath(sources.path_of(row.file, folder)): row.label for row in rows if not row.problem
+        os.path.abspath(table.path_of(row.file, folder)): row.label for row in rows if not row.problem
     }  # one that is listed twice counts once
     usable, left_out = rivals.common_photos(list(labels))
     unusable = len(left_out) + sum(bool(row.problem) for row in rows)

@@ -20,13 +20,14 @@ import numpy as np
 
 from benchmarks import rivals
 from benchmarks.bench import cli, measure
-from edge_runtime.bundle.bundle import Bundle
+from edge_runtime.bundle.reading import Bundle
 from edge_runtime.classifier import Classifier
-from edge_runtime.cli.command import run_verb, say
-from edge_runtime.engines import open_engine
-from edge_runtime.machine import machine
-from edge_runtime.photos import images
-from edge_runtime.sources.sources import open_source
+from edge_runtime.cli.run import run_verb
+from edge_runtime.console import say
+from edge_runtime.engines.selection import open_engine
+from edge_runtime.machine import cpu, memory
+from edge_runtime.photos import decode, read
+from edge_runtime.sources.registry import open_source
 
 _LOOPS = {"opencv-onnxruntime": "loop of cv2 and ONNX Runtime", "hackathon": "tf.data one by one, Keras predict"}
 
@@ -49,8 +50,8 @@ def model_only(engine, pictures, batch, seconds=5.0):
 def decode_only(paths, scaled):
     """Decodes all photos on all cores. Returns images per second."""
     started = time.perf_counter()
-    with concurrent.futures.ThreadPoolExecutor(machine.core_count()) as pool:
-        for _ in pool.map(lambda path: images.decode_image(images.read_bytes(path), scaled), paths):
+    with concurrent.futures.ThreadPoolExecutor(cpu.core_count()) as pool:
+        for _ in pool.map(lambda path: decode.decode_image(read.read_bytes(path), scaled), paths):
             pass
     return len(paths) / (time.perf_counter() - started)
 
@@ -59,7 +60,7 @@ def at_work(call):
     """Returns (what call returns, the share of all cores' time that this process used meanwhile)."""
     started, cpu_started = time.perf_counter(), time.process_time()
     found = call()
-    seconds = (time.perf_counter() - started) * machine.core_count()
+    seconds = (time.perf_counter() - started) * cpu.core_count()
     return found, (time.process_time() - cpu_started) / seconds
 
 
@@ -123,9 +124,9 @@ def main(argv=None):
             len(items),
             min(len(items), options.loop_photos),
             options.rounds,
-            machine.peak_memory_bytes() / 2.0**20,
-            machine.describe()["cpu"],
-            machine.core_count(),
+            memory.peak_memory_bytes() / 2.0**20,
+            cpu.describe()["cpu"],
+            cpu.core_count(),
         )
     )
 

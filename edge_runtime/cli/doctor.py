@@ -16,11 +16,25 @@ import typing
 
 import cv2
 
-from edge_runtime.cli.command import print_json
+from edge_runtime.console import print_json
 from edge_runtime.engines import tf_trt
-from edge_runtime.engines.tensorrt import tensorrt
-from edge_runtime.machine import board, machine
-from edge_runtime.machine.requirements import INSTALL
+from edge_runtime.engines.tensorrt import context
+from edge_runtime.machine import cpu, libraries
+from edge_runtime.machine import jetson as machine_jetson
+from edge_runtime.machine.jetson import (
+    SWAP_COMMANDS,
+    cameras,
+    chip,
+    cuda_version,
+    gpu_clock,
+    l4t,
+    model,
+    output_of,
+    power_mode,
+    real_swap_bytes,
+)
+from edge_runtime.machine.libraries import INSTALL
+from edge_runtime.machine.memory import memory_available_bytes, memory_info
 from edge_runtime.photos import memory
 
 Check = typing.NamedTuple(
@@ -97,7 +111,7 @@ def main(argv=None):
     options = this.parse_args(argv)
     checks = examine()
     if options.json:
-        print_json({"machine": machine.describe(), "checks": [check._asdict() for check in checks]})
+        print_json({"machine": cpu.describe(), "checks": [check._asdict() for check in checks]})
         return
     width = max(len(check.name) for check in checks)
     margin = " " * (11 + width)
@@ -113,7 +127,7 @@ def examine(root="/"):
     Args:
         root: folder that stands for /, for what is read from /proc, /sys, /etc, /dev and /usr.
     """
-    jetson = board.chip(root)
+    jetson = chip(root)
     with concurrent.futures.ThreadPoolExecutor(len(_QUESTIONS)) as pool:
         asked = {name: pool.submit(ask, code) for name, code in _QUESTIONS.items() if _installed(name)}
         answers = {name: future.result() for name, future in asked.items()}
@@ -182,7 +196,7 @@ def _careful(name, step):
 def _installed(question):
     """Whether the library that a question is about is here, asked without importing it."""
     if question == "protobuf":
-        return machine.library_version("protobuf") is not None
+        return libraries.library_version("protobuf") is not None
     return importlib.util.find_spec({"tf-trt": "tensorflow"}.get(question, question)) is not None
 
 
@@ -192,17 +206,17 @@ def _python():
 
 
 def _cpu(root):
-    info = machine.cpu_info(os.path.join(root, "proc/cpuinfo"))
+    info = cpu.cpu_info(os.path.join(root, "proc/cpuinfo"))
     name = info.get("model name") or info.get("Hardware") or platform.processor() or "unknown"
-    features = " ".join(machine.cpu_features(info)) or "no known features"
-    cores, there = machine.core_count(root), os.cpu_count() or 1
+    features = " ".join(cpu.cpu_features(info)) or "no known features"
+    cores, there = cpu.core_count(root), os.cpu_count() or 1
     # Fewer than there are: a container's CPU quota, or the cores that this process is kept to.
     text = "%d cores" % cores if cores >= there else "%d of %d cores (limited for this process)" % (cores, there)
     return Check("cpu", "ok", "%s, %s, %s" % (name, text, features), "")
 
 
 def _board(root, jetson):
-    name = board.model(root)
+    name = model(root)
     if not name and jetson is None:
         return None
     family = "" if jetson is None else " (%s)" % jetson.name
@@ -212,17 +226,17 @@ def _board(root, jetson):
 def _jetpack(root, jetson):
     if jetson is None:
         return None
-    release = board.l4t(root)
+    release = l4t(root)
     if not release:
         return Check("jetpack", "warning", "L4T's release cannot be read", "see cat /etc/nv_tegra_release")
-    jetpack = board.jetpack(release)
+    jetpack = machine_jetson.jetpack(release)
     return Check("jetpack", "ok", "L4T %s (JetPack %s)" % (release, jetpack or "of it is not known here"), "")
 
 
 def _power_mode(jetson):
     if jetson is None:
         return None
-    mode = board.power_mode(board.output_of("nvpmodel", "-q"))
+    mode = power_mode(output_of("nvpmodel", "-q"))
     if mode.startswith("MAXN"):
         return Check("power mode", "ok", mode, "")
     most = "sudo nvpmodel -m 0" if jetson.compute_capability == "6.2" else "sudo nvpmodel -m N, N from nvpmodel -p"
@@ -234,7 +248,7 @@ def _power_mode(jetson):
 def _gpu_clock(root, jetson):
     if jetson is None:
         return None
-    clock = board.gpu_clock(root) or board.gpu_clock(root, board.output_of("jetson_clocks", "--show"))
+    clock = gpu_clock(root) or gpu_clock(root, output_of("jetson_clocks", "--show"))
     if clock is None:
         return Check("gpu clock", "warning", "unknown", "sudo jetson_clocks --show")
     if clock[0] == clock[1]:
@@ -243,13 +257,13 @@ def _gpu_clock(root, jetson):
 
 
 def _memory(root):
-    info = machine.memory_info(os.path.join(root, "proc/meminfo"))
+    info = memory_info(os.path.join(root, "proc/meminfo"))
     if not info:
         return Check("memory", "warning", "unknown (no /proc/meminfo)", "")
     text = "%.1f GiB, %.1f available, swap %.1f" % tuple(
         info.get(name, 0) / 2.0**30 for name in ("MemTotal", "MemAvailable", "SwapTotal")
     )
-    available = machine.memory_available_bytes(root)
+    available = memory_available_bytes(root)
     if available is not None and available < info.get("MemAvailable", 0):
         text += "; the limit of this container leaves %.1f" % (available / 2.0**30)
     enough = (available or 0) >= _LEAST_MEMORY_BYTES
@@ -266,13 +280,13 @@ def _decode_memory():
 
 def _swap(root, jetson):
     """Only a board whose GPU shares its memory runs out of it while an engine is built."""
-    if jetson is None or machine.memory_info(os.path.join(root, "proc/meminfo")).get("MemTotal", 0) > 12 << 30:
+    if jetson is None or memory_info(os.path.join(root, "proc/meminfo")).get("MemTotal", 0) > 12 << 30:
         return None
-    swap_bytes = board.real_swap_bytes(root)
+    swap_bytes = real_swap_bytes(root)
     text = "%.1f GiB beside zram" % (swap_bytes / 2.0**30)
     if swap_bytes >= _LEAST_SWAP_BYTES - (1 << 20):  # mkswap keeps a page for itself
         return Check("swap", "ok", text, "")
-    return Check("swap", "warning", text + ": building an engine may be killed", board.SWAP_COMMANDS)
+    return Check("swap", "warning", text + ": building an engine may be killed", SWAP_COMMANDS)
 
 
 def _disk():
@@ -283,7 +297,7 @@ def _disk():
 
 
 def _cameras(root):
-    found = ["%s (%s)" % camera for camera in board.cameras(root)]
+    found = ["%s (%s)" % camera for camera in cameras(root)]
     if found:
         return Check("cameras", "ok", ", ".join(found), "")
     return Check("cameras", "missing", "no /dev/video*", "plug in a USB camera, or check the CSI camera's cable")
@@ -296,13 +310,13 @@ def _gpu(root, jetson):
     if jetson is not None:
         text = "compute capability %s, shares the board's memory" % jetson.compute_capability
     else:
-        named = board.output_of("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader")
+        named = output_of("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader")
         text = ", driver ".join(named.splitlines()[0].split(", ")) if named else "/" + devices[0]
     return Check("nvidia gpu", "ok", text, "")
 
 
 def _cuda(root, jetson):
-    version = board.cuda_version(root)
+    version = cuda_version(root)
     if not version:
         mend = "sudo apt-get install nvidia-jetpack" if jetson else "NVIDIA's installer; pip's wheels bring their own"
         return Check("cuda", "missing", "no toolkit under /usr/local/cuda", mend)
@@ -330,7 +344,7 @@ def _pycuda(answer):
         return Check("pycuda", "missing", answer.problem, INSTALL["pycuda"])
     version, device, capability, usable = answer.value
     if not usable:
-        return Check("pycuda", "missing", "%s: %s" % (version, tensorrt.OLD_PYCUDA), tensorrt.PYCUDA_MEND)
+        return Check("pycuda", "missing", "%s: %s" % (version, context.OLD_PYCUDA), context.INSTALL_PYCUDA)
     return Check("pycuda", "ok", "%s, %s, compute capability %s" % (version, device, capability), "")
 
 
@@ -351,11 +365,11 @@ def _protobuf(answer):
         return None
     if answer.value is None:
         return Check("protobuf", "warning", answer.problem, "pip install --force-reinstall protobuf")
-    version = machine.library_version("protobuf")
+    version = libraries.library_version("protobuf")
     if answer.value in tf_trt.FAST_PROTOBUFS:
         return Check("protobuf", "ok", "%s (%s)" % (version, answer.value), "")
     text = "%s (written in Python): loading TF-TRT engines may take minutes" % version
-    return Check("protobuf", "warning", text, tf_trt.protobuf_mend())
+    return Check("protobuf", "warning", text, tf_trt.fix_for_protobuf())
 
 
 def _gstreamer(build_information, jetson):
@@ -369,8 +383,8 @@ def _gstreamer(build_information, jetson):
 
 
 def _library(name, purpose):
-    for distribution in (name,) + machine.OTHER_DISTRIBUTIONS.get(name, ()):
-        version = machine.distribution_version(distribution)
+    for distribution in (name,) + libraries.OTHER_DISTRIBUTIONS.get(name, ()):
+        version = libraries.distribution_version(distribution)
         if name == "numpy" and version == "1.19.5" and platform.machine() == "aarch64":
             return Check(
                 name,

@@ -5,10 +5,11 @@ import os
 import sys
 
 from edge_runtime import files
-from edge_runtime.bundle import bundle as bundles
-from edge_runtime.bundle import signing
-from edge_runtime.cli.command import run_verb, say
-from edge_runtime.engines import ENGINE_JSON, list_engines
+from edge_runtime.bundle import listing, manifest, reading, signing
+from edge_runtime.cli.run import run_verb
+from edge_runtime.console import say
+from edge_runtime.engines.record import ENGINE_JSON
+from edge_runtime.engines.selection import list_engines
 from edge_runtime.errors import BundleError, CorruptFile, UsageError
 
 
@@ -30,10 +31,10 @@ def main(argv=None):
     options = parser.parse_args(argv)
     if not signing.key():
         raise UsageError("%s is not set: it names the file with the key" % signing.KEY_FILE)
-    bundle = bundles.Bundle.open(options.bundle, need_signature=False)
-    with bundles.advising(bundles.ADVICE):
-        bundles.check_files(bundle.path, bundle.files, sums=True)
-    _sign(bundle.file(bundles.MANIFEST), bundle.manifest)
+    bundle = reading.Bundle.open(options.bundle, need_signature=False)
+    with listing.advising(manifest.ADVICE):
+        listing.check_files(bundle.path, bundle.files, sums=True)
+    _sign(bundle.file(manifest.MANIFEST), bundle.manifest)
     problems = []
     for info in list_engines(bundle):
         if info.record is None:
@@ -41,7 +42,7 @@ def main(argv=None):
         try:
             if info.record["source"]["bundle_id"] != bundle.id:
                 raise CorruptFile("%s: was made from bundle %s" % (info.path, info.record["source"]["bundle_id"]))
-            bundles.check_files(info.path, info.files, sums=True)
+            listing.check_files(info.path, info.files, sums=True)
             _sign(os.path.join(info.path, ENGINE_JSON), info.record)
         except CorruptFile as error:
             problems.append(str(error))

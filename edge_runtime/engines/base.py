@@ -6,7 +6,7 @@ import contextlib
 import numpy as np
 
 from edge_runtime.errors import PicnicError
-from edge_runtime.photos import images
+from edge_runtime.photos import spec
 
 
 class EngineError(RuntimeError):
@@ -123,7 +123,7 @@ class Engine(abc.ABC):
         self.close()
 
     def _check(self, batch):
-        expected = tuple(images.INPUT_SPEC["shape"])
+        expected = tuple(spec.INPUT_SPEC["shape"])
         if batch.dtype != np.uint8 or batch.shape[1:] != expected or not 1 <= len(batch) <= self.max_batch:
             raise ValueError(
                 "%s: expected uint8 [1..%d, %d, %d, %d], got %s %s"

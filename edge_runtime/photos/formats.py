@@ -1,6 +1,6 @@
 """What a file is, told by its first bytes: the photo formats that are read here, and names for everything else."""
 
-# Formats that edge_runtime.photos.images reads. HEIF and AVIF need the extra `heif` (AVIF: or Pillow 11.3 and newer).
+# Formats that edge_runtime.photos.decode reads. HEIF and AVIF need the extra `heif` (AVIF: or Pillow 11.3 and newer).
 PHOTO_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "HEIF", "AVIF")
 SUFFIXES = {
     ".jpg": "JPEG",

@@ -2,7 +2,7 @@
 
 NOT YET RUN ON A BOARD: written from NVIDIA's element names; the code around them runs in the tests with GStreamer's own
 jpegdec in their place. Off unless the environment says PICNIC_EDGE_JPEG=hardware. Its pixels are close to those of
-edge_runtime.photos.images, not the same: the VIC shrinks a photo to twice the network's input, and only the last
+edge_runtime.photos.decode, not the same: the VIC shrinks a photo to twice the network's input, and only the last
 halving is an average of all pixels. Before relying on it, compare the top-1 of `picnic-edge bench --labels` with and
 without it.
 
@@ -18,10 +18,12 @@ import cv2
 import numpy as np
 
 from edge_runtime.errors import MissingRequirement
-from edge_runtime.photos import images, jpeg
+from edge_runtime.photos import decode, jpeg, read, spec
+from edge_runtime.photos.header import read_header
+from edge_runtime.photos.picture import check_picture, fit_image, turn_upright
 
 SWITCH = "PICNIC_EDGE_JPEG"
-_TWICE = 2 * images.SIDE
+_TWICE = 2 * spec.SIDE
 _LEAST_SIDE = 2 * _TWICE  # smaller photos are quick to decode without it
 _PATIENCE_S = 5
 _MOST_DIFFERENCE = 3.0  # mean over the test picture's pixels, of 255; a wrong colour range differs by 8 and more
@@ -76,9 +78,9 @@ class HardwareDecoder:
         Large baseline JPEGs in colour go through the hardware, all else (and what it fails on) through
         images.decode_image. Which way a photo takes depends on the photo alone.
         """
-        header = images.read_header(data)
+        header = read_header(data)
         if not _suits(header) or jpeg.find_end(data, header.facts) < 0:
-            return images.decode_image(data)
+            return decode.decode_image(data)
         with self._lock:
             bgrx = None
             if not self._closed:  # by another user: it would be opened again for good
@@ -87,15 +89,15 @@ class HardwareDecoder:
                     self.failures += 1
                     self._stop()
         if bgrx is None:
-            return images.decode_image(data)
+            return decode.decode_image(data)
         rgb = cv2.cvtColor(bgrx, cv2.COLOR_BGRA2RGB)
-        picture = images.turn_upright(images.fit_image(rgb), header.orientation)
-        images.check_picture(picture)
+        picture = turn_upright(fit_image(rgb), header.orientation)
+        check_picture(picture)
         return picture
 
     def read_image(self, path):
         """Reads a photo as images.read_image does."""
-        return self.decode_image(images.read_bytes(path))
+        return self.decode_image(read.read_bytes(path))
 
     def close(self):
         """Frees the hardware; photos are decoded without it from now on. May be called any number of times."""
@@ -149,7 +151,7 @@ class HardwareDecoder:
         picture = self.decode_image(data.tobytes())
         if self.failures:
             raise MissingRequirement("%s=hardware: %s decodes no JPEG here" % (SWITCH, self._elements))
-        difference = np.abs(picture.astype(int) - images.decode_image(data.tobytes())).mean()
+        difference = np.abs(picture.astype(int) - decode.decode_image(data.tobytes())).mean()
         if difference > _MOST_DIFFERENCE:
             raise MissingRequirement(
                 "%s=hardware: %s shows a test picture %.1f of 255 off on average (at most %.1f): labels would suffer. "

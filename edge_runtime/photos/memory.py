@@ -12,7 +12,7 @@ import threading
 import typing
 
 from edge_runtime.errors import ImageError, UsageError
-from edge_runtime.machine import machine
+from edge_runtime.machine import memory
 
 SETTING = "PICNIC_EDGE_DECODE_MIB"  # environment: the budget in MiB
 _LEAST_BYTES = 64 << 20  # a photo of 12 megapixels must be readable on the smallest board
@@ -108,7 +108,7 @@ def default_bytes():
         if not text.isdigit() or int(text) < 1:
             raise UsageError("%s=%s: expected a whole number of MiB, 1 or more" % (SETTING, text))
         return int(text) << 20
-    return max((machine.memory_available_bytes() or 0) // _SHARE, _LEAST_BYTES)
+    return max((memory.memory_available_bytes() or 0) // _SHARE, _LEAST_BYTES)
 
 
 _lock = threading.Lock()

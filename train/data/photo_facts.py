@@ -1,6 +1,6 @@
 """What can be told about a photo without knowing what is on it: size, format, light, sharpness, and its likes.
 
-A photo is read once and decoded once, as the network sees it (edge_runtime.photos.images): a large JPEG at a fraction
+A photo is read once and decoded once, as the network sees it (edge_runtime.photos.decode): a large JPEG at a fraction
 of its size. Light, sharpness and likeness are measured on that picture, so that photos of any size are comparable.
 """
 
@@ -10,9 +10,9 @@ import typing
 import cv2
 import numpy as np
 
-from edge_runtime.machine.requirements import require
-from edge_runtime.photos import images
-from train.insight import pages
+from edge_runtime import pages
+from edge_runtime.machine.libraries import require
+from edge_runtime.photos import read
 
 # Grey values 0..255. Between the 5th and the 95th percentile, so that neither a lit product before black nor a dark one
 # on white is taken for a bad exposure. 2,936 photos taken in shops have a 95th percentile of 103 and more and a 5th of
@@ -82,7 +82,7 @@ PhotoFacts = typing.NamedTuple(
 
 def look_at(path):
     """Reads a photo and returns its PhotoFacts. Raises ImageError with the reason where it cannot be read."""
-    photo = images.read_photo(path)
+    photo = read.read_photo(path)
     rgb, header = photo.picture, photo.header
     width, height = (header.width, header.height) if header.orientation < 5 else (header.height, header.width)
     grey = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
@@ -106,7 +106,7 @@ def look_at(path):
 
 
 def likeness(rgb, sha256):
-    """Returns the Likeness of a photo: uint8 [299, 299, 3] as photos.images decodes it; sha256 of its bytes."""
+    """Returns the Likeness of a photo: uint8 [299, 299, 3] as photos.decode decodes it; sha256 of its bytes."""
     small = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
     small = cv2.resize(small, (_HASH_SIDE, _HASH_SIDE), interpolation=cv2.INTER_AREA)
     return Likeness(sha256, float(small.std()), _hash_bits(small), _colours(rgb))

@@ -14,15 +14,16 @@ import tempfile
 import time
 import typing
 
-from edge_runtime.cli.command import run_verb, say
-from train.cli import cli
-from train.model import finetune, model, recipe, workers
+from edge_runtime.cli.run import run_verb
+from edge_runtime.console import say
+from train.cli import train
+from train.model import fine_tune, network, recipe, workers
 from train.model.checkpoint import Checkpoint
 
 _MUCH = 1e3  # an epsilon beside which a gradient's size is nothing: Adam becomes SGD with momentum
-_SGD_RATE = 0.01 / (1 - finetune.BETA_1)  # momentum written as a mean of gradients, not as their sum
+_SGD_RATE = 0.01 / (1 - fine_tune.BETA_1)  # momentum written as a mean of gradients, not as their sum
 
-# name -> (changed values of train.model.finetune, of train.model.recipe, of the command line)
+# name -> (changed values of train.model.fine_tune, of train.model.recipe, of the command line)
 VARIANTS: typing.Dict[str, tuple] = {
     "as it is": ({}, {}, {}),
     "without augmentation": ({}, {}, {"augment": 0.0}),
@@ -51,7 +52,7 @@ def main(argv=None):
     names = this.parse_args(arguments[:place]).only or list(VARIANTS)
     with tempfile.TemporaryDirectory() as scratch:
         train_options = arguments[place + 1 :] + ["--out", os.path.join(scratch, "bundle")]
-        options = cli.parser().parse_args(train_options)
+        options = train.parser().parse_args(train_options)
         if not options.fine_tune:
             options.fine_tune = recipe.BLOCKS
         print("| variant | val loss | accuracy | macro-F1 | minutes |\n| --- | --: | --: | --: | --: |", flush=True)
@@ -66,21 +67,21 @@ def main(argv=None):
 def _train(name, options):
     """Trains one variant. Returns ((val loss, accuracy, macro-F1) of the head alone, the same at its best, minutes)."""
     started = time.perf_counter()
-    of_finetune, of_recipe, of_options = VARIANTS[name]
-    for module, values in ((finetune, of_finetune), (recipe, of_recipe), (options, of_options)):
+    of_fine_tune, of_recipe, of_options = VARIANTS[name]
+    for module, values in ((fine_tune, of_fine_tune), (recipe, of_recipe), (options, of_options)):
         for key, value in values.items():
             if not hasattr(module, key):  # renamed since
                 raise AttributeError("%s: %s has no %s" % (name, module, key))
             setattr(module, key, value)
     say("== %s" % name)
     sums: typing.Dict[str, str] = {}
-    training, validation = cli.read_photos(options, sums)
+    training, validation = train.read_photos(options, sums)
     class_names = sorted({photo.label for photo in training})
-    model.load_tensorflow()
+    network.load_tensorflow()
     strategy = workers.new_strategy()
-    model.set_seed(options.seed)
+    network.set_seed(options.seed)
     with strategy.scope():
-        base, _ = model.build_base(options.weights, [photo.path for photo in training])
+        base, _ = network.build_base(options.weights, [photo.path for photo in training])
     settings = recipe.Settings(
         epochs=options.epochs,
         blocks=options.fine_tune,

@@ -2,8 +2,8 @@
 
 DIR/explore.json holds, and DIR/explore.html shows ("photo" stands for {"split", "file", "label"}):
 
-warnings           what is likely not meant: kind, text (one line), and the facts that train/data/warn.py lists for each
-kind
+warnings           what is likely not meant: kind, text (one line), and the facts that train/data/warnings.py lists for
+each kind
 splits             per split ("train", "val"): name, listed (rows or files), readable, classes, largest_class,
                    smallest_class, imbalance (photos of the largest class to those of the smallest), all three null
                    without photos; missing_classes (that only the other split has)
@@ -33,7 +33,6 @@ In a name that is not UTF-8 the odd bytes are shown as \\xff, and file_bytes bes
 Lists are in a fixed order, each split sorted by file: the same photos give the same bytes.
 """
 
-import argparse
 import collections
 import concurrent.futures
 import os
@@ -41,85 +40,46 @@ import typing
 
 import numpy as np
 
-from edge_runtime import files
-from edge_runtime.bundle.bundle import Bundle
-from edge_runtime.cli.command import progress, say
+from edge_runtime.console import progress, say
 from edge_runtime.errors import ImageError, UsageError
-from edge_runtime.machine import machine
-from edge_runtime.machine.requirements import require
+from edge_runtime.machine import cpu
 from edge_runtime.photos import formats
-from edge_runtime.sources.sources import reason_of
-from edge_runtime.text import plain_json, printable
-from train.data import data, photo_facts, warn
-from train.insight import inner, label_errors, pages
+from edge_runtime.sources.storage import reason_of
+from edge_runtime.text import printable
+from train.data import photo_facts
+from train.data.labels import Photo, read_labels
+from train.data.warnings import of_conflicts, of_counts, of_labels, of_leak, of_sources, of_views
+from train.insight import label_errors, pages
 
 TRAIN, VAL = "train", "val"
+
 FLAWS = ("dark", "bright", "blurred", "uniform")
+
 
 # What the page shows of each kind, so that it stays below 15 MB; explore.json has everything.
 _GROUPS_SHOWN = 40
+
 _PHOTOS_OF_A_GROUP_SHOWN = 6
+
 _FLAWED_SHOWN = 24
+
 _ISSUES_SHOWN = 100
+
 _ROWS_SHOWN = 200
+
 _SHEET_PHOTOS = 1000  # of all contact sheets together
+
 _SHEET_PHOTOS_PER_CLASS = 5
+
 _COMMON_SIZES = 10
+
 _BINS = 30
+
 _BLUE, _ORANGE = "#3b82c4", "#d9822b"  # read on light and on dark
 
+
 # A readable photo.
-Seen = typing.NamedTuple("Seen", [("split", str), ("photo", data.Photo), ("facts", photo_facts.PhotoFacts)])
-
-
-def parser():
-    """Returns the argument parser of `picnic-edge explore`."""
-    this = argparse.ArgumentParser(
-        prog="picnic-edge explore",
-        description="Look at labelled photos before training: classes, sizes, unreadable, dark, blurred and duplicate "
-        "photos, photos shared by training and validation and, with --bundle, labels that are likely wrong. Writes "
-        "explore.html and explore.json.",
-        epilog="example: picnic-edge explore train.tsv --images photos/ --report report/",
-    )
-    this.add_argument(
-        "labels", metavar="TSV", help="table with the columns file and label, or a folder of class folders"
-    )
-    this.add_argument("--images", metavar="DIR", help="where the TSV's file names start (default: the TSV's folder)")
-    this.add_argument("--report", metavar="DIR", required=True, help="write explore.html and explore.json there")
-    this.add_argument("--val", metavar="TSV", help="validation photos: a table or a folder of class folders")
-    this.add_argument("--val-images", metavar="DIR", help="where --val's file names start (default: --images)")
-    this.add_argument("--bundle", metavar="BUNDLE", help="look for wrong labels with this bundle's network")
-    return this
-
-
-def main(argv=None):
-    """Writes the report. Raises PicnicError as the exit codes say; a photo that cannot be read is a finding."""
-    options = parser().parse_args(argv)
-    for module in ("jinja2", "matplotlib", "scipy.sparse.csgraph"):
-        require(module)
-    listed, problems, warnings = _read(options)
-    files.claim_folder(options.report, "--report")
-    if options.bundle:
-        label_errors.load()
-        bundle = Bundle.open(options.bundle)
-        session = inner.open_session(bundle, [inner.FEATURES])
-    seen, unreadable = _look_at_all(listed)
-    document = findings(seen, listed, problems + unreadable)
-    document["warnings"] = warnings + _warnings(seen, document)
-    if options.bundle:
-        document["label_check"] = _check_labels(seen, session, bundle)
-    try:
-        files.write_json(os.path.join(options.report, "explore.json"), plain_json(document))
-        _write_page(os.path.join(options.report, "explore.html"), document, seen)
-    except OSError as error:
-        raise UsageError("--report %s: cannot be written (%s)" % (options.report, error.strerror))
-    data.report_problems(
-        [data.Problem(one["file"], one["problem"]) for one in document["problems"]], None, strict=False
-    )
-    for warning in document["warnings"]:
-        say("warning: " + printable(warning["text"]))
-    print(_summary(document))
-    say("written: %s/explore.html, explore.json" % options.report)
+Seen = typing.NamedTuple("Seen", [("split", str), ("photo", Photo), ("facts", photo_facts.PhotoFacts)])
 
 
 def findings(seen, listed, problems):
@@ -175,7 +135,7 @@ def findings(seen, listed, problems):
 # ---- reading
 
 
-def _read(options):
+def read_splits(options):
     """Returns ({split: its Photos}, problems, warnings about what was read)."""
     sources = [(TRAIN, options.labels, options.images)]
     if options.val_images is not None and not options.val:
@@ -185,7 +145,7 @@ def _read(options):
     listed, problems = collections.OrderedDict(), []
     warnings: typing.List[dict] = []
     for split, source, folder in sources:
-        photos, set_aside = data.read_labels(source, folder, warnings)
+        photos, set_aside = read_labels(source, folder, warnings)
         if not photos and not set_aside:
             raise UsageError(
                 "%s: no labelled photo in it; expected a table with rows below its header file<TAB>label, or a folder "
@@ -194,14 +154,14 @@ def _read(options):
         listed[split] = sorted(photos)
         problems += [_problem(split, problem.file, problem.what) for problem in sorted(set_aside)]
     named = [(source, listed[split]) for split, source, _ in sources]
-    return listed, problems, warnings + warn.of_labels(named)
+    return listed, problems, warnings + of_labels(named)
 
 
-def _look_at_all(listed):
+def look_at_all(listed):
     """Returns (list of Seen, problems of the photos that cannot be read), both in the order of the photos."""
     todo = [(split, photo) for split, photos in listed.items() for photo in photos]
     seen, problems = [], []
-    with concurrent.futures.ThreadPoolExecutor(machine.core_count()) as pool:
+    with concurrent.futures.ThreadPoolExecutor(cpu.core_count()) as pool:
         results = progress(pool.map(_look_at, (photo for _, photo in todo)), len(todo), "look at photos")
         for (split, photo), (facts, problem) in zip(todo, results):
             if facts is None:
@@ -219,7 +179,8 @@ def _look_at(photo):
         return None, reason_of(photo, error)
 
 
-def _check_labels(seen, session, bundle):
+def check_labels(seen, session, bundle):
+    """Returns the labels that are likely wrong, found by a bundle's features."""
     unjudged = label_errors.unjudged_classes([one.photo.label for one in seen])
     judged = [one for one in seen if one.photo.label not in unjudged]
     issues = []
@@ -249,7 +210,7 @@ def _check_labels(seen, session, bundle):
     }
 
 
-def _warnings(seen, document):
+def warnings_of(seen, document):
     """Returns the warnings about the photos that were seen."""
     ours = [one for one in seen if one.split == TRAIN]
     labels = {
@@ -260,15 +221,15 @@ def _warnings(seen, document):
     groups = photo_facts.groups_of_frames([one.facts for one in ours], names)
     warnings = []
     if is_split:
-        warnings += warn.of_leak(
+        warnings += of_leak(
             document["leaking_val_photos"], sum(labels[VAL].values()), "keep photos that look alike in one split"
         )
     conflicts = [group["photos"] for group in document["duplicates"] if group["several_labels"]]
-    warnings += warn.of_conflicts(conflicts, "explore.html shows them")
-    warnings += warn.of_views(names, groups)
-    warnings += warn.of_counts(labels[TRAIN], set(labels[VAL]) if is_split else None)
+    warnings += of_conflicts(conflicts, "explore.html shows them")
+    warnings += of_views(names, groups)
+    warnings += of_counts(labels[TRAIN], set(labels[VAL]) if is_split else None)
     facts = [(one.photo.label, (one.facts.width, one.facts.height), one.facts.format) for one in ours]
-    return warnings + warn.of_sources(facts)
+    return warnings + of_sources(facts)
 
 
 # ---- findings
@@ -363,7 +324,8 @@ def _flawed(seen):
 # ---- what people read
 
 
-def _summary(document):
+def summary(document):
+    """Returns the lines that explore prints."""
     lines = []
     for split in document["splits"]:
         text = "%s: %d of %d listed photos usable, %d classes" % (
@@ -407,7 +369,8 @@ def _summary(document):
     return "\n".join(lines)
 
 
-def _write_page(path, document, seen):
+def write_page(path, document, seen):
+    """Writes explore.html."""
     groups = document["duplicates"]
     leaks = [group for group in groups if group["across_splits"]]
     conflicts = [group for group in groups if group["several_labels"] and not group["across_splits"]]

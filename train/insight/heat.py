@@ -3,8 +3,8 @@
 import cv2
 import numpy as np
 
-from edge_runtime.bundle.bundle import OUTPUT_NAME
-from edge_runtime.photos.images import SIDE
+from edge_runtime.bundle.manifest import OUTPUT_NAME
+from edge_runtime.photos.spec import SIDE
 from train.insight import inner
 
 LAST_BLOCK = inner.BLOCKS[-1]
@@ -15,7 +15,7 @@ def heat_maps(bundle, pixels, classes=None):
     """Runs photos through a bundle's network and returns what grad_cam finds.
 
     Args:
-        bundle: edge_runtime.bundle.bundle.Bundle.
+        bundle: edge_runtime.bundle.reading.Bundle.
         pixels: uint8 [n, 299, 299, 3], RGB, n >= 1.
         classes: int [n], the class that each photo's map is for; None for the most probable one.
 

@@ -7,11 +7,11 @@ import collections
 
 import numpy as np
 
-from edge_runtime.bundle.bundle import INPUT_NAME, OUTPUT_NAME
+from edge_runtime.bundle.manifest import INPUT_NAME, OUTPUT_NAME
 from edge_runtime.engines.onnxruntime import session
 from edge_runtime.errors import BundleError
-from edge_runtime.machine import machine
-from edge_runtime.machine.requirements import require
+from edge_runtime.machine import cpu
+from edge_runtime.machine.libraries import require
 
 FEATURES = "features"
 BLOCKS = tuple("mixed%d" % number for number in range(11))  # as Keras Applications calls InceptionV3's blocks
@@ -56,7 +56,7 @@ def open_session(bundle, outputs):
     """Opens a bundle's network with inner outputs.
 
     Args:
-        bundle: edge_runtime.bundle.bundle.Bundle.
+        bundle: edge_runtime.bundle.reading.Bundle.
         outputs: list out of "features" (what the last dense layer takes), "mixed0" ... "mixed10" (InceptionV3's blocks,
             early to late), "probabilities".
 
@@ -86,7 +86,7 @@ def open_session(bundle, outputs):
     del model.graph.output[:]
     for name in tensors.values():
         model.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
-    opened = session(model.SerializeToString(), machine.core_count(), optimize=True)
+    opened = session(model.SerializeToString(), cpu.core_count(), optimize=True)
     return InnerSession(opened, tensors, kernel, bias)
 
 

@@ -12,11 +12,11 @@ import warnings
 
 import numpy as np
 
-from edge_runtime.cli.command import progress
+from edge_runtime.console import progress
 from edge_runtime.errors import ImageError
-from edge_runtime.machine import machine
-from edge_runtime.machine.requirements import require
-from edge_runtime.photos import images
+from edge_runtime.machine import cpu
+from edge_runtime.machine.libraries import require
+from edge_runtime.photos.read import read_image
 from train.insight import inner
 
 FOLDS = 5  # a class needs as many photos, so that four or more are there to learn it from
@@ -63,12 +63,12 @@ def compute_features(session, paths):
 
     def read(path):
         try:
-            return images.read_image(path)
+            return read_image(path)
         except ImageError as error:
             problems[path] = str(error)
             return None
 
-    with concurrent.futures.ThreadPoolExecutor(machine.core_count()) as pool, progress(
+    with concurrent.futures.ThreadPoolExecutor(cpu.core_count()) as pool, progress(
         total=len(paths), what="features"
     ) as bar:
         for start in range(0, len(paths), _BATCH):

@@ -5,7 +5,7 @@ import typing
 
 import numpy as np
 
-from edge_runtime.machine.requirements import require
+from edge_runtime.machine.libraries import require
 from edge_runtime.text import printable
 
 ClassScore = typing.NamedTuple(
@@ -163,7 +163,7 @@ def _answers(probabilities, truth):
     """Returns (confidence of each photo's label, whether the label is right)."""
     confidence = probabilities.max(axis=1).astype(
         np.float64
-    )  # compared as edge_runtime.results.results.row_of compares it
+    )  # compared as edge_runtime.results.rows.row_of compares it
     return confidence, probabilities.argmax(axis=1) == np.asarray(truth)
 
 

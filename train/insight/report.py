@@ -9,15 +9,16 @@ import unicodedata
 
 import numpy as np
 
-from edge_runtime import engines, files
+from edge_runtime import files
 from edge_runtime.classifier import Prediction
-from edge_runtime.cli.command import say
+from edge_runtime.console import say
+from edge_runtime.engines import selection
 from edge_runtime.errors import ImageError, PicnicError, UsageError
-from edge_runtime.machine import machine
-from edge_runtime.machine.requirements import require
-from edge_runtime.photos import images
-from edge_runtime.results.results import columns_of, row_of
-from edge_runtime.sources import tables
+from edge_runtime.machine import cpu, libraries
+from edge_runtime.machine.libraries import require
+from edge_runtime.photos import read, spec
+from edge_runtime.results import text_formats
+from edge_runtime.results.rows import columns_of, row_of
 from edge_runtime.text import plain_json, printable
 from train.insight import heat, metrics, pages
 
@@ -63,8 +64,8 @@ def figures(bundle, photos, probabilities, engine_name, set_aside=0, trained_on=
     """Scores a bundle's answers.
 
     Args:
-        bundle: open edge_runtime.bundle.bundle.Bundle.
-        photos: list of train.data.data.Photo, at least one. A label that the bundle does not know counts as a wrong
+        bundle: open edge_runtime.bundle.reading.Bundle.
+        photos: list of train.data.labels.Photo, at least one. A label that the bundle does not know counts as a wrong
         answer. probabilities: float32 [photos, classes of the bundle].
         engine_name: what gave the answers.
         set_aside: how many photos could not be scored.
@@ -90,7 +91,7 @@ def figures(bundle, photos, probabilities, engine_name, set_aside=0, trained_on=
         "photos_trained_on": trained_on,
         "set_aside": set_aside,
         "per_class": [dict(row._asdict()) for row in table],
-        "machine": machine.describe(),
+        "machine": cpu.describe(),
     }
 
 
@@ -117,7 +118,7 @@ def write_report(
             are then those of its own validation.
         provenance: (what, value) pairs of text, shown where the page says how to reproduce it.
         others: (name, Bundle) of those that it is compared with.
-        problems: train.data.data.Problem of each photo that was not scored; predictions.tsv has them at its end.
+        problems: train.data.labels.Problem of each photo that was not scored; predictions.tsv has them at its end.
 
     Raises:
         MissingRequirement: see check_requirements. UsageError: the folder cannot be written.
@@ -143,11 +144,11 @@ def write_report(
         document = results[0] if len(results) == 1 else {"bundles": results}
         files.write_json(os.path.join(folder, "evaluation.json"), plain_json(document))
         with files.whole_file(os.path.join(folder, "per_class.tsv")) as file:
-            write = tables.row_writer(file, metrics.ClassScore._fields, ".tsv")
+            write = text_formats.row_writer(file, metrics.ClassScore._fields, ".tsv")
             for row in table:
                 write(row)
         with files.whole_file(os.path.join(folder, "predictions.tsv")) as file:
-            write = tables.row_writer(file, ["truth"] + columns_of(top), ".tsv")
+            write = text_formats.row_writer(file, ["truth"] + columns_of(top), ".tsv")
             for photo, own in zip(photos, probabilities):
                 write([photo.label] + row_of(Prediction(photo.file, bundle.class_names, own), top))
             for problem in problems:
@@ -287,9 +288,9 @@ def _small(photo, confidence):
 def _read(path):
     """Returns a photo as the network sees it; grey where it can no longer be read."""
     try:
-        return images.read_image(path)
+        return read.read_image(path)
     except ImageError:
-        return np.full(images.INPUT_SPEC["shape"], 128, np.uint8)
+        return np.full(spec.INPUT_SPEC["shape"], 128, np.uint8)
 
 
 def _reliability_plot(bins):
@@ -357,7 +358,7 @@ def _curve(values, name, series):
 
 def _engine_record(bundle, engine_name):
     """Returns an engine's engine.json as text, "" for what was not made by `convert`."""
-    records = [info.record for info in engines.list_engines(bundle) if info.name == engine_name and info.record]
+    records = [info.record for info in selection.list_engines(bundle) if info.name == engine_name and info.record]
     return json.dumps(records[0], indent=2, sort_keys=True) if records else ""
 
 
@@ -383,7 +384,7 @@ def _how_it_was_trained(bundle):
 def _provenance(bundle, result, others):
     """Returns (what, value) pairs of text: how a bundle came to be, where it was evaluated, how others came to be."""
     versions = (bundle.manifest.get("training") or {}).get("versions") or {}
-    here = {name: machine.library_version(name) for name in sorted(set(versions) | {"picnic-edge"})}
+    here = {name: libraries.library_version(name) for name in sorted(set(versions) | {"picnic-edge"})}
     rows = [("versions here", _listed(here)), ("machine here", _machine(result["machine"]))]
     rows = _how_it_was_trained(bundle) + [(what, value) for what, value in rows if value]
     return rows + [("%s: %s" % (name, what), value) for name, own in others for what, value in _how_it_was_trained(own)]
@@ -394,7 +395,7 @@ def _listed(versions):
 
 
 def _machine(facts):
-    """Returns a machine of edge_runtime.machine.machine.describe in a line."""
+    """Returns a machine of edge_runtime.machine.cpu.describe in a line."""
     parts = [facts.get("cpu"), "%s cores" % facts["cores"] if facts.get("cores") else ""]
     parts += [facts.get("system"), "Python %s" % facts["python"] if facts.get("python") else ""]
     return ", ".join(part for part in parts if part)

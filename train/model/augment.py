@@ -9,7 +9,7 @@ that was interrupted sees the same pictures when it goes on.
 import cv2
 import numpy as np
 
-from edge_runtime.photos.images import SIDE
+from edge_runtime.photos.spec import SIDE
 
 ROTATION_DEGREES = 25.0
 ZOOM = (0.75, 1.45)  # below 1 the photo shrinks and its mirrored edge shows

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from edge_runtime.machine.requirements import require
+from edge_runtime.machine.libraries import require
 
 _TEMPERATURES = (0.05, 20.0)
 

@@ -8,7 +8,7 @@ import time
 import numpy as np
 
 from edge_runtime import files
-from edge_runtime.cli.command import say
+from edge_runtime.console import say
 from edge_runtime.errors import UsageError
 
 _STATE = "state.npz"

@@ -12,16 +12,19 @@ import cv2
 import numpy as np
 
 from edge_runtime import files
-from edge_runtime.bundle.bundle import INPUT_NAME, OUTPUT_NAME, Sample, publishable, write_manifest
-from edge_runtime.cli.command import progress, say
-from edge_runtime.engines import EngineInfo, create_engine
+from edge_runtime.bundle.manifest import INPUT_NAME, OUTPUT_NAME
+from edge_runtime.bundle.reading import Sample
+from edge_runtime.bundle.writing import check_target, write_manifest
+from edge_runtime.console import progress, say
+from edge_runtime.engines.modules import create_engine
+from edge_runtime.engines.record import EngineInfo
 from edge_runtime.errors import ImageError, ParityError, UsageError
-from edge_runtime.machine import machine
-from edge_runtime.machine.requirements import require
-from edge_runtime.photos import images
-from edge_runtime.pipeline import pipeline
+from edge_runtime.machine import cpu
+from edge_runtime.machine.libraries import require
+from edge_runtime.photos import read, spec
+from edge_runtime.pipeline import classify_items
 from edge_runtime.text import printable
-from train.model.model import scale
+from train.model.network import scale
 
 OPSET = 13  # the newest that TensorRT 8.2 on the Jetson TX2 reads
 MAX_DIFFERENCE = 1e-5  # of a probability, between the Keras model and an exported file, in fp32
@@ -37,13 +40,13 @@ def export_bundle(out, base, head, class_names, photos, probabilities, metrics, 
 
     Args:
         out: folder to publish the bundle under; an older bundle there is replaced in one step.
-        base, head: Keras models as train.model.model builds them.
+        base, head: Keras models as train.model.network builds them.
         class_names: in the order of the head's outputs.
-        photos: train.data.data.Photo list that the exported files are compared on.
+        photos: train.data.labels.Photo list that the exported files are compared on.
         probabilities: float32 [len(photos), classes], the Keras model's own answers.
         metrics, training: plain dicts for the manifest; the agreement found here is added to metrics.
         max_difference: of a probability, between the Keras model and an exported file.
-        sample: edge_runtime.bundle.bundle.Sample to keep in the bundle; None for the first SAMPLE_PHOTOS of photos.
+        sample: edge_runtime.bundle.reading.Sample to keep in the bundle; None for the first SAMPLE_PHOTOS of photos.
 
     Returns:
         the agreement: {file: {"max_abs_difference", "top1_equal", "photos"}}.
@@ -52,7 +55,7 @@ def export_bundle(out, base, head, class_names, photos, probabilities, metrics, 
         ParityError: an exported file answers differently; nothing is published.
         UsageError: something else lies under this name by now, or the disk is full; nothing is published.
     """
-    publishable(out)  # it was when the training began
+    check_target(out)  # it was when the training began
     say("exporting the bundle")
     with _telling_of_a_full_disk(out), files.whole_folder(out) as folder:
         files.remove_abandoned(os.path.dirname(os.path.realpath(out)))
@@ -60,7 +63,7 @@ def export_bundle(out, base, head, class_names, photos, probabilities, metrics, 
         _save_model(graph, os.path.join(folder, "saved_model"))
         _save_onnx(graph, os.path.join(folder, "model.onnx"))
         if sample is None:
-            sample = take_sample(photos[:SAMPLE_PHOTOS], probabilities[:SAMPLE_PHOTOS], images.read_image)
+            sample = take_sample(photos[:SAMPLE_PHOTOS], probabilities[:SAMPLE_PHOTOS], read.read_image)
         _save_sample(os.path.join(folder, "sample"), sample)
         agreement = {
             name: _compare(kind, os.path.join(folder, name), photos, probabilities, max_difference)
@@ -76,7 +79,7 @@ def _telling_of_a_full_disk(out):
     try:
         yield
     except Exception:
-        publishable(out)
+        check_target(out)
         raise
 
 
@@ -98,7 +101,7 @@ def _freeze(base, head):
 
 def _input_spec():
     tensorflow = require("tensorflow")
-    return tensorflow.TensorSpec([None] + images.INPUT_SPEC["shape"], tensorflow.uint8, name=INPUT_NAME)
+    return tensorflow.TensorSpec([None] + spec.INPUT_SPEC["shape"], tensorflow.uint8, name=INPUT_NAME)
 
 
 def _save_model(graph, folder):
@@ -193,7 +196,7 @@ def _compare(kind, path, photos, expected, max_difference):
     answers = []
     with create_engine(info, expected.shape[1], _CHECK_BATCH, None).open() as engine:
         paths = (photo.path for photo in progress(photos, what="check " + os.path.basename(path)))
-        for answer in pipeline.classify_items(paths, images.read_image, engine, _CHECK_BATCH, machine.core_count()):
+        for answer in classify_items.classify_items(paths, read.read_image, engine, _CHECK_BATCH, cpu.core_count()):
             if answer.error:
                 raise ParityError("export: %s: %s: %s" % (os.path.basename(path), answer.item, answer.error))
             answers.append(answer.probabilities)

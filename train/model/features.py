@@ -15,12 +15,12 @@ import zlib
 
 import numpy as np
 
-from edge_runtime.cli.command import progress, say
+from edge_runtime.console import progress, say
 from edge_runtime.errors import ImageError, UsageError
-from edge_runtime.machine.requirements import require
-from edge_runtime.photos import images
-from train.data.pipeline import photo_batches
-from train.model.model import FEATURES, scale
+from edge_runtime.machine.libraries import require
+from edge_runtime.photos import read, spec
+from train.data.batches import photo_batches
+from train.model.network import FEATURES, scale
 
 _RECORD = np.dtype([("photo", "S64"), ("features", "<f4", (FEATURES,)), ("crc32", "<u4")])
 _BATCH = 16
@@ -46,7 +46,7 @@ def compute_features(base, photos, sums):
 
     Args:
         base: Keras model, float32 [n, 299, 299, 3] in [-1, 1] -> float32 [n, 2048].
-        photos: list of readable train.data.data.Photo.
+        photos: list of readable train.data.labels.Photo.
         sums: {path: sha256 of the photo's bytes, hexadecimal}.
 
     Returns:
@@ -82,7 +82,7 @@ def _append(file, base, missing, rows):
     sum_of = {path: sha256 for sha256, path in missing.items()}
 
     def load(path):
-        photo = images.read_photo(path)
+        photo = read.read_photo(path)
         if photo.sha256 != sum_of[path]:
             raise ImageError("it has changed since it was checked")
         return photo.picture
@@ -143,7 +143,7 @@ def _open_cache(key):
 
 def _network_key(base):
     """A name for what the features depend on: the network's weights and the input spec."""
-    digest = hashlib.sha256(repr(sorted(images.INPUT_SPEC.items())).encode())
+    digest = hashlib.sha256(repr(sorted(spec.INPUT_SPEC.items())).encode())
     for weight in base.get_weights():
         digest.update(np.ascontiguousarray(weight).tobytes())
     return digest.hexdigest()[:32]

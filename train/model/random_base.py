@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from edge_runtime.machine.requirements import require
+from edge_runtime.machine.libraries import require
 
 SHIFT = 2.0  # beta of every batch norm: ReLU then sees mean 2, standard deviation 1
 

@@ -18,15 +18,16 @@ import typing
 
 import numpy as np
 
-from edge_runtime.cli.command import progress, say
+from edge_runtime.console import progress, say
 from edge_runtime.errors import UsageError
-from edge_runtime.machine.requirements import require
-from edge_runtime.photos import images
-from train.data import data
-from train.data.pipeline import photo_batches
+from edge_runtime.machine.libraries import require
+from edge_runtime.photos import read
+from train.data import split
+from train.data.batches import photo_batches
 from train.insight import metrics
-from train.model import calibrate, finetune, model, workers
+from train.model import calibrate, fine_tune, workers
 from train.model.features import compute_features
+from train.model.network import Network, build_head, scale, set_seed, train_head
 
 BLOCKS = 8
 FINE_TUNE_EPOCHS = 16  # where the time allows them
@@ -57,7 +58,7 @@ Settings = typing.NamedTuple(
 Outcome = typing.NamedTuple(
     "Outcome",
     [
-        ("network", model.Network),
+        ("network", Network),
         ("probabilities", np.ndarray),  # float32 [validation photos, classes], calibrated, from before the refit
         ("history", dict),  # stage -> {metric: [value per epoch]}
         ("calibration", dict),  # temperature, ece_before, ece_after
@@ -71,9 +72,9 @@ def train(base, strategy, training, validation, class_names, sums, settings, che
     """Runs all stages, or those that an earlier run has left to do.
 
     Args:
-        base: Keras model as train.model.model.build_base makes it.
+        base: Keras model as train.model.network.build_base makes it.
         strategy: tf.distribute strategy that the base was built under.
-        training, validation: lists of train.data.data.Photo.
+        training, validation: lists of train.data.labels.Photo.
         class_names: in the order of the head's outputs.
         sums: {path: sha256 of the photo's bytes}.
         settings: Settings.
@@ -89,8 +90,8 @@ def train(base, strategy, training, validation, class_names, sums, settings, che
     place = [len(checkpoint.kept), checkpoint.facts.get("epoch", 0)]
     if list(workers.mean(strategy, place)) != place:
         raise UsageError("--resume: the workers' folders %s differ; copy the chief's to all" % checkpoint.folder)
-    labels, val_labels = (data.class_indices(photos, class_names) for photos in (training, validation))
-    weights = data.class_weights(labels, len(class_names))
+    labels, val_labels = (split.class_indices(photos, class_names) for photos in (training, validation))
+    weights = split.class_weights(labels, len(class_names))
     if weights.max() > 1:
         say("classes are weighted: a photo counts from %.2f to %.2f" % (weights.min(), weights.max()))
     if "head" in checkpoint.kept:
@@ -98,18 +99,18 @@ def train(base, strategy, training, validation, class_names, sums, settings, che
         history, interrupted = dict(checkpoint.kept["head"]), False
     else:
         features, val_features = (compute_features(base, photos, sums) for photos in (training, validation))
-        head, history, interrupted = model.train_head(
+        head, history, interrupted = train_head(
             features, labels, weights, settings.epochs, val_features, val_labels, watch
         )
         kernel, bias = head.get_weights()
         if not interrupted:
             checkpoint.keep("head", dict(history), head_kernel=kernel, head_bias=bias)
     with strategy.scope():
-        head = model.build_head(len(class_names))
+        head = build_head(len(class_names))
     head.set_weights([kernel, bias])
-    network = model.Network(base, head, strategy)
+    network = Network(base, head, strategy)
 
-    plan = finetune.Plan(
+    plan = fine_tune.Plan(
         stage="fine-tune",
         blocks=settings.blocks,
         epochs=settings.fine_tune_epochs,
@@ -120,7 +121,7 @@ def train(base, strategy, training, validation, class_names, sums, settings, che
     )
     if settings.blocks and not settings.fine_tune_epochs and not interrupted:
         if "epochs" not in checkpoint.kept:
-            photo_s = finetune.seconds_per_photo(network, training, labels, weights, plan)
+            photo_s = fine_tune.seconds_per_photo(network, training, labels, weights, plan)
             taken_s = workers.mean(strategy, [checkpoint.seconds()])[0]
             checkpoint.keep("epochs", _epochs_in(taken_s, photo_s, len(training), len(validation), settings))
         plan = plan._replace(epochs=checkpoint.kept["epochs"])
@@ -132,7 +133,7 @@ def train(base, strategy, training, validation, class_names, sums, settings, che
         if settings.blocks and not interrupted:
             validate = _validator(validation, val_labels, class_names)
             plan = plan._replace(peak_rate=_rate(PEAK_RATE, plan.epochs))
-            history["fine_tune"], interrupted = finetune.fine_tune(
+            history["fine_tune"], interrupted = fine_tune.fine_tune(
                 network, training, labels, weights, validate, plan, checkpoint, watch
             )
         raw = predict(network, [photo.path for photo in validation])
@@ -149,12 +150,12 @@ def train(base, strategy, training, validation, class_names, sums, settings, che
     refitted = False
     if settings.refit and not interrupted:
         photos, all_labels = training + validation, np.concatenate([labels, val_labels])
-        weights = data.class_weights(all_labels, len(class_names))
+        weights = split.class_weights(all_labels, len(class_names))
         say("refit: learning from all %d photos" % len(photos))
         if np.argmin(history.get("fine_tune", {}).get("val_loss", [0])):  # fine-tuning did better than the head alone
             epochs = _refit_epochs(plan.epochs)
             plan = plan._replace(stage=REFIT, epochs=epochs, peak_rate=_rate(REFIT_RATE, plan.epochs))
-            history[REFIT], interrupted = finetune.fine_tune(
+            history[REFIT], interrupted = fine_tune.fine_tune(
                 network, photos, all_labels, weights, None, plan, checkpoint, watch
             )
             halves = {
@@ -164,8 +165,8 @@ def train(base, strategy, training, validation, class_names, sums, settings, che
         else:
             epochs = int(np.argmin(history["val_loss"])) + 1
             features = compute_features(base, photos, sums)
-            model.set_seed(settings.seed)  # a resumed training has drawn fewer random numbers until here
-            found, history[REFIT], interrupted = model.train_head(
+            set_seed(settings.seed)  # a resumed training has drawn fewer random numbers until here
+            found, history[REFIT], interrupted = train_head(
                 features, all_labels, weights, epochs, watch=watch, stage=REFIT
             )
             head.set_weights(found.get_weights())
@@ -217,11 +218,11 @@ def _epochs_in(taken_s, photo_s, training, validation, settings):
     return epochs
 
 
-def predict(network, paths, load=images.read_image):
+def predict(network, paths, load=read.read_image):
     """Returns float32 [photos, classes]: the network's probabilities, in float32 arithmetic throughout."""
     tensorflow = require("tensorflow")
     base, head, _ = network
-    run = tensorflow.function(lambda pixels: head(base(model.scale(pixels), training=False)), autograph=False)
+    run = tensorflow.function(lambda pixels: head(base(scale(pixels), training=False)), autograph=False)
     with progress(total=len(paths), what="predict") as bar:
         found = []
         for pixels in photo_batches(paths, _BATCH, load):

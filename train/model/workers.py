@@ -14,7 +14,7 @@ import sys
 import numpy as np
 
 from edge_runtime.errors import UsageError
-from edge_runtime.machine.requirements import require
+from edge_runtime.machine.libraries import require
 
 
 def cluster():

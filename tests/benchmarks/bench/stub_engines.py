@@ -5,8 +5,8 @@ import time
 
 import numpy as np
 
-from edge_runtime.engines import EngineInfo
 from edge_runtime.engines.base import Engine
+from edge_runtime.engines.record import EngineInfo
 from edge_runtime.errors import BundleError, MissingRequirement
 
 

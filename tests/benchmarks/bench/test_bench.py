@@ -19,10 +19,11 @@ from benchmarks.bench import bench, cli, measure, report, roofline, worker
 from benchmarks.bench.worker import EngineFailed, Task, Worker
 from convert import cli as convert_cli
 from edge_runtime import files
-from edge_runtime.bundle.bundle import Bundle
-from edge_runtime.engines import EngineInfo
+from edge_runtime.bundle.reading import Bundle
+from edge_runtime.engines.record import EngineInfo
 from edge_runtime.errors import BundleError, MissingRequirement, UsageError
-from edge_runtime.machine import machine
+from edge_runtime.machine import libraries
+from edge_runtime.machine.cpu import describe
 from tests import helpers
 from tests.benchmarks.bench import stub_engines
 
@@ -159,8 +160,8 @@ def test_json_is_one_document_with_every_engine(bundle, photos):
         check_figures(engines[name])
         assert len(engines[name]["cold_starts_s"]) == 3
         assert engines[name]["cold_start_s"] == sorted(engines[name]["cold_starts_s"])[1] > 0.05
-    assert result["partial"] is False and result["machine"] == machine.describe()
-    assert result["libraries"]["onnxruntime"] == machine.library_version("onnxruntime")
+    assert result["partial"] is False and result["machine"] == describe()
+    assert result["libraries"]["onnxruntime"] == libraries.library_version("onnxruntime")
     assert result["bundle_id"] == Bundle.open(bundle).id
     assert result["command"][:3] == ["picnic-edge", "bench", bundle]
     assert result["photos"] == photos and result["photo_count"] == 6
@@ -223,7 +224,7 @@ def test_table_has_a_row_per_engine_and_names_the_skipped(bundle, photos, stub, 
     assert all(float(cell) >= 0 for row in found for cell in row[1:] if cell != "-")
     assert len({len(line) for line in lines[:4]}) == 1
     text = "\n".join(lines)
-    assert machine.describe()["cpu"] in text
+    assert describe()["cpu"] in text
     assert "6 photos (%s)" % photos in text
     assert "onnxruntime-bf16 skipped: " in text and "sparc64" in text
 
@@ -418,7 +419,7 @@ def test_an_unstable_engine_is_said_and_marked(tiny_bundle, stub, monkeypatch, c
 
 def test_engines_that_do_not_fit_into_memory_together_come_one_after_the_other(bundle, stub, monkeypatch, capsys):
     monkeypatch.setattr(bench, "check_engine", lambda *_: None)
-    monkeypatch.setattr(machine, "memory_info", lambda: {"MemAvailable": 64 << 20})
+    monkeypatch.setattr(roofline, "memory_info", lambda: {"MemAvailable": 64 << 20})
     for engine in two_engines(bundle, capsys).values():
         check_figures(engine)
 
@@ -426,7 +427,7 @@ def test_engines_that_do_not_fit_into_memory_together_come_one_after_the_other(b
 def test_engines_on_a_gpu_are_open_alone(monkeypatch):
     kinds = {"a": "onnxruntime", "b": "openvino", "c": "tensorrt", "d": "tensorrt"}
     monkeypatch.setattr(bench, "find_engine", lambda bundle, name: EngineInfo(name, kinds[name], "fp16", "", None))
-    monkeypatch.setattr(machine, "memory_info", lambda: {"MemAvailable": 64 << 30})
+    monkeypatch.setattr(roofline, "memory_info", lambda: {"MemAvailable": 64 << 30})
     subjects = {name: bench.Subject(name) for name in kinds}
     assert bench._fits(None, [subjects["a"]], subjects["b"])
     assert not bench._fits(None, [subjects["a"]], subjects["c"])
@@ -588,7 +589,7 @@ def test_ctrl_c_exits_with_130_and_leaves_no_process(tiny_bundle, tmp_path):
     """The signal goes to all processes of the terminal, as from its keyboard; the engine is in a call without end."""
     code = (
         "import sys; from benchmarks.bench import bench, cli; from tests.benchmarks.bench import stub_engines\n"
-        "from edge_runtime.cli.command import run_verb\n"
+        "from edge_runtime.cli.run import run_verb\n"
         "bench.COLD_STARTS = 0; cli.open_engine = stub_engines.open_endless\n"
         "if __name__ == '__main__': sys.exit(run_verb(cli.main, sys.argv[1:]))\n"
     )

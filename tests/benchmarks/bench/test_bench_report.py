@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.bench import bench, report
 from benchmarks.bench.bench import Subject
-from edge_runtime.machine import machine
+from edge_runtime.machine import cpu
 from tests.benchmarks.bench.test_bench import faults, schema
 
 PHOTO_MS = {
@@ -143,7 +143,7 @@ def document(metered=True, names=tuple(PHOTO_MS)):
         "batches": [1, 4, 8],
         "seconds_per_measurement": 3.0,
         "version": "0.1.0",
-        "machine": machine.describe(),
+        "machine": cpu.describe(),
         "clocks": {
             "governor": "performance",
             "cpu_min_mhz": None,

@@ -11,8 +11,8 @@ import pytest
 
 from benchmarks.bench import bench, cli, compare
 from benchmarks.experiments import compare_trial
-from edge_runtime.bundle.bundle import Bundle
-from edge_runtime.engines import open_engine
+from edge_runtime.bundle.reading import Bundle
+from edge_runtime.engines.selection import open_engine
 from edge_runtime.errors import GotWorse, UsageError
 from tests import helpers
 

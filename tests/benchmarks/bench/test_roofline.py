@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks.bench import roofline
 from edge_runtime.errors import BundleError
-from edge_runtime.machine import machine
+from edge_runtime.machine import cpu, libraries
 
 WORK = {
     "macs_per_image": 500,
@@ -112,11 +112,11 @@ def test_no_claim_is_made_where_nothing_was_measured():
 def test_peaks_are_measured():
     found = roofline.measure_peaks(seconds=0.01, copy_bytes=1 << 20, side=64)
     json.dumps(found)
-    assert found["threads"] == machine.core_count() and found["numpy_blas"]
+    assert found["threads"] == cpu.core_count() and found["numpy_blas"]
     rates = {name: value for name, value in found.items() if name.endswith("_per_s")}
     assert all(value > 1e6 for value in rates.values())
     expected = {"copy_bytes_per_s", "numpy_fp32_flops_per_s"}
-    if machine.library_version("openvino"):
+    if libraries.library_version("openvino"):
         expected |= {"openvino_fp32_flops_per_s", "openvino_int8_flops_per_s"}
     assert set(rates) - {"openvino_bf16_flops_per_s"} == expected
 

@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks.experiments import hackathon_training, training
 from edge_runtime.errors import MissingRequirement, UsageError
-from edge_runtime.sources import sources, tables
+from edge_runtime.sources import table, table_reader
 from tests import helpers
 
 # What `python -m train` prints, with its progress bars as they look where standard error is no terminal.
@@ -137,9 +137,9 @@ def test_everything_is_measured_from_outside(labels, planted, tmp_path, capsys):
         assert arguments[arguments.index("--fine-tune") + 1] == "0" and "--no-refit" in arguments
     assert timed_run[0][-2:] == ["--fine-tune", "1"] and "--no-refit" not in timed_run[0]
     assert timed_run[0][timed_run[0].index("--images") + 1] == os.sep
-    rows = list(tables.read_rows(str(planted) + ".tsv", need_label=True))
+    rows = list(table_reader.read_rows(str(planted) + ".tsv", need_label=True))
     assert len(rows) == 15 and not any(row.problem for row in rows)
-    assert all(os.path.isfile(sources.path_of(row.file, os.sep)) for row in rows)
+    assert all(os.path.isfile(table.path_of(row.file, os.sep)) for row in rows)
     assert not os.path.exists(os.path.dirname(miss[1]))  # nothing is left behind
 
 

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from edge_runtime import files
-from edge_runtime.bundle import bundle
-from edge_runtime.bundle.bundle import Bundle
-from edge_runtime.engines import open_engine
+from edge_runtime.bundle import writing
+from edge_runtime.bundle.manifest import MANIFEST, identity_of
+from edge_runtime.bundle.reading import Bundle
+from edge_runtime.engines.selection import open_engine
 from edge_runtime.errors import BundleError, UsageError
 from tests.helpers import COLOURS, add_tiny_saved_model, flip_byte, photo, picnic_edge, write_bytes, write_photo
 
@@ -27,12 +28,12 @@ def refusal(folder, use=lambda opened: None):
 
 def change_manifest(folder, change, resign=False):
     """Applies a function to a bundle's manifest; resign makes its id fit again, as a careful forger would."""
-    path = os.path.join(folder, bundle.MANIFEST)
+    path = os.path.join(folder, MANIFEST)
     with open(path, encoding="utf-8") as file:
         manifest = json.load(file)
     change(manifest)
     if resign:
-        manifest["id"] = bundle._identity(manifest)
+        manifest["id"] = identity_of(manifest)
     files.write_json(path, manifest)
 
 
@@ -159,8 +160,8 @@ def write_saved_model(folder):
     """Adds a folder that no library would load, and lists it."""
     for name in ("saved_model.pb", "variables/a"):
         write_bytes(os.path.join(folder, "saved_model", name), name.encode())
-    os.unlink(os.path.join(folder, bundle.MANIFEST))
-    bundle.write_manifest(folder, sorted(COLOURS), {}, {})
+    os.unlink(os.path.join(folder, MANIFEST))
+    writing.write_manifest(folder, sorted(COLOURS), {}, {})
 
 
 def test_weights_in_another_file_are_refused_also_where_that_is_listed(tiny_bundle, tmp_path, monkeypatch):
@@ -170,8 +171,8 @@ def test_weights_in_another_file_are_refused_also_where_that_is_listed(tiny_bund
     path = os.path.join(tiny_bundle, "model.onnx")
     model = onnx.load(path)
     onnx.save_model(model, path, save_as_external_data=True, location="weights", size_threshold=0)
-    os.unlink(os.path.join(tiny_bundle, bundle.MANIFEST))
-    bundle.write_manifest(tiny_bundle, sorted(COLOURS), {}, {})
+    os.unlink(os.path.join(tiny_bundle, MANIFEST))
+    writing.write_manifest(tiny_bundle, sorted(COLOURS), {}, {})
     monkeypatch.chdir(tiny_bundle)
     for use in (open_engine, lambda opened: opened.checked("model.onnx")):
         assert "its file model.onnx has weights in other files, which are not checked" in refusal(tiny_bundle, use)
@@ -206,8 +207,8 @@ def as_npy(values):
 )
 def test_a_sample_that_is_listed_and_no_sample_is_refused(tiny_bundle, name, data):
     write_bytes(os.path.join(tiny_bundle, "sample", name), data)
-    os.unlink(os.path.join(tiny_bundle, bundle.MANIFEST))
-    bundle.write_manifest(tiny_bundle, sorted(COLOURS), {}, {})
+    os.unlink(os.path.join(tiny_bundle, MANIFEST))
+    writing.write_manifest(tiny_bundle, sorted(COLOURS), {}, {})
     assert refusal(tiny_bundle, Bundle.sample).startswith("%s: its sample cannot be read (" % tiny_bundle)
 
 
@@ -303,32 +304,32 @@ def test_a_size_that_is_none_is_refused(tiny_bundle, size_bytes):
 
 
 def test_a_manifest_that_is_nested_deeply_is_refused(tiny_bundle):
-    path = os.path.join(tiny_bundle, bundle.MANIFEST)
+    path = os.path.join(tiny_bundle, MANIFEST)
     with open(path, encoding="utf-8") as file:
         text = file.read()
     for depth in range(100, sys.getrecursionlimit() + 50, 7):  # the reader's limit is not the writer's
         write_bytes(path, text.replace('"class_names": [', '"class_names": %s[' % ("[" * depth)).encode())
-        assert bundle.MANIFEST in refusal(tiny_bundle)
+        assert MANIFEST in refusal(tiny_bundle)
         deep = text.replace('"class_names": [', '"class_names": [%s%s,' % ("[" * depth, "]" * depth))
         write_bytes(path, deep.encode())
         assert "manifest" in refusal(tiny_bundle)
 
 
 def test_a_manifest_of_no_reasonable_size_is_not_read(tiny_bundle):
-    path = os.path.join(tiny_bundle, bundle.MANIFEST)
+    path = os.path.join(tiny_bundle, MANIFEST)
     os.truncate(path, 6 << 30)  # takes no room on the disk
     assert "larger than 256 MiB" in refusal(tiny_bundle)
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b"\xff\xfe", b"[" * 100000], ids=["empty", "cut", "binary", "nested"])
 def test_a_manifest_that_is_no_json_is_refused(tiny_bundle, data):
-    write_bytes(os.path.join(tiny_bundle, bundle.MANIFEST), data)
+    write_bytes(os.path.join(tiny_bundle, MANIFEST), data)
     assert "manifest.json is no JSON" in refusal(tiny_bundle)
 
 
 @pytest.mark.parametrize("data", [b"[]", b"7", b"null", b'"text"'])
 def test_a_manifest_that_is_no_object_is_refused(tiny_bundle, data):
-    write_bytes(os.path.join(tiny_bundle, bundle.MANIFEST), data)
+    write_bytes(os.path.join(tiny_bundle, MANIFEST), data)
     assert "has bundle format None" in refusal(tiny_bundle)
 
 
@@ -456,7 +457,7 @@ def test_json_that_cannot_be_written_leaves_the_old_file(tmp_path):
 @pytest.mark.parametrize("name", ["new", "a/b/new", "empty", "bundle"])
 def test_a_bundle_may_be_published_as_a_new_name_or_over_a_bundle(tmp_path, tiny_bundle, name):
     os.mkdir(str(tmp_path / "empty"))
-    assert bundle.publishable(str(tmp_path / name)) is None
+    assert writing.check_target(str(tmp_path / name)) is None
 
 
 @pytest.mark.parametrize("name", ["folder", "file", "dangling"])
@@ -465,39 +466,39 @@ def test_a_bundle_is_not_published_over_something_else(tmp_path, name):
     write_bytes(tmp_path / "file", b"x")
     os.symlink("nowhere", str(tmp_path / "dangling"))
     with pytest.raises(UsageError, match="exists and is no bundle"):
-        bundle.publishable(str(tmp_path / name))
+        writing.check_target(str(tmp_path / name))
 
 
 def test_a_bundle_is_not_published_where_the_disk_is_full(tmp_path, monkeypatch):
     usage = type(shutil.disk_usage(str(tmp_path)))(1 << 40, (1 << 40) - (100 << 20), 100 << 20)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     with pytest.raises(UsageError, match="only 100 MiB are free"):
-        bundle.publishable(str(tmp_path / "new"))
+        writing.check_target(str(tmp_path / "new"))
 
 
 def test_a_bundle_is_not_published_where_nothing_can_be_written(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     with pytest.raises(UsageError, match="cannot write to %s" % tmp_path):
-        bundle.publishable(str(tmp_path / "a" / "new"))
+        writing.check_target(str(tmp_path / "a" / "new"))
 
 
 def test_a_bundle_is_not_published_below_a_file(tmp_path):
     write_bytes(tmp_path / "file", b"x")
     with pytest.raises(UsageError, match="cannot write to %s" % (tmp_path / "file")):
-        bundle.publishable(str(tmp_path / "file" / "deep" / "new"))
+        writing.check_target(str(tmp_path / "file" / "deep" / "new"))
 
 
 def test_a_folder_with_a_manifest_of_something_else_is_not_replaced(tmp_path):
     write_bytes(tmp_path / "data" / "manifest.json", b'{"name": "my photos"}')
     write_bytes(tmp_path / "data" / "photos" / "a.jpg", b"x")
     with pytest.raises(UsageError, match="exists and is no bundle"):
-        bundle.publishable(str(tmp_path / "data"))
+        writing.check_target(str(tmp_path / "data"))
 
 
 def test_a_bundle_with_the_user_s_own_files_in_it_is_not_replaced(tmp_path, tiny_bundle):
     write_bytes(os.path.join(tiny_bundle, "notes.txt"), b"x")
     with pytest.raises(UsageError, match="holds more than a bundle: 'notes.txt'; move that away"):
-        bundle.publishable(tiny_bundle)
+        writing.check_target(tiny_bundle)
 
 
 @pytest.mark.parametrize("kind", ["pipe", "device"])

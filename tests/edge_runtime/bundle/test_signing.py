@@ -7,12 +7,13 @@ import shutil
 
 import pytest
 
-from edge_runtime import engines, files
-from edge_runtime.bundle import bundle as bundles
-from edge_runtime.bundle import signing
-from edge_runtime.bundle.bundle import Bundle
+from edge_runtime import files
+from edge_runtime.bundle import signing, writing
+from edge_runtime.bundle.manifest import MANIFEST
+from edge_runtime.bundle.reading import Bundle
 from edge_runtime.cli import sign_bundle
-from edge_runtime.engines import list_engines, open_engine
+from edge_runtime.engines.record import ENGINE_JSON
+from edge_runtime.engines.selection import list_engines, open_engine
 from edge_runtime.errors import BundleError, UsageError
 from tests.helpers import COLOURS, flip_byte, photo, picnic_edge, write_bytes, write_photo
 
@@ -57,16 +58,16 @@ def change(path, **values):
 
 
 def manifest_of(folder):
-    return os.path.join(folder, bundles.MANIFEST)
+    return os.path.join(folder, MANIFEST)
 
 
 def record_of(folder):
-    return os.path.join(folder, "engines", ENGINE, engines.ENGINE_JSON)
+    return os.path.join(folder, "engines", ENGINE, ENGINE_JSON)
 
 
 def write_again(folder):
     os.unlink(manifest_of(folder))
-    bundles.write_manifest(folder, sorted(COLOURS), {"history": {1: 0.25}}, {"seed": 3})
+    writing.write_manifest(folder, sorted(COLOURS), {"history": {1: 0.25}}, {"seed": 3})
 
 
 # --- writing and reading
@@ -184,7 +185,7 @@ def test_a_key_of_another_length_is_wrong_usage(tmp_path, monkeypatch, data, sai
 def test_a_key_that_cannot_be_read_is_wrong_usage_before_the_work(tiny_bundle, tmp_path, monkeypatch, name):
     os.mkdir(str(tmp_path / "folder"))
     monkeypatch.setenv(signing.KEY_FILE, str(tmp_path / name))
-    for work in (lambda: Bundle.open(tiny_bundle), lambda: bundles.publishable(str(tmp_path / "new"))):
+    for work in (lambda: Bundle.open(tiny_bundle), lambda: writing.check_target(str(tmp_path / "new"))):
         with pytest.raises(UsageError, match="PICNIC_EDGE_KEY_FILE=.*%s: (cannot be read|expected a reg)" % name):
             work()
 

@@ -21,12 +21,13 @@ import zlib
 import numpy as np
 
 from edge_runtime import classifier
-from edge_runtime.cli import cli, interrupts
-from edge_runtime.cli.command import run_verb
-from edge_runtime.engines import EngineInfo
+from edge_runtime.cli import classify, signals
+from edge_runtime.cli.run import run_verb
 from edge_runtime.engines.base import Engine
+from edge_runtime.engines.record import EngineInfo
 from edge_runtime.errors import ImageError
-from edge_runtime.results import journal, results
+from edge_runtime.results import file_sink, formats, journal
+from edge_runtime.results import rows as results_rows
 
 PICTURE_S = 0.0002
 COUNTS = {"CHECKPOINT_ROWS": 60, "CHECKPOINT_S": 0.05}
@@ -104,7 +105,7 @@ def kill_at(point, count):
     """Makes the process kill itself at the count-th time that it comes to a point."""
     here = at(count, lambda: os.kill(os.getpid(), signal.SIGKILL))
     if point == "row":
-        around(results, "row_of", before=here)
+        around(results_rows, "row_of", before=here)
     elif point == "data":
         around(journal, "write_journal", before=here)
     elif point == "journal":
@@ -112,23 +113,23 @@ def kill_at(point, count):
     elif point == "checkpoint":
         around(journal, "write_journal", after=here)
     elif point == "whole":
-        around(results, "place", before=here)
+        around(formats, "place", before=here)
     elif point == "named":
         around(os, "replace", after=here, only=lambda old, new: ".partial" not in new)
     else:
         assert point == "removed"
-        around(results, "place", after=here)
+        around(formats, "place", after=here)
 
 
 if __name__ == "__main__":
     classifier.open_engine = open_batch_engine
     classifier._load = load
     for name, value in COUNTS.items():
-        setattr(results, name, value)
+        setattr(file_sink, name, value)
     for name, install in (("KILL_AT", kill_at), ("HANG_AT", hang_at)):
         point, _, count = os.environ.get(name, "").partition(":")
         if point:
             install(point, int(count))
-    interrupts.DRAIN_S = float(os.environ.get("DRAIN_S", interrupts.DRAIN_S))
+    signals.DRAIN_S = float(os.environ.get("DRAIN_S", signals.DRAIN_S))
     print("ready", flush=True)
-    sys.exit(run_verb(cli.main, sys.argv[1:]))
+    sys.exit(run_verb(classify.main, sys.argv[1:]))

@@ -20,14 +20,18 @@ import numpy as np
 import pytest
 
 from edge_runtime import Classifier
-from edge_runtime.annotate import annotate
-from edge_runtime.bundle.bundle import write_manifest
-from edge_runtime.cli import cli
-from edge_runtime.cli.command import run_verb
+from edge_runtime import classifier as classifier_module
+from edge_runtime.annotate import annotator
+from edge_runtime.bundle.writing import write_manifest
+from edge_runtime.cli import classify
+from edge_runtime.cli.run import run_verb
 from edge_runtime.errors import EngineLost, StorageLost
-from edge_runtime.photos import images, jpeg_hardware
-from edge_runtime.results import journal, results
-from edge_runtime.sources import live, sources
+from edge_runtime.photos import jpeg_hardware
+from edge_runtime.photos import read as photos_read
+from edge_runtime.results import file_sink, journal
+from edge_runtime.results import rows as results_rows
+from edge_runtime.sources import live
+from edge_runtime.sources.items import Items
 from tests.edge_runtime.sources import http_camera
 from tests.helpers import (
     COLOURS,
@@ -72,7 +76,7 @@ def plain(bundle, photos):
 def exit_code(*arguments):
     """Runs classify in this process, for what ends before any work is done."""
     try:
-        return run_verb(cli.main, [os.fspath(argument) for argument in arguments])
+        return run_verb(classify.main, [os.fspath(argument) for argument in arguments])
     except SystemExit as stopped:  # argparse
         return stopped.code
 
@@ -614,7 +618,7 @@ class Resumable:
 
     def stop_after(self, monkeypatch, rows, error=None, more=()):
         """Runs until so many rows were done, when something fails (the engine, unless error says what)."""
-        row_of, done = results.row_of, []
+        row_of, done = results_rows.row_of, []
 
         def failing(*arguments):
             if len(done) == rows:
@@ -623,7 +627,7 @@ class Resumable:
             return row_of(*arguments)
 
         with monkeypatch.context() as patch:
-            patch.setattr(results, "row_of", failing)
+            patch.setattr(results_rows, "row_of", failing)
             return self.run(*more)
 
     def beside(self):
@@ -662,7 +666,7 @@ def test_the_source_is_not_replaced(bundle, photos, clip, tmp_path, capsys, opti
 
 
 def test_a_document_that_is_stopped_holds_what_was_answered(bundle, photos, monkeypatch, capsys):
-    row_of, done = results.row_of, []
+    row_of, done = results_rows.row_of, []
 
     def failing(*arguments):
         done.append(arguments)
@@ -670,7 +674,7 @@ def test_a_document_that_is_stopped_holds_what_was_answered(bundle, photos, monk
             raise EngineLost("the GPU has fallen off the bus")
         return row_of(*arguments)
 
-    monkeypatch.setattr(results, "row_of", failing)
+    monkeypatch.setattr(results_rows, "row_of", failing)
     assert exit_code(bundle, photos, "--json", "--batch", "2") == EngineLost.exit_code
     document = json.loads(capsys.readouterr().out)
     assert document["interrupted"] is True and document["photos"] == len(document["results"]) == 4
@@ -901,7 +905,7 @@ def test_resumed_counts_are_of_the_whole_file(bundle, photos, tmp_path, monkeypa
     table = str(tmp_path / "in.tsv")
     write_table(table, [("gone.jpg", ""), EXPECTED[0], EXPECTED[1], ("lost.jpg", ""), EXPECTED[2], EXPECTED[3]])
     job = Resumable(bundle, table, tmp_path / "out.tsv")
-    monkeypatch.setattr(results, "CHECKPOINT_ROWS", 1)
+    monkeypatch.setattr(file_sink, "CHECKPOINT_ROWS", 1)
     job.arguments = lambda *more: [bundle, table, "--images", photos, "--out", job.out, "--batch", "2"] + list(more)
     job.stop_after(monkeypatch, 5)
     capsys.readouterr()
@@ -916,7 +920,7 @@ def test_resumed_counts_are_of_the_whole_file(bundle, photos, tmp_path, monkeypa
 def test_an_output_that_fails_on_the_way_is_explained_and_can_be_gone_on_with(
     job, in_twos, monkeypatch, capsys, number
 ):
-    monkeypatch.setattr(results, "CHECKPOINT_ROWS", 2)
+    monkeypatch.setattr(file_sink, "CHECKPOINT_ROWS", 2)
     fsync, calls = os.fsync, []
 
     def failing(descriptor):
@@ -926,7 +930,7 @@ def test_an_output_that_fails_on_the_way_is_explained_and_can_be_gone_on_with(
         return fsync(descriptor)
 
     with monkeypatch.context() as patch:
-        patch.setattr(results.os, "fsync", failing)
+        patch.setattr(os, "fsync", failing)
         assert job.run() == 2
     said = capsys.readouterr().err
     assert "picnic-edge: --out %s: cannot be written (%s)" % (job.out, os.strerror(number)) in said
@@ -1092,7 +1096,7 @@ def test_a_disk_that_fails_under_a_video_ends_with_4_and_the_run_can_be_resumed(
         return pread(file, count, place)
 
     with monkeypatch.context() as patch:
-        patch.setattr(live.os, "pread", fails)
+        patch.setattr(os, "pread", fails)
         assert job.run() == StorageLost.exit_code == 4
     assert "clip.avi: cannot be read any more (Input/output error)" in capsys.readouterr().err
     assert not os.path.exists(job.out)
@@ -1159,14 +1163,14 @@ class Window:
 
 
 def test_closing_the_window_ends_a_camera_s_run_well(bundle, long_clip, tmp_path, monkeypatch):
-    monkeypatch.setattr(annotate, "open_window", Window)
+    monkeypatch.setattr(annotator, "open_window", Window)
     out = tmp_path / "out.tsv"
     assert exit_code(bundle, long_clip, "--realtime", "--out", out, "--show", "--batch", "1") == 0
     assert 3 <= len(read_rows_of(out.read_bytes())) < 1000
 
 
 def test_closing_the_window_before_the_last_photo_leaves_the_file_unfinished(job, in_twos, monkeypatch, capsys):
-    monkeypatch.setattr(annotate, "open_window", Window)
+    monkeypatch.setattr(annotator, "open_window", Window)
     assert job.run("--show") == 130
     assert "to continue: picnic-edge classify" in capsys.readouterr().err and not os.path.exists(job.out)
     assert job.run("--resume") == 0
@@ -1219,14 +1223,14 @@ def test_a_camera_s_run_that_is_stopped_has_its_file(bundle, long_clip, tmp_path
 
 def losing(monkeypatch, name, lose):
     """Patches reading so that the folder goes away when the photo of that name is to be read."""
-    read_image = images.read_image
+    read_image = photos_read.read_image
 
     def read(path):
         if path.endswith(name):
             lose()
         return read_image(path)
 
-    monkeypatch.setattr(images, "read_image", read)
+    monkeypatch.setattr(classifier_module, "read_image", read)
 
 
 @pytest.mark.parametrize("kind", ["folder", "glob", "table", "several"])
@@ -1315,7 +1319,7 @@ def test_a_disk_in_the_source_that_goes_away_before_its_turn_resumes_to_the_same
         "table": [folder + ".tsv", "--images", folder],
     }[kind]
     command, whole, out = [bundle] + source + ["--batch", "1", "--out"], tmp_path / "whole.tsv", tmp_path / "out.tsv"
-    open_sources = cli.open_sources
+    open_sources = classify.open_sources
 
     def fill():
         for number in range(2):
@@ -1329,13 +1333,13 @@ def test_a_disk_in_the_source_that_goes_away_before_its_turn_resumes_to_the_same
             unmount()
             yield from items
 
-        return sources.Items(losing(), items.passed_over)
+        return Items(losing(), items.passed_over)
 
     with mount(os.path.join(folder, GREEN)) as unmount:
         fill()
         assert exit_code(*command, whole) == 0
         with monkeypatch.context() as patch:
-            patch.setattr(cli, "open_sources", open_and_lose)
+            patch.setattr(classify, "open_sources", open_and_lose)
             assert exit_code(*command, out) == StorageLost.exit_code
     said = capsys.readouterr().err
     assert os.path.join(folder, GREEN) in said and "No photo gets an error for that" in said and not out.exists()
@@ -1398,7 +1402,7 @@ def test_several_sources_are_resumed_only_with_the_same_ones(bundle, photos, tmp
     given = [os.path.join(photos, label) for label in sorted(COLOURS)]
     out = ["--out", str(tmp_path / "out.tsv"), "--batch", "2"]
     assert exit_code(bundle, *given, "--out", str(tmp_path / "whole.tsv"), "--batch", "2") == 0
-    row_of, rows = results.row_of, []
+    row_of, rows = results_rows.row_of, []
 
     def failing(*arguments):
         rows.append(arguments)
@@ -1407,7 +1411,7 @@ def test_several_sources_are_resumed_only_with_the_same_ones(bundle, photos, tmp
         return row_of(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(results, "row_of", failing)
+        patch.setattr(results_rows, "row_of", failing)
         assert exit_code(bundle, *given, *out) == 4
     assert "to continue: picnic-edge classify" in capsys.readouterr().err
     for others in (given[:2], given[:2] + [photos], given[::-1]):
@@ -1489,9 +1493,9 @@ def test_a_driver_that_hangs_too_often_ends_with_4_and_its_rows_are_kept(bundle,
         def release(self):
             pass
 
-    for name, value in {"_SILENCE_S": 0.3, "_OPEN_S": 0.3, "_MAX_HANGING_S": 0.3, "_FIRST_PAUSE_S": 0.01}.items():
+    for name, value in {"_SILENCE_S": 0.3, "OPEN_S": 0.3, "_MAX_HANGING_S": 0.3, "_FIRST_PAUSE_S": 0.01}.items():
         monkeypatch.setattr(live, name, value)
-    monkeypatch.setattr(live, "_open_camera", lambda _: Hangs())
+    monkeypatch.setattr(live, "open_camera", lambda _: Hangs())
     camera = Resumable(bundle, "camera:9", tmp_path / "out.tsv")
     try:
         assert camera.run() == 4

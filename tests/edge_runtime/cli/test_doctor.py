@@ -14,7 +14,7 @@ from edge_runtime.cli import doctor
 from edge_runtime.cli.doctor import Answer
 from edge_runtime.engines import tf_trt
 from edge_runtime.errors import MissingRequirement
-from edge_runtime.machine import board, machine, requirements
+from edge_runtime.machine import cpu, libraries, memory
 from tests.edge_runtime.machine import boards
 from tests.helpers import picnic_edge
 
@@ -33,7 +33,7 @@ def answers(monkeypatch):
 def tools(monkeypatch):
     """{program: what it prints}, to be filled; the others print nothing."""
     given = {}
-    monkeypatch.setattr(board, "output_of", lambda *command, **_: given.get(command[0], ""))
+    monkeypatch.setattr(doctor, "output_of", lambda *command, **_: given.get(command[0], ""))
     return given
 
 
@@ -57,7 +57,7 @@ def installed(monkeypatch):
     """A function: {distribution: version} -> these and no others are installed."""
 
     def pretend(versions):
-        monkeypatch.setattr(machine, "distribution_version", versions.get)
+        monkeypatch.setattr(libraries, "distribution_version", versions.get)
 
     return pretend
 
@@ -70,7 +70,7 @@ def test_json_is_one_document_with_the_machine_and_its_checks():
     document = json.loads(done.stdout.decode())
     assert done.returncode == 0, done.stderr
     assert document["machine"]["architecture"] == platform.machine()
-    assert document["machine"]["cores"] == machine.core_count() >= 1
+    assert document["machine"]["cores"] == cpu.core_count() >= 1
     assert all(sorted(check) == ["found", "mend", "name", "status"] for check in document["checks"])
     assert {check["status"] for check in document["checks"]} <= {"ok", "missing", "warning"}
 
@@ -88,8 +88,9 @@ def test_the_text_says_the_same_as_the_json(capsys):
 
 def test_a_machine_that_lacks_everything_still_gets_its_report(capsys, installed, monkeypatch):
     installed({})
-    monkeypatch.setattr(machine, "cpu_info", lambda path: {})
-    monkeypatch.setattr(machine, "memory_info", lambda path: {})
+    monkeypatch.setattr(cpu, "cpu_info", lambda path: {})
+    monkeypatch.setattr(doctor, "memory_info", lambda path: {})
+    monkeypatch.setattr(memory, "memory_info", lambda path: {})
     monkeypatch.delitem(sys.modules, "onnxruntime", raising=False)
     doctor.main([])
     text = capsys.readouterr().out
@@ -121,7 +122,7 @@ def test_a_library_that_another_distribution_brings_is_ok(installed):
 )
 def test_a_library_s_version_is_that_of_whichever_distribution_brings_it(installed, versions, found):
     installed(versions)
-    assert machine.library_version("tensorflow") == found
+    assert libraries.library_version("tensorflow") == found
 
 
 @pytest.mark.parametrize(
@@ -132,7 +133,7 @@ def test_a_missing_library_comes_with_its_purpose_and_its_command(installed, mon
     monkeypatch.delitem(sys.modules, module, raising=False)
     found = check_of(name)
     assert found.status == "missing" and found.found.startswith("needed for ")
-    assert found.mend == requirements.INSTALL[module]
+    assert found.mend == libraries.INSTALL[module]
 
 
 def test_an_opencv_that_pip_does_not_know_is_ok(installed):
@@ -143,13 +144,13 @@ def test_an_opencv_that_pip_does_not_know_is_ok(installed):
 
 def test_require_names_the_cause_and_the_command():
     with pytest.raises(MissingRequirement) as refused:
-        requirements.require("no_such_library_anywhere")
+        libraries.require("no_such_library_anywhere")
     assert "No module named" in str(refused.value)
     assert "To get it: pip install no_such_library_anywhere" in str(refused.value)
 
 
 def test_require_returns_the_module():
-    assert requirements.require("json") is json
+    assert libraries.require("json") is json
 
 
 # --- the machine
@@ -159,7 +160,9 @@ GIB = 1 << 30
 
 @pytest.mark.parametrize("available, status", [(2 * GIB, "ok"), (2 * GIB - 1, "warning"), (0, "warning")])
 def test_little_memory_is_a_warning_with_an_act_that_helps(monkeypatch, available, status):
-    monkeypatch.setattr(machine, "memory_info", lambda path: {"MemTotal": 8 * GIB, "MemAvailable": available})
+    info = {"MemTotal": 8 * GIB, "MemAvailable": available}
+    for module in (doctor, memory):
+        monkeypatch.setattr(module, "memory_info", lambda path: info)
     found = check_of("memory")
     assert found.status == status and found.found.startswith("8.0 GiB, ")
     assert bool(found.mend) == (status != "ok")
@@ -200,7 +203,7 @@ def test_a_tx2_from_the_factory(root, tools, answers, installed, monkeypatch):
     assert checks["cuda"].found == "10.2.300, its nvcc is not on PATH" and "CUDA_ROOT" in checks["cuda"].mend
     assert checks["tensorrt"].status == "missing" and "--system-site-packages" in checks["tensorrt"].mend
     assert checks["protobuf"].status == "warning" and "may take minutes" in checks["protobuf"].found
-    assert checks["protobuf"].mend == tf_trt.protobuf_mend()
+    assert checks["protobuf"].mend == tf_trt.fix_for_protobuf()
 
 
 def test_a_tx2_that_is_set_up(root, tools, answers, installed, monkeypatch):
@@ -263,7 +266,7 @@ def test_a_check_that_fails_is_one_line(root, monkeypatch):
     def broken(root):
         raise RuntimeError("planted")
 
-    monkeypatch.setattr(board, "cameras", broken)
+    monkeypatch.setattr(doctor, "cameras", broken)
     found = check_of("cameras")
     assert found[1:] == ("warning", "could not be examined (RuntimeError: planted)", "")
 
@@ -279,7 +282,7 @@ def test_a_library_that_ends_its_process_is_named_as_missing(answers):
         "TensorFlow ended its process with signal 6: getInferLibVersion symbol not found.",
     )
     for name in ("tensorrt", "pycuda"):
-        assert check_of(name)[1:] == ("missing", answers[name].problem, requirements.INSTALL[name])
+        assert check_of(name)[1:] == ("missing", answers[name].problem, libraries.INSTALL[name])
 
 
 def test_tensorflow_without_tensorrt_says_what_to_install(answers):

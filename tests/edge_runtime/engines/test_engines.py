@@ -1,6 +1,7 @@
 """Engines are listed fastest first, checked before they are loaded, and their answers are checked too."""
 
 import collections
+import importlib
 import json
 import logging
 import os
@@ -11,14 +12,16 @@ import time
 import numpy as np
 import pytest
 
-from edge_runtime import engines, files
-from edge_runtime.bundle import bundle as bundles
-from edge_runtime.bundle.bundle import Bundle
+from edge_runtime import files
+from edge_runtime.bundle import manifest, writing
+from edge_runtime.bundle.reading import Bundle
 from edge_runtime.classifier import Classifier
-from edge_runtime.engines import EngineInfo, list_engines, open_engine
+from edge_runtime.engines import modules, selection
 from edge_runtime.engines.base import Engine, EngineError
+from edge_runtime.engines.record import ENGINE_JSON, EngineInfo, best_batch, rebuild_command
+from edge_runtime.engines.selection import list_engines, open_engine
 from edge_runtime.errors import BundleError, CorruptFile, MissingRequirement, UsageError
-from edge_runtime.machine import machine
+from edge_runtime.machine import cpu, libraries
 from tests.helpers import (
     COLOURS,
     add_tiny_saved_model,
@@ -53,7 +56,7 @@ def folder_of(bundle, name=CONVERTED):
 
 def change_record(bundle, change, name=CONVERTED):
     """Applies a function to an engine's engine.json."""
-    path = os.path.join(folder_of(bundle, name), engines.ENGINE_JSON)
+    path = os.path.join(folder_of(bundle, name), ENGINE_JSON)
     with open(path, encoding="utf-8") as file:
         record = json.load(file)
     change(record)
@@ -70,8 +73,8 @@ def add_engine(bundle, kind, precision, images_per_s):
 
 def list_again(folder):
     """Writes a bundle's manifest again, with all files that are in it now."""
-    os.unlink(os.path.join(folder, bundles.MANIFEST))
-    bundles.write_manifest(folder, sorted(COLOURS), {}, {})
+    os.unlink(os.path.join(folder, manifest.MANIFEST))
+    writing.write_manifest(folder, sorted(COLOURS), {}, {})
 
 
 def facts_of(path):
@@ -154,9 +157,9 @@ def test_a_kind_opens_the_fastest_of_that_kind(converted):
     change_record(converted, lambda record: record.update(kind="openvino"), "openvino-fp32")
     shutil.copytree(folder_of(converted, "openvino-fp32"), folder_of(converted, "openvino-bf16"))
     change_record(converted, lambda record: record.update(precision="bf16", images_per_s=1e9), "openvino-bf16")
-    assert engines.find_engine(converted, "openvino").name == "openvino-bf16"
+    assert selection.find_engine(converted, "openvino").name == "openvino-bf16"
     change_record(converted, lambda record: record.update(images_per_s=0), "openvino-bf16")
-    assert engines.find_engine(converted, "openvino").name == "openvino-fp32"
+    assert selection.find_engine(converted, "openvino").name == "openvino-fp32"
 
 
 def test_an_unknown_name_is_wrong_usage_and_lists_the_known(converted):
@@ -186,7 +189,7 @@ def toggle_avx512(record):
 
 
 def with_content(data):
-    return lambda bundle: write_bytes(os.path.join(folder_of(bundle), engines.ENGINE_JSON), data)
+    return lambda bundle: write_bytes(os.path.join(folder_of(bundle), ENGINE_JSON), data)
 
 
 SPOILED = {
@@ -211,7 +214,7 @@ SPOILED = {
     "a missing file": (lambda bundle: os.unlink(os.path.join(folder_of(bundle), "model.onnx")), "its file model.onnx"),
     "a file outside": (changed(lambda r: r["files"].update({"../x": {}})), "lists the file ../x, which is outside"),
     "a name that no file can have": (changed(lambda r: r["files"].update({"\ud800": {}})), "which is outside it"),
-    "no engine.json": (lambda b: os.unlink(os.path.join(folder_of(b), engines.ENGINE_JSON)), "engine.json is missing"),
+    "no engine.json": (lambda b: os.unlink(os.path.join(folder_of(b), ENGINE_JSON)), "engine.json is missing"),
     "half an engine.json": (with_content(b'{"format_version": 1,'), "engine.json is missing or garbled"),
     "a binary engine.json": (with_content(b"\xff\xfe\0"), "engine.json is missing or garbled"),
     "a nested engine.json": (with_content(b"[" * 100000), "engine.json is missing or garbled"),
@@ -267,7 +270,7 @@ def test_onnxruntime_s_blocked_weights_are_refused_where_the_blocks_have_another
     converted, monkeypatch, made_for, here, problem
 ):
     change_record(converted, lambda record: record["machine"].update(cpu_features=made_for))
-    monkeypatch.setattr(machine, "cpu_features", lambda: here)
+    monkeypatch.setattr(cpu, "cpu_features", lambda: here)
     if problem is None:
         open_engine(converted, CONVERTED).close()
         return
@@ -276,7 +279,7 @@ def test_onnxruntime_s_blocked_weights_are_refused_where_the_blocks_have_another
 
 
 def test_the_version_is_checked_also_where_another_distribution_brings_the_library(converted, monkeypatch):
-    monkeypatch.setattr(machine, "distribution_version", {"onnxruntime-gpu": "0.0.2"}.get)
+    monkeypatch.setattr(libraries, "distribution_version", {"onnxruntime-gpu": "0.0.2"}.get)
     with pytest.raises(BundleError, match="was made and checked with onnxruntime .*, here is 0.0.2"):
         open_engine(converted, CONVERTED)
 
@@ -294,17 +297,17 @@ def test_the_command_that_makes_an_engine_again_has_the_options_that_it_was_made
     change_record(converted, lambda record: record.update(change))
     moved = os.rename(converted.path, converted.path + " 2") or Bundle.open(converted.path + " 2")
     expected = "picnic-edge convert '%s' --to onnxruntime --precision fp32%s" % (moved.path, more)
-    assert engines.rebuild_command(moved, engines.find_engine(moved, CONVERTED)) == expected
+    assert rebuild_command(moved, selection.find_engine(moved, CONVERTED)) == expected
 
 
 def test_an_engine_that_is_replaced_while_it_is_opened_is_checked_as_what_it_is_now(converted):
-    before = engines.find_engine(converted, CONVERTED)
+    before = selection.find_engine(converted, CONVERTED)
     model = os.path.join(folder_of(converted), "model.onnx")
     shutil.copy(converted.file("model.onnx"), model)  # as another conversion does
     listed = {"model.onnx": facts_of(model)}
     change_record(converted, lambda record: record.update(files=listed))
-    assert engines.check_engine(converted, before).record["files"] == listed != before.record["files"]
-    with engines._open(converted, before, 8, None) as engine:
+    assert selection.check_engine(converted, before).record["files"] == listed != before.record["files"]
+    with selection._open(converted, before, 8, None) as engine:
         assert engine.info.files == listed
 
 
@@ -333,7 +336,7 @@ def test_what_lies_unlisted_beside_an_engine_does_not_matter(converted):
         assert engine.name == CONVERTED
 
 
-@pytest.mark.parametrize("kind", sorted(set(engines.LIBRARIES) - {"tensorflow"}))
+@pytest.mark.parametrize("kind", sorted(set(modules.LIBRARIES) - {"tensorflow"}))
 def test_every_kind_opens_only_files_that_are_listed(tmp_path, monkeypatch, request, kind):
     """A foreign model lies where the engine looks; of the list, only a note beside it is true."""
     library = {"openvino": "openvino", "tf-trt": "tensorflow"}.get(kind)
@@ -341,7 +344,7 @@ def test_every_kind_opens_only_files_that_are_listed(tmp_path, monkeypatch, requ
         pytest.importorskip(library)
     if kind == "tensorrt":
         request.getfixturevalue("simulated")()
-    module = engines._module(kind)
+    module = modules.module_of(kind)
     if kind == "tf-trt":
         monkeypatch.setattr(module, "require_tensorrt", lambda found: None)
         monkeypatch.setattr(module, "require_gpu", lambda: None)
@@ -351,7 +354,7 @@ def test_every_kind_opens_only_files_that_are_listed(tmp_path, monkeypatch, requ
     note = write_bytes(tmp_path / "notes.txt", b"a sound file")
     info = EngineInfo(kind + "-fp16", kind, "fp16", str(tmp_path), {}, {"notes.txt": facts_of(note)})
     with pytest.raises(CorruptFile, match="does not list %s" % module.FILES[0]):
-        engines.create_engine(info, 3, 8, 1).open()
+        modules.create_engine(info, 3, 8, 1).open()
 
 
 def test_openvino_s_weights_beside_the_model_must_be_listed_too(streams):
@@ -360,7 +363,7 @@ def test_openvino_s_weights_beside_the_model_must_be_listed_too(streams):
     del listed["model.bin"]
     info = engine.info._replace(files=listed)
     with pytest.raises(CorruptFile, match="does not list model.bin"):
-        engines.create_engine(info, 3, 4, 2).open()
+        modules.create_engine(info, 3, 4, 2).open()
 
 
 def test_the_command_ends_with_5_for_a_spoiled_engine_that_was_named(converted, tmp_path):
@@ -384,7 +387,7 @@ def test_where_no_engine_can_run_each_is_named_with_its_reason(tiny_bundle, monk
     def missing(info, *_):
         raise MissingRequirement("%s is not here\nsecond line" % info.kind)
 
-    monkeypatch.setattr(engines, "create_engine", missing)
+    monkeypatch.setattr(selection, "create_engine", missing)
     with pytest.raises(MissingRequirement) as refused:
         open_engine(Bundle.open(tiny_bundle))
     assert str(refused.value).splitlines()[1:] == [
@@ -503,7 +506,7 @@ def test_what_is_submitted_is_collected_with_the_same_answers_and_checks():
     ],
 )
 def test_the_best_batch_is_the_one_that_the_engine_was_made_for(record, best):
-    assert engines.best_batch(EngineInfo("x", "x", "fp32", "", record)) == best
+    assert best_batch(EngineInfo("x", "x", "fp32", "", record)) == best
 
 
 def test_an_opening_that_fails_gives_back_what_it_took():
@@ -563,8 +566,8 @@ def streams(pristine_bundle, tmp_path):
     done = picnic_edge("convert", folder, "--to", "openvino", "--max-batch", "4")
     assert done.returncode == 0, done.stderr
     bundle = Bundle.open(folder)
-    info = engines.find_engine(bundle, "openvino-fp32")
-    module = engines.importlib.import_module("edge_runtime.engines.openvino")
+    info = selection.find_engine(bundle, "openvino-fp32")
+    module = importlib.import_module("edge_runtime.engines.openvino")
     with module.create(info, len(bundle.class_names), 4, 2).open() as engine:
         with open_engine(bundle, "onnxruntime", 4) as original:
             yield engine, original
@@ -659,7 +662,7 @@ class EarlyRequest:
 
 
 def test_openvino_makes_more_requests_for_more_users_and_uses_them_again():
-    module = engines.importlib.import_module("edge_runtime.engines.openvino")
+    module = importlib.import_module("edge_runtime.engines.openvino")
     engine = module.create(EngineInfo("openvino-fp32", "openvino", "fp32", "", {}), 256, 2, 2)
     engine._compiled = network = EarlyNetwork()
     for _ in range(3):
@@ -686,9 +689,9 @@ KINDS = ["fake", "onnxruntime", "openvino", "tensorflow", "tf-trt"]
 def every_engine(pristine_bundle, tmp_path_factory):
     """A bundle with a SavedModel and an OpenVINO engine, as far as their libraries are here."""
     folder = shutil.copytree(pristine_bundle, str(tmp_path_factory.mktemp("every") / "bundle"))
-    if machine.library_version("tensorflow"):
+    if libraries.library_version("tensorflow"):
         add_tiny_saved_model(folder)
-    if machine.library_version("openvino"):
+    if libraries.library_version("openvino"):
         done = picnic_edge("convert", folder, "--to", "openvino", "--max-batch", "4")
         assert done.returncode == 0, done.stderr
     return Bundle.open(folder)
@@ -702,7 +705,7 @@ def shared(request, every_engine, monkeypatch, tmp_path):
         engine = ColourEngine().open()
     elif kind == "tf-trt":
         pytest.importorskip("tensorflow")
-        module = engines.importlib.import_module("edge_runtime.engines.tf_trt")
+        module = importlib.import_module("edge_runtime.engines.tf_trt")
         for name in ("probe", "require_tensorrt", "require_gpu", "slow_protobuf"):
             monkeypatch.setattr(module, name, lambda *_: None)
         shutil.copytree(every_engine.file("saved_model"), str(tmp_path / module.SAVED_MODEL))

@@ -12,15 +12,19 @@ import time
 import numpy as np
 import pytest
 
-from edge_runtime import engines, files
-from edge_runtime.bundle.bundle import Bundle
+from edge_runtime import files
+from edge_runtime.bundle.reading import Bundle
 from edge_runtime.classifier import Classifier
-from edge_runtime.engines import open_engine
+from edge_runtime.engines import selection
 from edge_runtime.engines.base import EngineError
-from edge_runtime.engines.tensorrt import tensorrt as runtime
-from edge_runtime.engines.tensorrt import tensorrt_versions as versions
+from edge_runtime.engines.record import ENGINE_JSON, local_facts
+from edge_runtime.engines.selection import open_engine
+from edge_runtime.engines.tensorrt import engine as tensorrt_engine
+from edge_runtime.engines.tensorrt import versions
+from edge_runtime.engines.tensorrt.context import _primary_context, gpu_context
+from edge_runtime.engines.tensorrt.engine import PLAN, ZERO_COPY, create, make_log
 from edge_runtime.errors import BundleError, EngineLost, MissingRequirement
-from edge_runtime.pipeline import pipeline
+from edge_runtime.pipeline import classify_items
 from tests.helpers import COLOURS, at_once, flip_byte, photo
 
 pytest.importorskip("onnx")
@@ -46,7 +50,7 @@ def converted_once(pristine_bundle, tmp_path_factory):
                 installed = simulator.install(patch, version=version)
                 folder = shutil.copytree(pristine_bundle, str(tmp_path_factory.mktemp("plan") / "bundle"))
                 cli.main([folder, "--to", "tensorrt", "--precision", "fp32", "--max-batch", "4"])
-                runtime._primary_context.cache_clear()
+                _primary_context.cache_clear()
                 installed.assert_clean()
             made[version] = folder
         return made[version]
@@ -66,7 +70,7 @@ def bundle_for(converted_once, tmp_path, simulated):
 
 
 def change_record(bundle, **changes):
-    path = os.path.join(bundle.file("engines"), NAME, engines.ENGINE_JSON)
+    path = os.path.join(bundle.file("engines"), NAME, ENGINE_JSON)
     with open(path, encoding="utf-8") as file:
         record = json.load(file)
     record.update(changes)
@@ -174,7 +178,7 @@ def test_the_pipeline_runs_it(bundle_for):
     bundle, _ = bundle_for()
     sample = bundle.sample()
     with open_engine(bundle, NAME, max_batch=4) as engine:
-        answers = list(pipeline.classify_items(range(10), lambda item: sample.images[item], engine, 4, 2))
+        answers = list(classify_items.classify_items(range(10), lambda item: sample.images[item], engine, 4, 2))
     assert [answer.probabilities.argmax() for answer in answers] == list(sample.probabilities[:10].argmax(axis=1))
 
 
@@ -209,7 +213,7 @@ def test_the_pipeline_submits_the_next_batch_before_it_collects_one(bundle_for, 
         submit, collect = engine._submit, engine._collect
         monkeypatch.setattr(engine, "_submit", lambda batch: calls.append("submit") or submit(batch))
         monkeypatch.setattr(engine, "_collect", lambda slot: calls.append("collect") or collect(slot))
-        answers = list(pipeline.classify_items(range(24), lambda item: sample.images[item % 12], engine, 4, 2))
+        answers = list(classify_items.classify_items(range(24), lambda item: sample.images[item % 12], engine, 4, 2))
     assert alike([answer.probabilities for answer in answers[:12]], sample, 0, 12)
     assert alike([answer.probabilities for answer in answers[12:]], sample, 0, 12)
     assert calls.count("submit") == calls.count("collect") == 6
@@ -318,11 +322,11 @@ def test_threads_that_use_the_gpu_first_at_once_share_one_context(simulated, mon
         return retain(device)
 
     def use():
-        with runtime.gpu_context():
+        with gpu_context():
             pass
         done.wait()
         if threading.get_ident() == makers[0]:  # who made it has to let go of it
-            runtime._primary_context.cache_clear()
+            _primary_context.cache_clear()
 
     monkeypatch.setattr(cuda.Device, "retain_primary_context", slow)
     at_once((use,), (use,), (use,))
@@ -341,7 +345,7 @@ def test_the_caller_may_use_a_batch_s_memory_again_once_it_is_submitted(bundle_f
 
 @pytest.mark.parametrize("zero_copy", ["0", "1"])
 def test_an_answer_read_before_its_event_would_be_noticed(bundle_for, monkeypatch, zero_copy):
-    monkeypatch.setenv(runtime.ZERO_COPY, zero_copy)
+    monkeypatch.setenv(ZERO_COPY, zero_copy)
     bundle, simulator = bundle_for()
     sample = bundle.sample()
     with open_engine(bundle, NAME, max_batch=4) as engine:
@@ -382,7 +386,7 @@ def test_a_slot_that_is_filled_too_early_would_be_noticed(bundle_for):
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_an_integrated_gpu_works_in_page_locked_memory_where_it_is_told_to(bundle_for, monkeypatch, version):
-    monkeypatch.setenv(runtime.ZERO_COPY, "1")
+    monkeypatch.setenv(ZERO_COPY, "1")
     bundle, simulator = bundle_for(version)
     sample = bundle.sample()
     for name in ("mem_alloc", "memcpy_htod_async", "memcpy_dtoh_async"):
@@ -395,7 +399,7 @@ def test_an_integrated_gpu_works_in_page_locked_memory_where_it_is_told_to(bundl
 
 
 def test_zero_copy_is_left_aside_with_a_word_on_a_gpu_with_memory_of_its_own(bundle_for, monkeypatch, caplog):
-    monkeypatch.setenv(runtime.ZERO_COPY, "1")
+    monkeypatch.setenv(ZERO_COPY, "1")
     attributes = {"INTEGRATED": 0, "CAN_MAP_HOST_MEMORY": 1, "MULTIPROCESSOR_COUNT": 80, "UNIFIED_ADDRESSING": 1}
     bundle, _ = bundle_for(attributes=attributes)
     sample = bundle.sample()
@@ -410,9 +414,9 @@ def test_zero_copy_is_left_aside_with_a_word_on_a_gpu_with_memory_of_its_own(bun
 @pytest.mark.parametrize("value", [None, "", "0"])
 def test_without_the_switch_memory_is_copied(bundle_for, monkeypatch, value):
     if value is None:
-        monkeypatch.delenv(runtime.ZERO_COPY, raising=False)
+        monkeypatch.delenv(ZERO_COPY, raising=False)
     else:
-        monkeypatch.setenv(runtime.ZERO_COPY, value)
+        monkeypatch.setenv(ZERO_COPY, value)
     bundle, _ = bundle_for()
     with open_engine(bundle, NAME, max_batch=4) as engine:
         assert all(piece.device for slot in engine._slots for piece in slot.pieces)
@@ -423,12 +427,12 @@ def test_without_the_switch_memory_is_copied(bundle_for, monkeypatch, value):
 
 @pytest.mark.parametrize("version, zero_copy", [("8.2.1", "0"), ("8.2.1", "1"), ("11.1", "0")])
 def test_opening_and_closing_a_thousand_times_leaves_nothing(bundle_for, monkeypatch, version, zero_copy):
-    monkeypatch.setenv(runtime.ZERO_COPY, zero_copy)
+    monkeypatch.setenv(ZERO_COPY, zero_copy)
     bundle, simulator = bundle_for(version)
     sample = bundle.sample()
-    info = engines.find_engine(bundle, NAME)
+    info = selection.find_engine(bundle, NAME)
     for number in range(1000):
-        engine = runtime.create(info, len(bundle.class_names), 1, None).open()
+        engine = create(info, len(bundle.class_names), 1, None).open()
         if number % 100 == 0:
             assert agrees(engine.infer(sample.images[:1]), sample, 1)
         if number % 100 == 1:
@@ -453,7 +457,7 @@ def test_closing_waits_for_batches_on_their_way_and_their_answers_are_gone(bundl
 
 @pytest.mark.parametrize("zero_copy, needed", [("0", 1 + 2 * (1 + 3 + 4)), ("1", 1 + 2 * (1 + 3 + 4))])
 def test_opening_that_fails_at_any_step_gives_all_back(bundle_for, monkeypatch, zero_copy, needed):
-    monkeypatch.setenv(runtime.ZERO_COPY, zero_copy)
+    monkeypatch.setenv(ZERO_COPY, zero_copy)
     bundle, simulator = bundle_for()
     cuda = simulator.pycuda.driver
     calls, fail_at = [0], [0]
@@ -563,7 +567,7 @@ def test_the_pipeline_keeps_what_was_done_before_the_gpu_was_gone(bundle_for):
     found = []
     with open_engine(bundle, NAME, max_batch=2) as engine:
         with pytest.raises(EngineLost):
-            for answer in pipeline.classify_items(range(40), lambda item: sample.images[item % 12], engine, 2, 2):
+            for answer in classify_items.classify_items(range(40), lambda item: sample.images[item % 12], engine, 2, 2):
                 found.append(answer)
                 simulator.set(lose_gpu=True)
     assert 2 <= len(found) < 12 and alike([answer.probabilities for answer in found], sample, 0, len(found))
@@ -604,7 +608,7 @@ def test_a_plan_that_tensorrt_cannot_load_is_told_with_its_reason(bundle_for):
 
 @pytest.fixture
 def never_loaded(monkeypatch):
-    monkeypatch.setattr(engines, "create_engine", lambda *_: pytest.fail("the engine was to be loaded"))
+    monkeypatch.setattr(selection, "create_engine", lambda *_: pytest.fail("the engine was to be loaded"))
 
 
 @pytest.mark.parametrize(
@@ -644,7 +648,7 @@ def test_a_record_without_the_gpu_is_refused(bundle_for, never_loaded, gpu, said
 
 def test_a_changed_byte_of_the_plan_is_refused_before_tensorrt_sees_it(bundle_for):
     bundle, _ = bundle_for(fail_deserialize=True)
-    flip_byte(os.path.join(bundle.file("engines"), NAME, runtime.PLAN))
+    flip_byte(os.path.join(bundle.file("engines"), NAME, PLAN))
     with pytest.raises(BundleError, match="its file model.plan is not the one that was written") as refused:
         open_engine(bundle, NAME)
     assert REBUILD % bundle.path in str(refused.value)
@@ -700,15 +704,15 @@ def test_a_gpu_that_gives_no_context_is_told_as_such(bundle_for, monkeypatch):
 @pytest.mark.parametrize("kind", ["Runtime", "Builder"])
 def test_a_tensorrt_that_cannot_start_on_the_gpu_is_told_as_such(simulated, kind):
     tensorrt = simulated().tensorrt
-    log = runtime.make_log(tensorrt)
+    log = make_log(tensorrt)
 
     def refuse(given):
         given.log(tensorrt.ILogger.ERROR, "CUDA initialization failure with error: 3")
         raise TypeError("pybind11::init(): factory function returned nullptr")
 
     with pytest.raises(MissingRequirement, match="cannot use the GPU:\nCUDA initialization failure"):
-        runtime.start(refuse, log)
-    assert type(runtime.start(getattr(tensorrt, kind), log)).__name__ == kind
+        tensorrt_engine.start(refuse, log)
+    assert type(tensorrt_engine.start(getattr(tensorrt, kind), log)).__name__ == kind
 
 
 def test_no_gpu_is_told_as_such(bundle_for, monkeypatch):
@@ -725,7 +729,7 @@ def test_no_gpu_is_told_as_such(bundle_for, monkeypatch):
 
 def test_here_is_what_a_plan_is_bound_to(simulated):
     simulated("8.2.1")
-    assert engines.here("tensorrt") == {
+    assert local_facts("tensorrt") == {
         "libraries": {"tensorrt": "8.2.1.8"},
         "gpu": {"name": "NVIDIA Tegra X2", "compute_capability": "6.2"},
     }
@@ -737,7 +741,7 @@ def test_the_log_never_raises_and_keeps_the_last_errors(simulated):
     def show(line):
         raise ValueError(line)
 
-    logger = runtime.make_log(tensorrt, show)
+    logger = make_log(tensorrt, show)
     assert logger.reason() == "TensorRT gave no reason"
     for text in ["error %d" % number for number in range(9)]:
         logger.log(tensorrt.ILogger.ERROR, text)

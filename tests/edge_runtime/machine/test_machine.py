@@ -5,7 +5,7 @@ import os
 import pytest
 
 from edge_runtime.cli import doctor
-from edge_runtime.machine import machine
+from edge_runtime.machine import cpu, memory
 from tests.edge_runtime.machine.boards import write_root
 
 GIB = 1 << 30
@@ -60,7 +60,7 @@ def sixteen_cores(monkeypatch):
     ],
 )
 def test_the_cpu_quota_of_a_container_counts_as_cores_do(tmp_path, files, cores):
-    assert machine.core_count(write_root(tmp_path, files)) == cores
+    assert cpu.core_count(write_root(tmp_path, files)) == cores
 
 
 @pytest.mark.parametrize(
@@ -116,18 +116,18 @@ def test_the_cpu_quota_of_a_container_counts_as_cores_do(tmp_path, files, cores)
     ],
 )
 def test_the_memory_limit_of_a_container_counts(tmp_path, files, available):
-    assert machine.memory_available_bytes(write_root(tmp_path, files)) == available
+    assert memory.memory_available_bytes(write_root(tmp_path, files)) == available
 
 
 def test_a_mount_with_a_space_in_its_name(tmp_path):
     mounts = UNIFIED.replace("/sys/fs/cgroup", "/my\\040groups")
     files = {"proc/self/cgroup": "0::/\n", "proc/self/mountinfo": mounts, "my groups/cpu.max": "100000 100000"}
-    assert machine.core_count(write_root(tmp_path, files)) == 1
+    assert cpu.core_count(write_root(tmp_path, files)) == 1
 
 
 def test_this_machine_s_own_groups_are_read_without_an_error():
-    assert 1 <= machine.core_count() <= 16
-    assert 0 < machine.memory_available_bytes() <= machine.memory_info()["MemTotal"]
+    assert 1 <= cpu.core_count() <= 16
+    assert 0 < memory.memory_available_bytes() <= memory.memory_info()["MemTotal"]
 
 
 def test_doctor_names_the_limits_of_a_container(tmp_path):

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from edge_runtime.errors import ImageError, MissingRequirement
-from edge_runtime.photos import images, jpeg_hardware
+from edge_runtime.photos import jpeg_hardware
+from edge_runtime.photos.decode import decode_image
 from tests.helpers import encoded, gradient
 
 SOFTWARE = "jpegdec ! videoscale ! videoconvert"  # decodes and resizes as nvjpegdec and nvvidconv do
@@ -28,7 +29,7 @@ def hardware_only(monkeypatch):
     def refuse(_):
         raise AssertionError("decoded without the hardware")
 
-    monkeypatch.setattr(jpeg_hardware.images, "decode_image", refuse)
+    monkeypatch.setattr(jpeg_hardware.decode, "decode_image", refuse)
 
 
 def large(**settings):
@@ -56,12 +57,12 @@ def test_once_closed_it_is_not_opened_again_by_another_user(monkeypatch):
     monkeypatch.setattr(jpeg_hardware.HardwareDecoder, "_start", lambda *_: pytest.fail("it was opened again"))
     decoder = jpeg_hardware.HardwareDecoder()
     decoder.close()
-    assert np.array_equal(decoder.decode_image(large()), images.decode_image(large()))
+    assert np.array_equal(decoder.decode_image(large()), decode_image(large()))
     assert decoder.failures == 0
 
 
 def test_a_large_jpeg_comes_out_close_to_the_software_s(decoder):
-    expected = images.decode_image(large())
+    expected = decode_image(large())
     decoded = decoder.decode_image(large())
     assert decoded.shape == (299, 299, 3) and decoded.dtype == np.uint8
     assert difference(decoded, expected) < 2
@@ -80,7 +81,7 @@ def test_it_comes_out_upright(decoder, orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
     data = large(exif=exif)
-    assert difference(decoder.decode_image(data), images.decode_image(data)) < 2
+    assert difference(decoder.decode_image(data), decode_image(data)) < 2
 
 
 @pytest.mark.parametrize(
@@ -94,14 +95,14 @@ def test_it_comes_out_upright(decoder, orientation):
     ids=["small", "progressive", "png", "webp"],
 )
 def test_other_photos_are_decoded_as_ever(decoder, data):
-    assert np.array_equal(decoder.decode_image(data), images.decode_image(data))
+    assert np.array_equal(decoder.decode_image(data), decode_image(data))
 
 
 def test_a_grey_jpeg_is_decoded_as_ever(decoder):
     from PIL import Image
 
     data = encoded(Image.fromarray(gradient(1300, 1700)).convert("L"), "jpg")
-    assert np.array_equal(decoder.decode_image(data), images.decode_image(data))
+    assert np.array_equal(decoder.decode_image(data), decode_image(data))
 
 
 @pytest.mark.parametrize("data", [b"", b"no photo", large()[:5000]], ids=["empty", "text", "truncated"])
@@ -113,7 +114,7 @@ def test_what_is_no_photo_is_an_error_as_ever(decoder, data):
 def test_photos_of_different_sizes_in_turn(decoder):
     for height, width in [(1300, 1700), (1700, 1300), (1211, 1213), (1300, 1700)]:
         data = encoded(gradient(height, width), "jpg")
-        assert difference(decoder.decode_image(data), images.decode_image(data)) < 2
+        assert difference(decoder.decode_image(data), decode_image(data)) < 2
 
 
 def test_threads_get_their_own_photos(decoder):
@@ -142,13 +143,13 @@ def test_a_photo_that_the_hardware_does_not_decode_is_decoded_without_it(decoder
     bad = good[: place + 10] + good[-2:]  # a header, hardly any pixels, an end
     before = decoder.failures
     try:
-        expected = images.decode_image(bad)
+        expected = decode_image(bad)
     except ImageError:
         with pytest.raises(ImageError):
             decoder.decode_image(bad)
     else:
         assert difference(decoder.decode_image(bad), expected) < 60
-    assert difference(decoder.decode_image(good), images.decode_image(good)) < 2
+    assert difference(decoder.decode_image(good), decode_image(good)) < 2
     assert decoder.failures - before <= 1
 
 
@@ -157,7 +158,7 @@ def test_a_pipeline_that_gives_nothing_costs_no_photo(decoder, monkeypatch):
     stuck = jpeg_hardware.HardwareDecoder(SOFTWARE)
     monkeypatch.setattr(stuck, "_elements", "valve drop=true ! " + SOFTWARE)
     stuck._stop()
-    assert np.array_equal(stuck.decode_image(large()), images.decode_image(large()))
+    assert np.array_equal(stuck.decode_image(large()), decode_image(large()))
     assert stuck.failures == 1
     stuck.close()
 

@@ -5,11 +5,11 @@ import threading
 import numpy as np
 import pytest
 
-from edge_runtime import engines
-from edge_runtime.bundle.bundle import Bundle
-from edge_runtime.cli.command import run_verb
-from edge_runtime.engines import open_engine
-from edge_runtime.errors import ImageError, OutOfMemory, UsageError
+from edge_runtime.bundle.reading import Bundle
+from edge_runtime.cli.run import run_verb
+from edge_runtime.engines import selection
+from edge_runtime.engines.selection import open_engine
+from edge_runtime.errors import ImageError, MissingRequirement, OutOfMemory, UsageError
 from edge_runtime.photos import memory
 
 PATIENCE_S = 20
@@ -149,6 +149,6 @@ def test_an_engine_that_does_not_fit_is_not_called_corrupt(tiny_bundle, monkeypa
     def fail(*_):
         raise make()
 
-    monkeypatch.setattr(engines, "create_engine", fail)
-    with pytest.raises(OutOfMemory if name != "auto" else engines.MissingRequirement, match="not enough memory"):
+    monkeypatch.setattr(selection, "create_engine", fail)
+    with pytest.raises(OutOfMemory if name != "auto" else MissingRequirement, match="not enough memory"):
         open_engine(Bundle.open(tiny_bundle), name)

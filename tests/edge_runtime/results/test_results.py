@@ -12,14 +12,15 @@ import time
 
 import pytest
 
-from edge_runtime import files
 from edge_runtime.errors import MissingRequirement, UsageError
-from edge_runtime.results import journal, results
-from edge_runtime.results.results import FileSink
-from edge_runtime.sources.sources import Item
+from edge_runtime.results import file_sink, formats, journal, sinks
+from edge_runtime.results import parquet as results_parquet
+from edge_runtime.results.file_sink import FileSink
+from edge_runtime.results.rows import columns_of
+from edge_runtime.sources.items import Item
 from tests.helpers import NASTY_NAMES, read_rows_of
 
-COLUMNS = results.columns_of(1)
+COLUMNS = columns_of(1)
 RUN = {"batch": 4}
 TEXT_SUFFIXES = [".tsv", ".csv", ".jsonl"]
 
@@ -74,8 +75,8 @@ def whole(path, count=40):
 
 def reopened(path, count=40, run=RUN):
     """A sink that goes on as --resume does."""
-    checkpoint = results.find_checkpoint(path, run)
-    names = results.skip(items(count), checkpoint, "photos", threading.Event()) if checkpoint else None
+    checkpoint = file_sink.find_checkpoint(path, run)
+    names = file_sink.skip(items(count), checkpoint, "photos", threading.Event()) if checkpoint else None
     return FileSink(path, COLUMNS, run, checkpoint, names)
 
 
@@ -83,12 +84,12 @@ def reopened(path, count=40, run=RUN):
 
 
 def test_the_columns_of_a_video_end_with_the_time():
-    assert results.columns_of(2) == ["file", "label", "confidence", "error", "label_2", "confidence_2"]
-    assert results.columns_of(1, timed=True) == ["file", "label", "confidence", "error", "time_s"]
+    assert columns_of(2) == ["file", "label", "confidence", "error", "label_2", "confidence_2"]
+    assert columns_of(1, timed=True) == ["file", "label", "confidence", "error", "time_s"]
 
 
 def test_a_list_keeps_every_row():
-    with results.ListSink(COLUMNS) as sink:
+    with sinks.ListSink(COLUMNS) as sink:
         write_rows(sink, 0, 10)
         sink.finish()
     assert sink.listed == [dict(zip(COLUMNS, row(number))) for number in range(10)]
@@ -139,7 +140,7 @@ def test_an_older_file_stays_until_the_new_one_is_whole(path):
 
 
 def test_a_checkpoint_comes_every_so_many_rows_and_only_between_batches(path, monkeypatch):
-    monkeypatch.setattr(results, "CHECKPOINT_ROWS", 10)
+    monkeypatch.setattr(file_sink, "CHECKPOINT_ROWS", 10)
     counted = []
     with FileSink(path, COLUMNS, RUN) as sink:
         for number in range(40):
@@ -150,7 +151,7 @@ def test_a_checkpoint_comes_every_so_many_rows_and_only_between_batches(path, mo
 
 def test_a_checkpoint_comes_every_two_seconds_at_least(path, monkeypatch):
     now_s = [0.0]
-    monkeypatch.setattr(results.time, "monotonic", lambda: now_s[0])
+    monkeypatch.setattr(time, "monotonic", lambda: now_s[0])
     with FileSink(path, COLUMNS, RUN) as sink:
         write_rows(sink, 0, 4)
         assert journal.read_journal(path).checkpoint.rows == 0
@@ -162,8 +163,8 @@ def test_a_checkpoint_comes_every_two_seconds_at_least(path, monkeypatch):
 
 
 def test_a_checkpoint_comes_when_no_row_comes_any_more_too(path, monkeypatch):
-    monkeypatch.setattr(results, "CHECKPOINT_S", 0.05)
-    monkeypatch.setattr(results.time, "monotonic", lambda: 0.0)  # so that it is not write that finds it due
+    monkeypatch.setattr(file_sink, "CHECKPOINT_S", 0.05)
+    monkeypatch.setattr(time, "monotonic", lambda: 0.0)  # so that it is not write that finds it due
     with FileSink(path, COLUMNS, RUN) as sink:
         write_rows(sink, 0, 8)
         until_s = time.perf_counter() + 60
@@ -179,7 +180,7 @@ def test_a_failure_while_no_row_comes_ends_the_run_at_the_next_one(path, monkeyp
         with FileSink(path, COLUMNS, RUN) as sink:
             write_rows(sink, 0, 8)
             with monkeypatch.context() as patch:
-                patch.setattr(results.os, "fsync", failing(errno.EIO)(os.fsync))
+                patch.setattr(os, "fsync", failing(errno.EIO)(os.fsync))
                 sink.save()
             write_rows(sink, 8, 9)
     assert sink.kept_rows == 0
@@ -191,7 +192,7 @@ def test_a_journal_whose_folder_cannot_be_synced_counts(path, monkeypatch):
         with FileSink(path, COLUMNS, RUN) as sink:
             write_rows(sink, 0, 12)
             with monkeypatch.context() as patch:
-                patch.setattr(files, "sync_folder", failing(errno.EIO)(None))
+                patch.setattr(formats, "sync_folder", failing(errno.EIO)(None))
                 sink.save()
             write_rows(sink, 12, 13)
     assert sink.kept_rows == len(rows_of(journal.partial_of(path))) == 12
@@ -202,7 +203,7 @@ def test_a_journal_whose_folder_cannot_be_synced_counts(path, monkeypatch):
     assert read(path) == expected
 
 
-@pytest.mark.parametrize("suffix", results.SUFFIXES)
+@pytest.mark.parametrize("suffix", formats.SUFFIXES)
 def test_rows_that_cannot_be_made_again_are_set_aside_under_a_free_name(tmp_path, suffix):
     path = str(tmp_path / ("out" + suffix))
     for number in (1, 2):
@@ -210,11 +211,11 @@ def test_rows_that_cannot_be_made_again_are_set_aside_under_a_free_name(tmp_path
             write_rows(sink, 0, 8)
             sink.save()
             os.write(sink._descriptor, b"half a row")
-        name, rows = results.set_aside(path)
+        name, rows = formats.set_aside(path)
         assert rows == 8
         assert name == str(tmp_path / ("out.stopped-%d%s" % (number, suffix))) + ".jsonl" * (suffix == ".parquet")
         assert [found["file"] for found in rows_of(name)] == [row(number)[0] for number in range(8)]
-        assert results.set_aside(path) is None
+        assert formats.set_aside(path) is None
     assert len(os.listdir(str(tmp_path))) == 2
 
 
@@ -222,7 +223,7 @@ def test_the_rows_are_on_the_disk_before_the_journal_counts_them(path, monkeypat
     done = []
     fsync = os.fsync
     with FileSink(path, COLUMNS, RUN) as sink:
-        monkeypatch.setattr(results.os, "fsync", lambda number: done.append(number) or fsync(number))
+        monkeypatch.setattr(os, "fsync", lambda number: done.append(number) or fsync(number))
         monkeypatch.setattr(journal, "write_journal", lambda *_: done.append("journal"))
         write_rows(sink, 0, 8)
         sink.save()
@@ -237,7 +238,7 @@ def test_a_checkpoint_counts_the_unreadable_rows_the_bytes_and_the_names(path):
     found = journal.read_journal(path).checkpoint
     assert found[:2] == (8, 1)
     assert found.size_bytes == os.path.getsize(journal.partial_of(path))
-    assert results.skip(items(40), found, "photos", threading.Event()).hexdigest() == found.names_sha256
+    assert file_sink.skip(items(40), found, "photos", threading.Event()).hexdigest() == found.names_sha256
 
 
 # --- stopped, and going on
@@ -273,7 +274,7 @@ def test_what_was_stopped_holds_every_row_that_was_done(path):
 def test_a_run_that_failed_before_its_first_row_leaves_nothing(path, goes_on):
     if goes_on:
         FileSink(path, COLUMNS, RUN).__exit__(None)
-        assert results.find_checkpoint(path, RUN).rows == 0
+        assert file_sink.find_checkpoint(path, RUN).rows == 0
     with pytest.raises(RuntimeError):
         with reopened(path):
             raise RuntimeError("the table has no column named file")
@@ -299,7 +300,7 @@ def test_each_value_that_differs_is_named(path):
     with pytest.raises(
         UsageError, match="out.tsv.partial is of another run:\n  batch: 4 then, 5 now\n  top: none then, 2"
     ):
-        results.find_checkpoint(path, {"batch": 5, "top": 2})
+        file_sink.find_checkpoint(path, {"batch": 5, "top": 2})
 
 
 @pytest.mark.parametrize(
@@ -319,7 +320,7 @@ def test_another_source_is_refused_and_nothing_is_touched(path, changed, told):
             raise RuntimeError
     before = read(journal.partial_of(path))
     with pytest.raises(UsageError, match=told):
-        results.skip(changed(), results.find_checkpoint(path, RUN), "photos", threading.Event())
+        file_sink.skip(changed(), file_sink.find_checkpoint(path, RUN), "photos", threading.Event())
     assert read(journal.partial_of(path)) == before
 
 
@@ -331,7 +332,7 @@ def test_skipping_can_be_stopped(path):
     stop.set()
     for left in (40, 3):  # standard input ends when it is stopped
         with pytest.raises(KeyboardInterrupt):
-            results.skip(items(left), results.find_checkpoint(path, RUN), "photos", stop)
+            file_sink.skip(items(left), file_sink.find_checkpoint(path, RUN), "photos", stop)
 
 
 @pytest.mark.parametrize("lost", ["all", "some"])
@@ -343,14 +344,14 @@ def test_rows_that_were_lost_are_begun_anew(path, lost):
         os.unlink(journal.partial_of(path))
     else:
         os.truncate(journal.partial_of(path), 50)
-    assert results.find_checkpoint(path, RUN) is None
+    assert file_sink.find_checkpoint(path, RUN) is None
 
 
 def test_beginning_anew_forgets_the_older_journal_before_its_rows(path, monkeypatch):
     with FileSink(path, COLUMNS, RUN) as sink:
         write_rows(sink, 0, 8)
         sink.save()
-    monkeypatch.setattr(results.os, "open", _killed)
+    monkeypatch.setattr(os, "open", _killed)
     with pytest.raises(Killed):
         FileSink(path, COLUMNS, RUN)
     assert journal.read_journal(path) is None
@@ -373,15 +374,13 @@ def test_an_end_that_was_cut_short_is_finished(path, monkeypatch, step):
                 write_rows(sink, 0, 40)
                 if step == "replace":
                     replace = os.replace
-                    patch.setattr(
-                        results.os, "replace", lambda old, new: _killed() if new == path else replace(old, new)
-                    )
+                    patch.setattr(os, "replace", lambda old, new: _killed() if new == path else replace(old, new))
                 else:
-                    patch.setattr(journal if step == "remove_journal" else results, step, _killed)
+                    patch.setattr(journal if step == "remove_journal" else formats, step, _killed)
                 sink.finish()
-    found = results.find_checkpoint(path, RUN)
+    found = file_sink.find_checkpoint(path, RUN)
     assert found.whole and found.rows == 40
-    results.place(path, COLUMNS)
+    formats.place(path, COLUMNS)
     assert read(path) == expected
     assert os.listdir(os.path.dirname(path)) == ["out.tsv"]
 
@@ -412,12 +411,12 @@ FAULTS = [errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ESTALE, errn
 @pytest.mark.parametrize("step", ["write", "fsync", "replace"])
 def test_a_failing_disk_keeps_the_last_checkpoint_and_the_file_valid(path, monkeypatch, number, step):
     expected = whole(path)
-    monkeypatch.setattr(results, "CHECKPOINT_ROWS", 8)
+    monkeypatch.setattr(file_sink, "CHECKPOINT_ROWS", 8)
     with monkeypatch.context() as patch:
         with pytest.raises(UsageError, match="--out .*out.tsv: cannot be written .%s" % os.strerror(number)):
             with FileSink(path, COLUMNS, RUN) as sink:
                 write_rows(sink, 0, 12)
-                patch.setattr(results.os, step, failing(number)(getattr(os, step)))
+                patch.setattr(os, step, failing(number)(getattr(os, step)))
                 write_rows(sink, 12, 40)
     assert sink.kept_rows == 8
     assert [found["file"] for found in rows_of(journal.partial_of(path))] == [row(number)[0] for number in range(8)]
@@ -441,7 +440,7 @@ def test_half_a_write_before_the_disk_was_full_is_cut_off(path, monkeypatch):
             write_rows(sink, 0, 4)
             sink.save()
             write_rows(sink, 4, 8)
-            monkeypatch.setattr(results.os, "write", full)
+            monkeypatch.setattr(os, "write", full)
             sink.finish()
     assert len(calls) == 2 and len(rows_of(journal.partial_of(path))) == 4 == sink.kept_rows
 
@@ -449,12 +448,12 @@ def test_half_a_write_before_the_disk_was_full_is_cut_off(path, monkeypatch):
 def test_a_short_write_is_gone_on_with(path, monkeypatch):
     expected = whole(path)
     write = os.write
-    monkeypatch.setattr(results.os, "write", lambda number, data: write(number, bytes(data[:7])))
+    monkeypatch.setattr(os, "write", lambda number, data: write(number, bytes(data[:7])))
     assert whole(path) == expected
 
 
 def test_a_disk_that_is_full_from_the_start(path, monkeypatch):
-    monkeypatch.setattr(results.os, "write", failing(errno.ENOSPC)(os.write))
+    monkeypatch.setattr(os, "write", failing(errno.ENOSPC)(os.write))
     with pytest.raises(UsageError, match="No space left on device"):
         FileSink(path, COLUMNS, RUN)
     assert os.listdir(os.path.dirname(path)) == []
@@ -486,7 +485,7 @@ def test_a_small_file_system_that_fills_up(tmp_path):
 
 
 def test_saving_does_not_wait_for_a_write_that_hangs(path, monkeypatch):
-    monkeypatch.setattr(results, "_LOCK_S", 0.01)
+    monkeypatch.setattr(file_sink, "_LOCK_S", 0.01)
     begun, end = threading.Event(), threading.Event()
     fsync = os.fsync
 
@@ -497,7 +496,7 @@ def test_saving_does_not_wait_for_a_write_that_hangs(path, monkeypatch):
 
     with FileSink(path, COLUMNS, RUN) as sink:
         write_rows(sink, 0, 4)
-        monkeypatch.setattr(results.os, "fsync", hang)
+        monkeypatch.setattr(os, "fsync", hang)
         thread = threading.Thread(target=sink.save)
         thread.start()
         assert begun.wait(60)
@@ -522,7 +521,7 @@ def stdout(monkeypatch):
 
 def test_a_batch_s_rows_come_out_together(stdout, tmp_path):
     raw = stdout(io.FileIO(str(tmp_path / "stdout"), "w"))
-    with results.StreamSink(COLUMNS) as sink:
+    with sinks.StreamSink(COLUMNS) as sink:
         write_rows(sink, 0, 7)
         assert len(rows_of_bytes(read(raw.name))) == 4
         sink.save()
@@ -537,7 +536,7 @@ def test_a_batch_s_rows_come_out_together(stdout, tmp_path):
 def test_a_failure_elsewhere_costs_no_row_that_was_written(stdout, tmp_path):
     raw = stdout(io.FileIO(str(tmp_path / "stdout"), "w"))
     with pytest.raises(UsageError):
-        with results.StreamSink(COLUMNS) as sink:
+        with sinks.StreamSink(COLUMNS) as sink:
             write_rows(sink, 0, 7)  # the last three wait for their batch
             raise UsageError("photos.tsv: cannot be read any more")
     sys.stdout.close()
@@ -561,9 +560,9 @@ def pyarrow_or_skip():
 @pytest.mark.parametrize("group", [1, 7, 40, 1000])
 def test_parquet_has_the_same_rows_and_null_for_an_empty_cell(tmp_path, monkeypatch, group):
     parquet = pyarrow_or_skip()
-    monkeypatch.setattr(results, "_ROW_GROUP", group)
+    monkeypatch.setattr(results_parquet, "_ROW_GROUP", group)
     path = str(tmp_path / "out.parquet")
-    columns = results.columns_of(2, timed=True)
+    columns = columns_of(2, timed=True)
     with FileSink(path, columns, RUN) as sink:
         for number in range(40):
             sink.write(["photo %d" % number] + row(number)[1:] + row(number)[1:3] + [number / 25.0])
@@ -622,14 +621,12 @@ def test_a_parquet_s_end_that_was_cut_short_is_finished(tmp_path, monkeypatch, s
                 write_rows(sink, 0, 40)
                 replace = os.replace
                 if step == "replace":
-                    patch.setattr(
-                        results.os, "replace", lambda old, new: _killed() if new == path else replace(old, new)
-                    )
+                    patch.setattr(os, "replace", lambda old, new: _killed() if new == path else replace(old, new))
                 else:
-                    patch.setattr(journal if step == "remove_journal" else results.os, step, _killed)
+                    patch.setattr(journal if step == "remove_journal" else os, step, _killed)
                 sink.finish()
-    assert results.find_checkpoint(path, RUN).whole
-    results.place(path, COLUMNS)
+    assert file_sink.find_checkpoint(path, RUN).whole
+    formats.place(path, COLUMNS)
     assert parquet.ParquetFile(path).read().num_rows == 40
     assert os.listdir(str(tmp_path)) == ["out.parquet"]
 

@@ -15,7 +15,9 @@ import numpy as np
 import pytest
 
 from edge_runtime.errors import MissingRequirement, StorageLost, UsageError
-from edge_runtime.sources import live, video_file
+from edge_runtime.sources import camera, kinds, live, stream, video_container
+from edge_runtime.sources import video as sources_video
+from edge_runtime.sources.delay import _JUDGED_FRAMES, Delay
 from tests.conftest import shared_path
 from tests.edge_runtime.sources import http_camera, rtsp_server
 from tests.helpers import write_bytes
@@ -104,7 +106,7 @@ def taken_from(source):
 @pytest.fixture(autouse=True)
 def nothing_left(monkeypatch):
     """Everything is quick, and no thread stays."""
-    for name, value in {"_OPEN_S": 1.2, "_SILENCE_S": 0.6, "_FIRST_PAUSE_S": 0.02, "_LONGEST_PAUSE_S": 0.1}.items():
+    for name, value in {"OPEN_S": 1.2, "_SILENCE_S": 0.6, "_FIRST_PAUSE_S": 0.02, "_LONGEST_PAUSE_S": 0.1}.items():
         monkeypatch.setattr(live, name, value)
     monkeypatch.setattr(live, "_LOOK_S", 0.01)
     Camera.released = threading.Event()
@@ -153,19 +155,19 @@ def clip(tmp_path):
 )
 def test_live_sources(source, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert live.is_live(source) and not live.is_video(source)
+    assert kinds.is_live(source) and not kinds.is_video(source)
 
 
 @pytest.mark.parametrize("source", ["a.jpg", "0", "1234", "ftp://cam/a", "C:/photos", "camera", "-", "/dev/null"])
 def test_what_is_not_live(source, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "0").mkdir()
-    assert not live.is_live(source)
+    assert not kinds.is_live(source)
 
 
 def test_a_camera_s_other_names():
-    assert live.shown_name("3") == "camera:3"
-    assert live.shown_name("/dev/video63") == "camera:63"
+    assert kinds.shown_name("3") == "camera:3"
+    assert kinds.shown_name("/dev/video63") == "camera:63"
     with pytest.raises(MissingRequirement, match="There is no /dev/video63; cameras here"):
         live.open_live("/dev/video63", threading.Event()).__enter__()
 
@@ -190,10 +192,10 @@ def test_a_camera_s_other_names():
 def test_what_is_nearly_a_camera_or_a_stream_gets_help(tmp_path, monkeypatch, source, told):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UsageError, match=told):
-        live.check_name(source)
+        kinds.check_name(source)
     if "/" not in source:
         (tmp_path / source).mkdir()
-        live.check_name(source)  # it is there
+        kinds.check_name(source)  # it is there
 
 
 @pytest.mark.parametrize(
@@ -202,17 +204,17 @@ def test_what_is_nearly_a_camera_or_a_stream_gets_help(tmp_path, monkeypatch, so
     + ["camera:x", "folder/*.jpg", "video.mp4", "https://cam/live.m3u8?token=a.jpg"],
 )
 def test_a_name_that_needs_no_help(source):
-    live.check_name(source)
+    kinds.check_name(source)
 
 
 @pytest.mark.parametrize("source", ["a.mp4", "dir/b.MOV", "c.avi", "d.mkv", "camera.webm"])
 def test_videos(source):
-    assert live.is_video(source) and not live.is_live(source)
+    assert kinds.is_video(source) and not kinds.is_live(source)
 
 
 @pytest.mark.parametrize("source", ["a.jpg", "a.tsv", "folder", "-", "mp4", "rtsp://10.0.0.7/a.mp4"])
 def test_what_is_no_video(source):
-    assert not live.is_video(source)
+    assert not kinds.is_video(source)
 
 
 @pytest.mark.parametrize(
@@ -229,7 +231,7 @@ def test_what_is_no_video(source):
     ],
 )
 def test_a_password_is_not_shown(address, shown):
-    assert live.shown_name(address) == shown
+    assert kinds.shown_name(address) == shown
 
 
 @pytest.mark.parametrize("source", ["camera:", "camera:x", "csi:/dev/video0", "a.jpg", "camera:-1"])
@@ -365,7 +367,7 @@ def test_pictures_that_come_late_behind_damage_add_no_frames(tmp_path, monkeypat
         def release(self):
             pass
 
-    monkeypatch.setattr(live, "_open_file", lambda *_: Capture())
+    monkeypatch.setattr(sources_video, "open_capture", lambda *_: Capture())
     with live.open_video(path) as video:
         frames = list(video)
     assert [frame.name for frame in frames] == ["%s#%d" % (path, number) for number in range(20)]
@@ -562,7 +564,7 @@ def test_a_transport_stream_that_lacks_packets_or_was_joined(tmp_path, timed):
     def broken(*packets):
         path = write_bytes(tmp_path / "b.ts", b"".join(timed + packet for packet in packets))
         with open(path, "rb", buffering=0) as file:
-            return video_file.broken(file)
+            return video_container.broken(file)
 
     before, behind = packets[:lacking], packets[lacking + 1 :]
     at = "the file is damaged at byte %d" % (lacking * (188 + len(timed)) + len(timed))
@@ -590,7 +592,7 @@ def test_a_disk_that_fails_is_neither_the_end_nor_damage(tmp_path, monkeypatch, 
     with live.open_video(path) as video, pytest.raises(StorageLost, match=r"cannot be read any more \(Input/output"):
         for frame in video:
             frames.append(frame)
-            monkeypatch.setattr(live.os, "pread", fails)
+            monkeypatch.setattr(os, "pread", fails)
     with pytest.raises(StorageLost, match="Input/output"):
         live.open_video(path)
     monkeypatch.undo()
@@ -615,7 +617,7 @@ def test_what_a_hostile_table_says_takes_no_memory(tmp_path):
             torn = bytearray(data)
             struct.pack_into(">I", torn, torn.index(kind) + offset, value)
             with open(write_bytes(tmp_path / "b.mp4", bytes(torn)), "rb") as file:
-                times = video_file.frame_times(file)
+                times = video_container.frame_times(file)
             assert times is None or (len(times) == 20 and np.isfinite(times).all())
 
 
@@ -819,9 +821,9 @@ def test_a_stream_of_a_still_picture_is_left_alone(monkeypatch):
 
 
 def test_a_frame_that_waited_too_long_is_not_handed_out(monkeypatch):
-    monkeypatch.setattr(live, "_STALE_S", 0.1)
+    monkeypatch.setattr(live, "STALE_S", 0.1)
     monkeypatch.setattr(live, "_SILENCE_S", 5)
-    monkeypatch.setattr(live, "_OPEN_S", 5)
+    monkeypatch.setattr(live, "OPEN_S", 5)
 
     class Stalls(Camera):
         def grab(self):
@@ -843,7 +845,7 @@ def test_a_frame_that_waited_too_long_is_not_handed_out(monkeypatch):
 
 def stale_frames(times, frames_per_second=25.0):
     """Returns the numbers of the frames of [(our clock, stream's clock)] that are stale."""
-    delay = live._Delay(frames_per_second)
+    delay = Delay(frames_per_second)
     return [number for number, (read_s, place_s) in enumerate(times) if delay.is_stale(read_s, place_s)]
 
 
@@ -888,7 +890,7 @@ def test_after_a_stall_what_piled_up_is_stale_until_the_stream_is_of_now_again()
 @pytest.mark.parametrize("place", [lambda number: (number + 1) / 25.0, lambda _: float("inf"), lambda _: float("nan")])
 def test_an_opencv_that_only_counts_frames_judges_none_for_long(place):
     times = [(100 + 0.05 * number, place(number)) for number in range(1000)]  # the camera is slower than it says
-    assert [number for number in stale_frames(times) if number > live._JUDGED_FRAMES] == []
+    assert [number for number in stale_frames(times) if number > _JUDGED_FRAMES] == []
 
 
 # --- outages
@@ -1032,7 +1034,7 @@ def test_the_pauses_grow_up_to_a_limit(monkeypatch):
 
 
 def test_a_camera_that_is_not_there(monkeypatch):
-    monkeypatch.setattr(live.board, "cameras", lambda: [("/dev/video4", "UVC Camera")])
+    monkeypatch.setattr(camera.jetson, "cameras", lambda: [("/dev/video4", "UVC Camera")])
     with pytest.raises(MissingRequirement) as failed:
         live.open_live("camera:77", threading.Event()).__enter__()
     assert "camera:77: cannot be opened" in str(failed.value)
@@ -1075,7 +1077,7 @@ def test_a_csi_camera_s_pipeline(monkeypatch):
 
 
 def test_a_stream_that_is_not_there(monkeypatch):
-    monkeypatch.setattr(live, "_OPEN_S", 5)
+    monkeypatch.setattr(live, "OPEN_S", 5)
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))  # and does not listen
         port = unused.getsockname()[1]
@@ -1103,7 +1105,7 @@ def test_a_stream_that_is_not_there(monkeypatch):
     ],
 )
 def test_what_is_said_of_a_stream_that_does_not_answer(address, told):
-    text = live._explain_stream(address)
+    text = stream.explain_stream(address)
     assert re.search(told, text)
     assert not re.search("Sec|ret1", text)
 
@@ -1112,7 +1114,7 @@ def test_what_is_said_of_a_stream_that_does_not_answer(address, told):
 
 
 def test_a_camera_over_http(monkeypatch):
-    monkeypatch.setattr(live, "_OPEN_S", 15)
+    monkeypatch.setattr(live, "OPEN_S", 15)
     monkeypatch.setattr(live, "_SILENCE_S", 5)
     with http_camera.serving(lambda number: cv2.imencode(".jpg", picture_of(number))[1].tobytes()) as place:
         address = "HTTP://%s/video.mjpg?token=Secret1" % place

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from edge_runtime.sources import tables
+from edge_runtime.sources import table_reader
 from tests.helpers import ROOT, write_bytes
 
 _LINKS_OF_A_FILE = 60000  # ext4 allows 65,000
@@ -76,7 +76,7 @@ def test_more_photos_take_no_more_memory(tiny_bundle, tmp_path, count):
         print("%d photos: peak %.0f MB, first batch after %.2f s" % (photos, peak_mb, first_s))
         peaks_mb.append(peak_mb)
         number = -1
-        for number, row in enumerate(tables.read_rows(out)):
+        for number, row in enumerate(table_reader.read_rows(out)):
             assert row.file == "IMG_%07d.jpg" % number
         assert number + 1 == photos
         shutil.rmtree(folder)  # pytest would keep it for a while

@@ -17,20 +17,21 @@ import pytest
 
 from benchmarks.bench import roofline
 from convert import cli as convert
-from edge_runtime.bundle import bundle as bundles
-from edge_runtime.bundle.bundle import Bundle
-from edge_runtime.engines import EngineInfo, create_engine
+from edge_runtime.bundle import listing, manifest
+from edge_runtime.bundle.reading import Bundle
+from edge_runtime.engines.modules import create_engine
+from edge_runtime.engines.record import EngineInfo
 from edge_runtime.errors import UsageError
 from edge_runtime.files import sha256_of
-from edge_runtime.machine import machine
-from edge_runtime.photos import images
-from edge_runtime.sources import tables
+from edge_runtime.machine import cpu, libraries
+from edge_runtime.photos import read, spec
+from edge_runtime.sources import table_reader
 from tests import helpers
 from tests.conftest import BUILD
 from tests.train.insight.test_inner import softmax
-from train.cli import cli
-from train.data import data
-from train.insight import evaluate, inner, metrics, predict
+from train.cli import evaluate, predict, train
+from train.data import labels
+from train.insight import inner, metrics
 from train.insight import report as reports
 from train.model import recipe
 from train.model.checkpoint import Checkpoint
@@ -66,7 +67,7 @@ def onnx_model(bundle):
 
 @pytest.fixture(scope="module")
 def train_rows(samples):
-    return list(tables.read_rows(os.path.join(samples, "train.tsv"), need_label=True))
+    return list(table_reader.read_rows(os.path.join(samples, "train.tsv"), need_label=True))
 
 
 def built_in(bundle, kind, batch=8):
@@ -85,7 +86,7 @@ def compared_photos(bundle):
 
 def recorded(words, interrupted=False):
     done = recipe.Outcome(None, None, {"fine_tune": {"loss": [2.0, 1.5, 1.2]}}, {}, False, interrupted)
-    return cli._command_for_the_same(words, cli.parser().parse_args(words), done)[2:]
+    return train._command_for_the_same(words, train.parser().parse_args(words), done)[2:]
 
 
 def test_the_recorded_command_makes_as_many_epochs_on_a_machine_of_another_speed():
@@ -97,18 +98,18 @@ def test_the_recorded_command_makes_as_many_epochs_on_a_machine_of_another_speed
 
 @pytest.mark.parametrize("words", [[], ["--mix", "mixup"], ["--mix", "cutmix", "--no-augment"]])
 def test_the_report_s_samples_show_what_fine_tuning_sees(words, tmp_path):
-    photos = [data.Photo(file, str(tmp_path / file), label) for file, label in helpers.write_photos(tmp_path)]
+    photos = [labels.Photo(file, str(tmp_path / file), label) for file, label in helpers.write_photos(tmp_path)]
     os.remove(photos[0].path)  # since it was learned from
     photos = photos[:5]
-    rows = cli._augmented_samples(photos, cli.parser().parse_args(["t.tsv", "--out", "b"] + words))
-    originals = [images.read_image(photo.path) for photo in photos[1:]]
+    rows = train._augmented_samples(photos, train.parser().parse_args(["t.tsv", "--out", "b"] + words))
+    originals = [read.read_image(photo.path) for photo in photos[1:]]
     assert len(rows) == 4 and {len(row) for row in rows} == {7}
     for row in rows:
         assert any(np.array_equal(row[0], original) for original in originals)
     changed = [sum(not np.array_equal(row[0], picture) for picture in row[1:]) for row in rows]
     # cutmix alone leaves about half as they are, and one of four has itself to be mixed with
     assert sum(changed) == 24 if "cutmix" not in words else 3 <= sum(changed) <= 20
-    assert cli._augmented_samples(photos[:1], cli.parser().parse_args(["t.tsv", "--out", "b"] + words)) == []
+    assert train._augmented_samples(photos[:1], train.parser().parse_args(["t.tsv", "--out", "b"] + words)) == []
 
 
 def test_class_names_are_those_of_the_table_sorted(bundle, train_rows):
@@ -126,22 +127,22 @@ def test_manifest_says_how_it_was_trained(bundle, samples, train_rows):
     assert training["seed"] == 0
     assert training["weights"].startswith("random")
     assert training["photos"] + bundle.manifest["metrics"]["val_photos"] == len(train_rows)
-    assert training["machine"] == machine.describe()
+    assert training["machine"] == cpu.describe()
     assert training["peak_memory_bytes"] > 100 << 20
     assert len(training["photos_sha256"]) == training["photos"] and not training["refitted"]
     own = sha256_of(os.path.join(samples, "photos", train_rows[0].file))[:16]
     copies = [sha256_of(os.path.join(samples, "photos", row.file))[:16] for row in train_rows]
     assert set(training["photos_sha256"]) < set(copies) and copies[0] == own
     for library in ("numpy", "onnxruntime", "opencv-python-headless", "keras", "tf2onnx"):
-        assert training["versions"][library] == machine.library_version(library) is not None
+        assert training["versions"][library] == libraries.library_version(library) is not None
     assert training["versions"]["tensorflow"] or training["versions"]["tensorflow-cpu"]
-    assert bundle.manifest["input_spec"] == images.INPUT_SPEC
-    assert bundle.manifest["format_version"] == bundles.FORMAT_VERSION
+    assert bundle.manifest["input_spec"] == spec.INPUT_SPEC
+    assert bundle.manifest["format_version"] == manifest.FORMAT_VERSION
     assert not os.path.exists(bundle.path + ".problems.tsv")
 
 
 def test_manifest_lists_every_file_and_nothing_else(bundle):
-    found = set(bundles.list_files(bundle.path)) - {"manifest.json"}
+    found = set(listing.list_files(bundle.path)) - {"manifest.json"}
     assert set(bundle.manifest["files"]) == found
     assert {"model.onnx", "saved_model/saved_model.pb", "sample/sample.json", "sample/probabilities.npy"} <= found
     assert not [name for name in found if name.endswith((".pkl", ".pickle", ".h5"))]
@@ -336,7 +337,7 @@ def test_evaluate_on_the_test_split(bundle, samples, tmp_path, capsys):
     assert sorted(os.listdir(str(report))) == sorted(reports.FILES)
     with open(str(report / "predictions.tsv"), newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file, dialect="excel-tab"))
-    expected = [(row.file, row.label) for row in tables.read_rows(table, need_label=True)]
+    expected = [(row.file, row.label) for row in table_reader.read_rows(table, need_label=True)]
     assert [(row["file"], row["truth"]) for row in rows] == expected
     accuracy, macro_f1, _ = metrics.score(
         [row["truth"] for row in rows], [row["label"] for row in rows], bundle.class_names
@@ -353,10 +354,10 @@ def test_evaluating_the_training_table_again_finds_the_figures_of_the_manifest(
 ):
     """The validation photos go through the device's decoder and engines and score what training said they score."""
     pytest.importorskip(engine)
-    options = cli.parser().parse_args(
+    options = train.parser().parse_args(
         [samples + "/train.tsv", "--images", samples + "/photos", "--out", bundle.path, "--weights", "none"]
     )
-    _, validation = cli.read_photos(options, {})
+    _, validation = train.read_photos(options, {})
     folder = os.path.join(samples, "photos")
     table = tmp_path / "validation.tsv"
     helpers.write_table(table, [(photo.file, photo.label) for photo in validation])
@@ -370,7 +371,7 @@ def test_evaluating_the_training_table_again_finds_the_figures_of_the_manifest(
 
 
 def test_predict_keeps_the_table_s_order(bundle, samples, tmp_path):
-    rows = [(row.file,) for row in tables.read_rows(os.path.join(samples, "test.tsv"))][::-1]
+    rows = [(row.file,) for row in table_reader.read_rows(os.path.join(samples, "test.tsv"))][::-1]
     helpers.write_table(tmp_path / "t.tsv", rows, header=("file",))
     predict.main(
         [bundle.path, str(tmp_path / "t.tsv"), "--images", os.path.join(samples, "photos")]
@@ -450,7 +451,7 @@ def test_ctrl_c_leaves_a_bundle_of_the_best_so_far(samples, tmp_path):
 
 @pytest.fixture
 def no_reading(monkeypatch):
-    monkeypatch.setattr(data, "read_labels", None)
+    monkeypatch.setattr(train, "read_labels", None)
 
 
 def test_an_out_that_is_something_else_is_refused_and_left_alone(tmp_path, no_reading):
@@ -461,7 +462,7 @@ def test_an_out_that_is_something_else_is_refused_and_left_alone(tmp_path, no_re
     (tmp_path / "link").symlink_to("nowhere")
     for name in ("holiday", "file", "link"):
         with pytest.raises(UsageError, match="%s: exists and is no bundle; give --out another name" % name):
-            cli.main(["t.tsv", "--out", str(tmp_path / name)])
+            train.main(["t.tsv", "--out", str(tmp_path / name)])
     assert (folder / "diary.txt").read_text() == "dear diary"
     assert (tmp_path / "file").read_text() == "text"
     assert os.readlink(str(tmp_path / "link")) == "nowhere"
@@ -473,17 +474,17 @@ def test_where_an_interrupted_training_would_go_is_left_alone_too(tmp_path, no_r
     (tmp_path / "bundle.interrupted").mkdir()
     (tmp_path / "bundle.interrupted" / "diary.txt").write_text("dear diary")
     with pytest.raises(UsageError, match="bundle.interrupted: exists and is no bundle"):
-        cli.main(["t.tsv", "--out", str(tmp_path / "bundle")])
+        train.main(["t.tsv", "--out", str(tmp_path / "bundle")])
 
 
 def test_ctrl_c_between_the_stages_says_where_the_state_is(tmp_path, capsys):
     state = Checkpoint(str(tmp_path / "bundle.training"), {}, resume=False)
     for said in ("", "interrupted: the state is in %s; to go on, give" % state.path):
-        with pytest.raises(KeyboardInterrupt), cli._saying_where_the_state_is(state):
+        with pytest.raises(KeyboardInterrupt), train._saying_where_the_state_is(state):
             raise KeyboardInterrupt
         assert capsys.readouterr().err.startswith(said)
         state.keep("head", {})
-    with pytest.raises(UsageError, match="disk"), cli._saying_where_the_state_is(state):
+    with pytest.raises(UsageError, match="disk"), train._saying_where_the_state_is(state):
         raise UsageError("a full disk")
     assert capsys.readouterr().err.startswith("the state is in %s; to go on, give" % state.path)
 
@@ -499,11 +500,11 @@ def test_copies_among_the_validation_photos_are_set_aside(tmp_path, capsys):
     (tmp_path / "val" / "copy.jpg").write_bytes(picture + b" ")
     held_out += [("again.jpg", label), ("copy.jpg", other)]
     helpers.write_table(tmp_path / "val.tsv", held_out)
-    options = cli.parser().parse_args(
+    options = train.parser().parse_args(
         [str(tmp_path / "train.tsv"), "--images", str(tmp_path / "photos"), "--val", str(tmp_path / "val.tsv")]
         + ["--val-images", str(tmp_path / "val"), "--out", str(tmp_path / "bundle")]
     )
-    _, validation = cli.read_photos(options, {})
+    _, validation = train.read_photos(options, {})
     assert {photo.file for photo in validation}.isdisjoint(["again.jpg", "copy.jpg"])
     assert "has copies under several labels" in capsys.readouterr().err
 
@@ -511,7 +512,7 @@ def test_copies_among_the_validation_photos_are_set_aside(tmp_path, capsys):
 def test_an_out_below_a_file_is_met_before_training(tmp_path, no_reading):
     (tmp_path / "file").write_text("text")
     with pytest.raises(UsageError, match="cannot write to "):
-        cli.main(["t.tsv", "--out", str(tmp_path / "file" / "bundle")])
+        train.main(["t.tsv", "--out", str(tmp_path / "file" / "bundle")])
 
 
 def test_a_full_disk_is_met_before_training(tmp_path, monkeypatch, no_reading):
@@ -520,7 +521,7 @@ def test_a_full_disk_is_met_before_training(tmp_path, monkeypatch, no_reading):
     usage = collections.namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(1 << 40, 1 << 40, 100 << 20))
     with pytest.raises(UsageError, match="only 100 MiB are free"):
-        cli.main(["t.tsv", "--out", str(tmp_path / "bundle")])
+        train.main(["t.tsv", "--out", str(tmp_path / "bundle")])
 
 
 def test_without_tensorflow_training_exits_with_4_and_says_how_to_get_it(tmp_path, monkeypatch):
@@ -529,5 +530,5 @@ def test_without_tensorflow_training_exits_with_4_and_says_how_to_get_it(tmp_pat
     helpers.write_photos(tmp_path / "photos", per_class=2)
     monkeypatch.setitem(sys.modules, "tensorflow", None)
     with pytest.raises(MissingRequirement, match="tensorflow is needed here(.|\n)*pip install tensorflow"):
-        cli.main([str(tmp_path / "photos"), "--out", str(tmp_path / "bundle")])
+        train.main([str(tmp_path / "photos"), "--out", str(tmp_path / "bundle")])
     assert not (tmp_path / "bundle").exists()

@@ -11,13 +11,13 @@ import pytest
 
 from edge_runtime.errors import SomeInputsFailed, StorageLost, UsageError
 from edge_runtime.files import sha256_of
-from edge_runtime.photos import images
-from edge_runtime.sources import sources
+from edge_runtime.photos import read as photos_read
+from edge_runtime.sources import registry
 from tests import helpers
 from tests.train.insight.test_explore import drawn
-from train.cli import cli
-from train.data import data, photo_facts
-from train.data.data import Photo
+from train.cli import train
+from train.data import checks, labels, photo_facts, split
+from train.data.labels import Photo
 
 
 @pytest.fixture
@@ -34,11 +34,11 @@ def no_long_work(monkeypatch):
     def started():
         raise AssertionError("training went on")
 
-    monkeypatch.setattr("train.model.model.load_tensorflow", started)
+    monkeypatch.setattr("train.model.network.load_tensorflow", started)
 
 
 def read_options(*arguments):
-    return cli.read_photos(cli.parser().parse_args([str(argument) for argument in arguments]), {})
+    return train.read_photos(train.parser().parse_args([str(argument) for argument in arguments]), {})
 
 
 def labelled(**counts):
@@ -75,8 +75,8 @@ def write_films(folder, films, frames=12):
 def test_table_and_class_folders_give_the_same_photos(photos, tmp_path):
     folder, rows = photos
     helpers.write_table(tmp_path / "train.tsv", rows)
-    from_table, problems = data.read_labels(str(tmp_path / "train.tsv"), str(folder))
-    from_folder, more = data.read_labels(str(folder))
+    from_table, problems = labels.read_labels(str(tmp_path / "train.tsv"), str(folder))
+    from_folder, more = labels.read_labels(str(folder))
     assert problems == more == []
     assert [(photo.file, photo.label) for photo in from_table] == rows
     assert sorted(photo[:3] for photo in from_folder) == sorted(photo[:3] for photo in from_table)
@@ -86,7 +86,7 @@ def test_table_and_class_folders_give_the_same_photos(photos, tmp_path):
 def test_images_folder_defaults_to_the_table_s(photos):
     folder, rows = photos
     helpers.write_table(folder / "train.tsv", rows)
-    found, problems = data.read_labels(str(folder / "train.tsv"))
+    found, problems = labels.read_labels(str(folder / "train.tsv"))
     assert (len(found), problems) == (len(rows), [])
     assert all(os.path.isfile(photo.path) for photo in found)
 
@@ -95,9 +95,9 @@ def test_nested_class_folders_keep_their_whole_name(tmp_path):
     for name in ("Fruit/Apple/a.jpg", "Fruit/Pear/a.jpg", "Dairy/Apple/a.jpg"):
         helpers.write_photo(tmp_path / name, helpers.photo((9, 9, 9)))
     helpers.write_photo(tmp_path / "stray.jpg", helpers.photo((9, 9, 9)))
-    found, problems = data.read_labels(str(tmp_path))
+    found, problems = labels.read_labels(str(tmp_path))
     assert [photo.label for photo in found] == ["Dairy/Apple", "Fruit/Apple", "Fruit/Pear"]
-    assert problems == [data.Problem("stray.jpg", "lies in no class folder")]
+    assert problems == [labels.Problem("stray.jpg", "lies in no class folder")]
 
 
 def test_more_columns_in_any_order_are_ignored(photos, tmp_path):
@@ -105,7 +105,7 @@ def test_more_columns_in_any_order_are_ignored(photos, tmp_path):
     helpers.write_table(
         tmp_path / "t.tsv", [(label, "7", file) for file, label in rows], header=("label", "weight", "file")
     )
-    found, problems = data.read_labels(str(tmp_path / "t.tsv"), str(folder))
+    found, problems = labels.read_labels(str(tmp_path / "t.tsv"), str(folder))
     assert problems == []
     assert [(photo.file, photo.label) for photo in found] == rows
 
@@ -125,23 +125,23 @@ def test_more_columns_in_any_order_are_ignored(photos, tmp_path):
 )
 def test_each_unusable_row_is_set_aside_and_named(tmp_path, row, name, what):
     helpers.write_table(tmp_path / "t.tsv", [("1.jpg", "red"), ("2.jpg", "red"), row, ("3.jpg", "red")])
-    found, problems = data.read_labels(str(tmp_path / "t.tsv"))
+    found, problems = labels.read_labels(str(tmp_path / "t.tsv"))
     assert [photo.file for photo in found] == ["1.jpg", "2.jpg", "3.jpg"]
-    assert problems == [data.Problem(name, what)]
+    assert problems == [labels.Problem(name, what)]
 
 
 def test_a_photo_listed_twice_counts_once(tmp_path):
     helpers.write_table(tmp_path / "t.tsv", [("a.jpg", "red"), ("b.jpg", "red"), ("./a.jpg", "red")])
-    found, problems = data.read_labels(str(tmp_path / "t.tsv"))
+    found, problems = labels.read_labels(str(tmp_path / "t.tsv"))
     assert [photo.file for photo in found] == ["a.jpg", "b.jpg"]
-    assert problems == [data.Problem("./a.jpg", "is listed more than once: counted once")]
+    assert problems == [labels.Problem("./a.jpg", "is listed more than once: counted once")]
 
 
 def test_a_photo_under_two_labels_is_not_used_at_all(tmp_path):
     helpers.write_table(tmp_path / "t.tsv", [("a.jpg", "red"), ("b.jpg", "red"), ("a.jpg", "green")])
-    found, problems = data.read_labels(str(tmp_path / "t.tsv"))
+    found, problems = labels.read_labels(str(tmp_path / "t.tsv"))
     assert [photo.file for photo in found] == ["b.jpg"]
-    assert problems == [data.Problem("a.jpg", "is listed under several labels: green, red")] * 2
+    assert problems == [labels.Problem("a.jpg", "is listed under several labels: green, red")] * 2
 
 
 @pytest.mark.parametrize(
@@ -156,17 +156,17 @@ def test_a_photo_under_two_labels_is_not_used_at_all(tmp_path):
 def test_a_table_without_the_columns_is_refused(tmp_path, content, said):
     (tmp_path / "t.tsv").write_bytes(content)
     with pytest.raises(UsageError) as refused:
-        data.read_labels(str(tmp_path / "t.tsv"))
+        labels.read_labels(str(tmp_path / "t.tsv"))
     assert said in str(refused.value)
     assert str(tmp_path / "t.tsv") in str(refused.value)
 
 
 def test_missing_table_and_missing_images_folder_are_told_apart(tmp_path):
     with pytest.raises(UsageError, match="nosuch.tsv: no such table or folder"):
-        data.read_labels(str(tmp_path / "nosuch.tsv"))
+        labels.read_labels(str(tmp_path / "nosuch.tsv"))
     helpers.write_table(tmp_path / "t.tsv", [])
     with pytest.raises(UsageError, match="--images .*nosuch: no such folder"):
-        data.read_labels(str(tmp_path / "t.tsv"), str(tmp_path / "nosuch"))
+        labels.read_labels(str(tmp_path / "t.tsv"), str(tmp_path / "nosuch"))
 
 
 # ---- checking
@@ -187,7 +187,7 @@ def test_every_kind_of_unreadable_photo_is_named_with_its_reason(tmp_path):
     names = sorted(os.listdir(str(tmp_path))) + ["missing.jpg"]
     listed = [Photo(name, str(tmp_path / name), "red") for name in names]
     sums = {}
-    readable, problems = data.check_photos(listed, sums)
+    readable, problems = checks.check_photos(listed, sums)
     assert sums == {photo.path: sha256_of(photo.path) for photo in readable}
     assert [photo.file for photo in readable] == ["good.jpg", "good.png"]
     reasons = dict(problems)
@@ -202,9 +202,9 @@ def test_every_kind_of_unreadable_photo_is_named_with_its_reason(tmp_path):
 
 
 def test_a_class_with_one_photo_is_set_aside():
-    kept, problems = data.drop_small_classes(labelled(a=2, b=1, c=3))
+    kept, problems = checks.drop_small_classes(labelled(a=2, b=1, c=3))
     assert collections.Counter(photo.label for photo in kept) == {"a": 2, "c": 3}
-    assert problems == [data.Problem("b0.jpg", "class 'b' has 1 usable photo, 2 are needed")]
+    assert problems == [labels.Problem("b0.jpg", "class 'b' has 1 usable photo, 2 are needed")]
 
 
 # ---- splitting
@@ -212,7 +212,7 @@ def test_a_class_with_one_photo_is_set_aside():
 
 def test_split_takes_the_share_of_every_class_and_loses_nothing():
     every = labelled(a=50, b=20, c=10)
-    training, validation = data.split(every, 0.2, seed=0)
+    training, validation = split.split(every, 0.2, seed=0)
     assert collections.Counter(photo.label for photo in validation) == {"a": 10, "b": 4, "c": 2}
     assert sorted(training + validation) == sorted(every)
     assert training == [photo for photo in every if photo not in validation]
@@ -221,13 +221,13 @@ def test_split_takes_the_share_of_every_class_and_loses_nothing():
 
 def test_split_follows_the_seed():
     every = labelled(a=50, b=20)
-    assert data.split(every, 0.3, seed=5) == data.split(every, 0.3, seed=5)
-    assert data.split(every, 0.3, seed=5) != data.split(every, 0.3, seed=6)
+    assert split.split(every, 0.3, seed=5) == split.split(every, 0.3, seed=5)
+    assert split.split(every, 0.3, seed=5) != split.split(every, 0.3, seed=6)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.5, 0.999, 1.0])
 def test_split_empties_no_class_on_either_side(share):
-    for side in data.split(labelled(a=2, b=3, c=40), share, seed=1):
+    for side in split.split(labelled(a=2, b=3, c=40), share, seed=1):
         assert {photo.label for photo in side} == {"a", "b", "c"}
 
 
@@ -243,7 +243,7 @@ def test_photos_that_look_alike_stay_together_and_each_class_has_its_share(share
         ["d2.jpg", "d3.jpg", "d4.jpg"],
     ]
     indices = [[names.index(name) for name in group] for group in groups]
-    training, validation = data.split(every, share, seed, indices)
+    training, validation = split.split(every, share, seed, indices)
     assert sorted(training + validation) == sorted(every)
     held_out = {photo.file for photo in validation}
     assert [group for group in groups if held_out.intersection(group) not in (set(), set(group))] == []
@@ -252,19 +252,19 @@ def test_photos_that_look_alike_stay_together_and_each_class_has_its_share(share
     counts = collections.Counter(photo.label for photo in validation)
     for label, count, largest in (("a", 50, 5), ("b", 20, 2), ("c", 9, 3), ("d", 5, 3)):
         assert abs(counts[label] - share * count) <= largest
-    assert (training, validation) == data.split(every, share, seed, indices)
+    assert (training, validation) == split.split(every, share, seed, indices)
 
 
 def test_where_no_photos_look_alike_the_split_is_what_it_always_was():
     before = ["a3.jpg", "a4.jpg", "a6.jpg", "a9.jpg", "b2.jpg", "b4.jpg", "c1.jpg"]
     for groups in ([], [[0, 1], [12, 13]]):  # these are on one side anyway
-        _, validation = data.split(labelled(a=12, b=5, c=2), 0.3, seed=4, groups=groups)
+        _, validation = split.split(labelled(a=12, b=5, c=2), 0.3, seed=4, groups=groups)
         assert [photo.file for photo in validation] == before
 
 
 def test_a_class_that_is_one_group_stays_in_training():
     every = labelled(a=6, b=6, c=6)
-    training, validation = data.split(every, 0.2, 0, [list(range(6))])
+    training, validation = split.split(every, 0.2, 0, [list(range(6))])
     assert collections.Counter(photo.label for photo in validation) == {"b": 1, "c": 1}
     assert sum(photo.label == "a" for photo in training) == 6
 
@@ -272,13 +272,13 @@ def test_a_class_that_is_one_group_stays_in_training():
 @pytest.mark.parametrize("groups", [[range(6), range(6, 12), range(12, 18)], [range(6), range(12, 18)]])
 def test_where_most_classes_are_one_group_they_are_split_all_the_same(groups):
     every = labelled(a=6, b=6, c=6)
-    assert data.split(every, 0.2, 0, [list(group) for group in groups]) == data.split(every, 0.2, 0)
+    assert split.split(every, 0.2, 0, [list(group) for group in groups]) == split.split(every, 0.2, 0)
 
 
 def test_frames_of_one_film_are_on_one_side(tmp_path, capsys):
     write_films(tmp_path / "films", {"milk": 5, "soap": 5, "tea": 5})
-    options = cli.parser().parse_args([str(tmp_path / "films"), "--out", str(tmp_path / "bundle")])
-    training, validation = cli.read_photos(options, {})
+    options = train.parser().parse_args([str(tmp_path / "films"), "--out", str(tmp_path / "bundle")])
+    training, validation = train.read_photos(options, {})
     films = [{photo.file.split("-")[0] for photo in side} for side in (training, validation)]
     assert films[0].isdisjoint(films[1]) and len(films[0]) == 12 and len(films[1]) == 3
     said = capsys.readouterr().err
@@ -288,10 +288,10 @@ def test_frames_of_one_film_are_on_one_side(tmp_path, capsys):
     assert "warning" not in said
     # What the split was before: the network would be asked for what it has learned by heart.
     likeness = {}
-    photos, _ = data.check_photos(data.read_labels(str(tmp_path / "films"))[0], {}, likeness)
+    photos, _ = checks.check_photos(labels.read_labels(str(tmp_path / "films"))[0], {}, likeness)
     groups = photo_facts.groups_of_frames([likeness[photo.path] for photo in photos], [photo.label for photo in photos])
-    training, validation = data.split(photos, 0.2, 0)
-    leaking = data.count_leaking(training, validation, [[photos[index] for index in group] for group in groups])
+    training, validation = split.split(photos, 0.2, 0)
+    leaking = split.count_leaking(training, validation, [[photos[index] for index in group] for group in groups])
     assert leaking == len(validation) == 36
 
 
@@ -322,10 +322,10 @@ def test_validation_photos_that_look_like_training_photos_are_said(tmp_path, cap
 
 
 def test_report_names_all_in_the_file_and_the_first_ten_on_the_screen(tmp_path, capsys):
-    problems = [data.Problem("%02d.jpg" % number, "No such file or directory") for number in range(13)]
-    problems += [data.Problem("odd\tname\n.jpg", "is empty (0 bytes)")]
+    problems = [labels.Problem("%02d.jpg" % number, "No such file or directory") for number in range(13)]
+    problems += [labels.Problem("odd\tname\n.jpg", "is empty (0 bytes)")]
     path = str(tmp_path / "problems.tsv")
-    data.report_problems(problems, path, strict=False)
+    checks.report_problems(problems, path, strict=False)
     said = capsys.readouterr().err
     assert "14 photos cannot be used:" in said
     assert "  13: No such file or directory: 00.jpg, 01.jpg," in said
@@ -339,21 +339,21 @@ def test_report_names_all_in_the_file_and_the_first_ten_on_the_screen(tmp_path, 
 
 
 def test_report_is_silent_without_problems(tmp_path, capsys):
-    data.report_problems([], str(tmp_path / "problems.tsv"), strict=True)
+    checks.report_problems([], str(tmp_path / "problems.tsv"), strict=True)
     assert capsys.readouterr().err == ""
     assert os.listdir(str(tmp_path)) == []
 
 
 def test_report_makes_the_folder_of_the_bundle_to_be(tmp_path, capsys):
     path = tmp_path / "new" / "bundle.problems.tsv"
-    data.report_problems([data.Problem("a.jpg", "is empty")], str(path), strict=False)
+    checks.report_problems([labels.Problem("a.jpg", "is empty")], str(path), strict=False)
     assert "a.jpg\tis empty" in path.read_text()
 
 
 def test_report_that_cannot_be_written_is_the_user_s_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="problems.tsv"):
-        data.report_problems([data.Problem("a", "b")], str(tmp_path / "file" / "problems.tsv"), strict=False)
+        checks.report_problems([labels.Problem("a", "b")], str(tmp_path / "file" / "problems.tsv"), strict=False)
 
 
 # ---- through the command
@@ -364,7 +364,7 @@ def test_strict_exits_with_3_before_any_long_work(photos, tmp_path, no_long_work
     helpers.write_table(tmp_path / "t.tsv", rows + [("missing.jpg", "red")])
     command = [str(tmp_path / "t.tsv"), "--images", str(folder), "--out", str(tmp_path / "bundle"), "--strict"]
     with pytest.raises(SomeInputsFailed, match="--strict: 1 labelled photos cannot be used"):
-        cli.main(command)
+        train.main(command)
     assert "missing.jpg" in capsys.readouterr().err
     assert (tmp_path / "bundle.problems.tsv").read_text() == "file\tproblem\nmissing.jpg\tNo such file or directory\n"
     assert not (tmp_path / "bundle").exists()
@@ -390,7 +390,7 @@ def test_fewer_than_two_classes_left_exits_with_2(photos, tmp_path, no_long_work
     ones = [row for row in rows if row[1] == "red"][:kept] + [row for row in rows if row[1] == "blue things"][:1]
     helpers.write_table(tmp_path / "t.tsv", ones)
     with pytest.raises(UsageError, match="at least 2 classes with 2 photos each are needed"):
-        cli.main([str(tmp_path / "t.tsv"), "--images", str(folder), "--out", str(tmp_path / "bundle")])
+        train.main([str(tmp_path / "t.tsv"), "--images", str(folder), "--out", str(tmp_path / "bundle")])
 
 
 def test_no_readable_photo_at_all_exits_with_2(tmp_path, no_long_work):
@@ -443,9 +443,9 @@ def test_a_copy_of_a_validation_photo_is_left_out_too(photos, tmp_path, capsys):
 
 def test_classes_are_weighted_when_one_has_more_than_five_times_another_s_photos():
     even = np.repeat([0, 1], [10, 2])
-    assert data.class_weights(even, 2).tolist() == [1, 1]
+    assert split.class_weights(even, 2).tolist() == [1, 1]
     uneven = np.repeat([0, 1], [11, 2])
-    weights = data.class_weights(uneven, 2)
+    weights = split.class_weights(uneven, 2)
     assert weights * [11, 2] == pytest.approx([6.5, 6.5])  # both classes count alike
     assert weights[uneven].mean() == pytest.approx(1)
 
@@ -453,18 +453,18 @@ def test_classes_are_weighted_when_one_has_more_than_five_times_another_s_photos
 def test_the_data_s_name_depends_on_photos_labels_and_split_alone():
     photos = labelled(a=3, b=3)
     sums = {photo.path: photo.file for photo in photos}
-    name = data.identity(photos[:4], photos[4:], sums)
-    assert data.identity(photos[3::-1], photos[4:], sums) == name
-    assert data.identity(photos[:5], photos[5:], sums) != name
-    assert data.identity(photos[:4], [photo._replace(label="a") for photo in photos[4:]], sums) != name
-    assert data.identity(photos[:4], photos[4:], dict(sums, **{photos[0].path: "other"})) != name
+    name = split.identity(photos[:4], photos[4:], sums)
+    assert split.identity(photos[3::-1], photos[4:], sums) == name
+    assert split.identity(photos[:5], photos[5:], sums) != name
+    assert split.identity(photos[:4], [photo._replace(label="a") for photo in photos[4:]], sums) != name
+    assert split.identity(photos[:4], photos[4:], dict(sums, **{photos[0].path: "other"})) != name
 
 
 def test_the_order_of_photos_counts_where_it_is_asked_for():
     photos = labelled(a=1, b=2)
     sums = {photo.path: photo.file for photo in photos}
-    assert data.identity(photos, photos[:2], sums, True) != data.identity(photos[::-1], photos[:2], sums, True)
-    assert data.identity(photos, photos[:2], sums, True) != data.identity(photos, photos[1::-1], sums, True)
+    assert split.identity(photos, photos[:2], sums, True) != split.identity(photos[::-1], photos[:2], sums, True)
+    assert split.identity(photos, photos[:2], sums, True) != split.identity(photos, photos[1::-1], sums, True)
 
 
 def test_validation_photos_with_unknown_labels_are_set_aside(photos, tmp_path, capsys):
@@ -485,7 +485,7 @@ def test_validation_without_any_usable_photo_exits_with_2(photos, tmp_path, no_l
     helpers.write_table(tmp_path / "train.tsv", rows)
     helpers.write_table(tmp_path / "val.tsv", [("nosuch.jpg", "red")])
     with pytest.raises(UsageError, match="--val .*val.tsv: none of its photos can be used"):
-        cli.main(
+        train.main(
             [str(tmp_path / "train.tsv"), "--images", str(folder), "--out", str(tmp_path / "bundle")]
             + ["--val", str(tmp_path / "val.tsv")]
         )
@@ -498,7 +498,7 @@ def test_validation_without_any_usable_photo_exits_with_2(photos, tmp_path, no_l
 )
 def test_senseless_options_exit_with_2(arguments, tmp_path, capsys):
     with pytest.raises(SystemExit) as stopped:
-        cli.main(["t.tsv", "--out", str(tmp_path / "bundle")] + arguments)
+        train.main(["t.tsv", "--out", str(tmp_path / "bundle")] + arguments)
     assert stopped.value.code == 2
     assert arguments[-2] in capsys.readouterr().err
 
@@ -564,7 +564,7 @@ def test_real_photos_are_warned_of_classes_without_validation_alone(grocery, tmp
 
 
 def test_real_picnic_labels(picnic):
-    found, problems = data.read_labels(os.path.join(picnic, "train.tsv"))
+    found, problems = labels.read_labels(os.path.join(picnic, "train.tsv"))
     assert (len(found), problems) == (7258, [])
     counts = collections.Counter(photo.label for photo in found)
     assert len(counts) == 25
@@ -572,7 +572,7 @@ def test_real_picnic_labels(picnic):
     assert counts["Asparagus, string beans & brussels sprouts"] == 129
     assert min(counts.values()) == counts["Fish"] == 93
     assert found[0].file == "0.png"
-    training, validation = data.split(found, 0.2, seed=0)
+    training, validation = split.split(found, 0.2, seed=0)
     assert len(training) + len(validation) == 7258
     for label, count in collections.Counter(photo.label for photo in validation).items():
         assert abs(count - 0.2 * counts[label]) <= 0.5
@@ -580,7 +580,7 @@ def test_real_picnic_labels(picnic):
 
 def test_real_picnic_labels_without_their_photos(picnic, tmp_path, no_long_work, capsys):
     with pytest.raises(UsageError, match="0 usable photos of 0 classes"):
-        cli.main([os.path.join(picnic, "train.tsv"), "--out", str(tmp_path / "bundle")])
+        train.main([os.path.join(picnic, "train.tsv"), "--out", str(tmp_path / "bundle")])
     assert "  7258: No such file or directory: 0.png, 1.png," in capsys.readouterr().err
     with open(str(tmp_path / "bundle.problems.tsv"), encoding="utf-8") as file:
         assert len(file.readlines()) == 7259
@@ -589,7 +589,7 @@ def test_real_picnic_labels_without_their_photos(picnic, tmp_path, no_long_work,
 def test_copies_count_once_and_copies_under_two_labels_not_at_all():
     photos = [Photo(name, name, label) for name, label in zip("abcdef", ["red", "red", "blue", "red", "blue", "blue"])]
     sums = dict(zip("abcdef", ["1", "1", "2", "3", "3", "4"]))
-    left, problems = data.drop_copies(photos, sums)
+    left, problems = checks.drop_copies(photos, sums)
     assert [photo.file for photo in left] == ["a", "c", "f"]
     assert dict(problems) == {
         "b": "is a copy of another photo: counted once",
@@ -603,7 +603,7 @@ def test_copies_cannot_get_into_training_and_validation_both(photos, tmp_path, n
     for name, _ in rows:
         shutil.copy(str(folder / name), str(folder / (name[:-4] + "-copy.jpg")))
     with pytest.raises(AssertionError, match="training went on"):
-        cli.main([str(folder), "--out", str(tmp_path / "bundle")])
+        train.main([str(folder), "--out", str(tmp_path / "bundle")])
     assert "%d: is a copy of another photo: counted once" % len(rows) in capsys.readouterr().err
 
 
@@ -614,7 +614,7 @@ def test_hidden_folders_and_those_that_systems_make_are_no_classes(photos, name)
     shutil.copytree(str(folder / os.path.dirname(rows[0][0])), str(folder / "red" / name))
     helpers.write_bytes(folder / "red" / "._00.jpg", b"")
     helpers.write_bytes(folder / name / "raw.cr2", b"")
-    left, problems = data.read_labels(str(folder))
+    left, problems = labels.read_labels(str(folder))
     assert sorted(photo.file for photo in left) == sorted(name for name, _ in rows) and problems == []
 
 
@@ -622,7 +622,7 @@ def test_a_bundle_among_the_photos_is_no_class(photos, tiny_bundle):
     folder, rows = photos
     shutil.copytree(tiny_bundle, str(folder / "models" / "bundle"))
     (folder / "red" / "manifest.json").write_text('{"name": "of the photos"}')
-    left, problems = data.read_labels(str(folder))
+    left, problems = labels.read_labels(str(folder))
     assert sorted(photo.file for photo in left) == sorted(name for name, _ in rows)
     samples = [name for name in os.listdir(os.path.join(tiny_bundle, "sample")) if name.endswith(".png")]
     assert [problem.what for problem in problems] == ["lies in a bundle"] * len(samples) and samples
@@ -634,20 +634,20 @@ def test_what_is_written_beside_the_bundle_does_not_go_with_it(option, place, ph
     with pytest.raises(
         UsageError, match="%s .*: lies in .*bundle(.interrupted)?, which is replaced as a whole" % option
     ):
-        cli.main([str(photos[0]), "--out", str(tmp_path / "bundle"), option, os.path.join(str(tmp_path), place)])
+        train.main([str(photos[0]), "--out", str(tmp_path / "bundle"), option, os.path.join(str(tmp_path), place)])
     assert not (tmp_path / "bundle").exists()
 
 
 def test_epochs_of_a_fine_tuning_that_is_none_are_said_to_be_without_effect(photos, tmp_path, no_long_work, capsys):
     with pytest.raises(AssertionError, match="training went on"):
-        cli.main([str(photos[0]), "--out", str(tmp_path / "b"), "--weights", "none", "--fine-tune-epochs", "3"])
+        train.main([str(photos[0]), "--out", str(tmp_path / "b"), "--weights", "none", "--fine-tune-epochs", "3"])
     assert "--fine-tune-epochs 3: nothing is fine-tuned, since --fine-tune is 0" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("seed", ["-1", str(1 << 32), "x"])
 def test_a_seed_that_no_generator_takes_exits_with_2(seed, tmp_path, capsys):
     with pytest.raises(SystemExit) as stopped:
-        cli.main(["t.tsv", "--out", str(tmp_path / "bundle"), "--seed", seed])
+        train.main(["t.tsv", "--out", str(tmp_path / "bundle"), "--seed", seed])
     assert stopped.value.code == 2 and "--seed" in capsys.readouterr().err
 
 
@@ -657,7 +657,7 @@ def test_a_folder_that_cannot_be_written_is_met_before_any_long_work(option, pho
         pytest.importorskip("tensorboard")
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="%s .*file: cannot be written" % option):
-        cli.main([str(photos[0]), "--out", str(tmp_path / "bundle"), option, str(tmp_path / "file")])
+        train.main([str(photos[0]), "--out", str(tmp_path / "bundle"), option, str(tmp_path / "file")])
 
 
 # ---- sources
@@ -668,14 +668,14 @@ def test_photos_whose_folder_goes_away_are_not_called_unreadable(photos, tmp_pat
     folder, rows = photos
     helpers.write_table(tmp_path / "train.tsv", rows)
     given = [str(tmp_path / "train.tsv"), "--images", str(folder)] if source == "table" else [str(folder)]
-    read_photo = images.read_photo
+    read_photo = photos_read.read_photo
 
     def read(path):
         if path.endswith("red/01.jpg"):
             os.rename(str(folder), str(folder) + ".away")
         return read_photo(path)
 
-    monkeypatch.setattr(images, "read_photo", read)
+    monkeypatch.setattr(checks, "read_photo", read)
     with pytest.raises(StorageLost, match="photos: this folder went away") as lost:
         read_options(*given + ["--out", str(tmp_path / "bundle")])
     assert lost.value.exit_code == 4 and not os.path.exists(str(tmp_path / "bundle.problems.tsv"))
@@ -685,13 +685,13 @@ def test_a_photo_that_is_missing_alone_is_named_with_the_one_that_was_meant(phot
     folder, rows = photos
     missing = [("red/0%d.JPG" % number, "red") for number in range(3)] + [("red/nowhere.jpg", "red")]
     helpers.write_table(tmp_path / "train.tsv", rows + missing)
-    listed, _ = data.read_labels(str(tmp_path / "train.tsv"), str(folder))
-    readable, problems = data.check_photos(listed, {})
+    listed, _ = labels.read_labels(str(tmp_path / "train.tsv"), str(folder))
+    readable, problems = checks.check_photos(listed, {})
     assert len(readable) == len(rows)
     assert [problem.what for problem in problems] == [
         'No such file or directory; did you mean "%s"?' % (folder / "red" / ("0%d.jpg" % number)) for number in range(3)
     ] + ["No such file or directory"]
-    data.report_problems(problems, None, strict=False)
+    checks.report_problems(problems, None, strict=False)
     assert "\n  4: No such file or directory: red/00.JPG (did you mean " in capsys.readouterr().err
 
 
@@ -702,8 +702,8 @@ def test_photos_in_class_folders_are_those_that_classify_reads(photos, capsys):
         helpers.write_bytes(folder / "red" / name, jpeg)
     for name in ("clip.mp4", "notes.txt", "README", "Thumbs.db", ".hidden.jpg"):
         helpers.write_bytes(folder / "red" / name, b"some text")
-    left, problems = data.read_labels(str(folder))
-    assert sorted(photo.file for photo in left) == sorted(item.name for item in sources.open_source(str(folder)))
+    left, problems = labels.read_labels(str(folder))
+    assert sorted(photo.file for photo in left) == sorted(item.name for item in registry.open_source(str(folder)))
     assert len(left) == len(rows) + 3 and problems == []
     assert "passed over: 1 without a suffix, 1 .mp4, 1 .txt (" in capsys.readouterr().err
 
@@ -712,9 +712,9 @@ def test_raw_photos_are_named_as_problems_and_heic_is_tried(photos, capsys):
     folder, rows = photos
     helpers.write_bytes(folder / "red" / "a.CR2", b"")
     helpers.write_bytes(folder / "red" / "b.heic", b"")
-    left, problems = data.read_labels(str(folder))
+    left, problems = labels.read_labels(str(folder))
     assert len(left) == len(rows) + 1
-    assert problems == [data.Problem("red/a.CR2", ".CR2 is no format that can be read; convert it to JPEG or PNG")]
+    assert problems == [labels.Problem("red/a.CR2", ".CR2 is no format that can be read; convert it to JPEG or PNG")]
     assert "passed over" not in capsys.readouterr().err
 
 
@@ -729,7 +729,7 @@ def test_labels_come_from_tables_of_other_kinds(photos, tmp_path, name):
         text = "file,label\r\n" + "".join('"%s","%s"\r\n' % row for row in rows)
         text = text.encode("utf-16")
         helpers.write_bytes(tmp_path / name, gzip.compress(text) if name.endswith(".gz") else text)
-    found, problems = data.read_labels(str(tmp_path / name), str(folder))
+    found, problems = labels.read_labels(str(tmp_path / name), str(folder))
     assert [(photo.file, photo.label) for photo in found] == rows and problems == []
 
 
@@ -738,11 +738,11 @@ def test_labels_come_from_tables_of_other_kinds(photos, tmp_path, name):
 )
 def test_labels_in_what_is_no_table_are_refused_by_its_kind(tmp_path, name, says):
     with pytest.raises(UsageError, match=says):
-        data.read_labels(helpers.write_bytes(tmp_path / name, b""))
+        labels.read_labels(helpers.write_bytes(tmp_path / name, b""))
 
 
 def test_an_empty_images_folder_is_refused(tmp_path):
     helpers.write_table(tmp_path / "t.tsv", [("a.jpg", "red")])
     (tmp_path / "card").mkdir()
     with pytest.raises(UsageError, match="card: is an empty folder; is its disk mounted"):
-        data.read_labels(str(tmp_path / "t.tsv"), str(tmp_path / "card"))
+        labels.read_labels(str(tmp_path / "t.tsv"), str(tmp_path / "card"))

@@ -1,4 +1,4 @@
-"""Training must see exactly the pixels that the device sees (train/data/pipeline.py, edge_runtime/photos/images.py)."""
+"""Training must see exactly the pixels that the device sees (train/data/batches.py, edge_runtime/photos/decode.py)."""
 
 import os
 
@@ -7,17 +7,17 @@ import pytest
 from PIL import Image
 
 from edge_runtime.errors import UsageError
-from edge_runtime.photos import images
-from edge_runtime.sources.sources import open_source
+from edge_runtime.photos import read
+from edge_runtime.sources.registry import open_source
 from tests import helpers
-from train.data.pipeline import photo_batches, untuned
-from train.model import model
+from train.data.batches import photo_batches, untuned
+from train.model import network
 
 
 @pytest.fixture(scope="module", autouse=True)
 def tensorflow():
     pytest.importorskip("tensorflow", reason="training needs TensorFlow")
-    model.load_tensorflow()
+    network.load_tensorflow()
 
 
 def pipeline_pixels(paths, batch_size=4):
@@ -31,7 +31,7 @@ def assert_same_pixels(paths):
     assert found.dtype == np.uint8
     assert found.shape == (len(paths), 299, 299, 3)
     for path, picture in zip(paths, found):
-        assert np.array_equal(picture, images.read_image(path)), path
+        assert np.array_equal(picture, read.read_image(path)), path
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +73,7 @@ def test_real_photos_too(grocery):
 
 def test_the_pixels_are_right_not_only_equal(drawn):
     """A guard for the tests above: both sides could agree on something wrong."""
-    plain = images.read_image(str(drawn / "plain.png")).astype(int)
+    plain = read.read_image(str(drawn / "plain.png")).astype(int)
     with Image.open(str(drawn / "plain.png")) as file:
         independent = np.asarray(file.convert("RGB").resize((299, 299), Image.BOX)).astype(int)
     assert np.abs(plain - independent).mean() < 4
@@ -120,12 +120,12 @@ def test_a_photo_that_vanished_stops_the_training_and_is_named(tmp_path):
 
 
 def test_scaling_maps_0_and_255_to_the_ends_of_the_range():
-    scaled = model.scale(np.array([0, 51, 255], np.uint8)).numpy()
+    scaled = network.scale(np.array([0, 51, 255], np.uint8)).numpy()
     assert scaled.dtype == np.float32
     assert scaled == pytest.approx([-1.0, 51 / 127.5 - 1, 1.0], abs=1e-6)
 
 
 def test_nothing_is_left_to_tensorflow_s_autotuning():
-    options = untuned(model.require("tensorflow").data.Dataset.range(3)).options()
+    options = untuned(network.require("tensorflow").data.Dataset.range(3)).options()
     tuned = options.autotune.enabled if hasattr(options, "autotune") else options.experimental_optimization.autotune
     assert tuned is False

@@ -8,8 +8,8 @@ import os
 import pytest
 from PIL import Image
 
-from edge_runtime.sources import tables
-from train.data import data, samples
+from edge_runtime.sources import table_reader
+from train.data import checks, labels, samples
 
 
 def draw(folder, **settings):
@@ -44,7 +44,7 @@ def test_a_second_draw_into_the_folder_leaves_no_temporary_files(tmp_path):
 
 def test_splits_share_no_photo_and_hold_every_class(samples):
     train, test = (
-        [(row.file, row.label) for row in tables.read_rows(os.path.join(samples, name), need_label=True)]
+        [(row.file, row.label) for row in table_reader.read_rows(os.path.join(samples, name), need_label=True)]
         for name in ("train.tsv", "test.tsv")
     )
     assert not set(train) & set(test)
@@ -59,13 +59,13 @@ def test_splits_share_no_photo_and_hold_every_class(samples):
 
 
 def test_every_photo_is_usable_and_its_label_is_its_folder(samples):
-    photos, problems = data.read_labels(os.path.join(samples, "photos"))
-    readable, unreadable = data.check_photos(photos, {})
+    photos, problems = labels.read_labels(os.path.join(samples, "photos"))
+    readable, unreadable = checks.check_photos(photos, {})
     assert problems + unreadable == []
     from_tables = [
         row
         for name in ("train.tsv", "test.tsv")
-        for row in tables.read_rows(os.path.join(samples, name), need_label=True)
+        for row in table_reader.read_rows(os.path.join(samples, name), need_label=True)
     ]
     assert sorted((photo.file, photo.label) for photo in readable) == sorted(
         (row.file, row.label) for row in from_tables

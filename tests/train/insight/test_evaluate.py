@@ -9,10 +9,11 @@ import sys
 
 import pytest
 
-from edge_runtime.bundle import bundle
+from edge_runtime.bundle import manifest, writing
 from edge_runtime.errors import BundleError, MissingRequirement, UsageError
-from edge_runtime.machine import machine
+from edge_runtime.machine import cpu
 from tests import helpers
+from train.cli import evaluate as verb
 from train.insight import evaluate, metrics, report
 
 BLUE, GREEN, RED = sorted(helpers.COLOURS)
@@ -33,7 +34,7 @@ def read_table(path):
 
 
 def test_table_and_totals(tiny_bundle, labelled, tmp_path, capsys):
-    evaluate.main([tiny_bundle, str(tmp_path / "test.tsv"), "--images", labelled[0]])
+    verb.main([tiny_bundle, str(tmp_path / "test.tsv"), "--images", labelled[0]])
     lines = capsys.readouterr().out.splitlines()
     # green: 4 photos, 3 found, nothing else called green -> 1, 0.75; red: 2 found, 1 wrongly claimed -> 2/3, 1
     assert lines[1].split()[-5:] == ["red", "0.667", "1.000", "0.800", "2"]
@@ -53,7 +54,7 @@ def test_json_is_one_document(tiny_bundle, labelled, tmp_path):
     assert (result["photos"], result["set_aside"], result["engine"]) == (9, 0, "onnxruntime")
     assert [row["label"] for row in result["per_class"]] == [BLUE, GREEN, RED]
     assert set(result["per_class"][0]) == {"label", "precision", "recall", "f1", "photos"}
-    assert result["machine"] == machine.describe()
+    assert result["machine"] == cpu.describe()
     for name in ("accuracy", "macro_f1"):
         low, high = result[name + "_interval"]
         assert 0 < low < result[name] < high <= 1
@@ -64,7 +65,7 @@ def test_json_is_one_document(tiny_bundle, labelled, tmp_path):
 
 def test_report_files_agree_with_each_other(tiny_bundle, labelled, tmp_path, capsys):
     folder = tmp_path / "a" / "report"
-    evaluate.main([tiny_bundle, str(tmp_path / "test.tsv"), "--images", labelled[0], "--report", str(folder)])
+    verb.main([tiny_bundle, str(tmp_path / "test.tsv"), "--images", labelled[0], "--report", str(folder)])
     assert sorted(os.listdir(str(folder))) == ["evaluation.html", "evaluation.json", "per_class.tsv", "predictions.tsv"]
     result = json.loads((folder / "evaluation.json").read_text())
     predictions = read_table(folder / "predictions.tsv")
@@ -81,7 +82,7 @@ def test_report_files_agree_with_each_other(tiny_bundle, labelled, tmp_path, cap
 
 
 def test_class_folders_work_as_well(tiny_bundle, labelled, capsys):
-    evaluate.main([tiny_bundle, labelled[0]])
+    verb.main([tiny_bundle, labelled[0]])
     assert "accuracy 1.0000, macro-F1 1.0000 on 9 photos" in capsys.readouterr().out
 
 
@@ -92,7 +93,7 @@ def test_what_cannot_be_scored_is_named_and_counted(tiny_bundle, labelled, tmp_p
     more = [("missing.jpg", RED), ("broken.jpg", RED), (rows[0][0], rows[0][1]), ("x.jpg", "purple"), ("/y.jpg", RED)]
     helpers.write_table(tmp_path / "more.tsv", rows + more)
     out = tmp_path / "report"
-    evaluate.main([tiny_bundle, str(tmp_path / "more.tsv"), "--images", folder, "--json", "--report", str(out)])
+    verb.main([tiny_bundle, str(tmp_path / "more.tsv"), "--images", folder, "--json", "--report", str(out)])
     said = capsys.readouterr()
     named = {row["file"]: row["error"] for row in read_table(out / "predictions.tsv") if row["error"]}
     assert named["broken.jpg"].startswith("is not a JPEG") and len(named) == 5
@@ -118,24 +119,24 @@ def test_what_cannot_be_scored_is_named_and_counted(tiny_bundle, labelled, tmp_p
 def test_nothing_to_score_exits_with_2(tiny_bundle, tmp_path, row, said):
     helpers.write_table(tmp_path / "t.tsv", [row])
     with pytest.raises(UsageError, match=said):
-        evaluate.main([tiny_bundle, str(tmp_path / "t.tsv")])
+        verb.main([tiny_bundle, str(tmp_path / "t.tsv")])
 
 
 def test_a_report_that_cannot_be_written_exits_with_2(tiny_bundle, labelled, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="--report .*file: cannot be written"):
-        evaluate.main([tiny_bundle, labelled[0], "--report", str(tmp_path / "file")])
+        verb.main([tiny_bundle, labelled[0], "--report", str(tmp_path / "file")])
 
 
 def test_an_unknown_engine_exits_with_2(tiny_bundle, labelled):
     with pytest.raises(UsageError, match="has no engine nosuch"):
-        evaluate.main([tiny_bundle, labelled[0], "--engine", "nosuch"])
+        verb.main([tiny_bundle, labelled[0], "--engine", "nosuch"])
 
 
 def signed_again(folder, class_names, **training):
     """Gives a bundle other classes, or another record of its training."""
-    os.unlink(os.path.join(folder, bundle.MANIFEST))
-    bundle.write_manifest(folder, class_names, {}, training)
+    os.unlink(os.path.join(folder, manifest.MANIFEST))
+    writing.write_manifest(folder, class_names, {}, training)
     return folder
 
 
@@ -147,7 +148,7 @@ def worse_bundle(tiny_bundle, tmp_path):
 
 def test_several_bundles_stand_side_by_side_best_first(tiny_bundle, worse_bundle, labelled, tmp_path, capsys):
     helpers.write_table(tmp_path / "v.tsv", labelled[1] + [("v.jpg", "mauve")])
-    evaluate.main([worse_bundle, tiny_bundle, str(tmp_path / "v.tsv"), "--images", labelled[0]])
+    verb.main([worse_bundle, tiny_bundle, str(tmp_path / "v.tsv"), "--images", labelled[0]])
     said = capsys.readouterr()
     lines = said.out.splitlines()
     assert (
@@ -165,7 +166,7 @@ def test_several_bundles_stand_side_by_side_best_first(tiny_bundle, worse_bundle
 
 
 def test_several_bundles_in_one_json_document(tiny_bundle, worse_bundle, labelled, capsys):
-    evaluate.main([worse_bundle, tiny_bundle, labelled[0], "--json"])
+    verb.main([worse_bundle, tiny_bundle, labelled[0], "--json"])
     first, second = json.loads(capsys.readouterr().out)["bundles"]
     assert (first["bundle"], second["bundle"]) == (tiny_bundle, worse_bundle)
     assert (first["photos"], second["photos"]) == (9, 9)
@@ -196,10 +197,10 @@ def test_nothing_but_broken_bundles(tiny_bundle, labelled, tmp_path, capsys):
     path = os.path.join(tiny_bundle, "model.onnx")
     helpers.flip_byte(path)
     with pytest.raises(BundleError, match="is not the one that was written"):
-        evaluate.main([tiny_bundle, labelled[0]])
+        verb.main([tiny_bundle, labelled[0]])
     os.truncate(path, 100)  # that is seen before it is read
     with pytest.raises(BundleError, match="is not the one that was written"):
-        evaluate.main([tiny_bundle, str(tmp_path / "nothing"), labelled[0]])
+        verb.main([tiny_bundle, str(tmp_path / "nothing"), labelled[0]])
     said = capsys.readouterr()
     assert said.out == ""
     assert "nothing: is no bundle" in said.err
@@ -208,7 +209,7 @@ def test_nothing_but_broken_bundles(tiny_bundle, labelled, tmp_path, capsys):
 def test_an_engine_that_one_bundle_lacks_leaves_that_bundle_out(tiny_bundle, worse_bundle, labelled, capsys):
     helpers.add_tiny_saved_model(tiny_bundle)
     with pytest.raises(UsageError, match="1 of 2 bundles were left out"):
-        evaluate.main([worse_bundle, tiny_bundle, labelled[0], "--engine", "tensorflow"])
+        verb.main([worse_bundle, tiny_bundle, labelled[0], "--engine", "tensorflow"])
     said = capsys.readouterr()
     assert "has no engine tensorflow" in said.err
     assert said.out.splitlines()[1].startswith(tiny_bundle)
@@ -222,7 +223,7 @@ def test_a_bundle_that_is_left_out_does_not_decide_which_photos_count(
     helpers.write_photo(os.path.join(folder, "v.jpg"), helpers.photo((200, 0, 200)))
     helpers.write_table(tmp_path / "v.tsv", rows + [("v.jpg", "violet")])
     with pytest.raises(UsageError, match="1 of 2 bundles were left out"):
-        evaluate.main(
+        verb.main(
             [worse_bundle, tiny_bundle, str(tmp_path / "v.tsv"), "--images", folder, "--engine", "tensorflow", "--json"]
         )
     said = capsys.readouterr()
@@ -237,16 +238,14 @@ def test_where_no_bundle_that_works_knows_a_label_it_is_said(tiny_bundle, worse_
     helpers.write_photo(os.path.join(folder, "v.jpg"), helpers.photo((200, 0, 200)))
     helpers.write_table(tmp_path / "v.tsv", [("v.jpg", "violet")])
     with pytest.raises(UsageError, match="no photo with a label that a bundle knows which could be used"):
-        evaluate.main(
-            [worse_bundle, tiny_bundle, str(tmp_path / "v.tsv"), "--images", folder, "--engine", "tensorflow"]
-        )
+        verb.main([worse_bundle, tiny_bundle, str(tmp_path / "v.tsv"), "--images", folder, "--engine", "tensorflow"])
     assert "left out" in capsys.readouterr().err
 
 
 def test_figures_are_printed_though_the_report_cannot_be_written(tiny_bundle, labelled, tmp_path, capsys):
     (tmp_path / "report" / "evaluation.html").mkdir(parents=True)
     with pytest.raises(UsageError, match="--report .*report: cannot be written"):
-        evaluate.main([tiny_bundle, labelled[0], "--report", str(tmp_path / "report")])
+        verb.main([tiny_bundle, labelled[0], "--report", str(tmp_path / "report")])
     assert "accuracy 1.0000" in capsys.readouterr().out
 
 
@@ -254,7 +253,7 @@ def test_the_report_says_of_every_bundle_how_it_was_trained(tiny_bundle, worse_b
     signed_again(tiny_bundle, sorted(helpers.COLOURS), seed=41)
     signed_again(worse_bundle, [BLUE, GREEN, "violet"], seed=42)
     folder = tmp_path / "report"
-    evaluate.main([tiny_bundle, worse_bundle, labelled[0], "--report", str(folder)])
+    verb.main([tiny_bundle, worse_bundle, labelled[0], "--report", str(folder)])
     page = (folder / "evaluation.html").read_text(encoding="utf-8")
     reproduced = page[page.index('id="reproduce"') :]
     results = json.loads((folder / "evaluation.json").read_text())["bundles"]
@@ -270,7 +269,7 @@ def test_photos_that_were_trained_on_are_counted_and_said_loudly(tiny_bundle, la
         with open(os.path.join(folder, name), "rb") as file:
             sums.append(hashlib.sha256(file.read()).hexdigest()[:16])
     signed_again(tiny_bundle, sorted(helpers.COLOURS), photos_sha256=sorted(sums + ["0" * 16]))
-    evaluate.main([tiny_bundle, folder, "--json", "--report", str(tmp_path / "report")])
+    verb.main([tiny_bundle, folder, "--json", "--report", str(tmp_path / "report")])
     said = capsys.readouterr()
     words = "2 of 9 photos were among the training photos: these figures say little about new photos"
     assert words in said.err
@@ -282,7 +281,7 @@ def test_photos_that_were_trained_on_are_counted_and_said_loudly(tiny_bundle, la
 
 def test_new_photos_raise_no_alarm(tiny_bundle, labelled, tmp_path, capsys):
     signed_again(tiny_bundle, sorted(helpers.COLOURS), photos_sha256=["0" * 16])
-    evaluate.main([tiny_bundle, labelled[0], "--json", "--report", str(tmp_path / "report")])
+    verb.main([tiny_bundle, labelled[0], "--json", "--report", str(tmp_path / "report")])
     said = capsys.readouterr()
     assert json.loads(said.out)["photos_trained_on"] == 0
     assert "training photos" not in said.err
@@ -296,13 +295,13 @@ def test_a_missing_library_is_named_before_any_photo_is_classified(
     monkeypatch.setitem(sys.modules, library, None)
     monkeypatch.setattr(evaluate, "Classifier", None)
     with pytest.raises(MissingRequirement, match="pip install jinja2 matplotlib"):
-        evaluate.main([tiny_bundle, labelled[0], "--report", str(tmp_path / "report")])
+        verb.main([tiny_bundle, labelled[0], "--report", str(tmp_path / "report")])
     assert not (tmp_path / "report").exists()
 
 
 def test_the_report_says_how_to_repeat_it(tiny_bundle, labelled, tmp_path):
     table = tmp_path / "test.tsv"
-    evaluate.main([tiny_bundle, str(table), "--images", labelled[0], "--report", str(tmp_path / "a report")])
+    verb.main([tiny_bundle, str(table), "--images", labelled[0], "--report", str(tmp_path / "a report")])
     page = (tmp_path / "a report" / "evaluation.html").read_text(encoding="utf-8")
     assert hashlib.sha256(table.read_bytes()).hexdigest() in page
     assert "picnic-edge evaluate %s" % tiny_bundle in page

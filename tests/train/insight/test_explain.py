@@ -10,6 +10,7 @@ import pytest
 
 from edge_runtime.errors import BundleError, MissingRequirement, UsageError
 from tests import helpers
+from train.cli import explain as verb
 from train.insight import explain
 
 BLUE, GREEN, RED = sorted(helpers.COLOURS)
@@ -48,7 +49,7 @@ def colour_of(heat_png):
 
 def test_the_pictures_and_the_page(blocks_bundle, tmp_path, capsys):
     helpers.write_photo(tmp_path / "photo.png", two_colours())
-    explain.main([blocks_bundle, str(tmp_path / "photo.png"), "--out", str(tmp_path / "a" / "out")])
+    verb.main([blocks_bundle, str(tmp_path / "photo.png"), "--out", str(tmp_path / "a" / "out")])
     blocks = ["mixed0", "mixed10", "mixed2", "mixed5"]
     names = ["explain.html", "photo-heat.png"] + ["photo-%s.png" % block for block in blocks]
     assert names_in(tmp_path / "a" / "out") == sorted(names)
@@ -71,10 +72,10 @@ def test_the_pictures_and_the_page(blocks_bundle, tmp_path, capsys):
 def test_heat_for_another_class(blocks_bundle, tmp_path):
     helpers.write_photo(tmp_path / "photo.png", two_colours())
     out = str(tmp_path / "out")
-    explain.main([blocks_bundle, str(tmp_path / "photo.png"), "--out", out, "--class", BLUE])
+    verb.main([blocks_bundle, str(tmp_path / "photo.png"), "--out", out, "--class", BLUE])
     left, right = colour_of(read_png(tmp_path / "out" / "photo-heat.png"))
     assert left == 0 and right > 20
-    explain.main([blocks_bundle, str(tmp_path / "photo.png"), "--out", out, "--class", GREEN])
+    verb.main([blocks_bundle, str(tmp_path / "photo.png"), "--out", out, "--class", GREEN])
     assert colour_of(read_png(tmp_path / "out" / "photo-heat.png")) == (0, 0)
     page = read_page(out)
     assert re.findall(r'alt="heat for ([^"]+)"', page) == ["green, fresh &amp; ripe", RED, BLUE]
@@ -83,7 +84,7 @@ def test_heat_for_another_class(blocks_bundle, tmp_path):
 
 def test_chosen_blocks(blocks_bundle, tmp_path):
     helpers.write_photo(tmp_path / "photo.png", two_colours())
-    explain.main([blocks_bundle, str(tmp_path / "photo.png"), "--out", str(tmp_path), "--blocks", "mixed9, mixed3"])
+    verb.main([blocks_bundle, str(tmp_path / "photo.png"), "--out", str(tmp_path), "--blocks", "mixed9, mixed3"])
     assert names_in(tmp_path) == ["explain.html", "photo-heat.png", "photo-mixed3.png", "photo-mixed9.png", "photo.png"]
 
 
@@ -99,7 +100,7 @@ def test_chosen_blocks(blocks_bundle, tmp_path):
 def test_unknown_blocks_and_classes_exit_with_2(blocks_bundle, tmp_path, more, said):
     helpers.write_photo(tmp_path / "photo.png", two_colours())
     with pytest.raises(UsageError, match=said):
-        explain.main([blocks_bundle, str(tmp_path / "photo.png"), "--out", str(tmp_path / "out")] + more)
+        verb.main([blocks_bundle, str(tmp_path / "photo.png"), "--out", str(tmp_path / "out")] + more)
     assert not (tmp_path / "out").exists()
 
 
@@ -124,16 +125,16 @@ def test_unreadable_photos_do_not_stop_the_others(blocks_bundle, tmp_path):
 
 def test_no_photo_can_be_read(blocks_bundle, tmp_path):
     helpers.write_bytes(tmp_path / "bad.jpg", b"nothing")
-    explain.main([blocks_bundle, str(tmp_path / "bad.jpg"), "--out", str(tmp_path / "out")])
+    verb.main([blocks_bundle, str(tmp_path / "bad.jpg"), "--out", str(tmp_path / "out")])
     assert names_in(tmp_path / "out") == ["explain.html"]
 
 
 def test_nothing_to_explain_exits_with_2(blocks_bundle, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UsageError, match="empty: no photo there"):
-        explain.main([blocks_bundle, str(tmp_path / "empty"), "--out", str(tmp_path / "out")])
+        verb.main([blocks_bundle, str(tmp_path / "empty"), "--out", str(tmp_path / "out")])
     with pytest.raises(UsageError, match="gone.jpg: no such file or folder"):
-        explain.main([blocks_bundle, str(tmp_path / "gone.jpg"), "--out", str(tmp_path / "out")])
+        verb.main([blocks_bundle, str(tmp_path / "gone.jpg"), "--out", str(tmp_path / "out")])
 
 
 def shades(blue):
@@ -146,7 +147,7 @@ def shades(blue):
 def test_photos_of_one_name_keep_pictures_of_their_own(blocks_bundle, tmp_path):
     for number, name in enumerate(["a/x.png", "b/x.png", "c/x-2.png", "c/x.bmp"]):
         helpers.write_photo(tmp_path / "in" / name, shades(80 * number + 10))
-    explain.main([blocks_bundle, str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--class", RED])
+    verb.main([blocks_bundle, str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--class", RED])
     heats = [name for name in names_in(tmp_path / "out") if name.endswith("-heat.png")]
     assert heats == ["x-2-2-heat.png", "x-2-heat.png", "x-3-heat.png", "x-heat.png"]
     colours = [tuple(read_png(tmp_path / "out" / name)[0, 0]) for name in heats]
@@ -160,7 +161,7 @@ def test_photos_of_one_name_keep_pictures_of_their_own(blocks_bundle, tmp_path):
 def test_a_second_run_does_not_explain_the_first_one_s_pictures(blocks_bundle, tmp_path, out):
     helpers.write_photo(tmp_path / "in" / "a.png", two_colours())
     for _ in range(2):
-        explain.main([blocks_bundle, str(tmp_path / "in"), "--out", str(tmp_path / out), "--blocks", "mixed3"])
+        verb.main([blocks_bundle, str(tmp_path / "in"), "--out", str(tmp_path / out), "--blocks", "mixed3"])
         assert re.findall("<h2>(.+)</h2>", read_page(tmp_path / out)) == ["a.png"]
 
 
@@ -198,7 +199,7 @@ def test_the_page_stays_light(blocks_bundle, tmp_path, monkeypatch, capsys):
     for number in range(explain._BATCH + 3):
         helpers.write_photo(tmp_path / "in" / ("%02d.jpg" % number), two_colours())
     monkeypatch.setattr(explain, "_PAGE_BYTES", 1)
-    explain.main([blocks_bundle, str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--blocks", "mixed0"])
+    verb.main([blocks_bundle, str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--blocks", "mixed0"])
     page = read_page(tmp_path / "out")
     assert re.findall("<h2>(.+)</h2>", page) == ["00.jpg"]
     assert "Only the first photo is shown" in page and "all 19" in page
@@ -209,8 +210,8 @@ def test_the_page_stays_light(blocks_bundle, tmp_path, monkeypatch, capsys):
 def test_many_unreadable_photos_do_not_swell_the_page(blocks_bundle, tmp_path, monkeypatch):
     for number in range(5):
         helpers.write_bytes(tmp_path / "in" / ("%d.jpg" % number), b"")
-    monkeypatch.setattr(explain, "_PAGE_PROBLEMS", 2)
-    explain.main([blocks_bundle, str(tmp_path / "in"), "--out", str(tmp_path / "out")])
+    monkeypatch.setattr(verb, "PAGE_PROBLEMS", 2)
+    verb.main([blocks_bundle, str(tmp_path / "in"), "--out", str(tmp_path / "out")])
     page = read_page(tmp_path / "out")
     assert "5 photos could not be read" in page and "and 3 more" in page
     assert page.count("is empty (0 bytes)") == 2
@@ -236,7 +237,7 @@ def test_feature_maps_show_the_strongest_channels_first():
 def test_a_network_without_blocks_exits_with_5(tiny_bundle, tmp_path):
     helpers.write_photo(tmp_path / "photo.jpg", two_colours())
     with pytest.raises(BundleError, match="is no InceptionV3"):
-        explain.main([tiny_bundle, str(tmp_path / "photo.jpg"), "--out", str(tmp_path / "out")])
+        verb.main([tiny_bundle, str(tmp_path / "photo.jpg"), "--out", str(tmp_path / "out")])
     assert not (tmp_path / "out").exists()
 
 
@@ -245,7 +246,7 @@ def test_a_missing_library_exits_with_4_before_work_starts(blocks_bundle, tmp_pa
     helpers.write_photo(tmp_path / "photo.jpg", two_colours())
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(MissingRequirement, match="%s is needed here[^$]*To get it: pip install %s" % (module, module)):
-        explain.main([blocks_bundle, str(tmp_path / "photo.jpg"), "--out", str(tmp_path / "out")])
+        verb.main([blocks_bundle, str(tmp_path / "photo.jpg"), "--out", str(tmp_path / "out")])
     assert not (tmp_path / "out").exists()
 
 
@@ -253,10 +254,10 @@ def test_a_folder_that_cannot_be_written_exits_with_2(blocks_bundle, tmp_path):
     helpers.write_photo(tmp_path / "photo.jpg", two_colours())
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="--out .*file: cannot be written"):
-        explain.main([blocks_bundle, str(tmp_path / "photo.jpg"), "--out", str(tmp_path / "file")])
+        verb.main([blocks_bundle, str(tmp_path / "photo.jpg"), "--out", str(tmp_path / "file")])
     (tmp_path / "out" / "photo-heat.png").mkdir(parents=True)
     with pytest.raises(UsageError, match="--out .*out: cannot be written"):
-        explain.main([blocks_bundle, str(tmp_path / "photo.jpg"), "--out", str(tmp_path / "out")])
+        verb.main([blocks_bundle, str(tmp_path / "photo.jpg"), "--out", str(tmp_path / "out")])
     assert names_in(tmp_path / "out") == ["photo-heat.png"]  # nothing half written beside it
 
 
@@ -265,6 +266,6 @@ def test_no_photo_that_is_explained_is_overwritten(blocks_bundle, tmp_path):
         helpers.write_photo(tmp_path / name, two_colours())
     before = (tmp_path / "photo-heat.png").read_bytes()
     photos = [str(tmp_path / name) for name in ("photo.png", "photo-heat.png")]
-    explain.main([blocks_bundle] + photos + ["--out", str(tmp_path), "--blocks", "mixed9"])
+    verb.main([blocks_bundle] + photos + ["--out", str(tmp_path), "--blocks", "mixed9"])
     assert (tmp_path / "photo-heat.png").read_bytes() == before
     assert {"photo-2-heat.png", "photo-heat-heat.png"} <= set(names_in(tmp_path))

@@ -10,12 +10,14 @@ import cv2
 import numpy as np
 import pytest
 
-from edge_runtime.bundle.bundle import Bundle
+from edge_runtime.bundle.reading import Bundle
 from edge_runtime.errors import MissingRequirement, StorageLost, UsageError
 from edge_runtime.files import sha256_of
-from edge_runtime.machine import requirements
+from edge_runtime.machine import libraries
 from tests import helpers
+from train.cli import explore as verb
 from train.data import photo_facts
+from train.data.labels import Photo
 from train.insight import explore, label_errors
 
 LABELS = ("milk", "soap", "tea")
@@ -71,7 +73,7 @@ def planted(tmp_path):
 def run(*arguments):
     """Runs the verb in this process; returns (explore.json as a dict, explore.html as text)."""
     report = str(arguments[arguments.index("--report") + 1])
-    explore.main([str(argument) for argument in arguments])
+    verb.main([str(argument) for argument in arguments])
     with open(os.path.join(report, "explore.json"), encoding="utf-8") as file:
         found = json.load(file)
     with open(os.path.join(report, "explore.html"), encoding="utf-8") as file:
@@ -382,7 +384,7 @@ def test_names_that_are_not_utf_8_are_in_the_document_for_strict_readers_and_can
     for number in range(2):
         helpers.write_photo(tmp_path / "photos" / "milk" / ("%d.jpg" % number), drawn(number))
     helpers.write_bytes(os.path.join(str(tmp_path / "photos" / "milk"), odd), b"\xff\xd8")
-    explore.main([str(tmp_path / "photos"), "--report", str(tmp_path / "report")])
+    verb.main([str(tmp_path / "photos"), "--report", str(tmp_path / "report")])
     with open(str(tmp_path / "report" / "explore.json"), encoding="ascii") as file:
         found = json.load(file)
     json.dumps(found, ensure_ascii=False).encode()  # fails for half a character, as strict readers do
@@ -402,7 +404,7 @@ def test_a_large_group_shows_every_split_and_label():
 def test_page_is_bounded_for_many_classes(tmp_path):
     (fact,) = facts_of(tmp_path, drawn(1))
     seen = [
-        explore.Seen("train", explore.data.Photo("%d.jpg" % number, "", "class %04d" % (number // 3)), fact)
+        explore.Seen("train", Photo("%d.jpg" % number, "", "class %04d" % (number // 3)), fact)
         for number in range(3600)
     ]
     sheets = explore._sheets(seen)
@@ -453,7 +455,7 @@ def test_empty_source_is_refused(source, tmp_path):
     (tmp_path / "empty").mkdir()
     helpers.write_table(tmp_path / "empty.tsv", [])
     with pytest.raises(UsageError, match="no labelled photo in it; expected"):
-        explore.main([str(tmp_path / source), "--report", str(tmp_path / "report")])
+        verb.main([str(tmp_path / source), "--report", str(tmp_path / "report")])
 
 
 def test_report_that_cannot_be_written_stops_before_the_work(planted, tmp_path, monkeypatch):
@@ -461,19 +463,19 @@ def test_report_that_cannot_be_written_stops_before_the_work(planted, tmp_path, 
     helpers.write_bytes(tmp_path / "file", b"")
     for folder in (tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(UsageError, match="cannot be written"):
-            explore.main([planted[0], "--report", str(folder)])
+            verb.main([planted[0], "--report", str(folder)])
 
 
 def test_without_cleanlab_it_stops_before_the_work(planted, tmp_path, tiny_bundle, monkeypatch):
     def require(name):
         if name.startswith("cleanlab"):
-            raise MissingRequirement("To get it: %s" % requirements.INSTALL["cleanlab"])
-        return requirements.require(name)
+            raise MissingRequirement("To get it: %s" % libraries.INSTALL["cleanlab"])
+        return libraries.require(name)
 
     monkeypatch.setattr(label_errors, "require", require)
     monkeypatch.setattr(photo_facts, "look_at", None)
     with pytest.raises(MissingRequirement, match="pip install cleanlab"):
-        explore.main([planted[0], "--report", str(tmp_path / "report"), "--bundle", tiny_bundle])
+        verb.main([planted[0], "--report", str(tmp_path / "report"), "--bundle", tiny_bundle])
 
 
 def test_val_images_left_out_is_guessed(planted, tmp_path, capsys):
@@ -524,14 +526,14 @@ def test_a_photo_that_goes_away_costs_its_own_label_check_only(tiny_bundle, tmp_
     for label in ("blue things", "red"):
         for number in range(10):
             write(tmp_path / "photos" / label / ("%02d.png" % number), number)
-    look_at = explore._look_at_all
+    look_at = explore.look_at_all
 
     def look_and_lose(listed):
         found = look_at(listed)
         os.unlink(str(tmp_path / "photos" / "red" / "04.png"))
         return found
 
-    monkeypatch.setattr(explore, "_look_at_all", look_and_lose)
+    monkeypatch.setattr(verb, "look_at_all", look_and_lose)
     found, _ = run(tmp_path / "photos", "--report", tmp_path / "report", "--bundle", tiny_bundle)
     assert found["label_check"]["judged"] == 19
     said = capsys.readouterr().err

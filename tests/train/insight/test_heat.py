@@ -7,13 +7,13 @@ import cv2
 import numpy as np
 import pytest
 
-from edge_runtime.bundle.bundle import Bundle
-from edge_runtime.machine.requirements import require
-from edge_runtime.photos import images
+from edge_runtime.bundle.reading import Bundle
+from edge_runtime.machine.libraries import require
+from edge_runtime.photos import read
 from tests import helpers
 from tests.conftest import shared_path
 from train.insight import heat
-from train.model import model
+from train.model import network
 
 BLUE, GREEN, RED = range(3)  # as in sorted(helpers.COLOURS)
 
@@ -48,10 +48,10 @@ def test_it_is_what_automatic_differentiation_finds():
     """On InceptionV3 (random weights) with a random head, for every class of three photos."""
     tensorflow = require("tensorflow")
     keras = tensorflow.keras
-    model.set_seed(3)
+    network.set_seed(3)
     base = keras.applications.InceptionV3(include_top=False, weights=None, input_shape=(299, 299, 3))
     pixels = np.random.RandomState(0).randint(0, 256, (3, 299, 299, 3)).astype(np.float32)
-    block = base(model.scale(pixels), training=False)
+    block = base(network.scale(pixels), training=False)
     block = block / tensorflow.reduce_mean(block)
     kernel = np.random.RandomState(1).normal(size=(2048, 5)).astype(np.float32)
     # Random features vary little about a large mean: without its share in the logits some places speak for each class.
@@ -137,18 +137,18 @@ def test_heat_lies_on_the_product(samples):
     """
     weights = shared_path("weights", "inception_v3_imagenet_notop.h5")
     keras = require("tensorflow").keras
-    base, _ = model.build_base(weights)
+    base, _ = network.build_base(weights)
     last_block = keras.Model(base.input, base.get_layer(heat.LAST_BLOCK).output)
     split = {name: read_split(samples, name) for name in ("train", "test")}
     labels = sorted({label for _, label in split["train"]})
     blocks, targets = {}, {}
     for name, rows in split.items():
-        pixels = np.stack([images.read_image(os.path.join(samples, "photos", file)) for file, _ in rows])
-        blocks[name] = last_block.predict(model.scale(pixels), batch_size=16, verbose=0)
+        pixels = np.stack([read.read_image(os.path.join(samples, "photos", file)) for file, _ in rows])
+        blocks[name] = last_block.predict(network.scale(pixels), batch_size=16, verbose=0)
         targets[name] = np.array([labels.index(label) for _, label in rows])
     features = {name: block.mean(axis=(1, 2)) for name, block in blocks.items()}
-    model.set_seed(0)
-    head, _, _ = model.train_head(features["train"], targets["train"], np.ones(len(labels), np.float32), epochs=40)
+    network.set_seed(0)
+    head, _, _ = network.train_head(features["train"], targets["train"], np.ones(len(labels), np.float32), epochs=40)
     kernel, _ = head.get_weights()
     answers = head.predict(features["test"], verbose=0).argmax(axis=1)
     assert (answers == targets["test"]).mean() >= 0.75  # else the maps need not lie on anything

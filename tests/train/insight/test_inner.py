@@ -5,8 +5,8 @@ import os
 import numpy as np
 import pytest
 
-from edge_runtime.bundle import bundle as bundles
-from edge_runtime.bundle.bundle import Bundle
+from edge_runtime.bundle import manifest, writing
+from edge_runtime.bundle.reading import Bundle
 from edge_runtime.errors import BundleError
 from tests import helpers
 from train.insight import inner
@@ -25,8 +25,8 @@ def rewrite(folder, change):
     model = onnx.load(path)
     change(model.graph)
     onnx.save(model, path)
-    os.unlink(os.path.join(folder, bundles.MANIFEST))
-    bundles.write_manifest(folder, sorted(helpers.COLOURS), {}, {})
+    os.unlink(os.path.join(folder, manifest.MANIFEST))
+    writing.write_manifest(folder, sorted(helpers.COLOURS), {}, {})
     return Bundle.open(folder)
 
 
@@ -94,7 +94,7 @@ def test_a_network_without_a_last_dense_layer(tiny_bundle):
 
 def test_a_model_file_that_is_no_onnx(tiny_bundle):
     helpers.write_bytes(os.path.join(tiny_bundle, "model.onnx"), b"\xff\xff no model")
-    os.unlink(os.path.join(tiny_bundle, bundles.MANIFEST))
-    bundles.write_manifest(tiny_bundle, sorted(helpers.COLOURS), {}, {})
+    os.unlink(os.path.join(tiny_bundle, manifest.MANIFEST))
+    writing.write_manifest(tiny_bundle, sorted(helpers.COLOURS), {}, {})
     with pytest.raises(BundleError, match="model.onnx is no ONNX file"):
         inner.open_session(Bundle.open(tiny_bundle), ["features"])

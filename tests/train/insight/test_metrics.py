@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from edge_runtime.classifier import Prediction
-from edge_runtime.results.results import UNKNOWN, row_of
+from edge_runtime.results.rows import UNKNOWN, row_of
 from train.insight import metrics
 
 NAMES = ["apples", "bread", "cheese", "dill"]

@@ -9,10 +9,11 @@ import subprocess
 
 import pytest
 
+from edge_runtime import classifier as classifier_module
 from edge_runtime.errors import StorageLost, UsageError
-from edge_runtime.photos import images
+from edge_runtime.photos import read as photos_read
 from tests import helpers
-from train.insight import predict
+from train.cli import predict
 
 
 @pytest.fixture
@@ -155,14 +156,14 @@ def test_a_folder_is_labelled_too(tiny_bundle, photos, tmp_path):
 def test_a_folder_that_goes_away_leaves_no_submission(tiny_bundle, photos, tmp_path, monkeypatch):
     folder, rows = photos
     helpers.write_table(tmp_path / "test.tsv", [(name,) for name, _ in rows], header=("file",))
-    read_image = images.read_image
+    read_image = photos_read.read_image
 
     def read(path):
         if path.endswith(rows[5][0]):
             os.rename(folder, folder + ".away")
         return read_image(path)
 
-    monkeypatch.setattr(images, "read_image", read)
+    monkeypatch.setattr(classifier_module, "read_image", read)
     with pytest.raises(StorageLost):
         predict.main([tiny_bundle, str(tmp_path / "test.tsv"), "--images", folder, "--out", str(tmp_path / "out.tsv")])
     assert not (tmp_path / "out.tsv").exists()

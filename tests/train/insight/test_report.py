@@ -8,11 +8,11 @@ import re
 import numpy as np
 import pytest
 
-from edge_runtime.bundle.bundle import Bundle
+from edge_runtime.bundle.reading import Bundle
 from edge_runtime.errors import UsageError
-from edge_runtime.photos import images
+from edge_runtime.photos import read
 from tests import helpers
-from train.data import data
+from train.data import labels
 from train.insight import heat, report
 
 BLUE, GREEN, RED = sorted(helpers.COLOURS)
@@ -30,7 +30,7 @@ HISTORY = {
 def answered(tiny_bundle, tmp_path):
     """(bundle, photos, probabilities): three photos per colour; two red ones are taken for green, one hardly."""
     rows = helpers.write_photos(tmp_path / "photos", per_class=3)
-    photos = [data.Photo(name, str(tmp_path / "photos" / name), label) for name, label in rows]
+    photos = [labels.Photo(name, str(tmp_path / "photos" / name), label) for name, label in rows]
     probabilities = np.full((9, 3), 0.05, np.float32)
     probabilities[np.arange(9), [0, 0, 0, 1, 1, 1, 2, 1, 1]] = 0.9
     probabilities[8] = [0.1, 0.46, 0.44]
@@ -196,7 +196,7 @@ def test_top_losses_come_worst_first_with_heat_for_answer_and_truth(answered, tm
     ((of, pixels, classes),) = asked
     assert of is tiny
     assert pixels.dtype == np.uint8
-    assert np.array_equal(pixels[0], images.read_image(photos[7].path))
+    assert np.array_equal(pixels[0], read.read_image(photos[7].path))
     assert (classes[:2], classes[9:11]) == ([1, 1], [2, 2])  # green was the answer, red the truth
     assert part.count("<img") == 2 * 3 + 7 * 2  # where the answer is right, one map is enough
 

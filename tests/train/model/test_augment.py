@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
-from edge_runtime.photos import images
+from edge_runtime.photos.picture import fit_image
 from tests.helpers import gradient
 from train.model.augment import MIXES, augment, mix
 
 
 def picture():
-    return images.fit_image(gradient(400, 500))
+    return fit_image(gradient(400, 500))
 
 
 def test_an_augmented_photo_is_another_picture_of_the_input_s_shape():

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from tests.train.model.test_model import tensorflow  # noqa: F401 (a fixture)
-from train.model import calibrate, model
+from tests.train.model.test_network import tensorflow  # noqa: F401 (a fixture)
+from train.model import calibrate, network
 
 
 def photos(temperature, count=20000, classes=5):
@@ -51,9 +51,9 @@ def test_a_few_photos_that_are_all_right_are_no_reason_to_be_sure_of_everything(
 
 
 def test_a_folded_head_gives_the_scaled_probabilities(tensorflow):  # noqa: F811
-    model.set_seed(0)
-    head = model.build_head(4)
-    features = np.random.RandomState(0).rand(6, model.FEATURES).astype(np.float32)
+    network.set_seed(0)
+    head = network.build_head(4)
+    features = np.random.RandomState(0).rand(6, network.FEATURES).astype(np.float32)
     before = head.predict(features, verbose=0)
     calibrate.fold_temperature(head, 2.5)
     expected = calibrate.apply_temperature(before, 2.5)

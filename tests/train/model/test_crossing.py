@@ -10,8 +10,9 @@ import sys
 import pytest
 
 from convert import parity
-from edge_runtime.bundle.bundle import Bundle
-from edge_runtime.engines import EngineInfo, create_engine
+from edge_runtime.bundle.reading import Bundle
+from edge_runtime.engines.modules import create_engine
+from edge_runtime.engines.record import EngineInfo
 from tests.conftest import BUILD
 from train.model.export import MAX_DIFFERENCE_RANDOM
 

@@ -6,12 +6,13 @@ import shutil
 import numpy as np
 import pytest
 
-from edge_runtime.bundle.bundle import Bundle
-from edge_runtime.engines import EngineInfo, create_engine
+from edge_runtime.bundle.reading import Bundle
+from edge_runtime.engines.modules import create_engine
+from edge_runtime.engines.record import EngineInfo
 from edge_runtime.errors import ParityError, UsageError
-from edge_runtime.photos import images
+from edge_runtime.photos import read
 from tests import helpers
-from train.data.data import Photo
+from train.data.labels import Photo
 from train.model import export
 
 NAMES = sorted(helpers.COLOURS)
@@ -27,7 +28,7 @@ def photos(tmp_path):
 def answers(pristine_bundle, photos):
     """What the tiny network says about the photos."""
     info = EngineInfo("onnxruntime", "onnxruntime", "fp32", os.path.join(pristine_bundle, "model.onnx"), None)
-    pictures = np.stack([images.read_image(photo.path) for photo in photos])
+    pictures = np.stack([read.read_image(photo.path) for photo in photos])
     with create_engine(info, len(NAMES), export._CHECK_BATCH, None).open() as engine:
         batches = [pictures[: export._CHECK_BATCH], pictures[export._CHECK_BATCH :]]  # as _compare makes them
         return np.concatenate([engine.infer(batch) for batch in batches])
@@ -94,7 +95,7 @@ def test_a_new_bundle_opens_and_holds_what_it_was_given(tmp_path, photos, answer
     for name, picture, label, row in zip(sample.names, sample.images, sample.labels, sample.probabilities):
         index = [photo.file for photo in photos].index(name)
         assert label == photos[index].label
-        assert np.array_equal(picture, images.read_image(photos[index].path))
+        assert np.array_equal(picture, read.read_image(photos[index].path))
         assert np.array_equal(row, answers[index])
     assert os.listdir(str(tmp_path / "new")) == ["bundle"]
 
@@ -167,7 +168,7 @@ def test_what_came_to_lie_in_the_older_bundle_during_the_training_is_not_lost(ol
 def test_a_photo_that_goes_away_before_the_export_is_named(photos, answers):
     os.unlink(photos[4].path)
     with pytest.raises(UsageError, match="%s: No such file or directory; it could be read before" % photos[4].path):
-        export.take_sample(photos, answers, images.read_image)
+        export.take_sample(photos, answers, read.read_image)
 
 
 @pytest.mark.parametrize(

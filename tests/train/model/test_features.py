@@ -10,8 +10,8 @@ import pytest
 from edge_runtime.errors import UsageError
 from edge_runtime.files import sha256_of
 from tests import helpers
-from train.data.data import Photo
-from train.model import features, model
+from train.data.labels import Photo
+from train.model import features, network
 
 LEVELS = list(range(5, 250, 13))  # 19 photos: one whole batch and a smaller one
 
@@ -36,13 +36,13 @@ class Base:
         pixels = tensorflow.ensure_shape(
             tensorflow.numpy_function(count, [pixels], tensorflow.float32), [None, 299, 299, 3]
         )
-        return tensorflow.repeat(tensorflow.reduce_mean(pixels, [1, 2, 3])[:, None], model.FEATURES, 1) * self._weight
+        return tensorflow.repeat(tensorflow.reduce_mean(pixels, [1, 2, 3])[:, None], network.FEATURES, 1) * self._weight
 
 
 @pytest.fixture(scope="module")
 def tensorflow():
     found = pytest.importorskip("tensorflow", reason="training needs TensorFlow")
-    model.load_tensorflow()
+    network.load_tensorflow()
     return found
 
 
@@ -68,7 +68,7 @@ def compute(base, photos):
 
 def assert_right(table):
     values = table[np.arange(len(table))]
-    assert values.shape == (19, model.FEATURES) and values.dtype == np.float32
+    assert values.shape == (19, network.FEATURES) and values.dtype == np.float32
     assert values[:, 0] == pytest.approx([level / 127.5 - 1 for level in LEVELS], abs=1e-4)
     assert values[:, -1] == pytest.approx(values[:, 0])
 

@@ -5,14 +5,17 @@ import pytest
 
 from edge_runtime.errors import UsageError
 from edge_runtime.files import sha256_of
-from edge_runtime.machine import machine
-from edge_runtime.photos import images
+from edge_runtime.machine import cpu
+from edge_runtime.photos import read
 from tests import helpers
 from tests.train.model.tune_once import small_network, weights_of
-from train.cli import cli
-from train.data import data
-from train.model import calibrate, finetune, model, recipe, workers
+from train.cli.train import _unfamiliar_sample
+from train.data import labels, split
+from train.model import calibrate, recipe, workers
+from train.model import fine_tune as model_fine_tune
 from train.model.checkpoint import Checkpoint
+from train.model.fine_tune import Plan
+from train.model.network import scale
 
 SETTINGS = recipe.Settings(
     epochs=1, blocks=1, fine_tune_epochs=3, minutes=60, augment=1.0, mix=None, refit=True, seed=0
@@ -34,14 +37,14 @@ def stop_with(error, stage, epoch):
 @pytest.fixture(autouse=True)
 def full_precision(monkeypatch):
     pytest.importorskip("tensorflow")
-    monkeypatch.setattr(machine, "cpu_features", list)
+    monkeypatch.setattr(cpu, "cpu_features", list)
 
 
 @pytest.fixture
 def train(tmp_path):
     helpers.write_photos(tmp_path / "photos", per_class=8)
-    photos, _ = data.read_labels(str(tmp_path / "photos"))
-    training, validation = data.split(photos, 0.25, 0)
+    photos, _ = labels.read_labels(str(tmp_path / "photos"))
+    training, validation = split.split(photos, 0.25, 0)
     sums = {photo.path: sha256_of(photo.path) for photo in photos}
 
     def run(folder, resume=False, watch=None, **settings):
@@ -60,7 +63,7 @@ def train(tmp_path):
         )
         return outcome, recipe.predict(outcome.network, [photo.path for photo in validation])
 
-    run.val_labels = data.class_indices(validation, sorted(helpers.COLOURS))
+    run.val_labels = split.class_indices(validation, sorted(helpers.COLOURS))
     return run
 
 
@@ -79,14 +82,14 @@ def test_all_stages_run_and_their_curves_are_kept(train):
 
 def test_the_refit_s_weights_are_averaged_with_the_validated_ones(train, monkeypatch):
     after = []
-    fine_tune = finetune.fine_tune
+    fine_tune = model_fine_tune.fine_tune
 
     def record(network, *arguments):
         done = fine_tune(network, *arguments)
         after.append(network.base.get_weights())
         return done
 
-    monkeypatch.setattr(finetune, "fine_tune", record)
+    monkeypatch.setattr(model_fine_tune, "fine_tune", record)
     outcome, _ = train("state")
     assert outcome.refitted
     validated, refitted = after
@@ -112,14 +115,14 @@ def test_the_head_alone_can_be_trained_and_refitted(train):
 @pytest.mark.parametrize("epochs, share", [(1, 0.5), (4, 1.0), (5, 1.0)])
 def test_fewer_epochs_learn_at_a_lower_rate(train, monkeypatch, epochs, share):
     rates = {}
-    fine_tune = finetune.fine_tune
+    fine_tune = model_fine_tune.fine_tune
 
     def record(*arguments):
-        (plan,) = [argument for argument in arguments if isinstance(argument, finetune.Plan)]
+        (plan,) = [argument for argument in arguments if isinstance(argument, Plan)]
         rates[plan.stage] = plan.peak_rate
         return fine_tune(*arguments)
 
-    monkeypatch.setattr(finetune, "fine_tune", record)
+    monkeypatch.setattr(model_fine_tune, "fine_tune", record)
     monkeypatch.setattr(recipe, "FINE_TUNE_EPOCHS", 4)
     train("state", fine_tune_epochs=epochs)
     assert rates == {"fine-tune": pytest.approx(share * 6e-4), "refit": pytest.approx(share * 3e-4)}
@@ -152,7 +155,7 @@ def test_a_training_killed_after_its_last_epoch_has_nothing_left_to_train(train)
 
 def test_as_many_epochs_are_made_as_fit_into_the_minutes(train, monkeypatch, capsys):
     # 18 + 6 photos: an epoch costs 21 photos of fine-tuning, one of the refit 24, the checks at the end 18
-    monkeypatch.setattr(finetune, "seconds_per_photo", lambda *_: 10.0)
+    monkeypatch.setattr(model_fine_tune, "seconds_per_photo", lambda *_: 10.0)
     outcome, _ = train("state", fine_tune_epochs=None, minutes=((5 * 21 + 2 * 24 + 18) * 10 / 60 + 1) / 0.9)
     assert len(outcome.history["fine_tune"]["loss"]) == 5
     assert len(outcome.history["refit"]["loss"]) == 2
@@ -170,18 +173,18 @@ def test_where_the_time_allows_all_epochs_are_made(train, monkeypatch, capsys):
 
 
 def test_one_epoch_is_made_however_short_the_time(train, monkeypatch):
-    monkeypatch.setattr(finetune, "seconds_per_photo", lambda *_: 10.0)
+    monkeypatch.setattr(model_fine_tune, "seconds_per_photo", lambda *_: 10.0)
     outcome, _ = train("state", fine_tune_epochs=None, minutes=0.001)
     assert len(outcome.history["fine_tune"]["loss"]) == 1
 
 
 def test_a_resumed_training_makes_as_many_epochs_as_the_first_meant_to(train, monkeypatch):
-    monkeypatch.setattr(finetune, "seconds_per_photo", lambda *_: 10.0)
+    monkeypatch.setattr(model_fine_tune, "seconds_per_photo", lambda *_: 10.0)
     options = {"fine_tune_epochs": None, "minutes": ((3 * 21 + 24 + 18) * 10 / 60 + 1) / 0.9}
     whole, answers = train("whole", **options)
     with pytest.raises(KilledError):
         train("killed", watch=stop_with(KilledError(), "fine-tune", 1), **options)
-    monkeypatch.setattr(finetune, "seconds_per_photo", lambda *_: 0.0)  # the machine is faster now
+    monkeypatch.setattr(model_fine_tune, "seconds_per_photo", lambda *_: 0.0)  # the machine is faster now
     resumed, resumed_answers = train("killed", resume=True, **options)
     assert len(resumed.history["fine_tune"]["loss"]) == len(whole.history["fine_tune"]["loss"]) == 3
     assert resumed_answers == pytest.approx(answers, abs=1e-5)
@@ -275,11 +278,11 @@ def test_temperature_reaches_the_network(train, monkeypatch):
 
 def test_the_sample_of_a_refitted_network_shows_photos_that_it_does_not_know_by_heart(tmp_path):
     rows = helpers.write_photos(tmp_path, per_class=2)
-    photos = [data.Photo(file, str(tmp_path / file), label) for file, label in rows]
+    photos = [labels.Photo(file, str(tmp_path / file), label) for file, label in rows]
     network = small_network()
-    sample = cli._unfamiliar_sample(network, photos, seed=0)
+    sample = _unfamiliar_sample(network, photos, seed=0)
     assert (sample.names, sample.labels) == ([row[0] for row in rows], [row[1] for row in rows])
     for photo, picture in zip(photos, sample.images):
-        assert np.abs(images.read_image(photo.path).astype(int) - picture).mean() > 5
-    run = network.head(network.base(model.scale(sample.images), training=False))
+        assert np.abs(read.read_image(photo.path).astype(int) - picture).mean() > 5
+    run = network.head(network.base(scale(sample.images), training=False))
     assert np.array(run) == pytest.approx(sample.probabilities, abs=1e-5)

@@ -7,30 +7,34 @@ import sys
 
 import numpy as np
 
+from edge_runtime.machine import cpu
+from edge_runtime.machine.libraries import require
 from tests import helpers
-from train.data import data
-from train.model import finetune, model, recipe, workers
+from train.data import split
+from train.data.labels import read_labels
+from train.model import fine_tune, recipe, workers
 from train.model.checkpoint import Checkpoint
+from train.model.network import FEATURES, Network, build_head, set_seed
 
 
 def small_network():
     """A network with two of InceptionV3's block names."""
     strategy = workers.new_strategy()
-    model.set_seed(0)
-    keras = model.require("tensorflow").keras
+    set_seed(0)
+    keras = require("tensorflow").keras
     layers = keras.layers
     with strategy.scope():
         inputs = keras.Input((299, 299, 3))
         found = layers.Conv2D(8, 32, strides=32, name="early")(inputs)
         found = layers.BatchNormalization(name="early_norm")(found)
         found = layers.Activation("relu", name="mixed9")(found)
-        found = layers.Conv2D(model.FEATURES, 1, name="late")(found)
+        found = layers.Conv2D(FEATURES, 1, name="late")(found)
         found = layers.BatchNormalization(name="late_norm")(found)
         found = layers.Activation("relu", name="mixed10")(found)
         base = keras.Model(inputs, layers.GlobalAveragePooling2D()(found))
         base.trainable = False
-        head = model.build_head(len(helpers.COLOURS))
-    return model.Network(base, head, strategy)
+        head = build_head(len(helpers.COLOURS))
+    return Network(base, head, strategy)
 
 
 def weights_of(network):
@@ -38,14 +42,14 @@ def weights_of(network):
 
 
 def main(folder, out, mix=None):
-    model.machine.cpu_features = list  # full precision, so that noise is small
+    cpu.cpu_features = list  # full precision, so that noise is small
     network = small_network()
-    photos, _ = data.read_labels(folder)
+    photos, _ = read_labels(folder)
     names = sorted(helpers.COLOURS)
-    labels = data.class_indices(photos, names)
-    weights, plan = np.ones(len(names), np.float32), finetune.Plan("fine-tune", 1, 3, 6e-4, 1.0, mix, 0)
-    assert finetune.seconds_per_photo(network, photos, labels, weights, plan) > 0
-    history, _ = finetune.fine_tune(
+    labels = split.class_indices(photos, names)
+    weights, plan = np.ones(len(names), np.float32), fine_tune.Plan("fine-tune", 1, 3, 6e-4, 1.0, mix, 0)
+    assert fine_tune.seconds_per_photo(network, photos, labels, weights, plan) > 0
+    history, _ = fine_tune.fine_tune(
         network,
         photos,
         labels,
