@@ -50,13 +50,13 @@ def main(argv=None):
         prog="picnic-edge",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Train a photo classifier, turn it into a checked engine, run it on an edge device.\n\n"
-        + "\n".join("  %-10s%s" % (verb, text) for verb, (_, text) in VERBS.items()),
+        + "\n".join(f"  {verb:<10}{text}" for verb, (_, text) in VERBS.items()),
         epilog="example: picnic-edge classify bundle photos/ --out labels.tsv\n"
         "`picnic-edge VERB --help` explains a verb",
     )
     parser.add_argument("verb", choices=list(VERBS), metavar="VERB")
     parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...")
-    parser.add_argument("--version", action="version", version="picnic-edge %s" % __version__)
+    parser.add_argument("--version", action="version", version=f"picnic-edge {__version__}")
     shown, told = io.StringIO(), io.StringIO()  # argparse minds no stream that is closed or full
     try:
         with contextlib.redirect_stdout(shown), contextlib.redirect_stderr(told):
@@ -64,7 +64,7 @@ def main(argv=None):
     except SystemExit as stopped:  # --help, --version, no such verb
         error = _write(sys.stdout, shown.getvalue())
         if error is not None and not isinstance(error, BrokenPipeError):
-            told.write("picnic-edge: standard output: cannot be written (%s)\n" % error.strerror)
+            told.write(f"picnic-edge: standard output: cannot be written ({error.strerror})\n")
         _write(sys.stderr, told.getvalue())
         if error is None:
             raise
@@ -130,12 +130,12 @@ def demo(argv):
     report = os.path.join(options.out, "bench")
     _run("bench", bundle, "--images", photos, "--batch", "1", "--seconds", "2", "--report", report)
     say(
-        "\nDone in %.0f s. Made in %s:\n"
+        f"\nDone in {time.perf_counter() - started:.0f} s. Made in {options.out}:\n"
         "  photos/ train.tsv test.tsv   the drawn photos and their labels\n"
         "  bundle/                      the classifier, and its engines under engines/\n"
         "  labels.tsv                   a label for every photo\n"
         "  bench/                       the speed of each engine\n"
-        "Next: picnic-edge classify %s YOUR_PHOTOS/" % (time.perf_counter() - started, options.out, bundle)
+        f"Next: picnic-edge classify {bundle} YOUR_PHOTOS/"
     )
 
 
@@ -144,7 +144,7 @@ def _run(*arguments, may_lack=False):
     from edge_runtime.errors import MissingRequirement
 
     shown = " ".join(shlex.quote(argument) for argument in arguments)
-    print("\n== picnic-edge %s" % shown, file=sys.stderr, flush=True)
+    print(f"\n== picnic-edge {shown}", file=sys.stderr, flush=True)
     code = subprocess.call([sys.executable, "-m", "picnic_edge"] + list(arguments))
     if code and not (may_lack and code == MissingRequirement.exit_code):
         raise SystemExit(code)

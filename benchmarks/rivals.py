@@ -131,7 +131,7 @@ def jobs(bundle, paths, threads=None, seconds=10.0, batch=BATCH):
         if info.kind == "openvino"
     ]
     for (name, model, precision, problem), hint in itertools.product(models, HINTS):
-        job = dict(app, name="benchmark_app %s %s" % (name, hint), model=model, precision=precision, hint=hint)
+        job = dict(app, name=f"benchmark_app {name} {hint}", model=model, precision=precision, hint=hint)
         found.append(dict(job, skipped=problem) if problem else job)
     weights = sorted(glob.glob("yolo*-cls.pt"))
     found.append(
@@ -140,18 +140,14 @@ def jobs(bundle, paths, threads=None, seconds=10.0, batch=BATCH):
     for kind, rival, name in (("tensorrt", "trtexec", PLAN), ("tf-trt", "tf-trt", tf_trt.SAVED_MODEL)):
         own = [info for info in engines if info.kind == kind]
         for info in own:
-            job = dict(common, name="%s %s" % (rival, info.name), rival=rival, model=os.path.join(info.path, name))
+            job = dict(common, name=f"{rival} {info.name}", rival=rival, model=os.path.join(info.path, name))
             if problems[info.name]:
                 job["skipped"] = problems[info.name]
             else:  # it was built for so many at most
                 job["batch"] = min(batch, info.record["batch_profile"]["max"])
             found.append(job)
         if not own:
-            missing = "the bundle has no %s engine; to make one: picnic-edge convert %s --to %s" % (
-                kind,
-                bundle.path,
-                kind,
-            )
+            missing = f"the bundle has no {kind} engine; to make one: picnic-edge convert {bundle.path} --to {kind}"
             found.append({"name": rival, "skipped": missing})
     return found
 
@@ -167,7 +163,7 @@ def run_job(job, limit_s=LIMIT_S):
                 return json.load(file)
         except OSError:
             said = [line for line in done["stderr"].splitlines() if line.strip()] or ["it said nothing"]
-            return {"skipped": done["problem"] or "its process ended with %s: %s" % (done["exit_code"], said[-1])}
+            return {"skipped": done["problem"] or f"its process ended with {done['exit_code']}: {said[-1]}"}
 
 
 def child(job, answer, parent):
@@ -191,9 +187,7 @@ def child(job, answer, parent):
     except Exception as error:
         traceback.print_exc()
         reason = str(error).strip().splitlines() or [""]
-        result = {
-            "skipped": reason[0] if isinstance(error, PicnicError) else "%s: %s" % (type(error).__name__, reason[0])
-        }
+        result = {"skipped": reason[0] if isinstance(error, PicnicError) else f"{type(error).__name__}: {reason[0]}"}
     files.write_json(answer, result)
 
 
@@ -275,7 +269,7 @@ def _parsed(program, patterns, text):
     found = {name: re.search(pattern, text) for name, pattern in patterns.items()}
     missing = sorted(name for name, match in found.items() if match is None)
     if missing:
-        raise ValueError("%s printed no %s" % (program, ", ".join(missing)))
+        raise ValueError(f"{program} printed no {', '.join(missing)}")
     # A latency below a millisecond is printed in microseconds.
     scale = {name: 1000 if match and match.groups()[1:] == ("us",) else 1 for name, match in found.items()}
     return {name: float(match.group(1)) / scale[name] for name, match in found.items() if match}
@@ -292,7 +286,7 @@ def _why_not_common(path):
     except ImageError as error:
         return str(error)
     if header.format not in ("JPEG", "MPO", "PNG") or header.mode == "CMYK":
-        return "is %s (%s), which not every rival reads" % (header.format, header.mode)
+        return f"is {header.format} ({header.mode}), which not every rival reads"
     return ""
 
 
@@ -388,7 +382,7 @@ def _ultralytics(job):
         found = sorted(glob.glob(os.path.join(glob.escape(folder), "yolo*-cls.pt")))
         if not found:
             raise MissingRequirement(
-                "no weights yolo*-cls.pt in this folder or %s (nothing is downloaded from here)" % folder
+                f"no weights yolo*-cls.pt in this folder or {folder} (nothing is downloaded from here)"
             )
         weights = found[0]
     model = ultralytics.YOLO(weights)
@@ -398,9 +392,7 @@ def _ultralytics(job):
         for start in range(0, len(paths), job["batch"]):
             model.predict(paths[start : start + job["batch"]], verbose=False)
 
-    note = "its own network (%s) and classes, at its own input size: only the speed compares" % os.path.basename(
-        weights
-    )
+    note = f"its own network ({os.path.basename(weights)}) and classes, at its own input size: only the speed compares"
     return classify, ["ultralytics", "torch"], note
 
 
@@ -449,7 +441,7 @@ def _time_program(job):
     text = done.stdout.decode("utf-8", "replace")
     if done.returncode:
         said = [line for line in text.splitlines() if line.strip()] or ["it said nothing"]
-        raise MissingRequirement("%s ended with %d: %s" % (job["rival"], done.returncode, said[-1]))
+        raise MissingRequirement(f"{job['rival']} ended with {done.returncode}: {said[-1]}")
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     found = dict(parse(text, job["batch"]), limit=True, labels=None)
     cpu_s = usage.ru_utime + usage.ru_stime
@@ -460,13 +452,13 @@ def _benchmark_app(job):
     version = str(libraries.library_version("openvino"))
     require("openvino.tools.benchmark")
     command = [sys.executable, "-c", _BENCHMARK_APP, "-m", job["model"], "-d", "CPU", "-hint", job["hint"]]
-    command += ["-t", "%d" % max(1, round(job["seconds"])), "-shape", _shape_of(job["batch"])]
+    command += ["-t", f"{max(1, round(job['seconds']))}", "-shape", _shape_of(job["batch"])]
     # As the product's own OpenVINO engine asks for it; else the tool computes in bf16 where the CPU can.
     command += ["-infer_precision", "bf16" if job["precision"] == "bf16" else "f32"]
 
     def parse(text, batch):
         found = parse_benchmark_app(text)
-        note = "random pixels, no photos; hint %s%s" % (job["hint"], _WHOLE_PROGRAM)
+        note = f"random pixels, no photos; hint {job['hint']}{_WHOLE_PROGRAM}"
         return dict(found, photos=found["calls"] * batch, library={"openvino": version}, note=note)
 
     return command, parse
@@ -475,9 +467,9 @@ def _benchmark_app(job):
 def _trtexec(job):
     program = shutil.which("trtexec") or TRTEXEC
     if not os.path.exists(program):
-        raise MissingRequirement("no trtexec in the PATH or at %s; it comes with JetPack's TensorRT" % TRTEXEC)
-    command = [program, "--loadEngine=" + job["model"], "--shapes=%s:%s" % (INPUT_NAME, "x".join(map(str, _dims(job))))]
-    command.append("--duration=%d" % max(1, round(job["seconds"])))
+        raise MissingRequirement(f"no trtexec in the PATH or at {TRTEXEC}; it comes with JetPack's TensorRT")
+    command = [program, "--loadEngine=" + job["model"], f"--shapes={INPUT_NAME}:{'x'.join(map(str, _dims(job)))}"]
+    command.append(f"--duration={max(1, round(job['seconds']))}")
 
     def parse(text, batch):
         found = parse_trtexec(text)
@@ -499,4 +491,4 @@ def _dims(job):
 
 
 def _shape_of(batch):
-    return "[%s]" % ",".join(map(str, [batch] + spec.INPUT_SPEC["shape"]))
+    return f"[{','.join(map(str, [batch] + spec.INPUT_SPEC['shape']))}]"

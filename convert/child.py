@@ -50,7 +50,7 @@ def run_in_child(what, function, *arguments):
     sender.close()
     try:
         while not receiver.poll(HEARTBEAT_S):
-            say("still building %s (%d s; %s)" % (what, time.monotonic() - started, memory_text()))
+            say(f"still building {what} ({time.monotonic() - started:.0f} s; {memory_text()})")
         error, value = receiver.recv()
     except EOFError:  # it ended without an answer
         process.join()
@@ -64,7 +64,7 @@ def run_in_child(what, function, *arguments):
     if isinstance(error, PicnicError):
         raise error
     if error is not None:
-        failed = ChildError("building %s failed:\n%s" % (what, error))
+        failed = ChildError(f"building {what} failed:\n{error}")
         failed.errno = value
         raise failed
     return value
@@ -91,7 +91,7 @@ def _child(parent, sender, function, arguments):
     except Exception as error:
         if is_out_of_memory(error):
             less = "stop other programs, or give it less (--workspace-mib 256, --max-batch 1)"
-            answer = (OutOfMemory("there is not enough memory for it (%s); %s" % (error, less)), None)
+            answer = (OutOfMemory(f"there is not enough memory for it ({error}); {less}"), None)
         else:
             answer = (traceback.format_exc(), error.errno if isinstance(error, OSError) else None)
     sender.send(answer)
@@ -104,5 +104,5 @@ def _died(what, code, before):
             "Stop other programs, or give it less (--workspace-mib 256, --max-batch 1), or add swap:\n%s"
             % (what, before, jetson.SWAP_COMMANDS)
         )
-    how = "signal %s" % signal.Signals(-code).name if code < 0 else "exit code %d" % code
-    return ChildError("building %s ended its process with %s; what it said is above" % (what, how))
+    how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+    return ChildError(f"building {what} ended its process with {how}; what it said is above")

@@ -19,7 +19,7 @@ def check(precision):
     capabilities = require("openvino").Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     if precision == "bf16" and "BF16" not in capabilities:
         raise MissingRequirement(
-            "this CPU has no bf16 instructions (it has %s); use --precision fp32" % ", ".join(sorted(capabilities))
+            f"this CPU has no bf16 instructions (it has {', '.join(sorted(capabilities))}); use --precision fp32"
         )
     if precision == "int8":
         require("nncf")

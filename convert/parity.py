@@ -65,16 +65,16 @@ def reference_sample(bundle, calibration=None, images_folder=None):
         return _told_if_small(bundle.sample())
     items = list(registry.open_source(calibration, images_folder))
     if len(items) > MAX_PHOTOS:
-        say("--calibration %s: %d of its %d photos are used, evenly spread" % (calibration, MAX_PHOTOS, len(items)))
+        say(f"--calibration {calibration}: {MAX_PHOTOS} of its {len(items)} photos are used, evenly spread")
         items = [items[index * len(items) // MAX_PHOTOS] for index in range(MAX_PHOTOS)]
     with concurrent.futures.ThreadPoolExecutor(cpu.core_count()) as pool:
         loaded = list(zip(items, pool.map(_load, items)))
     for item, picture in loaded:
         if isinstance(picture, ImageError):
-            say("%s: %s (left out)" % (printable(item.name), picture))
+            say(f"{printable(item.name)}: {picture} (left out)")
     usable = [(item.name, picture) for item, picture in loaded if not isinstance(picture, ImageError)]
     if not usable:
-        raise UsageError("--calibration %s: no readable photo in it" % calibration)
+        raise UsageError(f"--calibration {calibration}: no readable photo in it")
     names = [name for name, _ in usable]
     pictures = np.stack([picture for _, picture in usable])
     with _unconverted(bundle) as engine:
@@ -108,9 +108,9 @@ def labelled_photos(bundle, source, images_folder=None):
     known = {name: index for index, name in enumerate(bundle.class_names)}
     usable = [(item, known[label]) for item, label in rows if label in known and not item.problem]
     if not usable:
-        raise UsageError("--labels %s: no photo with a label that the bundle knows" % source)
+        raise UsageError(f"--labels {source}: no photo with a label that the bundle knows")
     if len(usable) < len(rows):
-        say("--labels %s: %d of %d rows have no usable name or label" % (source, len(rows) - len(usable), len(rows)))
+        say(f"--labels {source}: {len(rows) - len(usable)} of {len(rows)} rows have no usable name or label")
     return usable
 
 
@@ -163,7 +163,7 @@ def classify(bundle, engine, labelled):
     try:
         answers = [answer.probabilities for answer in progress(found, len(labelled), engine.name)]
     except EngineLost as error:
-        raise ParityError("%s is refused and was not kept: %s" % (engine.name, error)) from error
+        raise ParityError(f"{engine.name} is refused and was not kept: {error}") from error
     if classifier.stats.failed:
         raise ParityError(
             "%s is refused and was not kept: it fails on %d of %d photos"
@@ -195,9 +195,9 @@ def compare_labelled(bundle, labelled, answers):
         if original is not None and answer is not None
     ]
     if len(rows) < len(labelled):
-        say("%d of %d labelled photos cannot be read (left out)" % (len(labelled) - len(rows), len(labelled)))
+        say(f"{len(labelled) - len(rows)} of {len(labelled)} labelled photos cannot be read (left out)")
     if not rows:
-        raise UsageError("--labels: none of the %d photos can be read" % len(labelled))
+        raise UsageError(f"--labels: none of the {len(labelled)} photos can be read")
     truth, original, found = np.array(rows).T
     f1_original, f1_engine = macro_f1(truth, original), macro_f1(truth, found)
     return {
@@ -227,7 +227,7 @@ def require_agreement(engine_name, parity, least):
     """Raises ParityError when the engine answered NaN or infinity, or too few photos get the original's label."""
     reason = ""
     if parity.non_finite:
-        reason = "%d of its probabilities are NaN or infinite" % parity.non_finite
+        reason = f"{parity.non_finite} of its probabilities are NaN or infinite"
     elif parity.top1_agreement < least:
         reason = "same label as the original for %.2f %% of %d photos, %.2f %% are needed (--min-agreement)" % (
             100 * parity.top1_agreement,
@@ -251,7 +251,7 @@ def require_macro_f1(engine_name, parity):
 def format_table(engine_name, parity):
     """Returns the figures of a Parity as text for the screen."""
     lines = [
-        "%s beside the original, on %d photos" % (engine_name, parity.photos),
+        f"{engine_name} beside the original, on {parity.photos} photos",
         "batch  same label  largest difference  mean difference  KL divergence  non-finite",
     ]
     for size, found in parity.batches.items():
@@ -260,7 +260,7 @@ def format_table(engine_name, parity):
     if parity.labelled:
         shown = {name: 100 * value for name, value in parity.labelled.items()}
         lines += [
-            "on %d labelled photos  original  engine" % parity.labelled["photos"],
+            f"on {parity.labelled['photos']} labelled photos  original  engine",
             "top-1                  %(top1_original)8.2f  %(top1_engine)6.2f" % shown,
             "macro-F1               %(macro_f1_original)8.2f  %(macro_f1_engine)6.2f" % shown,
         ]
@@ -299,9 +299,9 @@ def _run(engine, pictures, shown, batch):
             answers.append(engine.infer(pictures[shown[start : start + batch]]))
         except EngineError as error:
             if is_out_of_memory(error.__cause__):
-                raise OutOfMemory("%s: not enough memory to check it; stop other programs" % engine.name) from error
+                raise OutOfMemory(f"{engine.name}: not enough memory to check it; stop other programs") from error
             if error.answers is None:
-                raise ParityError("%s is refused and was not kept: %s" % (engine.name, error)) from error
+                raise ParityError(f"{engine.name} is refused and was not kept: {error}") from error
             answers.append(error.answers)
     return np.concatenate(answers)
 

@@ -61,7 +61,7 @@ def build(bundle, settings, folder):
     here = context.local_facts()
     onnx, tensorrt = require("onnx"), require("tensorrt")
     workspace_mib = settings.workspace_mib or default_workspace_mib(context.gpu().total_memory())
-    say("TensorRT %s on %s; this takes minutes on a board" % (tensorrt.__version__, here["gpu"]["name"]))
+    say(f"TensorRT {tensorrt.__version__} on {here['gpu']['name']}; this takes minutes on a board")
     _warn_of_low_memory()
     scratch = os.path.join(folder, "scratch")
     os.mkdir(scratch)
@@ -71,7 +71,7 @@ def build(bundle, settings, folder):
     if settings.precision == "int8":
         np.save(pictures, settings.calibration.images)
     run_in_child(
-        "tensorrt-%s" % settings.precision,
+        f"tensorrt-{settings.precision}",
         build_plan,
         *(model, os.path.join(folder, engine.PLAN), settings.precision, settings.max_batch, workspace_mib),
         *(pictures, timing_cache_path(here)),
@@ -115,11 +115,11 @@ def check_model(model):
     """
     opsets = [entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")]
     if not opsets or max(opsets) > MAX_OPSET:
-        raise BundleError("its model.onnx has opset %s, TensorRT is given up to %d; train again" % (opsets, MAX_OPSET))
+        raise BundleError(f"its model.onnx has opset {opsets}, TensorRT is given up to {MAX_OPSET}; train again")
     uint8 = require("onnx").TensorProto.UINT8
     inputs = [(value.name, value.type.tensor_type.elem_type) for value in model.graph.input]
     if inputs != [(INPUT_NAME, uint8)]:
-        raise BundleError("its model.onnx has the inputs %s, not one of uint8; train again" % inputs)
+        raise BundleError(f"its model.onnx has the inputs {inputs}, not one of uint8; train again")
 
 
 def cast_comes_first(model):
@@ -173,7 +173,7 @@ def _write_readable(onnx, tensorrt, bundle, settings, path):
         keep = versions.takes_uint8(tensorrt) and settings.precision != "int8" and cast_comes_first(model)
         onnx.save(model if keep else with_float_input(model), path)
     except BundleError as error:
-        raise BundleError("%s: %s" % (bundle.path, error))
+        raise BundleError(f"{bundle.path}: {error}")
     if settings.precision == "fp16" and not versions.has_precision_flags(tensorrt):
         onnx.save(_half(path, settings.calibration.images[:_HALF_CHECK_PHOTOS], keep), path)
     return "uint8" if keep else "float32"
@@ -203,7 +203,7 @@ def _start_builder(tensorrt, log, precision):
     builder = engine.start(tensorrt.Builder, log)
     problem = versions.int8_problem(tensorrt, builder) if precision == "int8" else ""
     if problem:
-        raise MissingRequirement("%s; use --precision fp16" % problem)
+        raise MissingRequirement(f"{problem}; use --precision fp16")
     return builder
 
 
@@ -257,7 +257,7 @@ def _parse(tensorrt, parser, network, log, path):
     names = [network.get_input(index).name for index in range(network.num_inputs)]
     names += [network.get_output(index).name for index in range(network.num_outputs)]
     if names != [INPUT_NAME, OUTPUT_NAME]:
-        raise MissingRequirement("TensorRT read a model with the inputs and outputs %s" % names)
+        raise MissingRequirement(f"TensorRT read a model with the inputs and outputs {names}")
 
 
 def _add_profile(builder, config, max_batch):
@@ -265,7 +265,7 @@ def _add_profile(builder, config, max_batch):
     profile = builder.create_optimization_profile()
     profile.set_shape(INPUT_NAME, (1,) + shape, (max_batch,) + shape, (max_batch,) + shape)
     if config.add_optimization_profile(profile) < 0:
-        raise MissingRequirement("TensorRT refused batches of 1 to %d" % max_batch)
+        raise MissingRequirement(f"TensorRT refused batches of 1 to {max_batch}")
 
 
 @contextlib.contextmanager
@@ -282,9 +282,7 @@ def _precision_set(tensorrt, config, precision, max_batch, pictures):
     try:
         memory = cuda.mem_alloc(max_batch * photos[0].size * np.dtype(np.float32).itemsize)
     except cuda.Error as error:
-        raise MissingRequirement(
-            "the GPU has no memory for %d photos (%s); try a smaller --max-batch" % (max_batch, error)
-        )
+        raise MissingRequirement(f"the GPU has no memory for {max_batch} photos ({error}); try a smaller --max-batch")
     try:
         calibrator = _calibrator(tensorrt, photos, max_batch, memory)  # TensorRT does not keep it alive
         config.int8_calibrator = calibrator
@@ -345,7 +343,7 @@ def _keep_timing_cache(cache, path):
         with files.whole_file(path, binary=True) as file:
             file.write(content)
     except OSError as error:
-        say("%s: the measured times are not kept (%s); the next build takes as long" % (path, error))
+        say(f"{path}: the measured times are not kept ({error}); the next build takes as long")
 
 
 @contextlib.contextmanager
@@ -358,7 +356,7 @@ def _last_line_shown():
 
     def show():
         while not done.wait(_SHOWN_EVERY_S):
-            say("TensorRT, %d s: %s" % (time.monotonic() - started, newest[0][:_SHOWN_LENGTH]))
+            say(f"TensorRT, {time.monotonic() - started:.0f} s: {newest[0][:_SHOWN_LENGTH]}")
 
     thread = threading.Thread(target=show, daemon=True)
     thread.start()

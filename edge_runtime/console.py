@@ -49,5 +49,5 @@ def progress(iterable=None, total=None, what="", unit=" photos", shown=True):
 
 
 def _shell_escaped(word):
-    letters = (chr(byte) if 32 <= byte < 127 and byte not in b"'\\" else "\\x%02x" % byte for byte in os.fsencode(word))
-    return "$'%s'" % "".join(letters)
+    letters = (chr(byte) if 32 <= byte < 127 and byte not in b"'\\" else f"\\x{byte:02x}" for byte in os.fsencode(word))
+    return f"$'{''.join(letters)}'"

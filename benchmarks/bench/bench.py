@@ -79,12 +79,12 @@ class Subject:
 
     def points(self):
         """Returns the names of what is measured in windows: "b1", "b8", ..., "end_to_end"."""
-        return ["b%d" % size for size in self.batches] + [END_TO_END]
+        return [f"b{size}" for size in self.batches] + [END_TO_END]
 
     def fail(self, reason, invalid=False):
         """Gives the engine up, with a reason of one or more lines."""
         self.problem, self.reason, self.invalid = reason.splitlines()[0], reason, invalid
-        say("%s: %s" % (self.name, self.problem))
+        say(f"{self.name}: {self.problem}")
         self.close()
 
     def close(self):
@@ -120,7 +120,7 @@ def run(bundle, subjects, plan, idle=None):
                     group.append(waiting.pop(0))
                     _open(bundle, group[-1], subjects, plan, scratch)
                 if waiting:
-                    say("%d engines at a time, for want of memory: the others come after these" % len(group))
+                    say(f"{len(group)} engines at a time, for want of memory: the others come after these")
                 _measure(group, plan, metered="unavailable" not in (idle or {"unavailable": ""}))
             finally:
                 for subject in group:
@@ -164,7 +164,7 @@ def summarize(subject, idle=None):
 
 def best_model_rate(engine):
     """Returns (photos per call, images per second) of the fastest batch size of a summary, None where there is none."""
-    rates = [(engine.get("images_per_s_b%d" % size), size) for size in engine["batches"]]
+    rates = [(engine.get(f"images_per_s_b{size}"), size) for size in engine["batches"]]
     rates = [(rate, size) for rate, size in rates if rate]
     return (max(rates)[1], max(rates)[0]) if rates else None
 
@@ -220,7 +220,7 @@ def _work(pair):
 
 def _core_times(path="/proc/stat"):
     """Returns (busy time of the cores that may be used, all their time) in ticks, zeros where nothing tells."""
-    own = {"cpu%d" % core for core in os.sched_getaffinity(0)}
+    own = {f"cpu{core}" for core in os.sched_getaffinity(0)}
     busy = passed = 0
     with contextlib.suppress(OSError), open(path, encoding="ascii") as file:
         for name, *ticks in (line.split() for line in file):
@@ -238,7 +238,7 @@ def _alive(subjects):
 def _time_cold_start(bundle, subject, photo, number):
     """Adds the seconds from the start of a `picnic-edge classify` to its first label."""
     if number == 0:
-        say("cold start of %s" % subject.name)
+        say(f"cold start of {subject.name}")
     command = [sys.executable, "-m", "picnic_edge", "classify", bundle.path, photo, "--engine", subject.name]
     environment = dict(os.environ, PYTHONPATH=_ROOT + os.pathsep + os.environ.get("PYTHONPATH", ""))
     with tempfile.TemporaryFile() as errors:
@@ -259,7 +259,7 @@ def _time_cold_start(bundle, subject, photo, number):
         errors.seek(0)
         said = ("\n" + errors.read().decode("utf-8", "replace")).partition("\npicnic-edge: ")[2].strip()
     if code or not row:
-        subject.fail(said or "classify with it ended with exit code %d" % code, code == BundleError.exit_code)
+        subject.fail(said or f"classify with it ended with exit code {code}", code == BundleError.exit_code)
     else:
         subject.facts["cold_starts_s"].append(took_s)
 
@@ -281,11 +281,11 @@ def _kind(bundle, name):
 
 
 def _open(bundle, subject, subjects, plan, scratch):
-    say("loading %s" % subject.name)
+    say(f"loading {subject.name}")
     largest = None if subject.name == "auto" else largest_batch(find_engine(bundle, subject.name))
     subject.batches = [size for size in plan.batches if largest is None or size <= largest]
-    reason = "the engine was built for batches of 1 to %s; make another: picnic-edge convert --max-batch" % largest
-    subject.skipped_batches = {"b%d" % size: reason for size in plan.batches if size not in subject.batches}
+    reason = f"the engine was built for batches of 1 to {largest}; make another: picnic-edge convert --max-batch"
+    subject.skipped_batches = {f"b{size}": reason for size in plan.batches if size not in subject.batches}
     if not subject.batches:
         subject.fail(reason)
         return
@@ -303,7 +303,7 @@ def _open(bundle, subject, subjects, plan, scratch):
         subject.fail(str(error), error.invalid)
         return
     if any(subject is not other and other.name == subject.facts["name"] for other in subjects):
-        subject.fail("is %s, which is measured already" % subject.facts["name"])
+        subject.fail(f"is {subject.facts['name']}, which is measured already")
         return
     subject.name = subject.facts["name"]
 
@@ -316,7 +316,7 @@ def _measure(group, plan, metered):
             pending = _pending(group, number)
             if not pending:
                 break
-            say("round %d: %s" % (number + 1, ", ".join(subject.name for subject in _alive(group))))
+            say(f"round {number + 1}: {', '.join(subject.name for subject in _alive(group))}")
             for subject, point in pending if number % 2 == 0 else reversed(pending):
                 if not subject.problem:
                     _take_window(subject, point, number, plan.seconds / LEAST_WINDOWS, reference, metered)
@@ -325,7 +325,7 @@ def _measure(group, plan, metered):
     for subject in _alive(group):
         try:
             if plan.labelled:
-                say("labels of %d photos with %s" % (len(plan.labelled), subject.name))
+                say(f"labels of {len(plan.labelled)} photos with {subject.name}")
                 subject.facts.update(subject.workers[-1].ask("accuracy", plan.labelled))
             subject.facts.update(subject.workers[-1].ask("memory"))
         except EngineFailed as error:
@@ -403,14 +403,14 @@ def _run_loadgen(subjects, plan):
 
     for subject in subjects:
         for scenario in loadgen.SCENARIOS:
-            say("LoadGen %s (%s) with %s" % (scenario, plan.loadgen, subject.name))
+            say(f"LoadGen {scenario} ({plan.loadgen}) with {subject.name}")
             folder = os.path.join(plan.loadgen_logs, subject.name, scenario)
             try:
                 os.makedirs(folder, exist_ok=True)
                 worker = subject.worker_for("b1" if scenario == "SingleStream" else END_TO_END)
                 result = worker.ask("loadgen", scenario, plan.loadgen, folder)
             except OSError as error:
-                raise UsageError("--report %s: cannot be written (%s)" % (plan.loadgen_logs, error.strerror))
+                raise UsageError(f"--report {plan.loadgen_logs}: cannot be written ({error.strerror})")
             except EngineFailed as error:
                 reason = str(error).splitlines()[0]
                 result = {"engine": subject.name, "scenario": scenario, "mode": plan.loadgen, "skipped": reason}
@@ -452,6 +452,6 @@ def _energy(windows, point, photos, idle):
     for clock in ("cpu", "gpu", "emc"):
         own = [one["clocks"] for one in metered if clock + "_min_mhz" in one["clocks"]]
         if own:
-            summary["%s_min_mhz_%s" % (clock, point)] = min(one[clock + "_min_mhz"] for one in own)
-            summary["%s_mean_mhz_%s" % (clock, point)] = float(np.mean([one[clock + "_mean_mhz"] for one in own]))
+            summary[f"{clock}_min_mhz_{point}"] = min(one[clock + "_min_mhz"] for one in own)
+            summary[f"{clock}_mean_mhz_{point}"] = float(np.mean([one[clock + "_mean_mhz"] for one in own]))
     return summary

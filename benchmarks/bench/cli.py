@@ -58,7 +58,7 @@ def parser():
     this.add_argument("--seconds", type=amount, default=3.0, metavar="S", help="length of each measurement (default 3)")
     this.add_argument("--loadgen", choices=loadgen.MODES, help="also MLPerf LoadGen's scenarios, unofficially")
     this.add_argument("--rivals", action="store_true", help="also what others would run on the same photos")
-    this.add_argument("--report", metavar="DIR", help="also write %s there" % ", ".join(report.FILES))
+    this.add_argument("--report", metavar="DIR", help=f"also write {', '.join(report.FILES)} there")
     this.add_argument("--json", action="store_true", help="one JSON document on stdout instead of the table")
     return this
 
@@ -86,10 +86,10 @@ def main(argv=None):
             try:
                 _finish(result, options)
             except Exception as error:  # what stopped the run is what counts
-                say("the report failed, too: %s" % error)
+                say(f"the report failed, too: {error}")
             raise
     if all("skipped" in engine for engine in result["engines"]):
-        reasons = ["%s skipped: %s" % (subject.name, subject.reason) for subject in subjects]
+        reasons = [f"{subject.name} skipped: {subject.reason}" for subject in subjects]
         refusal = BundleError if all(subject.invalid for subject in subjects) else MissingRequirement
         raise refusal("no engine could be measured:\n" + "\n".join(reasons))
     _finish(result, options)
@@ -107,9 +107,9 @@ def make_plan(bundle, options, scratch):
     labelled = parity.labelled_photos(bundle, options.labels, options.images) if options.labels else []
     if options.images:
         items = [item for item in open_source(options.images) if not item.problem]
-        origin = "--images %s" % options.images
+        origin = f"--images {options.images}"
     elif labelled:
-        items, origin = [item for item, _ in labelled], "--labels %s" % options.labels
+        items, origin = [item for item, _ in labelled], f"--labels {options.labels}"
     else:
         items, origin = list(open_source(_write_sample(bundle, os.path.join(scratch, "photos")))), "the sample"
     items = readable(_spread(items), origin)
@@ -132,12 +132,12 @@ def readable(items, origin):
         UsageError: there is none; origin tells where.
     """
     if not items:
-        raise UsageError("%s: no photo in it" % origin)
+        raise UsageError(f"{origin}: no photo in it")
     found = [item for item in items if not item.problem and _is_readable(item.path)]
     if not found:
-        raise UsageError("%s: none of the %d photos can be read" % (origin, len(items)))
+        raise UsageError(f"{origin}: none of the {len(items)} photos can be read")
     if len(found) < len(items):
-        say("%s: %d of %d photos cannot be read and are left out" % (origin, len(items) - len(found), len(items)))
+        say(f"{origin}: {len(items) - len(found)} of {len(items)} photos cannot be read and are left out")
     return found
 
 
@@ -190,7 +190,7 @@ def measure_all(result, bundle, names, plan, with_rivals=False):
         result["power"] = idle
         if report.is_busy(result):
             share = 100 * result["busy_share"]
-            say("other programs keep %.0f %% of the cores busy: the figures are of a shared machine" % share)
+            say(f"other programs keep {share:.0f} % of the cores busy: the figures are of a shared machine")
         bench.run(bundle, subjects, plan, idle)
         _gather(result, subjects)
         if any("skipped" not in engine for engine in result["engines"]):
@@ -276,12 +276,12 @@ def _run_rivals(result, bundle, plan):
     paths, left_out = rivals.common_photos([item.path for item in plan.items])
     result["rivals_left_out"] = dict(collections.Counter(reason for _, reason in left_out))
     if left_out:
-        say("%d of %d photos are left out, which not every rival can read" % (len(left_out), len(plan.items)))
+        say(f"{len(left_out)} of {len(plan.items)} photos are left out, which not every rival can read")
     if not paths:
         say("no rival is measured: none of the photos can be read by all of them")
         return
     for name, found in rivals.measure(bundle, paths, seconds=plan.seconds, batch=max(plan.batches)):
-        say("rival %s: %s" % (name, found.get("skipped") or "%.1f images/s" % found["images_per_s"]))
+        say(f"rival {name}: {found.get('skipped') or '%.1f images/s' % found['images_per_s']}")
         found.pop("labels", None)
         result["rivals"].append(dict(found, name=name))
 
@@ -315,7 +315,7 @@ def _is_readable(path):
 def _write_sample(bundle, folder):
     os.makedirs(folder)
     for number, rgb in enumerate(bundle.sample().images):
-        cv2.imwrite(os.path.join(folder, "%03d.jpg" % number), cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))
+        cv2.imwrite(os.path.join(folder, f"{number:03d}.jpg"), cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))
     return folder
 
 
@@ -332,5 +332,5 @@ def _batches(text):
     except ValueError:
         sizes = []
     if not sizes or sizes[0] < 1 or sizes[-1] > MAX_BATCH:
-        raise argparse.ArgumentTypeError("expected batch sizes such as 1,4,8, %d at most, got %s" % (MAX_BATCH, text))
+        raise argparse.ArgumentTypeError(f"expected batch sizes such as 1,4,8, {MAX_BATCH} at most, got {text}")
     return sizes

@@ -93,7 +93,7 @@ def main(argv=None):
     if options.fail_above is not None:
         bad = failures(found, options.fail_above)
         if bad:
-            raise GotWorse("worse by more than %g %%: %s" % (options.fail_above, "; ".join(bad)))
+            raise GotWorse(f"worse by more than {options.fail_above:g} %: {'; '.join(bad)}")
 
 
 def read_document(path):
@@ -106,9 +106,9 @@ def read_document(path):
         with open(path, encoding="utf-8") as file:
             found = json.load(file)
     except OSError as error:
-        raise UsageError("%s: cannot be read (%s)" % (path, error.strerror))
+        raise UsageError(f"{path}: cannot be read ({error.strerror})")
     except (ValueError, RecursionError) as error:
-        raise UsageError("%s: is no JSON (%s); expected a bench.json of `picnic-edge bench --report`" % (path, error))
+        raise UsageError(f"{path}: is no JSON ({error}); expected a bench.json of `picnic-edge bench --report`")
     version = found.get("format_version") if isinstance(found, dict) else None
     if version != FORMAT_VERSION or not isinstance(found.get("engines"), list):
         raise UsageError(
@@ -118,7 +118,7 @@ def read_document(path):
     try:
         compare(found, found)
     except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
-        raise UsageError("%s: lacks or garbles something (%s); measure again" % (path, error))
+        raise UsageError(f"{path}: lacks or garbles something ({error}); measure again")
     return found
 
 
@@ -149,9 +149,9 @@ def compare(before, after):
     lost = []
     for name in old:
         if name in new:
-            lost += ["%s %s" % (name, point) for point in _points(old[name]) if point not in _points(new[name])]
+            lost += [f"{name} {point}" for point in _points(old[name]) if point not in _points(new[name])]
             if new[name].get("stopped") and not old[name].get("stopped"):
-                lost.append("%s (stopped: %s)" % (name, new[name]["stopped"]))
+                lost.append(f"{name} (stopped: {new[name]['stopped']})")
     significant = _holm([1.0 if test[-1] is None else test[-1] for test in tests])
     figures = []
     for (name, metric, higher, start, end, own, p), changed in zip(tests, significant):
@@ -179,31 +179,31 @@ def format_comparison(found):
     lines = []
     changed = [figure for figure in found["figures"] if figure.changed]
     for figure in changed:
-        raw, own = ("%+.1f %%" % (100 * size) for size in (figure.as_measured, figure.change))
-        size = own if own == raw else "%s as measured, %s less the machine's own change" % (raw, own)
+        raw, own = (f"{100 * size:+.1f} %" for size in (figure.as_measured, figure.change))
+        size = own if own == raw else f"{raw} as measured, {own} less the machine's own change"
         direction = "worse" if figure.worse else "better"
         ends = (figure.before, figure.after)
         lines.append("%s  %s  %.4g -> %.4g  (%s, %s)" % ((figure.engine, figure.metric) + ends + (size, direction)))
-    lines += ["%s  was measured before, not now" % name for name in found["lost"]]
-    lines += ["%s  was not measured before" % name for name in found["new"]]
+    lines += [f"{name}  was measured before, not now" for name in found["lost"]]
+    lines += [f"{name}  was not measured before" for name in found["new"]]
     if not changed:
-        lines.append("no change beyond noise in %d figures" % len(found["figures"]))
+        lines.append(f"no change beyond noise in {len(found['figures'])} figures")
     if found["machine_change"] is not None:
         direction = "longer" if found["machine_change"] >= 0 else "less long"
-        lines.append("the machine itself took %.1f %% %s" % (100 * abs(found["machine_change"]), direction))
+        lines.append(f"the machine itself took {100 * abs(found['machine_change']):.1f} % {direction}")
     for engine, what, old, new in found["shown"]:
-        lines.append("%s  %s  %s -> %s  (not tested)" % (engine, what, _shown(old), _shown(new)))
+        lines.append(f"{engine}  {what}  {_shown(old)} -> {_shown(new)}  (not tested)")
     return "\n".join(lines)
 
 
 def failures(found, percent):
     """Returns the texts of what got worse by more than so many percent, and of the engines that got lost."""
     bad = [
-        "%s %s %+.1f %%" % (figure.engine, figure.metric, 100 * figure.change)
+        f"{figure.engine} {figure.metric} {100 * figure.change:+.1f} %"
         for figure in found["figures"]
         if figure.changed and figure.worse and _worsening(figure) > percent / 100.0
     ]
-    return bad + ["%s is not measured any more" % name for name in found["lost"]]
+    return bad + [f"{name} is not measured any more" for name in found["lost"]]
 
 
 def _tests(old, new, shift, noise):
@@ -229,7 +229,7 @@ def _tests(old, new, shift, noise):
                     value + sign * follows * _reference(one, point) for value, one in zip(values, (old, new))
                 ]
         batches = [point for point in measured if point != "end_to_end"]
-        groups = {"%s %s" % (key, point): [point] for point in measured}
+        groups = {f"{key} {point}": [point] for point in measured}
         if key == "images_per_s" and len(batches) > 1:
             groups["images_per_s all batches"] = batches
         for metric, points in groups.items():
@@ -325,7 +325,7 @@ def _machine_work(engines):
         for window in engine["windows"]:
             rounds.setdefault(window["round"], []).append(math.log(window["reference_ms"]))
             if not math.isfinite(window["reference_ms"]):
-                raise ValueError("reference_ms is %s" % window["reference_ms"])
+                raise ValueError(f"reference_ms is {window['reference_ms']}")
     return list(rounds.values())
 
 
@@ -339,24 +339,24 @@ def _differences(before, after):
         ("the libraries", lambda one: _facts(one["libraries"], sorted(one["libraries"]))),
         ("picnic-edge", lambda one: one["version"]),
         ("the bundle", lambda one: one["bundle_id"]),
-        ("the photos", lambda one: "%s (%d)" % (one["photos"], one["photo_count"])),
+        ("the photos", lambda one: f"{one['photos']} ({one['photo_count']})"),
         ("--batch", lambda one: ",".join(map(str, one["batches"]))),
         ("--seconds", lambda one: one["seconds_per_measurement"]),
     ):
         old, new = get(before), get(after)
         if old != new:
-            found.append("%s: %s; %s" % (what, old, new))
+            found.append(f"{what}: {old}; {new}")
     for which, one in (("first", before), ("second", after)):
         if one["partial"]:
-            found.append("the %s run was stopped before its end" % which)
+            found.append(f"the {which} run was stopped before its end")
         if report.is_busy(one):
             share = 100 * one["busy_share"]
-            found.append("other programs kept %.0f %% of the cores busy before the %s run" % (share, which))
+            found.append(f"other programs kept {share:.0f} % of the cores busy before the {which} run")
     return found
 
 
 def _facts(facts, names):
-    return ", ".join("%s %s" % (name, facts[name]) for name in names if facts.get(name) not in (None, ""))
+    return ", ".join(f"{name} {facts[name]}" for name in names if facts.get(name) not in (None, ""))
 
 
 def _worsening(figure):
@@ -375,7 +375,7 @@ def _holm(ps):
 
 
 def _shown(value):
-    return "-" if value is None else "%.4g" % value if isinstance(value, float) else str(value)
+    return "-" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _percent(text):

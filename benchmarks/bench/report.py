@@ -45,9 +45,9 @@ def columns(batches):
         Column("p99 ms", "latency_p99_ms", "%.1f", 1, False),
         Column("max ms", "latency_max_ms", "%.1f", 1, False),
     ]
-    found += [Column("images/s b%d" % size, "images_per_s_b%d" % size, "%.1f", 1, False) for size in batches]
+    found += [Column(f"images/s b{size}", f"images_per_s_b{size}", "%.1f", 1, False) for size in batches]
     found.append(Column("end to end images/s", "images_per_s_end_to_end", "%.1f", 1, False))
-    found += [Column("%s ms" % name, name + "_ms", "%.2f", 1, False) for name in ("decode", "infer", "wait", "write")]
+    found += [Column(f"{name} ms", name + "_ms", "%.2f", 1, False) for name in ("decode", "infer", "wait", "write")]
     return found + [
         Column("CPU ms/image", "cpu_s_per_image_end_to_end", "%.1f", 1000, False),
         Column("peak MiB", "peak_rss_bytes", "%.0f", 1 / _MIB, False),
@@ -92,7 +92,7 @@ def format_table(result):
         widths = [max(len(row[place]) for row in table) for place in range(len(table[0]))]
         for row in table:
             cells = [row[0].ljust(widths[0])] + [cell.rjust(width) for cell, width in zip(row[1:], widths[1:])]
-            lines.append("| %s |" % " | ".join(cells))
+            lines.append(f"| {' | '.join(cells)} |")
         lines.append("")
     lines += notes(result)
     for one in result["loadgen"]:
@@ -110,7 +110,7 @@ def notes(result):
         ("governor %s", clocks["governor"]),
         ("%s MHz", clocks["cpu_now_mhz"]),
     ]
-    where = [place["cpu"], "%d cores" % place["cores"]] + [form % value for form, value in set_to if value]
+    where = [place["cpu"], f"{place['cores']} cores"] + [form % value for form, value in set_to if value]
     found = [
         "%s. Engines measured in turns. Latency at batch 1, model only, every call counted; b8 is batch 8, model only; "
         "end to end: %d photos (%s) to a table, stages per photo, decode over all threads. Bundle %s."
@@ -128,15 +128,15 @@ def notes(result):
                 % (engine["name"], ", ".join(point.replace("_", " ") for point in engine["unstable"]))
             )
         if engine["stopped"]:
-            found.append("%s stopped on the way: %s" % (engine["name"], engine["stopped"]))
+            found.append(f"{engine['name']} stopped on the way: {engine['stopped']}")
         for point, reason in sorted(engine["skipped_batches"].items()):
-            found.append("%s %s skipped: %s" % (engine["name"], point, reason))
+            found.append(f"{engine['name']} {point} skipped: {reason}")
         problems = {point: engine.get("energy_problem_" + point) for point in engine["points"]}
         for problem in sorted(set(problems.values()) - {None}):
             points = ", ".join(point.replace("_", " ") for point, one in problems.items() if one == problem)
-            found.append("%s: no energy in %s: %s" % (engine["name"], points, problem))
+            found.append(f"{engine['name']}: no energy in {points}: {problem}")
         if any(engine.get(name) for name in engine if name.startswith("throttled_")):
-            found.append("%s was throttled: the hardware slowed itself down." % engine["name"])
+            found.append(f"{engine['name']} was throttled: the hardware slowed itself down.")
     if result["power"].get("source") == "rapl":
         found.append(
             "Energy is of the CPU and memory only (%s): no GPU, disk or power supply."
@@ -144,14 +144,14 @@ def notes(result):
         )
     left_out = result.get("rivals_left_out") or {}
     if left_out:
-        why = "; ".join("%d: %s" % (count, text) for text, count in sorted(left_out.items()))
+        why = "; ".join(f"{count}: {text}" for text, count in sorted(left_out.items()))
         found.append(
-            "The rivals were given %d photos less, which not all of them can read (%s)." % (sum(left_out.values()), why)
+            f"The rivals were given {sum(left_out.values())} photos less, which not all of them can read ({why})."
         )
     for key, what in (("power", "energy"), ("roofline", "roofline")):
         reason = result[key].get("unavailable", result[key].get("skipped"))
         if reason:
-            found.append("No %s: %s" % (what, reason))
+            found.append(f"No {what}: {reason}")
     return found + ["%(name)s skipped: %(skipped)s" % engine for engine in result["engines"] if "skipped" in engine]
 
 
@@ -168,7 +168,7 @@ def loadgen_line(one):
         one["metric"],
         one["value"],
         one["unit"],
-        " (%s)" % why if why else "",
+        f" ({why})" if why else "",
     )
 
 
@@ -210,8 +210,8 @@ def write_report(folder, result, table):
             written.remove("bench.html")
             say("no bench.html: " + str(error))
     except OSError as error:
-        raise UsageError("--report %s: cannot be written (%s)" % (folder, error.strerror))
-    say("written: %s" % os.path.join(folder, ", ".join(written)))
+        raise UsageError(f"--report {folder}: cannot be written ({error.strerror})")
+    say(f"written: {os.path.join(folder, ', '.join(written))}")
 
 
 def write_csv(file, result):
@@ -258,7 +258,7 @@ def write_page(path, result):
     pages.write_page(
         path,
         _TEMPLATE,
-        title="Benchmark of %s" % name.encode("ascii", "backslashreplace").decode("ascii"),
+        title=f"Benchmark of {name.encode('ascii', 'backslashreplace').decode('ascii')}",
         result=result,
         columns=shown,
         rows=found,
@@ -314,7 +314,7 @@ def _plain_numbers(axis, ticks):
     ticker = require("matplotlib.ticker")
     axis.set_major_locator(ticker.FixedLocator(ticks))
     axis.set_minor_locator(ticker.NullLocator())
-    axis.set_major_formatter(ticker.FuncFormatter(lambda value, _: "%g" % value))
+    axis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
 
 
 def _round_ticks(low, high):
@@ -368,8 +368,8 @@ def _sweep(engines, colours, batches):
     figure, axes = _axes("photos per call", "images/s")
     drawn = 0
     for engine in engines:
-        having = [size for size in batches if engine.get("images_per_s_b%d" % size)]
-        rates = [engine["images_per_s_b%d" % size] for size in having]
+        having = [size for size in batches if engine.get(f"images_per_s_b{size}")]
+        rates = [engine[f"images_per_s_b{size}"] for size in having]
         drawn += len(having)
         axes.plot(having, rates, "o-", ms=4, color=colours[engine["name"]])
     if drawn < 2:

@@ -50,7 +50,7 @@ def count_work(model):
                 value.type.tensor_type.shape.dim[0].dim_value = 1
         graph = onnx.shape_inference.infer_shapes(loaded).graph
     except Exception as error:  # protobuf's DecodeError, onnx's InferenceError, OSError, ...
-        raise BundleError("%s: cannot be read as an ONNX model (%s)" % (model, error))
+        raise BundleError(f"{model}: cannot be read as an ONNX model ({error})")
     shapes = {tensor.name: list(tensor.dims) for tensor in graph.initializer}
     weights = set(shapes)
     for value in list(graph.input) + list(graph.value_info) + list(graph.output):
@@ -62,7 +62,7 @@ def count_work(model):
         needed = list(node.input[:2]) + [node.output[0]]
         unknown = [name for name in needed if not all(shapes.get(name) or [0])]
         if unknown:
-            raise BundleError("%s: the shape of %s cannot be told; train again" % (model, ", ".join(unknown)))
+            raise BundleError(f"{model}: the shape of {', '.join(unknown)} cannot be told; train again")
         outputs = _product(shapes[node.output[0]])
         activations += outputs
         if node.op_type in _MULTIPLY:
@@ -124,7 +124,7 @@ def measured_here(seconds, copy_bytes, side):
         if precision != "bf16" or "BF16" in capabilities:
             request = _openvino_product(openvino, right, precision)
             took_s = _best_s(lambda request=request: request.infer([left], share_inputs=True), seconds)
-            found["openvino_%s_flops_per_s" % precision] = flops / took_s
+            found[f"openvino_{precision}_flops_per_s"] = flops / took_s
     return found
 
 
@@ -149,14 +149,14 @@ def place(work, peaks, kind, precision, batch, images_per_s):
         "memory", the lower roof), fraction_of_roof.
     """
     if kind not in CPU_KINDS:
-        return {"skipped": "%s does not run on the CPU, whose limits were measured" % kind}
+        return {"skipped": f"{kind} does not run on the CPU, whose limits were measured"}
     measured = {
-        library: peaks["%s_%s_flops_per_s" % (library, precision)]
+        library: peaks[f"{library}_{precision}_flops_per_s"]
         for library in ("numpy", "openvino")
-        if "%s_%s_flops_per_s" % (library, precision) in peaks
+        if f"{library}_{precision}_flops_per_s" in peaks
     }
     if not measured:
-        return {"skipped": "the peak of this CPU in %s was not measured; it needs OpenVINO" % precision}
+        return {"skipped": f"the peak of this CPU in {precision} was not measured; it needs OpenVINO"}
     best = max(measured, key=lambda library: measured[library])
     size = VALUE_BYTES[precision]
     flops = work["flops_per_image"]
@@ -220,14 +220,14 @@ def _blas():
     try:
         import threadpoolctl
     except ImportError:
-        return "numpy %s's own" % np.__version__
+        return f"numpy {np.__version__}'s own"
     found = [library for library in threadpoolctl.threadpool_info() if library.get("user_api") == "blas"]
     shown = ["%(internal_api)s %(version)s" % library for library in found]
     shown = [
-        "%s (%s, %d threads)" % (name, library.get("architecture", "?"), library["num_threads"])
+        f"{name} ({library.get('architecture', '?')}, {library['num_threads']} threads)"
         for name, library in zip(shown, found)
     ]
-    return ", ".join(sorted(set(shown))) or "numpy %s's own" % np.__version__
+    return ", ".join(sorted(set(shown))) or f"numpy {np.__version__}'s own"
 
 
 def _openvino_product(openvino, right, precision):

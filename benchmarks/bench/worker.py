@@ -127,8 +127,8 @@ def _how_it_ended(code):
     if code == -signal.SIGKILL:
         return "its process was killed by the system, which does that when memory runs out"
     if code is not None and code < 0:
-        return "its process crashed (%s)" % signal.Signals(-code).name
-    return "its process ended with exit code %s; what it said is above" % code
+        return f"its process crashed ({signal.Signals(-code).name})"
+    return f"its process ended with exit code {code}; what it said is above"
 
 
 def _serve(connection, parent, task):
@@ -150,7 +150,7 @@ def _serve(connection, parent, task):
         except Exception as error:  # each library has exceptions of its own
             traceback.print_exc()
             text = str(error).strip().splitlines() or [""]
-            reason = "%s: %s" % (type(error).__name__, text[0])
+            reason = f"{type(error).__name__}: {text[0]}"
         try:
             if subject is None and not reason:
                 subject = value
@@ -194,11 +194,11 @@ class _Subject:
 
     def end_to_end(self, seconds):
         """Times a window of photo files: measure.end_to_end."""
-        out = os.path.join(self._task.scratch, "%d.tsv" % os.getpid())
+        out = os.path.join(self._task.scratch, f"{os.getpid()}.tsv")
         found = measure.end_to_end(self._classifier, self._task.items, out, seconds)
         failed = self._classifier.stats.failed
         if failed:
-            raise EngineError("%s: it fails on %d of %d photos" % (self._engine.name, failed, found["photos"]))
+            raise EngineError(f"{self._engine.name}: it fails on {failed} of {found['photos']} photos")
         return found
 
     def accuracy(self, labelled):

@@ -80,7 +80,7 @@ def main(argv=None):
     try:
         _write(options.out, report)
     except OSError as error:
-        _say("--out %s: cannot be written (%s)" % (options.out, error.strerror))
+        _say(f"--out {options.out}: cannot be written ({error.strerror})")
         return 2
     with tempfile.TemporaryDirectory() as scratch:
         for step in steps(options.bundle, options.images or os.path.join(options.bundle, "sample"), scratch):
@@ -90,10 +90,10 @@ def main(argv=None):
             report.update(engines=_records(options.bundle), bench=_figures(os.path.join(scratch, "bench.json")))
             _write(options.out, report)
             _say(summary(done))
-    _say("\nThe report to send back: %s" % options.out)
+    _say(f"\nThe report to send back: {options.out}")
     failed = [done["name"] for done in report["steps"] if done["must"] and done["exit_code"] != 0]
     if failed:
-        _say("These did not end well: %s" % ", ".join(failed))
+        _say(f"These did not end well: {', '.join(failed)}")
     return 3 if failed else 0
 
 
@@ -104,7 +104,7 @@ def steps(bundle, photos, scratch):
     found.append(Step("opencv", [sys.executable, "-c", _OPENCV], 60, True))
     found.append(Step("doctor", verb + ["doctor", "--json"], 300, True))
     for kind, precision in (("onnxruntime", "fp32"), ("tensorrt", "fp16"), ("tf-trt", "fp16")):
-        name = "%s-%s" % (kind, precision)
+        name = f"{kind}-{precision}"
         make = verb + ["convert", bundle, "--to", kind, "--precision", precision]
         found.append(Step("convert " + name, make, _BUILD_S, True))
         found.append(Step("classify " + name, verb + ["classify", bundle, photos, "--engine", name], _RUN_S, True))
@@ -134,7 +134,7 @@ def run(command, limit_s):
             start_new_session=True,
         )
     except OSError as error:
-        problem = "cannot be started: %s" % error
+        problem = f"cannot be started: {error}"
     else:
         try:
             stdout, stderr, problem = _wait(process, started, limit_s)
@@ -154,11 +154,11 @@ def run(command, limit_s):
 def summary(step):
     """Returns a step's outcome as one line."""
     if step["exit_code"] == 0:
-        return "ok       %s (%.1f s)" % (step["name"], step["seconds"])
+        return f"ok       {step['name']} ({step['seconds']:.1f} s)"
     said = [line for line in step["stderr"].splitlines() if line.strip()]
     reasons = [line for line in said if line.startswith("picnic-edge: ")] or said or ["it said nothing"]
-    outcome = step["problem"] or "exit code %d: %s" % (step["exit_code"], reasons[-1])
-    return "failed   %s (%.1f s): %s" % (step["name"], step["seconds"], outcome)
+    outcome = step["problem"] or f"exit code {step['exit_code']}: {reasons[-1]}"
+    return f"failed   {step['name']} ({step['seconds']:.1f} s): {outcome}"
 
 
 def _wait(process, started, limit_s):
@@ -169,10 +169,10 @@ def _wait(process, started, limit_s):
             return process.communicate(timeout=max(0.0, min(left_s, _HEARTBEAT_S))) + ("",)
         except subprocess.TimeoutExpired:
             if left_s > _HEARTBEAT_S:
-                _say("   still running (%d s)" % (time.perf_counter() - started))
+                _say(f"   still running ({time.perf_counter() - started:.0f} s)")
                 continue
             _kill(process)
-            return process.communicate() + ("stopped after %d s" % limit_s,)
+            return process.communicate() + (f"stopped after {limit_s:.0f} s",)
 
 
 def _kill(process):
@@ -186,7 +186,7 @@ def _shortened(stream):
     half = _KEPT_CHARACTERS // 2
     if len(text) <= _KEPT_CHARACTERS:
         return text
-    return "%s\n[... %d characters left out ...]\n%s" % (text[:half], len(text) - 2 * half, text[-half:])
+    return f"{text[:half]}\n[... {len(text) - 2 * half} characters left out ...]\n{text[-half:]}"
 
 
 def _records(bundle):

@@ -196,7 +196,7 @@ class Meter:
         seconds = self._ended - self._started
         added = self._source.added
         if len(self._samples) < (2 if self._source.counts_joules else 1):
-            return {"unavailable": self._source.failure() or "no sample in the %.2f s of the block" % seconds}
+            return {"unavailable": self._source.failure() or f"no sample in the {seconds:.2f} s of the block"}
         whole = self._summary([(t, sum(sample.rails[name] for name in added)) for t, sample in self._samples])
         rails = {}
         for name in sorted({name for _, sample in self._samples for name in sample.rails}):
@@ -266,9 +266,9 @@ class Meter:
     def _warning(self):
         count = len(self._samples)
         if count < TRUSTED_SAMPLES:
-            return "only %d samples: measure for longer" % count
+            return f"only {count} samples: measure for longer"
         if self._skipped > count:
-            return "%d of %d samples could not be read" % (self._skipped, self._skipped + count)
+            return f"{self._skipped} of {self._skipped + count} samples could not be read"
         return ""
 
 
@@ -286,11 +286,9 @@ class _Sysfs:
         if not self._rails:
             self.problem = "no INA3221 power sensors (a Jetson has them)"
         elif not self.added and refused:
-            self.problem = "%s: not readable; run as root (sudo) or: sudo chmod a+r %s" % (refused, refused)
+            self.problem = f"{refused}: not readable; run as root (sudo) or: sudo chmod a+r {refused}"
         elif not self.added:
-            self.problem = "INA3221: the rails %s do not add up to a known board" % (
-                ", ".join(sorted(read)) or "(none)"
-            )
+            self.problem = f"INA3221: the rails {', '.join(sorted(read)) or '(none)'} do not add up to a known board"
 
     def start(self):
         pass
@@ -389,7 +387,7 @@ class _Tegrastats:
         """Returns why there is no sample, "" where the block was too short for one."""
         if self.added:
             return ""
-        return "tegrastats gave no line with known power rails; its last: %s" % (self._last_line or "none")
+        return f"tegrastats gave no line with known power rails; its last: {self._last_line or 'none'}"
 
     def _collect(self):
         for data in self._process.stdout:
@@ -418,7 +416,7 @@ class _Rapl:
             name = jetson.read(zone, "name")
             parts = os.path.basename(zone).split(":")
             if len(parts) == 3:  # intel-rapl:0:1 is a part of intel-rapl:0
-                name = "%s/%s" % (jetson.read(os.path.join(folder, "intel-rapl:" + parts[1]), "name"), name)
+                name = f"{jetson.read(os.path.join(folder, 'intel-rapl:' + parts[1]), 'name')}/{name}"
             counter = os.path.join(zone, "energy_uj")
             wraps_at = _number(os.path.join(zone, "max_energy_range_uj"))
             if _number(counter) is not None and wraps_at is not None:
@@ -458,8 +456,8 @@ def _rapl_problem(folder):
             folder,
         )
     if not os.path.isdir(folder):
-        return "no RAPL: there is no %s (a virtual machine, a container, or a kernel without powercap)" % folder
-    return "no RAPL: %s has no energy counter of a CPU package (sudo modprobe intel_rapl_msr may bring it)" % folder
+        return f"no RAPL: there is no {folder} (a virtual machine, a container, or a kernel without powercap)"
+    return f"no RAPL: {folder} has no energy counter of a CPU package (sudo modprobe intel_rapl_msr may bring it)"
 
 
 def _ina3221_rails(root):
@@ -469,7 +467,7 @@ def _ina3221_rails(root):
     for path in sorted(glob.glob(os.path.join(drivers, "ina3221x/*/iio:device*/in_power[0-9]_input"))):
         folder, channel = os.path.dirname(path), int(os.path.basename(path)[len("in_power")])
         address = os.path.basename(os.path.dirname(folder))
-        name = jetson.read(folder, "rail_name_%d" % channel) or _TX2_RAILS.get((address, channel), "")
+        name = jetson.read(folder, f"rail_name_{channel}") or _TX2_RAILS.get((address, channel), "")
         if name and name != "NC":
             rails[name] = (path,)
     # 1 to 3 are the channels; 4 to 7 are shunt voltages and their sum
@@ -548,9 +546,9 @@ def _clock_summary(samples):
     for name in ("cpu", "gpu", "emc"):
         speeds = [sample[name] for sample in samples if name in sample]
         if speeds:
-            found["%s_min_mhz" % name] = min(speeds)
-            found["%s_mean_mhz" % name] = sum(speeds) / len(speeds)
-            found["%s_max_mhz" % name] = max(speeds)
+            found[f"{name}_min_mhz"] = min(speeds)
+            found[f"{name}_mean_mhz"] = sum(speeds) / len(speeds)
+            found[f"{name}_max_mhz"] = max(speeds)
     return found
 
 

@@ -44,12 +44,12 @@ def main(argv=None):
             same, slower = compare.compare(before, after), compare.compare(before, planted)
             silent += not any(figure.changed for figure in same["figures"])
             found += any(figure.changed and figure.worse for figure in slower["figures"])
-            print("try %d, nothing changed:\n%s" % (number + 1, compare.format_comparison(same)))
-            print("try %d, %.0f %% planted:\n%s\n" % (number + 1, 100 * SLOWER, compare.format_comparison(slower)))
+            print(f"try {number + 1}, nothing changed:\n{compare.format_comparison(same)}")
+            print(f"try {number + 1}, {100 * SLOWER:.0f} % planted:\n{compare.format_comparison(slower)}\n")
             sys.stdout.flush()
             before = after
-    print("nothing changed: no change reported in %d of %d tries" % (silent, own.tries))
-    print("%.0f %% planted: reported in %d of %d tries" % (100 * SLOWER, found, own.tries))
+    print(f"nothing changed: no change reported in {silent} of {own.tries} tries")
+    print(f"{100 * SLOWER:.0f} % planted: reported in {found} of {own.tries} tries")
 
 
 def open_slower(bundle, name, max_batch):
@@ -72,13 +72,13 @@ def open_slower(bundle, name, max_batch):
 
 
 def _run(bundle, engine, plan):
-    say("-- a run of %s%s" % (engine, ", planted" if plan.opener is open_slower else ""))
+    say(f"-- a run of {engine}{', planted' if plan.opener is open_slower else ''}")
     result = cli.document(bundle, plan, ["compare_trial"], bundle.path)
     subject = bench.Subject(engine)
     bench.run(bundle, [subject], plan)
     result.update(engines=[bench.summarize(subject)], partial=False)
     if "skipped" in result["engines"][0] or subject.problem:
-        raise MissingRequirement("%s: %s" % (engine, subject.problem))
+        raise MissingRequirement(f"{engine}: {subject.problem}")
     return result
 
 

@@ -39,7 +39,7 @@ def main(argv=None):
     """Runs the mutations. Exit code 1: there was a crash, a hang, or a decode above the budget."""
     this = argparse.ArgumentParser(
         prog="python -m benchmarks.experiments.fuzz_photos",
-        description="Decode damaged photos: no crash, no hang over %g s, no decode above the memory budget." % HANG_S,
+        description=f"Decode damaged photos: no crash, no hang over {HANG_S:g} s, no decode above the memory budget.",
         epilog="example: python -m benchmarks.experiments.fuzz_photos --count 20000 --seed 0",
     )
     this.add_argument("--count", type=int, default=20000, metavar="N", help="mutations (default 20000)")
@@ -54,7 +54,7 @@ def main(argv=None):
         _measure_threads()
     elif options.only is not None:
         kind, data = mutation(base_photos(), options.seed, options.only)
-        say("%s, %d bytes" % (kind, len(data)))
+        say(f"{kind}, {len(data)} bytes")
         print(_outcome(data))
     elif options.child is not None:
         _child(options.seed, options.child, options.count)
@@ -209,7 +209,7 @@ def _outcome(data):
         decode.decode_image(data)
         return "decoded"
     except ImageError as error:
-        return "refused: %s" % str(error).split(" (")[0].split(",")[0][:40]
+        return f"refused: {str(error).split(' (')[0].split(',')[0][:40]}"
     except MemoryError:
         return "MemoryError"
 
@@ -224,15 +224,15 @@ def _child(seed, start, count):
     write = sys.stdout.write
     for number in range(start, count):
         kind, data = mutation(photos, seed, number)
-        write("%d\t%s\t" % (number, kind))
+        write(f"{number}\t{kind}\t")
         sys.stdout.flush()
         before = _peak_bytes(reset=True)
         try:
             outcome = _outcome(data)
         except PicnicError as error:
-            outcome = "%s: %s" % (type(error).__name__, error)
+            outcome = f"{type(error).__name__}: {error}"
         except Exception as error:
-            outcome = "BUG %s: %s" % (type(error).__name__, str(error)[:100])
+            outcome = f"BUG {type(error).__name__}: {str(error)[:100]}"
         grown = _peak_bytes() - before
         write("%s\t%d\n" % (outcome.replace("\n", " ").replace("\t", " "), grown))
         sys.stdout.flush()
@@ -262,14 +262,14 @@ def _parent(seed, count):
             number = int(fields[0]) + 1
             kinds[fields[1]] += 1
             if len(fields) < 4:
-                faults.append("mutation %s (%s): %s" % (fields[0], fields[1], seconds))
+                faults.append(f"mutation {fields[0]} ({fields[1]}): {seconds}")
                 continue
             slowest_s, most_bytes = max(slowest_s, seconds), max(most_bytes, int(fields[3]))
             outcomes[fields[2]] += 1
             if fields[2].startswith("BUG") or int(fields[3]) > (BUDGET_MIB + _SLACK_MIB) << 20:
-                faults.append("mutation %s (%s): %s, %d MiB" % (fields[0], fields[1], fields[2], int(fields[3]) >> 20))
+                faults.append(f"mutation {fields[0]} ({fields[1]}): {fields[2]}, {int(fields[3]) >> 20} MiB")
     for outcome, times in outcomes.most_common():
-        print("%7d  %s" % (times, outcome))
+        print(f"{times:7d}  {outcome}")
     print(
         "%d mutations of %d kinds of photos, seed %d, in %.0f s; slowest %.2f s; most memory %d MiB (budget %d MiB)"
         % (
@@ -282,10 +282,10 @@ def _parent(seed, count):
             BUDGET_MIB,
         )
     )
-    print("OpenCV %s, Pillow %s, Python %s" % (cv2.__version__, Image.__version__, sys.version.split()[0]))
+    print(f"OpenCV {cv2.__version__}, Pillow {Image.__version__}, Python {sys.version.split()[0]}")
     for fault in faults:
-        print("FAULT %s" % fault)
-    print("crashes, hangs and decodes above the budget: %d" % len(faults))
+        print(f"FAULT {fault}")
+    print(f"crashes, hangs and decodes above the budget: {len(faults)}")
     if faults:
         raise SystemExit(1)
 
@@ -302,14 +302,14 @@ def _lines_of_child(seed, start, count):
             if not ready:
                 if not text:
                     raise RuntimeError("the child does not start")
-                yield text, "took longer than %g s" % HANG_S
+                yield text, f"took longer than {HANG_S:g} s"
                 return
             data = os.read(descriptor, 1 << 16)
             if not data:
                 if child.wait() != 0 and text:
-                    yield text, "ended the process with %d" % child.returncode
+                    yield text, f"ended the process with {child.returncode}"
                 elif child.returncode:
-                    raise RuntimeError("the child ended with %d" % child.returncode)
+                    raise RuntimeError(f"the child ended with {child.returncode}")
                 return
             *lines, text = (text + data.decode("utf-8", "replace")).split("\n")
             now_s = time.perf_counter()
@@ -340,7 +340,7 @@ def _measure_threads():
         "print('%6d  %7d  %7d  %s' % (int(sys.argv[1]), memory.decode_budget().size_bytes >> 20,"
         " fuzz_photos._peak_bytes() >> 20, ', '.join(said)))"
     )
-    print("\nPNGs of %d x %d pixels, one for each thread\nthreads  budget  peak MiB" % (side, side))
+    print(f"\nPNGs of {side} x {side} pixels, one for each thread\nthreads  budget  peak MiB")
     with tempfile.TemporaryDirectory() as folder:
         for mode in ("RGB", "RGBA"):
             path = os.path.join(folder, mode + ".png")
@@ -348,7 +348,7 @@ def _measure_threads():
             picture.paste((20, 200, 90, 128)[: len(mode)], (0, 0, side // 2, side))
             picture.save(path)
             del picture
-            print("%s, a file of %d KiB" % (mode, os.path.getsize(path) >> 10))
+            print(f"{mode}, a file of {os.path.getsize(path) >> 10} KiB")
             for threads in (2, 6):
                 for setting in ("", "2048"):
                     environment = dict(os.environ, **{memory.SETTING: setting})
@@ -391,7 +391,7 @@ def _measure_memory():
         pillow_heif.register_heif_opener()
     Image.init()
     large.update({kind.lower(): _saved(picture, kind) for kind in ("HEIF", "AVIF") if kind in Image.SAVE})
-    print("%-24s %9s %12s %12s" % ("24 megapixels", "file MiB", "took B/pixel", "reserved"))
+    print(f"{'24 megapixels':<24} {'file MiB':>9} {'took B/pixel':>12} {'reserved':>12}")
     with tempfile.TemporaryDirectory() as folder:
         for kind, data in large.items():
             path = os.path.join(folder, "photo")
@@ -404,10 +404,7 @@ def _measure_memory():
                 check=False,
             )
             took, reserved = (int(word) / 24e6 for word in done.stdout.split() or (0, 0))
-            print(
-                "%-24s %9.1f %12.1f %12.1f%s"
-                % (kind, len(data) / 2.0**20, took, reserved, "  MORE" * (took > reserved))
-            )
+            print(f"{kind:<24} {len(data) / 2.0**20:9.1f} {took:12.1f} {reserved:12.1f}{'  MORE' * (took > reserved)}")
 
 
 if __name__ == "__main__":

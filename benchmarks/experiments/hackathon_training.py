@@ -47,7 +47,7 @@ def main(argv=None):
     this.add_argument("--images", metavar="DIR", required=True, help="where TRAIN.tsv's file names start")
     this.add_argument("--val-images", metavar="DIR", help="where VAL.tsv's start (default: --images)")
     this.add_argument("--weights", metavar="W", required=True, help="imagenet (downloaded), none, or an .h5 file")
-    this.add_argument("--epochs", type=positive, default=EPOCHS, metavar="N", help="at most (default %d)" % EPOCHS)
+    this.add_argument("--epochs", type=positive, default=EPOCHS, metavar="N", help=f"at most (default {EPOCHS})")
     options = this.parse_args(argv)
     paths, labels = read_table(options.train, options.images)
     names = list(dict.fromkeys(labels))  # in the order of the table, as pandas' unique gave them
@@ -55,14 +55,14 @@ def main(argv=None):
     paths, labels = ([some[place] for place in order] for some in (paths, labels))
     val_paths, val_labels = read_table(options.val, options.val_images or options.images)
     if not names or not set(val_labels) or set(val_labels) - set(names):
-        raise UsageError("%s: has no photos, or labels that %s lacks" % (options.val, options.train))
+        raise UsageError(f"{options.val}: has no photos, or labels that {options.train} lacks")
 
     keras = require("tensorflow").keras
     weights = None if options.weights == "none" else options.weights
     try:
         base = keras.applications.InceptionV3(include_top=False, weights=weights, input_shape=(SIDE, SIDE, 3))
     except Exception as error:  # Keras and h5py raise OSError, ValueError, KeyError, a bare Exception, ...
-        raise UsageError("--weights %s: InceptionV3's weights without top cannot be had (%s)" % (weights, error))
+        raise UsageError(f"--weights {weights}: InceptionV3's weights without top cannot be had ({error})")
     base.trainable = False
     layers = [base, keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(len(names), activation="softmax")]
     model = keras.Sequential(layers)

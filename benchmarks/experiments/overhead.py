@@ -40,7 +40,7 @@ def main(argv=None):
     ]
     if not jobs:
         raise MissingRequirement(
-            "%s has no OpenVINO engine; to make one: picnic-edge convert %s --to openvino" % (bundle.path, bundle.path)
+            f"{bundle.path} has no OpenVINO engine; to make one: picnic-edge convert {bundle.path} --to openvino"
         )
     print("| engine | bench / app, median | least | most | bench images/s | app images/s |")
     print("| --- | --: | --: | --: | --: | --: |", flush=True)
@@ -50,7 +50,7 @@ def main(argv=None):
         ratios = [own / app for own, app in rates]
         own, app = np.median(rates, axis=0)
         print(
-            "| %s | %.3f | %.3f | %.3f | %.1f | %.1f |" % (name, np.median(ratios), min(ratios), max(ratios), own, app),
+            f"| {name} | {np.median(ratios):.3f} | {min(ratios):.3f} | {max(ratios):.3f} | {own:.1f} | {app:.1f} |",
             flush=True,
         )
 
@@ -72,7 +72,7 @@ def compare(bundle, name, job, rounds):
         try:
             worker = Worker(Task(bundle.path, name, [1], [], scratch, open_engine))
         except EngineFailed as error:
-            raise MissingRequirement("%s: %s" % (name, error)) from error
+            raise MissingRequirement(f"{name}: {error}") from error
         try:
             for number in range(rounds):
                 turn = {}
@@ -83,7 +83,7 @@ def compare(bundle, name, job, rounds):
                     else:
                         found = rivals.run_job(job)
                         if "skipped" in found:
-                            raise MissingRequirement("%s: %s" % (job["name"], found["skipped"]))
+                            raise MissingRequirement(f"{job['name']}: {found['skipped']}")
                         turn[who] = found["images_per_s"]
                 rates.append((turn["bench"], turn["app"]))
         finally:

@@ -43,14 +43,14 @@ def main(argv=None):
     options = parser().parse_args(argv)
     lines = []
     with Classifier.open(options.bundle, options.engine, options.batch) as classifier:
-        say("%s on %s for %g minutes" % (classifier.engine.name, kinds.shown_name(options.source), options.minutes))
+        say(f"{classifier.engine.name} on {kinds.shown_name(options.source)} for {options.minutes:g} minutes")
         for line in soak(classifier, options.source, 60 * options.minutes, options.every):
             lines.append(line)
             print(json.dumps(line, sort_keys=True), flush=True)
     verdict = judge(lines)
     print(json.dumps(verdict, sort_keys=True), flush=True)
     if not verdict["flat"]:
-        raise SomeInputsFailed("grew: %s" % json.dumps(verdict["growth"], sort_keys=True))
+        raise SomeInputsFailed(f"grew: {json.dumps(verdict['growth'], sort_keys=True)}")
 
 
 def soak(classifier, source, seconds, every_s):

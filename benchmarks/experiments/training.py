@@ -86,8 +86,8 @@ def main(argv=None):
         return
     for name, value in found.items():
         if not isinstance(value, (list, dict)):
-            shown = "%.4g" % value if isinstance(value, float) else "-" if value in (None, "") else value
-            print("%-36s %s" % (name, shown))
+            shown = f"{value:.4g}" if isinstance(value, float) else "-" if value in (None, "") else value
+            print(f"{name:<36} {shown}")
 
 
 def read_photos(labels, folder, val=None, val_folder=None):
@@ -246,7 +246,7 @@ def run(command, **environment):
         process.stdout.close()
     if code:
         said = [text for _, text in lines if text.startswith("picnic-edge: ")] or [text for _, text in lines] or [""]
-        problem = "%s ended with exit code %d: %s" % (" ".join(command[1:3]), code, said[-1])
+        problem = f"{' '.join(command[1:3])} ended with exit code {code}: {said[-1]}"
         raise (MissingRequirement if code == MissingRequirement.exit_code else UsageError)(problem)
     return Run(lines, seconds)
 
@@ -299,7 +299,7 @@ def time_to(curve, target):
 
 def _read_table(path, folder):
     if not os.path.isdir(folder):
-        raise UsageError("--images %s: no such folder" % folder)
+        raise UsageError(f"--images {folder}: no such folder")
     rows = list(table_reader.read_rows(path, need_label=True))
     labels = {
         os.path.abspath(table.path_of(row.file, folder)): row.label for row in rows if not row.problem
@@ -307,7 +307,7 @@ def _read_table(path, folder):
     usable, left_out = rivals.common_photos(list(labels))
     unusable = len(left_out) + sum(bool(row.problem) for row in rows)
     if unusable:
-        say("%s: %d of its photos are left out: one of the two trainings cannot use them" % (path, unusable))
+        say(f"{path}: {unusable} of its photos are left out: one of the two trainings cannot use them")
     return [(name, labels[name]) for name in usable]
 
 

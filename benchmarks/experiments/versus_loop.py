@@ -94,7 +94,7 @@ def main(argv=None):
     paths = [item.path for item in items]
     decoded, every_pixel, engines = [], [], collections.defaultdict(list)
     for number in range(options.rounds):
-        say("round %d of %d" % (number + 1, options.rounds))
+        say(f"round {number + 1} of {options.rounds}")
         decoded.append(decode_only(paths, True))
         every_pixel.append(decode_only(paths[: options.loop_photos], False))
         for name in options.engine:
@@ -110,14 +110,14 @@ def main(argv=None):
         if job.get("rival") in _LOOPS:
             result = rivals.run_job(job)
             if "skipped" in result:
-                print("%s: skipped: %s" % (_LOOPS[job["rival"]], result["skipped"]))
+                print(f"{_LOOPS[job['rival']]}: skipped: {result['skipped']}")
             else:
                 speed = result["images_per_s"]
                 print(
                     "%-34s %6.1f images/s; the fastest engine here: %.1f times"
                     % (_LOOPS[job["rival"]], speed, best / speed)
                 )
-    print("decoding alone %.1f photos/s, without scaled decoding %.1f" % (np.median(decoded), np.median(every_pixel)))
+    print(f"decoding alone {np.median(decoded):.1f} photos/s, without scaled decoding {np.median(every_pixel):.1f}")
     print(
         "%d photos (the usual loops: %d), median of %d rounds; peak memory %.0f MiB; %s, %d cores"
         % (

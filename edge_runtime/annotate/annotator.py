@@ -26,7 +26,7 @@ def open_annotator(target, frames_per_second=None):
     if target.lower().endswith(tuple(CODECS)):
         return Film(target, frames_per_second)
     if kinds.is_video(target) and not os.path.isdir(target):
-        raise UsageError("--annotate %s: expected a folder, or a video in %s" % (target, " or ".join(sorted(CODECS))))
+        raise UsageError(f"--annotate {target}: expected a folder, or a video in {' or '.join(sorted(CODECS))}")
     return Folder(target)
 
 

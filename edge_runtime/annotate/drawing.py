@@ -37,7 +37,7 @@ def annotated(rgb, label, confidence):
     picture = fitted(rgb)
     height, width = picture.shape[:2]
     label = " ".join("".join(letter if letter.isprintable() else " " for letter in label).split())
-    number = "%.1f %%" % (100 * confidence)
+    number = f"{100 * confidence:.1f} %"
     size = max(14, min(height // 16, 40))
     margin = size // 2
     band = Image.new("RGB", (width, size * 5 // 2 + margin), _BAND)  # opaque: legible on anything
@@ -113,8 +113,8 @@ def _dejavu(_):
 @functools.lru_cache(maxsize=1000)
 def _system_font(letters):
     """Asks fontconfig for the file of the font that has most of the letters; "" where there is none."""
-    codes = " ".join("%x" % ord(letter) for letter in letters)
-    command = ["fc-match", "--format=%{file}", "sans:charset=%s" % codes]
+    codes = " ".join(f"{ord(letter):x}" for letter in letters)
+    command = ["fc-match", "--format=%{file}", f"sans:charset={codes}"]
     try:
         return os.fsdecode(subprocess.check_output(command, stderr=subprocess.DEVNULL, timeout=10))
     except (OSError, subprocess.SubprocessError):

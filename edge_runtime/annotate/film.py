@@ -35,10 +35,10 @@ class Film(Target):
         suffix = os.path.splitext(path)[1].lower()
         self._codec = CODECS[suffix]
         if files.is_stream(path):
-            raise UsageError("--annotate %s: is neither file nor folder, and a video is written whole" % path)
-        with files.named("--annotate %s" % path):
+            raise UsageError(f"--annotate {path}: is neither file nor folder, and a video is written whole")
+        with files.named(f"--annotate {path}"):
             folder, name = os.path.split(os.path.abspath(files.target_of(path)))
-            descriptor, self._temporary = tempfile.mkstemp(prefix=".%s." % name[:50], suffix=suffix, dir=folder)
+            descriptor, self._temporary = tempfile.mkstemp(prefix=f".{name[:50]}.", suffix=suffix, dir=folder)
         os.close(descriptor)
 
     def _keep(self, picture, prediction):
@@ -98,7 +98,7 @@ class Film(Target):
         with contextlib.closing(live.open_video(self._temporary)) as written:
             whole = written.frame_count >= self._written
         if not whole:
-            raise UsageError("--annotate %s: could not be written whole; is the disk full?" % self._path)
+            raise UsageError(f"--annotate {self._path}: could not be written whole; is the disk full?")
         with open(self._temporary, "rb") as file:
             os.fsync(file.fileno())
         files.put_in_place(self._temporary, self._path)

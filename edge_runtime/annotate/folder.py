@@ -31,7 +31,7 @@ class Folder(Target):
         name = prediction.name
         if not name:
             self._unnamed += 1
-            name = "frame-%06d" % self._unnamed
+            name = f"frame-{self._unnamed:06d}"
         inside = _inside(name)
         with self._explained():
             try:
@@ -48,7 +48,7 @@ class Folder(Target):
         number = 1
         while os.path.lexists(path) and _comment(path) != name:
             number += 1
-            path = "%s~%d%s" % (stem, number, suffix)
+            path = f"{stem}~{number}{suffix}"
         return path
 
     @contextlib.contextmanager
@@ -56,7 +56,7 @@ class Folder(Target):
         try:
             yield
         except OSError as error:
-            raise UsageError("--annotate %s: cannot be written (%s)" % (self._path, error.strerror))
+            raise UsageError(f"--annotate {self._path}: cannot be written ({error.strerror})")
 
     def close(self, well):
         """Nothing is left to do."""
@@ -76,7 +76,7 @@ def _cut(part):
     data = os.fsencode(part)
     if len(data) <= _NAME_BYTES:
         return part
-    return os.fsdecode(data[: _NAME_BYTES - 20]) + "~%08x" % zlib.crc32(data) + os.path.splitext(part)[1][-5:]
+    return os.fsdecode(data[: _NAME_BYTES - 20]) + f"~{zlib.crc32(data):08x}" + os.path.splitext(part)[1][-5:]
 
 
 def _jpeg(rgb, comment):

@@ -27,9 +27,7 @@ class Window(Target):
         probe = "import cv2; cv2.namedWindow('probe'); cv2.waitKey(1); cv2.destroyAllWindows()"
         done = subprocess.run([sys.executable, "-c", probe], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
         if done.returncode:
-            lines = done.stderr.decode("utf-8", "replace").strip().splitlines() or [
-                "it ended with %d" % done.returncode
-            ]
+            lines = done.stderr.decode("utf-8", "replace").strip().splitlines() or [f"it ended with {done.returncode}"]
             raise MissingRequirement(
                 "--show: OpenCV %s cannot open a window here (%s).\n"
                 "It needs a display (DISPLAY is %s) and an OpenCV with windows: JetPack's, that of "

@@ -59,12 +59,12 @@ def checked_path(folder, name, listed):
         return path
     chosen = {inner: facts for inner, facts in listed.items() if inner == name or inner.startswith(name + "/")}
     if not chosen:
-        raise CorruptFile("%s: does not list %s" % (folder, name))
+        raise CorruptFile(f"{folder}: does not list {name}")
     check_files(folder, chosen, sums=True)
     if name not in chosen:  # a folder, of which a library may open whatever lies in it
         for inner in _everything_below(path):
-            if "%s/%s" % (name, inner) not in chosen:
-                raise CorruptFile("%s: holds %s, which is not listed; remove it" % (path, inner))
+            if f"{name}/{inner}" not in chosen:
+                raise CorruptFile(f"{path}: holds {inner}, which is not listed; remove it")
     return path
 
 
@@ -83,9 +83,9 @@ def checked_bytes(folder, name, listed):
         try:
             names_other_files = onnx_file.names_other_files(data)
         except ValueError as error:
-            raise CorruptFile("%s: its file %s is no ONNX file (%s)" % (folder, name, error))
+            raise CorruptFile(f"{folder}: its file {name} is no ONNX file ({error})")
         if names_other_files:
-            raise CorruptFile("%s: its file %s has weights in other files, which are not checked" % (folder, name))
+            raise CorruptFile(f"{folder}: its file {name} has weights in other files, which are not checked")
     return data
 
 
@@ -95,27 +95,27 @@ def advising(advice):
     try:
         yield
     except CorruptFile as error:
-        raise CorruptFile("%s; %s" % (error, advice))
+        raise CorruptFile(f"{error}; {advice}")
 
 
 def _placed(folder, name, listed):
     """Returns the path of a listed file that lies in the folder with its size. Raises CorruptFile."""
     if name not in listed:
-        raise CorruptFile("%s: does not list %s" % (folder, name))
+        raise CorruptFile(f"{folder}: does not list {name}")
     path, root = os.path.join(folder, name), os.path.realpath(folder)
     try:
         inside = not os.path.isabs(name) and "\0" not in name and os.path.realpath(path).startswith(root + os.sep)
     except UnicodeEncodeError:  # no file can have such a name
         inside = False
     if not inside:
-        raise CorruptFile("%s: lists the file %s, which is outside it" % (folder, name))
+        raise CorruptFile(f"{folder}: lists the file {name}, which is outside it")
     facts = listed[name]
     if not isinstance(facts, dict) or not {"sha256", "size_bytes"} <= set(facts):
-        raise CorruptFile("%s: its entry for %s is garbled" % (folder, name))
+        raise CorruptFile(f"{folder}: its entry for {name} is garbled")
     with _reading(folder, name):
         found = os.stat(path)
     if not stat.S_ISREG(found.st_mode) or found.st_size != facts["size_bytes"]:
-        raise CorruptFile("%s: its file %s is not the one that was written" % (folder, name))
+        raise CorruptFile(f"{folder}: its file {name} is not the one that was written")
     return path
 
 
@@ -124,12 +124,12 @@ def _reading(folder, name):
     try:
         yield
     except OSError as error:
-        raise CorruptFile("%s: its file %s cannot be read (%s)" % (folder, name, error.strerror))
+        raise CorruptFile(f"{folder}: its file {name} cannot be read ({error.strerror})")
 
 
 def _check_sum(folder, name, listed, found):
     if found != listed[name]["sha256"]:
-        raise CorruptFile("%s: its file %s is not the one that was written" % (folder, name))
+        raise CorruptFile(f"{folder}: its file {name} is not the one that was written")
 
 
 def _everything_below(folder):

@@ -25,7 +25,7 @@ def read_json(path):
         raise ValueError("it is no regular file")
     with open(path, encoding="utf-8") as file:
         if os.fstat(file.fileno()).st_size > _LARGEST_JSON:
-            raise ValueError("it is larger than %d MiB" % (_LARGEST_JSON >> 20))
+            raise ValueError(f"it is larger than {_LARGEST_JSON >> 20} MiB")
         return json.load(file)
 
 
@@ -42,11 +42,11 @@ def read_manifest(path):
     try:
         manifest = read_json(os.path.join(path, MANIFEST))
     except (FileNotFoundError, NotADirectoryError):
-        raise UsageError("%s: is no bundle (no %s in it); `picnic-edge train` writes one" % (path, MANIFEST))
+        raise UsageError(f"{path}: is no bundle (no {MANIFEST} in it); `picnic-edge train` writes one")
     except OSError as error:
-        raise UsageError("%s: cannot be read (%s)" % (path, error.strerror))
+        raise UsageError(f"{path}: cannot be read ({error.strerror})")
     except (ValueError, RecursionError) as error:
-        raise BundleError("%s: its %s is no JSON (%s); train again, or copy it again" % (path, MANIFEST, error))
+        raise BundleError(f"{path}: its {MANIFEST} is no JSON ({error}); train again, or copy it again")
     version = manifest.get("format_version") if isinstance(manifest, dict) else None
     if version != FORMAT_VERSION:
         raise BundleError(

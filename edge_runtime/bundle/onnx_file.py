@@ -44,7 +44,7 @@ def names_other_files(data):
             elif kind in _FIXED_BYTES:
                 place += _FIXED_BYTES[kind]
             else:
-                raise ValueError("a field of kind %d" % kind)
+                raise ValueError(f"a field of kind {kind}")
             if not field or place > end:
                 raise ValueError("a field that ends too late, or has no number")
     return False

@@ -65,7 +65,7 @@ class Bundle:
         try:
             return cls._open(path, need_signature)
         except RecursionError:
-            raise BundleError("%s: its %s is nested too deeply; %s" % (path, MANIFEST, ADVICE))
+            raise BundleError(f"{path}: its {MANIFEST} is nested too deeply; {ADVICE}")
 
     @classmethod
     def _open(cls, path, need_signature):
@@ -80,9 +80,9 @@ class Bundle:
             lists_fit = isinstance(bundle.files, dict) and "model.onnx" in bundle.files
             lists_fit = lists_fit and all(isinstance(manifest.get(part, {}), dict) for part in ("metrics", "training"))
         except KeyError as error:
-            raise BundleError("%s: the manifest lacks %s; train again" % (path, error))
+            raise BundleError(f"{path}: the manifest lacks {error}; train again")
         if not names_fit or not lists_fit or bundle.id != identity_of(manifest):
-            raise BundleError("%s: the manifest was changed after training; train again" % path)
+            raise BundleError(f"{path}: the manifest was changed after training; train again")
         if manifest.get("input_spec") != spec.INPUT_SPEC:
             raise BundleError(
                 "%s: made for another input spec than this version's; expected %s, got %s.\n"
@@ -126,11 +126,11 @@ class Bundle:
             names, labels = [photo["file"] for photo in photos], [photo["label"] for photo in photos]
             # As they are, also one that an augmentation made a single colour.
             pixels = [
-                decode.decode_large(self.read("sample/%03d.png" % index), spec.SIDE) for index in range(len(photos))
+                decode.decode_large(self.read(f"sample/{index:03d}.png"), spec.SIDE) for index in range(len(photos))
             ]
             probabilities = np.load(io.BytesIO(answers), allow_pickle=False)
             if probabilities.shape != (len(photos), len(self.class_names)) or probabilities.dtype != np.float32:
-                raise ValueError("probabilities.npy has the shape %s" % (probabilities.shape,))
+                raise ValueError(f"probabilities.npy has the shape {probabilities.shape}")
             return Sample(names, np.stack(pixels), labels, probabilities)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError, ImageError, EOFError) as error:
-            raise BundleError("%s: its sample cannot be read (%s); train again" % (self.path, error))
+            raise BundleError(f"{self.path}: its sample cannot be read ({error}); train again")

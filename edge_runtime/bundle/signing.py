@@ -29,7 +29,7 @@ def key():
     """Returns the key that PICNIC_EDGE_KEY_FILE names, None where it is not set. Raises UsageError: it is no key."""
     path = os.environ.get(KEY_FILE)
     if path == "":
-        raise UsageError("%s is set, but empty: expected the name of a file with a key; or unset it" % KEY_FILE)
+        raise UsageError(f"{KEY_FILE} is set, but empty: expected the name of a file with a key; or unset it")
     return _read_key(path) if path is not None else None
 
 
@@ -37,12 +37,12 @@ def key():
 def _read_key(path):
     try:
         if os.path.exists(path) and not os.path.isfile(path):  # a pipe would be waited for
-            raise UsageError("%s=%s: expected a regular file with a key" % (KEY_FILE, path))
+            raise UsageError(f"{KEY_FILE}={path}: expected a regular file with a key")
         with open(path, "rb") as file:
             mode = os.fstat(file.fileno()).st_mode
             secret = file.read(_LONGEST + 1)
     except OSError as error:
-        raise UsageError("%s=%s: cannot be read (%s)" % (KEY_FILE, path, error.strerror))
+        raise UsageError(f"{KEY_FILE}={path}: cannot be read ({error.strerror})")
     if not _SHORTEST <= len(secret) <= _LONGEST:
         raise UsageError(
             "%s=%s: expected a key of %d to %d bytes, got %s; `head -c %d /dev/urandom > FILE` makes one"
@@ -79,12 +79,11 @@ def require_signature(path, document):
     try:
         expected = _signature(document, secret)
     except RecursionError:
-        raise BundleError("%s: its JSON is nested too deeply" % path)
+        raise BundleError(f"{path}: its JSON is nested too deeply")
     if not isinstance(value, str) or not hmac.compare_digest(value.encode("utf-8", "replace"), expected.encode()):
         raise BundleError(
-            "%s: is not signed with this key (%s=%s).\nWhere you trust who made it, "
-            "`python -m edge_runtime.cli.sign_bundle` signs a bundle; without %s signatures are ignored"
-            % (path, KEY_FILE, os.environ[KEY_FILE], KEY_FILE)
+            f"{path}: is not signed with this key ({KEY_FILE}={os.environ[KEY_FILE]}).\nWhere you trust who made it, "
+            f"`python -m edge_runtime.cli.sign_bundle` signs a bundle; without {KEY_FILE} signatures are ignored"
         )
 
 

@@ -41,7 +41,7 @@ def check_target(path):
     if os.path.lexists(path):
         inside = set(os.listdir(path)) if os.path.isdir(path) else {""}
         if inside and not is_bundle(path):
-            raise UsageError("%s: exists and is no bundle; give --out another name" % path)
+            raise UsageError(f"{path}: exists and is no bundle; give --out another name")
         if inside - _CONTENT:
             raise UsageError(
                 "%s: would be replaced, and holds more than a bundle: %s; move that away, or give --out another name"
@@ -52,7 +52,7 @@ def check_target(path):
     while not os.path.lexists(parent):
         parent = os.path.dirname(parent)
     if not os.path.isdir(parent) or not os.access(parent, os.W_OK):
-        raise UsageError("%s: cannot write to %s" % (path, parent))
+        raise UsageError(f"{path}: cannot write to {parent}")
     free_bytes = shutil.disk_usage(parent).free
     if free_bytes < 500 << 20:
-        raise UsageError("%s: a bundle takes up to 500 MiB and only %d MiB are free" % (path, free_bytes >> 20))
+        raise UsageError(f"{path}: a bundle takes up to 500 MiB and only {free_bytes >> 20} MiB are free")

@@ -93,7 +93,7 @@ def main(argv=None):
     with journal.locked(options.target) if options.target else contextlib.ExitStack():
         _keep_stopped_rows(options, arguments)
         if options.resume and _is_done(options.target):
-            say("%s is there, and no run of it is unfinished: nothing to do" % options.out)
+            say(f"{options.out} is there, and no run of it is unfinished: nothing to do")
             say("(of what it was made is no longer known; to make it anew, leave --resume out)")
             if options.json:
                 print_json({"out": options.out})
@@ -107,7 +107,7 @@ def main(argv=None):
         raise KeyboardInterrupt
     failures = summary["unreadable"] + summary.get("frames", {}).get("damaged", 0)
     if options.strict and failures:
-        raise SomeInputsFailed("%d of %d %s could not be read" % (failures, summary["photos"], unit))
+        raise SomeInputsFailed(f"{failures} of {summary['photos']} {unit} could not be read")
 
 
 def _is_live(options):
@@ -140,28 +140,26 @@ def _check(options):
     for option, path in (("--out", options.out), ("--annotate", options.annotate)):
         for source in options.sources:
             if path and os.path.exists(path) and os.path.exists(source) and os.path.samefile(path, source):
-                raise UsageError("%s %s: is the source, which would be replaced; give another name" % (option, path))
+                raise UsageError(f"{option} {path}: is the source, which would be replaced; give another name")
     if options.realtime and not kinds.is_video(options.source):
-        raise UsageError("--realtime: expected a video file, got %s" % options.source)
+        raise UsageError(f"--realtime: expected a video file, got {options.source}")
     if options.resume and not options.out:
         raise UsageError("--resume: there is no file to continue; give --out FILE")
     if options.resume and not options.target:
-        raise UsageError("--resume: --out %s keeps nothing that could be continued; give a file" % options.out)
+        raise UsageError(f"--resume: --out {options.out} keeps nothing that could be continued; give a file")
     if options.resume and options.overwrite:
         raise UsageError("--resume and --overwrite: one continues a run that was stopped, the other replaces its rows")
     if options.resume and _is_live(options):
-        raise UsageError(
-            "--resume: %s is live, what it showed is gone; leave it out" % kinds.shown_name(options.source)
-        )
+        raise UsageError(f"--resume: {kinds.shown_name(options.source)} is live, what it showed is gone; leave it out")
     if options.resume and options.annotate and kinds.is_video(options.annotate):
-        raise UsageError("--annotate %s: a video cannot be resumed; give a folder" % options.annotate)
+        raise UsageError(f"--annotate {options.annotate}: a video cannot be resumed; give a folder")
     for source in options.sources if options.annotate else []:
         if os.path.isdir(source) and files.is_inside(options.annotate, source):
             raise UsageError(
-                "--annotate %s: is in the source, whose photos would become more and more" % options.annotate
+                f"--annotate {options.annotate}: is in the source, whose photos would become more and more"
             )
     if options.null and options.source != "-":
-        raise UsageError("--null: is for file names on standard input, got the source %s" % options.source)
+        raise UsageError(f"--null: is for file names on standard input, got the source {options.source}")
     for name in ("seconds", "frames", "max_fps"):
         if getattr(options, name) is not None and not _is_live(options):
             raise UsageError(
@@ -172,7 +170,7 @@ def _check(options):
         raise UsageError("--json: its document and the rows cannot both go to standard output; give another --out")
     if options.json and not options.out and _is_live(options) and not (options.seconds or options.frames):
         shown = kinds.shown_name(options.source)
-        raise UsageError("--json: %s has no end, and all its rows would be kept; give --out FILE" % shown)
+        raise UsageError(f"--json: {shown} has no end, and all its rows would be kept; give --out FILE")
 
 
 def _is_done(path):
@@ -243,7 +241,7 @@ def _run(options, arguments):
         names = _go_on(options, checkpoint, items, stop)
         first = [] if checkpoint and checkpoint.rows else _first_of(options, items, stop)
         _say_what_is_replaced(options, checkpoint)
-        say("classifying %s with %s, batch %d" % (_source_name(options), classifier.engine.name, classifier.batch_size))
+        say(f"classifying {_source_name(options)} with {classifier.engine.name}, batch {classifier.batch_size}")
         latency = Latency() if _is_live(options) else None
 
         def summarize(**more):
@@ -289,12 +287,12 @@ class _Progress:
         """How many rows there are, where, and how to go on; whole lines."""
         if not self.sink or not self.sink.kept_rows:
             return ""
-        text = "stopped after %d rows" % self.sink.kept_rows
+        text = f"stopped after {self.sink.kept_rows} rows"
         if self._options.target:
-            text += "; they are in %s" % journal.partial_of(self._options.target)
+            text += f"; they are in {journal.partial_of(self._options.target)}"
             if not _is_live(self._options):
                 names = " (with the same names on standard input)" if self._options.source == "-" else ""
-                text += "\nto continue: %s%s" % (self._command, names)
+                text += f"\nto continue: {self._command}{names}"
         return text + "\n"
 
     @contextlib.contextmanager
@@ -317,7 +315,7 @@ def _run_facts(options, classifier):
     return {
         "source": _source_name(options),
         "source_path": _source_path(options),
-        "video": "%d bytes, changed at %.6f" % (video.st_size, video.st_mtime) if video else None,
+        "video": f"{video.st_size} bytes, changed at {video.st_mtime:.6f}" if video else None,
         "images": os.path.realpath(options.images) if options.images else None,
         "null": options.null,
         "bundle": classifier.bundle.id,
@@ -336,7 +334,7 @@ def _run_facts(options, classifier):
 def _source_name(options):
     """Returns the source as messages name it."""
     more = len(options.sources) - 1
-    return kinds.shown_name(options.source) + (" and %d more" % more if more else "")
+    return kinds.shown_name(options.source) + (f" and {more} more" if more else "")
 
 
 def _source_path(options):
@@ -366,7 +364,7 @@ def _go_on(options, checkpoint, items, stop):
     """Reads past what was done; returns the hashlib object of its names, None where nothing was."""
     if checkpoint:
         names = file_sink.skip(items, checkpoint, _source_name(options), stop)
-        say("continuing after the %d rows that are in %s" % (checkpoint.rows, journal.partial_of(options.target)))
+        say(f"continuing after the {checkpoint.rows} rows that are in {journal.partial_of(options.target)}")
         return names
     if options.resume and not os.path.lexists(journal.partial_of(options.target)):
         say("there is nothing to continue: starting anew")
@@ -386,7 +384,7 @@ def _first_of(options, items, stop):
         raise KeyboardInterrupt
     if not first and not options.allow_empty:
         passed = getattr(items, "passed_over", None) or {}
-        more = " (%s)" % passed_over_text(passed) if passed else ""
+        more = f" ({passed_over_text(passed)})" if passed else ""
         raise UsageError(
             "nothing to classify in %s%s; is a disk missing? --allow-empty writes a table without rows"
             % (_source_name(options), more)
@@ -402,11 +400,11 @@ def _say_what_is_replaced(options, checkpoint):
     if os.path.lexists(partial):
         kept = None if options.overwrite or not _is_live(options) else formats.set_aside(options.target, options.suffix)
         if kept:
-            say("the %d rows of a run that was stopped are kept in %s" % (kept[1], kept[0]))
+            say(f"the {kept[1]} rows of a run that was stopped are kept in {kept[0]}")
         else:
-            say("%s, of a run that was stopped, is overwritten" % partial)
+            say(f"{partial}, of a run that was stopped, is overwritten")
     if os.path.exists(options.target):
-        say("%s is there already, and is replaced when the rows are done" % options.out)
+        say(f"{options.out} is there already, and is replaced when the rows are done")
 
 
 def _open_sink(options, columns, run, checkpoint, names):
@@ -431,7 +429,7 @@ def _label(options, classifier, items, first, stop, sink, top, latency):
             classifier.stats,
             done=sink.rows,
             unit="frames" if timed else "photos",
-            note=(lambda: "%d dropped" % items.counts.dropped) if latency else None,
+            note=(lambda: f"{items.counts.dropped} dropped") if latency else None,
             shown=shown,
         )
         viewers = _open_viewers(options, items, stop, held)
@@ -491,7 +489,7 @@ def _summary(options, classifier, counts, started_s, resumed_at):
 
 def _told(summary, unit):
     """Returns the summary as one line."""
-    text = "%d %s in %.1f s" % (summary["photos"], unit, summary["seconds"])
+    text = f"{summary['photos']} {unit} in {summary['seconds']:.1f} s"
     if "resumed_at" in summary:
         text += " and the runs before"
     if summary["unreadable"]:
@@ -506,4 +504,4 @@ def _told(summary, unit):
         text += "; %(captured)d captured, %(dropped)d dropped, %(reconnects)d reconnects" % summary["frames"]
         if summary["frames"]["damaged"]:
             text += ", %(damaged)d that could not be decoded" % summary["frames"]
-    return text + (", written to %s" % summary["out"] if summary["out"] else "")
+    return text + (f", written to {summary['out']}" if summary["out"] else "")

@@ -174,15 +174,15 @@ def ask(code):
             check=False,
         )
     except subprocess.TimeoutExpired:
-        return Answer(None, "did not answer within %d s" % _ASK_S)
+        return Answer(None, f"did not answer within {_ASK_S} s")
     except OSError as error:
         return Answer(None, str(error))
     marked = [line for line in done.stdout.decode("utf-8", "replace").splitlines() if line.startswith("ANSWER ")]
     if marked:
         return Answer(json.loads(marked[-1][len("ANSWER ") :]), "")
     said = [line.strip() for line in done.stderr.decode("utf-8", "replace").splitlines() if line.strip()]
-    how = "ended its process with signal %d" % -done.returncode if done.returncode < 0 else "cannot be used"
-    return Answer(None, "%s: %s" % (how, said[-1] if said else "it said nothing"))
+    how = f"ended its process with signal {-done.returncode}" if done.returncode < 0 else "cannot be used"
+    return Answer(None, f"{how}: {said[-1] if said else 'it said nothing'}")
 
 
 def _careful(name, step):
@@ -190,7 +190,7 @@ def _careful(name, step):
     try:
         return step()
     except Exception as error:
-        return Check(name, "warning", "could not be examined (%s: %s)" % (type(error).__name__, error), "")
+        return Check(name, "warning", f"could not be examined ({type(error).__name__}: {error})", "")
 
 
 def _installed(question):
@@ -211,15 +211,15 @@ def _cpu(root):
     features = " ".join(cpu.cpu_features(info)) or "no known features"
     cores, there = cpu.core_count(root), os.cpu_count() or 1
     # Fewer than there are: a container's CPU quota, or the cores that this process is kept to.
-    text = "%d cores" % cores if cores >= there else "%d of %d cores (limited for this process)" % (cores, there)
-    return Check("cpu", "ok", "%s, %s, %s" % (name, text, features), "")
+    text = f"{cores} cores" if cores >= there else f"{cores} of {there} cores (limited for this process)"
+    return Check("cpu", "ok", f"{name}, {text}, {features}", "")
 
 
 def _board(root, jetson):
     name = model(root)
     if not name and jetson is None:
         return None
-    family = "" if jetson is None else " (%s)" % jetson.name
+    family = "" if jetson is None else f" ({jetson.name})"
     return Check("board", "ok", (name or "unnamed") + family, "")
 
 
@@ -230,7 +230,7 @@ def _jetpack(root, jetson):
     if not release:
         return Check("jetpack", "warning", "L4T's release cannot be read", "see cat /etc/nv_tegra_release")
     jetpack = machine_jetson.jetpack(release)
-    return Check("jetpack", "ok", "L4T %s (JetPack %s)" % (release, jetpack or "of it is not known here"), "")
+    return Check("jetpack", "ok", f"L4T {release} (JetPack {jetpack or 'of it is not known here'})", "")
 
 
 def _power_mode(jetson):
@@ -242,7 +242,7 @@ def _power_mode(jetson):
     most = "sudo nvpmodel -m 0" if jetson.compute_capability == "6.2" else "sudo nvpmodel -m N, N from nvpmodel -p"
     if not mode:
         return Check("power mode", "warning", "nvpmodel -q does not say it", "sudo nvpmodel -q; the fastest: " + most)
-    return Check("power mode", "warning", "%s, which is not the fastest" % mode, most)
+    return Check("power mode", "warning", f"{mode}, which is not the fastest", most)
 
 
 def _gpu_clock(root, jetson):
@@ -252,7 +252,7 @@ def _gpu_clock(root, jetson):
     if clock is None:
         return Check("gpu clock", "warning", "unknown", "sudo jetson_clocks --show")
     if clock[0] == clock[1]:
-        return Check("gpu clock", "ok", "pinned to %d MHz" % clock[0], "")
+        return Check("gpu clock", "ok", f"pinned to {clock[0]} MHz", "")
     return Check("gpu clock", "warning", "moves between %d and %d MHz" % clock, "before measuring: sudo jetson_clocks")
 
 
@@ -265,7 +265,7 @@ def _memory(root):
     )
     available = memory_available_bytes(root)
     if available is not None and available < info.get("MemAvailable", 0):
-        text += "; the limit of this container leaves %.1f" % (available / 2.0**30)
+        text += f"; the limit of this container leaves {available / 2.0**30:.1f}"
     enough = (available or 0) >= _LEAST_MEMORY_BYTES
     mend = "" if enough else "stop other programs; classifying takes 1 GiB, training up to 7"
     return Check("memory", "ok" if enough else "warning", text, mend)
@@ -273,9 +273,9 @@ def _memory(root):
 
 def _decode_memory():
     """What edge_runtime.photos.memory lets all photos that are decoded at a time take together."""
-    text = "%d MiB for the photos decoded at a time" % (memory.default_bytes() >> 20)
+    text = f"{memory.default_bytes() >> 20} MiB for the photos decoded at a time"
     source = memory.SETTING if os.environ.get(memory.SETTING) else "a quarter of what is free"
-    return Check("decode memory", "ok", "%s (%s; %s=N changes it)" % (text, source, memory.SETTING), "")
+    return Check("decode memory", "ok", f"{text} ({source}; {memory.SETTING}=N changes it)", "")
 
 
 def _swap(root, jetson):
@@ -283,7 +283,7 @@ def _swap(root, jetson):
     if jetson is None or memory_info(os.path.join(root, "proc/meminfo")).get("MemTotal", 0) > 12 << 30:
         return None
     swap_bytes = real_swap_bytes(root)
-    text = "%.1f GiB beside zram" % (swap_bytes / 2.0**30)
+    text = f"{swap_bytes / 2.0**30:.1f} GiB beside zram"
     if swap_bytes >= _LEAST_SWAP_BYTES - (1 << 20):  # mkswap keeps a page for itself
         return Check("swap", "ok", text, "")
     return Check("swap", "warning", text + ": building an engine may be killed", SWAP_COMMANDS)
@@ -292,7 +292,7 @@ def _swap(root, jetson):
 def _disk():
     free_bytes = shutil.disk_usage(os.getcwd()).free
     enough = free_bytes >= _LEAST_DISK_BYTES
-    text = "%.1f GiB free in %s" % (free_bytes / 2.0**30, os.getcwd())
+    text = f"{free_bytes / 2.0**30:.1f} GiB free in {os.getcwd()}"
     return Check("disk", "ok" if enough else "warning", text, "" if enough else "free some: a bundle takes 0.3 GiB")
 
 
@@ -308,7 +308,7 @@ def _gpu(root, jetson):
     if not devices and jetson is None:
         return Check("nvidia gpu", "missing", "none: TensorRT engines cannot run here; CPU engines can", "")
     if jetson is not None:
-        text = "compute capability %s, shares the board's memory" % jetson.compute_capability
+        text = f"compute capability {jetson.compute_capability}, shares the board's memory"
     else:
         named = output_of("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader")
         text = ", driver ".join(named.splitlines()[0].split(", ")) if named else "/" + devices[0]
@@ -344,8 +344,8 @@ def _pycuda(answer):
         return Check("pycuda", "missing", answer.problem, INSTALL["pycuda"])
     version, device, capability, usable = answer.value
     if not usable:
-        return Check("pycuda", "missing", "%s: %s" % (version, context.OLD_PYCUDA), context.INSTALL_PYCUDA)
-    return Check("pycuda", "ok", "%s, %s, compute capability %s" % (version, device, capability), "")
+        return Check("pycuda", "missing", f"{version}: {context.OLD_PYCUDA}", context.INSTALL_PYCUDA)
+    return Check("pycuda", "ok", f"{version}, {device}, compute capability {capability}", "")
 
 
 def _tf_trt(answer):
@@ -367,19 +367,19 @@ def _protobuf(answer):
         return Check("protobuf", "warning", answer.problem, "pip install --force-reinstall protobuf")
     version = libraries.library_version("protobuf")
     if answer.value in tf_trt.FAST_PROTOBUFS:
-        return Check("protobuf", "ok", "%s (%s)" % (version, answer.value), "")
-    text = "%s (written in Python): loading TF-TRT engines may take minutes" % version
+        return Check("protobuf", "ok", f"{version} ({answer.value})", "")
+    text = f"{version} (written in Python): loading TF-TRT engines may take minutes"
     return Check("protobuf", "warning", text, tf_trt.fix_for_protobuf())
 
 
 def _gstreamer(build_information, jetson):
     found = re.search(r"GStreamer: +(YES|NO)(?: \((.+)\))?", build_information)
     if found and found.group(1) == "YES":
-        return Check("gstreamer", "ok", "OpenCV %s with GStreamer %s" % (cv2.__version__, found.group(2) or ""), "")
+        return Check("gstreamer", "ok", f"OpenCV {cv2.__version__} with GStreamer {found.group(2) or ''}", "")
     mend = "OpenCV from the system's packages: sudo apt-get install python3-opencv"
     if jetson:  # JetPack's own has it
         mend = "pip uninstall opencv-python opencv-python-headless\npython3 -m venv --system-site-packages VENV"
-    return Check("gstreamer", "missing", "OpenCV %s without it: no CSI camera" % cv2.__version__, mend)
+    return Check("gstreamer", "missing", f"OpenCV {cv2.__version__} without it: no CSI camera", mend)
 
 
 def _library(name, purpose):
@@ -393,8 +393,8 @@ def _library(name, purpose):
                 "pip install numpy==1.19.4; or: echo 'export OPENBLAS_CORETYPE=ARMV8' >> ~/.bashrc",
             )
         if version:
-            return Check(name, "ok", "%s %s" % (version, "" if distribution == name else "(%s)" % distribution), "")
+            return Check(name, "ok", f"{version} {'' if distribution == name else '(%s)' % distribution}", "")
     module = _MODULES.get(name, name)
     if module in sys.modules:  # JetPack's OpenCV is no distribution that pip knows
-        return Check(name, "ok", "%s (not installed by pip)" % getattr(sys.modules[module], "__version__", "?"), "")
-    return Check(name, "missing", "needed for " + purpose, INSTALL.get(module, "pip install %s" % name))
+        return Check(name, "ok", f"{getattr(sys.modules[module], '__version__', '?')} (not installed by pip)", "")
+    return Check(name, "missing", "needed for " + purpose, INSTALL.get(module, f"pip install {name}"))

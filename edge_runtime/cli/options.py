@@ -25,5 +25,5 @@ def parsed(kind, text, fits, expected):
     except ValueError:
         value = None
     if value is None or not fits(value):
-        raise argparse.ArgumentTypeError("expected %s, got %s" % (expected, text))
+        raise argparse.ArgumentTypeError(f"expected {expected}, got {text}")
     return value

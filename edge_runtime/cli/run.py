@@ -45,7 +45,7 @@ def run_verb(verb, arguments):
         sys.stdout.flush()
         return 0
     except PicnicError as error:
-        say("picnic-edge: %s" % error)
+        say(f"picnic-edge: {error}")
         return error.exit_code
     except KeyboardInterrupt:
         say("picnic-edge: interrupted")
@@ -55,7 +55,7 @@ def run_verb(verb, arguments):
     except Exception as error:
         if is_out_of_memory(error):
             why = str(error) or type(error).__name__
-            say("picnic-edge: not enough memory (%s); stop other programs, or add swap" % why)
+            say(f"picnic-edge: not enough memory ({why}); stop other programs, or add swap")
             return OutOfMemory.exit_code
         traceback.print_exc()
         say("picnic-edge: this is a bug; please report the lines above")
@@ -108,7 +108,7 @@ class _Output(_Messages):
         os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
         if isinstance(error, BrokenPipeError):
             raise error
-        raise UsageError("standard output: cannot be written (%s)" % error.strerror)
+        raise UsageError(f"standard output: cannot be written ({error.strerror})")
 
 
 def _open_standard_streams():
@@ -146,12 +146,12 @@ def _find_home():
     os.environ.pop("HOME", None)  # set to nothing, or to a literal ~
     home = os.path.expanduser("~")  # from the list of users
     if not os.path.isabs(home):
-        home = os.path.join(tempfile.gettempdir(), "picnic-edge-%d" % os.getuid())
+        home = os.path.join(tempfile.gettempdir(), f"picnic-edge-{os.getuid()}")
         try:
             os.makedirs(home, 0o700, exist_ok=True)
             if os.lstat(home).st_uid != os.getuid():
                 raise OSError("it is another user's")
         except OSError:
             home = tempfile.mkdtemp(prefix="picnic-edge-")
-        say("HOME is not set, and this user has no home folder: caches are kept in %s" % home)
+        say(f"HOME is not set, and this user has no home folder: caches are kept in {home}")
     os.environ["HOME"] = home

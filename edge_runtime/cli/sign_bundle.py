@@ -23,14 +23,15 @@ def main(argv=None):
     """
     parser = argparse.ArgumentParser(
         prog="python -m edge_runtime.cli.sign_bundle",
-        description="Sign a bundle and its engines with the key that %s names, after checking all their files."
-        % signing.KEY_FILE,
-        epilog="example: %s=key python -m edge_runtime.cli.sign_bundle bundle" % signing.KEY_FILE,
+        description=(
+            f"Sign a bundle and its engines with the key that {signing.KEY_FILE} names, after checking all their files."
+        ),
+        epilog=f"example: {signing.KEY_FILE}=key python -m edge_runtime.cli.sign_bundle bundle",
     )
     parser.add_argument("bundle", help="folder written by `picnic-edge train`")
     options = parser.parse_args(argv)
     if not signing.key():
-        raise UsageError("%s is not set: it names the file with the key" % signing.KEY_FILE)
+        raise UsageError(f"{signing.KEY_FILE} is not set: it names the file with the key")
     bundle = reading.Bundle.open(options.bundle, need_signature=False)
     with listing.advising(manifest.ADVICE):
         listing.check_files(bundle.path, bundle.files, sums=True)
@@ -41,7 +42,7 @@ def main(argv=None):
             continue
         try:
             if info.record["source"]["bundle_id"] != bundle.id:
-                raise CorruptFile("%s: was made from bundle %s" % (info.path, info.record["source"]["bundle_id"]))
+                raise CorruptFile(f"{info.path}: was made from bundle {info.record['source']['bundle_id']}")
             listing.check_files(info.path, info.files, sums=True)
             _sign(os.path.join(info.path, ENGINE_JSON), info.record)
         except CorruptFile as error:
@@ -54,8 +55,8 @@ def _sign(path, document):
     try:
         files.write_json(path, signing.signed(document))
     except OSError as error:
-        raise UsageError("%s: cannot be written (%s)" % (path, error.strerror))
-    say("signed %s" % path)
+        raise UsageError(f"{path}: cannot be written ({error.strerror})")
+    say(f"signed {path}")
 
 
 if __name__ == "__main__":

@@ -73,7 +73,7 @@ def draining(stop, give_up, last_words):
         if number is None:
             return
         signals.received.append(number)
-        _tell("\nstopping: what was begun is finished, in %d s at most; once more stops at once\n" % DRAIN_S)
+        _tell(f"\nstopping: what was begun is finished, in {DRAIN_S} s at most; once more stops at once\n")
         stop.set()
         again = wait(DRAIN_S)
         if not again and not drained.is_set():
@@ -83,7 +83,7 @@ def draining(stop, give_up, last_words):
             again = wait()
             if not again:
                 return
-        _tell("\n%spicnic-edge: interrupted\n" % last_words())
+        _tell(f"\n{last_words()}picnic-edge: interrupted\n")
         os._exit(INTERRUPTED)
 
     watcher = threading.Thread(target=watch, name="signals", daemon=True)

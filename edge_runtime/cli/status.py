@@ -71,7 +71,7 @@ class Status:
     def close(self):
         """Takes the line off the terminal; what follows begins on an empty one."""
         if self._width:
-            _put("\r%s\r" % (" " * self._width))
+            _put(f"\r{' ' * self._width}\r")
         self._width, self._due_s = 0, float("inf")
 
     def __enter__(self):
@@ -84,17 +84,17 @@ class Status:
         since_s, done_then = self._past[0]
         rate = (self.done - done_then) / max(now_s - since_s, 1e-9)
         total = self.total
-        parts = ["%d/%d" % (self.done, total) if total else "%d" % self.done, self._unit, "%.1f/s" % rate]
+        parts = [f"{self.done}/{total}" if total else f"{self.done}", self._unit, f"{rate:.1f}/s"]
         if total and rate and total >= self.done:
-            parts.append("%s left" % datetime.timedelta(seconds=round((total - self.done) / rate)))
+            parts.append(f"{datetime.timedelta(seconds=round((total - self.done) / rate))} left")
         if self._latencies_s:
-            parts.append("latency %.0f ms" % (1000 * sum(self._latencies_s) / len(self._latencies_s)))
+            parts.append(f"latency {1000 * sum(self._latencies_s) / len(self._latencies_s):.0f} ms")
         if self._stats is not None:
-            parts.append("bottleneck %s" % self._stats.bottleneck())
+            parts.append(f"bottleneck {self._stats.bottleneck()}")
         if self._failed:
-            parts.append("%d failed" % self._failed)
+            parts.append(f"{self._failed} failed")
         note = self._note() if self._note else ""
-        return "  ".join(["%s %s" % (parts[0], parts[1])] + parts[2:] + ([note] if note else []))
+        return "  ".join([f"{parts[0]} {parts[1]}"] + parts[2:] + ([note] if note else []))
 
     def _write(self, line):
         if not self._terminal:

@@ -60,11 +60,11 @@ def mismatch(bundle, kind, record):
     made_for, this = record["machine"], cpu.describe()
     lacking = sorted(set(made_for["cpu_features"]) - set(this["cpu_features"]))
     if record["source"]["bundle_id"] != bundle.id:
-        return "was made from bundle %s, this is %s" % (record["source"]["bundle_id"], bundle.id)
+        return f"was made from bundle {record['source']['bundle_id']}, this is {bundle.id}"
     if made_for["architecture"] != this["architecture"]:
-        return "was made for %s, this machine is %s" % (made_for["architecture"], this["architecture"])
+        return f"was made for {made_for['architecture']}, this machine is {this['architecture']}"
     if lacking:
-        return "was made for a CPU with %s, which this one lacks" % ", ".join(lacking)
+        return f"was made for a CPU with {', '.join(lacking)}, which this one lacks"
     # ONNX Runtime saves the weights in blocks of the building CPU's size, 16 with AVX-512 and 8 without, and reads
     # blocks of the other size as they are: wrong answers, no error.
     if kind == "onnxruntime" and "avx512f" in set(this["cpu_features"]) - set(made_for["cpu_features"]):
@@ -73,16 +73,16 @@ def mismatch(bundle, kind, record):
     for library, version in sorted(found["libraries"].items()):
         if version not in (None, record["libraries"].get(library)):  # None: opening it says what is missing
             made_with = record["libraries"].get(library)
-            return "was made and checked with %s %s, here is %s" % (library, made_with, version)
+            return f"was made and checked with {library} {made_with}, here is {version}"
     if found["gpu"] != record.get("gpu"):
-        return "was made for %s, here is %s" % (_gpu_text(record.get("gpu")), _gpu_text(found["gpu"]))
+        return f"was made for {_gpu_text(record.get('gpu'))}, here is {_gpu_text(found['gpu'])}"
     return ""
 
 
 def _gpu_text(gpu):
     if not gpu:
         return "no GPU"
-    return "the GPU %s (compute capability %s)" % (gpu.get("name"), gpu.get("compute_capability"))
+    return f"the GPU {gpu.get('name')} (compute capability {gpu.get('compute_capability')})"
 
 
 def rebuild_command(bundle, info):
@@ -115,7 +115,7 @@ def read_engine_info(bundle, name):
         record = manifest.read_json(os.path.join(folder, ENGINE_JSON))
         whole = (
             record["format_version"] == FORMAT_VERSION
-            and "%s-%s" % (record["kind"], record["precision"]) == name
+            and f"{record['kind']}-{record['precision']}" == name
             and isinstance(record["machine"]["architecture"], str)
             and all(isinstance(feature, str) for feature in record["machine"]["cpu_features"])
             and isinstance(record["source"]["bundle_id"], str)

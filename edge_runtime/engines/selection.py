@@ -63,7 +63,7 @@ def open_engine(bundle, name="auto", max_batch=DEFAULT_BATCH, threads=None):
             be used is corrupt. MissingRequirement: no library for it.
     """
     if max_batch and max_batch > MAX_BATCH:
-        raise UsageError("a batch of %d: expected 1 to %d photos" % (max_batch, MAX_BATCH))
+        raise UsageError(f"a batch of {max_batch}: expected 1 to {MAX_BATCH} photos")
     if name != "auto":
         return _open(bundle, find_engine(bundle, name), max_batch, threads)
     reasons = []
@@ -73,7 +73,7 @@ def open_engine(bundle, name="auto", max_batch=DEFAULT_BATCH, threads=None):
         except (BundleError, MissingRequirement) as error:
             if info.record is None and isinstance(error, CorruptFile):
                 raise  # a damaged copy of the bundle; a slower engine would hide that
-            reasons.append("%s: %s" % (info.name, str(error).splitlines()[0]))
+            reasons.append(f"{info.name}: {str(error).splitlines()[0]}")
             log.warning("engine %s", reasons[-1] + " - skipped")
     raise MissingRequirement("no engine of %s can run here:\n%s" % (bundle.path, "\n".join(reasons)))
 
@@ -131,7 +131,7 @@ def _check(bundle, info):
         signing.require_signature(info.path, info.record)
     problem = mismatch(bundle, info.kind, info.record)
     if problem:
-        raise BundleError("%s: %s; %s" % (info.path, problem, advice))
+        raise BundleError(f"{info.path}: {problem}; {advice}")
     with listing.advising(advice):
         listing.check_files(info.path, info.files)
 
@@ -153,6 +153,6 @@ def _open_checked(bundle, info, max_batch, threads):
         raise
     except Exception as error:  # each library has exceptions of its own
         if is_out_of_memory(error):
-            raise OutOfMemory("%s: there is not enough memory to load it (%s)" % (info.path, error)) from error
+            raise OutOfMemory(f"{info.path}: there is not enough memory to load it ({error})") from error
         mend = "\nMake it again: " + rebuild_command(bundle, info) if info.record else ""
-        raise BundleError("%s: cannot be loaded: %s%s" % (info.path, error, mend)) from error
+        raise BundleError(f"{info.path}: cannot be loaded: {error}{mend}") from error

@@ -74,8 +74,8 @@ def require_tensorrt(found):
             problem = (
                 "TensorFlow %s was built for TensorRT %s and does not find its libraries (libnvinfer, the plugins)"
             )
-            raise MissingRequirement("%s.\n%s" % (problem % (found.tensorflow, version_text(found.linked)), _INSTALL))
-        raise MissingRequirement("TensorFlow %s was built without TensorRT.\n%s" % (found.tensorflow, _INSTALL))
+            raise MissingRequirement(f"{problem % (found.tensorflow, version_text(found.linked))}.\n{_INSTALL}")
+        raise MissingRequirement(f"TensorFlow {found.tensorflow} was built without TensorRT.\n{_INSTALL}")
     if found.loaded[0] != found.linked[0] or found.loaded < found.linked:
         raise MissingRequirement(
             "TensorFlow %s was built for TensorRT %s, here is %s: the first number must be the same and the rest not "
@@ -96,7 +96,7 @@ def require_gpu():
     gpus = tensorflow.config.list_physical_devices("GPU")
     if not gpus:
         raise MissingRequirement(
-            "TensorFlow %s sees no GPU here; `picnic-edge doctor` says what is missing" % tensorflow.__version__
+            f"TensorFlow {tensorflow.__version__} sees no GPU here; `picnic-edge doctor` says what is missing"
         )
     for gpu in gpus:
         try:

@@ -140,5 +140,5 @@ def cameras(root="/"):
     found = []
     for path in sorted(glob.glob(os.path.join(root, "dev/video[0-9]*"))):
         device = os.path.basename(path)
-        found.append(("/dev/" + device, read(root, "sys/class/video4linux/%s/name" % device) or "unnamed"))
+        found.append(("/dev/" + device, read(root, f"sys/class/video4linux/{device}/name") or "unnamed"))
     return found

@@ -72,5 +72,5 @@ def require(module):
         top = module.split(".")[0]
         raise MissingRequirement(
             "%s is needed here and cannot be imported (%s).\nTo get it: %s"
-            % (top, error, INSTALL.get(top, "pip install %s" % top))
+            % (top, error, INSTALL.get(top, f"pip install {top}"))
         ) from error

@@ -102,7 +102,7 @@ def _decoded(stream, size_bytes, header, side, resize, digest=None):
         resize: uint8 [height, width, 3] -> the same in another size.
     """
     scale = _scale(header, side)
-    what = "%s of %d x %d pixels" % (header.format, header.width, header.height)
+    what = f"{header.format} of {header.width} x {header.height} pixels"
     need_bytes = size_bytes + _need_bytes(header, size_bytes, scale) + _NEED_ALWAYS_BYTES
     with memory.decode_budget().reserve(need_bytes, what):
         return _read_and_decode(stream, header, scale, need_bytes, resize, digest)  # nothing large outlives the call
@@ -119,7 +119,7 @@ def _read_and_decode(stream, header, scale, need_bytes, resize, digest):
     except cv2.error as error:
         if getattr(error, "code", None) == _NO_MEMORY:
             raise MemoryError(str(error))
-        raise ImageError("is damaged (%s: %s)" % (header.format, getattr(error, "err", error)))
+        raise ImageError(f"is damaged ({header.format}: {getattr(error, 'err', error)})")
 
 
 def _scale(header, side):
@@ -176,7 +176,7 @@ def _decode_as(data, header, scale):
             grey = 255 - grey
         return _Decoded(cv2.cvtColor(grey, cv2.COLOR_GRAY2RGB), False, orientation)
     if picture.mode in ("I", "F"):
-        raise ImageError("is a %s whose numbers have no known range; save it with 8 bits" % header.format)
+        raise ImageError(f"is a {header.format} whose numbers have no known range; save it with 8 bits")
     return _Decoded(_over_white(picture, alpha_may_be_unset=header.format == "BMP"), False, orientation)
 
 
@@ -184,7 +184,7 @@ def _opencv(data, header, scale=1):
     flag = _REDUCED.get(scale, cv2.IMREAD_COLOR)
     bgr = cv2.imdecode(np.frombuffer(data, np.uint8), flag | cv2.IMREAD_IGNORE_ORIENTATION)
     if bgr is None or bgr.shape != (-(-header.height // scale), -(-header.width // scale), 3):
-        raise ImageError("is damaged (%s: truncated or corrupt, or of a kind that is not read)" % header.format)
+        raise ImageError(f"is damaged ({header.format}: truncated or corrupt, or of a kind that is not read)")
     return _Decoded(bgr, True, header.orientation)
 
 
@@ -198,7 +198,7 @@ def _pillow(data, kind):
         raise
     except Exception as error:  # Pillow raises OSError, SyntaxError, struct.error, ... on broken data
         what = " ".join(str(error).split())
-        raise ImageError("is damaged (%s: truncated or corrupt, or of a kind that is not read: %s)" % (kind, what))
+        raise ImageError(f"is damaged ({kind}: truncated or corrupt, or of a kind that is not read: {what})")
 
 
 def _over_white(picture, alpha_may_be_unset=False):

@@ -49,7 +49,7 @@ def header_of(stream, size_bytes):
         if kind == "GIF":
             gif.check_start(stream)
         # Pillow may read the whole file, and copies it then, to learn its size in pixels.
-        with memory.decode_budget().reserve(2 * size_bytes, "%s of %d bytes" % (kind, size_bytes)):
+        with memory.decode_budget().reserve(2 * size_bytes, f"{kind} of {size_bytes} bytes"):
             picture = _open_with_pillow(stream, kind)
             facts, (width, height) = picture.mode, picture.size
             orientation = pillow_orientation(picture) if kind in ("TIFF", "AVIF") else 1
@@ -57,7 +57,7 @@ def header_of(stream, size_bytes):
                 _check_tiff(picture)
             del picture
     if width * height > MAX_PIXELS:
-        raise ImageError("is %d x %d pixels: refused before decoding" % (width, height))
+        raise ImageError(f"is {width} x {height} pixels: refused before decoding")
     return Header(kind, width, height, orientation, facts)
 
 
@@ -65,7 +65,7 @@ def _not_a_photo(start):
     if not start:
         return "is empty (0 bytes)"
     kind = formats.kind_of(start)
-    return "is not a JPEG, PNG, BMP, GIF, WebP, TIFF, HEIC or AVIF picture" + (", but %s" % kind if kind else "")
+    return "is not a JPEG, PNG, BMP, GIF, WebP, TIFF, HEIC or AVIF picture" + (f", but {kind}" if kind else "")
 
 
 def _open_with_pillow(stream, kind):
@@ -75,13 +75,13 @@ def _open_with_pillow(stream, kind):
     try:
         return Image.open(stream, formats=(kind,))
     except Image.DecompressionBombError:
-        raise ImageError("is larger than %d megapixels: refused before decoding" % (MAX_PIXELS // 1000000))
+        raise ImageError(f"is larger than {MAX_PIXELS // 1000000} megapixels: refused before decoding")
     except MemoryError:
         raise
     except Exception as error:  # whatever a broken header makes the parser raise
         if getattr(error, "errno", None):  # the file, not what is in it
             raise
-        raise ImageError("is damaged (%s: truncated or corrupt header, or of a kind that is not read)" % kind)
+        raise ImageError(f"is damaged ({kind}: truncated or corrupt header, or of a kind that is not read)")
 
 
 def _check_tiff(picture):
@@ -89,7 +89,7 @@ def _check_tiff(picture):
     bits = picture.tag_v2.get(_TIFF_BITS, (1,))
     if picture.tag_v2.get(_TIFF_PLANES) == 2 and len(bits) > 1 and max(bits) > 8:
         raise ImageError(
-            "is a TIFF with a plane of %d bits for each colour, which is not read; save it with 8 bits" % max(bits)
+            f"is a TIFF with a plane of {max(bits)} bits for each colour, which is not read; save it with 8 bits"
         )
 
 
@@ -100,12 +100,11 @@ def _check_heif(kind):
         return
     with contextlib.suppress(ImportError):
         pillow_heif = importlib.import_module("pillow_heif")
-        getattr(pillow_heif, "register_%s_opener" % kind.lower(), lambda: None)()
+        getattr(pillow_heif, f"register_{kind.lower()}_opener", lambda: None)()
     if kind not in Image.OPEN:
         name = "HEIC" if kind == "HEIF" else kind
         raise ImageError(
-            "is %s %s photo, which needs another library: pip install pillow-heif"
-            % ("an" if kind == "AVIF" else "a", name)
+            f"is {'an' if kind == 'AVIF' else 'a'} {name} photo, which needs another library: pip install pillow-heif"
         )
 
 

@@ -68,9 +68,9 @@ def read_facts(stream):
             if count not in (1, 3, 4) or len(body) < 6 + 3 * count:
                 raise _damaged("a broken frame header")
             if marker not in _READ:
-                raise ImageError("is damaged, or a JPEG of a kind that is not read (its frame is 0x%x)" % marker)
+                raise ImageError(f"is damaged, or a JPEG of a kind that is not read (its frame is 0x{marker:x})")
             if body[0] != 8:
-                raise ImageError("is a JPEG of %d bits, of which only those of 8 are read; convert it" % body[0])
+                raise ImageError(f"is a JPEG of {body[0]} bits, of which only those of 8 are read; convert it")
             height, width = int.from_bytes(body[1:3], "big"), int.from_bytes(body[3:5], "big")
             sampling = [(max(1, body[7 + 3 * n] >> 4), max(1, body[7 + 3 * n] & 15)) for n in range(count)]
             frame, progressive = (width, height, count, sampling), marker in (0xC2, 0xC6, 0xCA, 0xCE)
@@ -179,7 +179,7 @@ def _is_kind(problem, kinds):
 
 
 def _damaged(what):
-    return ImageError("is damaged (JPEG: %s)" % what)
+    return ImageError(f"is damaged (JPEG: {what})")
 
 
 def _decode(data, facts, scale, colours):

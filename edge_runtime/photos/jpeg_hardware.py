@@ -150,7 +150,7 @@ class HardwareDecoder:
         done, data = cv2.imencode(".jpg", _test_picture(), [cv2.IMWRITE_JPEG_QUALITY, 95])
         picture = self.decode_image(data.tobytes())
         if self.failures:
-            raise MissingRequirement("%s=hardware: %s decodes no JPEG here" % (SWITCH, self._elements))
+            raise MissingRequirement(f"{SWITCH}=hardware: {self._elements} decodes no JPEG here")
         difference = np.abs(picture.astype(int) - decode.decode_image(data.tobytes())).mean()
         if difference > _MOST_DIFFERENCE:
             raise MissingRequirement(
@@ -185,9 +185,9 @@ def _gstreamer():
         from gi.repository import Gst
     except (ImportError, ValueError) as error:
         raise MissingRequirement(
-            "%s=hardware: GStreamer for Python cannot be imported (%s).\n"
+            f"{SWITCH}=hardware: GStreamer for Python cannot be imported ({error}).\n"
             "To get it: sudo apt-get install python3-gi gir1.2-gstreamer-1.0, and a virtual environment with "
-            "--system-site-packages. Unset %s to decode without" % (SWITCH, error, SWITCH)
+            f"--system-site-packages. Unset {SWITCH} to decode without"
         )
     Gst.init(None)
     return Gst

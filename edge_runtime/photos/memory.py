@@ -106,7 +106,7 @@ def default_bytes():
     text = os.environ.get(SETTING)
     if text:
         if not text.isdigit() or int(text) < 1:
-            raise UsageError("%s=%s: expected a whole number of MiB, 1 or more" % (SETTING, text))
+            raise UsageError(f"{SETTING}={text}: expected a whole number of MiB, 1 or more")
         return int(text) << 20
     return max((memory.memory_available_bytes() or 0) // _SHARE, _LEAST_BYTES)
 

@@ -20,8 +20,8 @@ def fit_image(rgb):
         ImageError: another dtype, number of dimensions or channels.
     """
     if not isinstance(rgb, np.ndarray) or rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3 or not rgb.size:
-        found = "%s %s" % (getattr(rgb, "dtype", type(rgb).__name__), getattr(rgb, "shape", ""))
-        raise ImageError("a frame must be a uint8 array [height, width, 3], RGB; got %s" % found)
+        found = f"{getattr(rgb, 'dtype', type(rgb).__name__)} {getattr(rgb, 'shape', '')}"
+        raise ImageError(f"a frame must be a uint8 array [height, width, 3], RGB; got {found}")
     height, width = rgb.shape[:2]
     if height > SIDE or width > SIDE:
         rgb = cv2.resize(rgb, (min(width, SIDE), min(height, SIDE)), interpolation=cv2.INTER_AREA)

@@ -84,12 +84,12 @@ def read_facts(stream):
             more_exif, more_xmp = _notes(kind, stream.read(length))
             exif, xmp = exif or more_exif, xmp or more_xmp
         elif kind[0] & 0x20 == 0 and kind not in _KEPT:
-            raise _damaged("has an unknown critical chunk %s" % kind.decode("ascii", "backslashreplace"))
+            raise _damaged(f"has an unknown critical chunk {kind.decode('ascii', 'backslashreplace')}")
         if kind in _KEPT:
             chunks.append((place + 8, length))
         place += 12 + length
     else:
-        raise _damaged("more than %d chunks" % _MAX_CHUNKS)
+        raise _damaged(f"more than {_MAX_CHUNKS} chunks")
     if len(header) != 13 or not pixels:
         raise _damaged("without its header or its pixels")
     width, height = int.from_bytes(header[:4], "big"), int.from_bytes(header[4:8], "big")
@@ -157,4 +157,4 @@ def _notes(kind, body):
 
 
 def _damaged(what):
-    return ImageError("is damaged (PNG: %s)" % what)
+    return ImageError(f"is damaged (PNG: {what})")

@@ -123,6 +123,6 @@ def _reading_failed(path, error):
         hint = "is the disk, card or network drive still there?"
         if error.errno in (errno.EMFILE, errno.ENFILE):
             hint = "raise the limit of open files with: ulimit -n 4096"
-        return StorageLost("%s: cannot be read any more (%s); %s" % (os.fsdecode(path), error.strerror, hint))
+        return StorageLost(f"{os.fsdecode(path)}: cannot be read any more ({error.strerror}); {hint}")
     kind = PhotoMissing if error.errno in (errno.ENOENT, errno.ENOTDIR) else ImageError
     return kind(error.strerror or str(error))  # without the path: the row already names the file

@@ -45,7 +45,7 @@ def classify_items(
         RuntimeError: load raised what is no ImageError, a bug; with the item's name, from what was raised.
     """
     if not 1 <= batch_size <= engine.max_batch:
-        raise ValueError("a batch of %d; %s takes 1 to %d" % (batch_size, engine.name, engine.max_batch))
+        raise ValueError(f"a batch of {batch_size}; {engine.name} takes 1 to {engine.max_batch}")
     stats = stats if stats is not None else Stats()
     flow = Flow(items, load, engine, batch_size, max_delay_s, stop, stats, live)
     try:

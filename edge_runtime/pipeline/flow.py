@@ -182,9 +182,7 @@ class Flow:
                 try:
                     self._put(entry)
                 except MemoryError:
-                    failure = OutOfMemory(
-                        "not enough memory for batches of %d; use a smaller --batch" % self._batch_size
-                    )
+                    failure = OutOfMemory(f"not enough memory for batches of {self._batch_size}; use a smaller --batch")
             if failure is not None:
                 self._failure = failure
                 self._read_all = self._cut_short = True
@@ -315,7 +313,7 @@ def _load(load, item):
     try:
         picture = load(item)
         if picture.dtype != np.uint8 or picture.shape != tuple(spec.INPUT_SPEC["shape"]):
-            raise ValueError("load returned %s %s" % (picture.dtype, picture.shape))
+            raise ValueError(f"load returned {picture.dtype} {picture.shape}")
         return picture
     except ImageError as error:
         return error
@@ -325,8 +323,8 @@ def _load(load, item):
         if is_out_of_memory(error):
             return Failure(out_of_memory(item, error))
         if isinstance(error, PicnicError):
-            explained: Exception = type(error)("%s: %s" % (name_of(item), error))
+            explained: Exception = type(error)(f"{name_of(item)}: {error}")
         else:
-            explained = RuntimeError("%s: loading it failed: %s: %s" % (name_of(item), type(error).__name__, error))
+            explained = RuntimeError(f"{name_of(item)}: loading it failed: {type(error).__name__}: {error}")
         explained.__cause__ = error
         return Failure(explained)

@@ -43,6 +43,6 @@ class Latency:
 
     def summary(self):
         """Returns {"count", "mean_ms", "p50_ms", "p90_ms", "p99_ms", "max_ms"}, milliseconds to 3 digits."""
-        found = {"p%d_ms" % percent: self.percentile_ms(percent) for percent in (50, 90, 99)}
+        found = {f"p{percent}_ms": self.percentile_ms(percent) for percent in (50, 90, 99)}
         found.update(mean_ms=self.mean_ms, max_ms=self.max_ms)
         return dict({name: round(value, 3) for name, value in found.items()}, count=self.count)

@@ -37,7 +37,7 @@ def rows_in_parts(engine, pictures, items, failure):
             return list(engine.infer(pictures))  # the failure may have been a passing one
         except ENGINE_FAILURES as error:
             if is_out_of_memory(error) or is_out_of_memory(error.__cause__):
-                raise OutOfMemory("%s: not enough memory to run it (%s)" % (name_of(items[0]), error)) from error
+                raise OutOfMemory(f"{name_of(items[0])}: not enough memory to run it ({error})") from error
             return ["the engine fails on it: " + " ".join(str(error).split())]
     answers = getattr(failure, "answers", None)
     if answers is None:

@@ -55,7 +55,7 @@ class FileSink(Sink):
         self._failure = None
         self._finished, self._closed = False, threading.Event()
         self._text = io.StringIO(newline="")
-        with files.named("--out %s" % path):
+        with files.named(f"--out {path}"):
             if not checkpoint:
                 journal.remove_journal(path)  # before its rows go
             flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | (0 if checkpoint else os.O_TRUNC)
@@ -161,7 +161,7 @@ class FileSink(Sink):
     def _writing(self):
         """Turns an OSError into a UsageError, and cuts off what was half written."""
         try:
-            with files.named("--out %s" % self._path):
+            with files.named(f"--out {self._path}"):
                 yield
         except UsageError as error:
             self._failure = error
@@ -225,6 +225,6 @@ def skip(items, checkpoint, source, stop):
             "--resume: the first %d of %s are not those whose rows were written%s: files were added, renamed or "
             "removed since, or come in another order.\nPut them back as they were; to replace these rows, give "
             "--overwrite instead of --resume."
-            % (checkpoint.rows, source, "" if count == checkpoint.rows else " (there are only %d)" % count)
+            % (checkpoint.rows, source, "" if count == checkpoint.rows else f" (there are only {count})")
         )
     return names

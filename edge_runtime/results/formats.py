@@ -33,8 +33,8 @@ def set_aside(path, suffix=None):
     stem, end = os.path.splitext(path)
     if while_written(suffix or suffix_of(path)) != (suffix or suffix_of(path)):
         end += ".jsonl"
-    names = ("%s.stopped-%d%s" % (stem, number, end) for number in itertools.count(1))
-    with files.named("--out %s" % path):
+    names = (f"{stem}.stopped-{number}{end}" for number in itertools.count(1))
+    with files.named(f"--out {path}"):
         if os.path.getsize(partial) > found.checkpoint.size_bytes:
             os.truncate(partial, found.checkpoint.size_bytes)
         name = next(name for name in names if not os.path.lexists(name))
@@ -54,7 +54,7 @@ def place(path, columns, suffix=None):
         UsageError: the file cannot be written; the rows are kept.
     """
     partial = journal.partial_of(path)
-    with files.named("--out %s" % path):
+    with files.named(f"--out {path}"):
         if not os.path.lexists(partial):
             pass  # killed before the journal was removed
         elif (suffix or suffix_of(path)) == ".parquet":
@@ -102,15 +102,15 @@ def check_output(path):
     if stream and not suffix:
         return ".tsv"
     if os.path.isdir(path):
-        raise UsageError("--out %s: is a folder" % path)
+        raise UsageError(f"--out {path}: is a folder")
     if suffix not in SUFFIXES:
-        raise UsageError("--out %s: expected a name that ends in %s" % (path, ", ".join(SUFFIXES)))
+        raise UsageError(f"--out {path}: expected a name that ends in {', '.join(SUFFIXES)}")
     if stream and suffix == ".parquet":
-        raise UsageError("--out %s: is a stream, and Parquet is none; expected .tsv, .csv or .jsonl" % path)
-    with files.named("--out %s" % path):
+        raise UsageError(f"--out {path}: is a stream, and Parquet is none; expected .tsv, .csv or .jsonl")
+    with files.named(f"--out {path}"):
         target = files.target_of(path)
     if not os.path.isdir(os.path.dirname(os.path.abspath(target))):
-        raise UsageError("--out %s: its folder does not exist" % path)
+        raise UsageError(f"--out {path}: its folder does not exist")
     if suffix == ".parquet":
         require("pyarrow.parquet")
     return suffix

@@ -76,7 +76,7 @@ def read_journal(path):
         with open(journal_of(path), encoding="ascii") as file:
             value = json.load(file)
         if value["format_version"] != FORMAT_VERSION:
-            raise ValueError("its format is %s, this version reads %d" % (value["format_version"], FORMAT_VERSION))
+            raise ValueError(f"its format is {value['format_version']}, this version reads {FORMAT_VERSION}")
         checkpoint = Checkpoint(**value["checkpoint"])
         numbers = checkpoint[:3]
         if not isinstance(value["run"], dict) or not all(isinstance(one, int) and one >= 0 for one in numbers):
@@ -102,7 +102,7 @@ def differences(before, now):
     """Returns a line for each value that differs between two runs' dicts."""
     names = sorted(set(before) | set(now))
     return [
-        "%s: %s then, %s now" % (name.replace("_", " "), _shown(before.get(name)), _shown(now.get(name)))
+        f"{name.replace('_', ' ')}: {_shown(before.get(name))} then, {_shown(now.get(name))} now"
         for name in names
         if before.get(name) != now.get(name)
     ]
@@ -131,7 +131,7 @@ def locked(path):
         try:
             descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
         except OSError as error:
-            raise UsageError("--out %s: cannot be written (%s)" % (path, error.strerror))
+            raise UsageError(f"--out {path}: cannot be written ({error.strerror})")
         try:
             _lock(descriptor, path)
             if _is_still(descriptor, lock):

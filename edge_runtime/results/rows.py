@@ -5,7 +5,7 @@ UNKNOWN = "unknown"
 
 def columns_of(top, timed=False):
     """Returns the columns of a result table with the top best labels; timed: of a video or a camera."""
-    more = ["%s_%d" % (name, rank) for rank in range(2, top + 1) for name in ("label", "confidence")]
+    more = [f"{name}_{rank}" for rank in range(2, top + 1) for name in ("label", "confidence")]
     return ["file", "label", "confidence", "error"] + more + (["time_s"] if timed else [])
 
 

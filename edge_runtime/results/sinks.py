@@ -74,7 +74,7 @@ class StreamSink(Sink):
         """
         super().__init__()
         self._path = path
-        self._output = "--out %s" % path if path else "standard output"
+        self._output = f"--out {path}" if path else "standard output"
         self._broken = False
         self._file: typing.Any = sys.stdout.buffer
         if path:

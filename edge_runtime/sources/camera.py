@@ -36,15 +36,15 @@ def open_csi(number):
 
 def explain_camera(number):
     """Returns why a V4L2 camera may not open, and how to look."""
-    device = "/dev/video%d" % number
+    device = f"/dev/video{number}"
     if not os.path.exists(device):
         there = ", ".join("%s (%s)" % camera for camera in jetson.cameras()) or "none"
-        found = "There is no %s; cameras here: %s" % (device, there)
+        found = f"There is no {device}; cameras here: {there}"
     elif not os.access(device, os.R_OK | os.W_OK):
-        found = "This user may not use %s: sudo usermod -aG video $USER, then log in again" % device
+        found = f"This user may not use {device}: sudo usermod -aG video $USER, then log in again"
     else:
-        found = "%s is there: another program may hold it (fuser -v %s), or it gives no pictures" % (device, device)
-    return "%s.\nTried with OpenCV's V4L2. To look: v4l2-ctl --list-devices" % found
+        found = f"{device} is there: another program may hold it (fuser -v {device}), or it gives no pictures"
+    return f"{found}.\nTried with OpenCV's V4L2. To look: v4l2-ctl --list-devices"
 
 
 def explain_csi(number):
@@ -52,5 +52,5 @@ def explain_csi(number):
     pipeline = _CSI_PIPELINE.replace("(memory:NVMM)", "'(memory:NVMM)'").rpartition(" ! ")[0] % number
     return (
         "Look at the camera's cable, at `sudo systemctl restart nvargus-daemon`, and at what GStreamer says:\n"
-        "gst-launch-1.0 %s ! fakesink" % pipeline
+        f"gst-launch-1.0 {pipeline} ! fakesink"
     )

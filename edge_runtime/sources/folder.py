@@ -35,7 +35,7 @@ def _walk(top, passed_over):
         except OSError as error:
             check_root(root, error)
             levels.pop()
-            yield folder or ".", "cannot list the rest of this folder (%s)" % error.strerror, root
+            yield folder or ".", f"cannot list the rest of this folder ({error.strerror})", root
             continue
         if name is None:
             levels.pop()
@@ -57,7 +57,7 @@ def _walk(top, passed_over):
             elif was_folder and not os.path.lexists(path):
                 yield inner, "went away before it was looked at", root
             elif error.errno not in LEADS_NOWHERE:  # it may be a folder full of photos
-                yield inner or ".", "cannot be looked at (%s)" % error.strerror, root
+                yield inner or ".", f"cannot be looked at ({error.strerror})", root
             continue
         if not is_folder:
             if is_photo:
@@ -69,7 +69,7 @@ def _walk(top, passed_over):
             identity, entries = identity_of(path), sorted_entries(path)
         except OSError as error:
             check_root(root, error)
-            yield inner or ".", "cannot list this folder (%s)" % error.strerror, root
+            yield inner or ".", f"cannot list this folder ({error.strerror})", root
             continue
         if identity in above:
             yield inner, LOOP, root

@@ -43,7 +43,7 @@ def check_name(source):
     meant = re.match(r"(?i)(webcam|cam|camera|usb|usbcam|video|v4l2?|csi|csicam|mipi)[:_/ -]?(\d*)$", source)
     if meant and not re.match(r"(camera|csi):\d+$", source):
         kind = "csi" if meant.group(1).lower() in ("csi", "csicam", "mipi") else "camera"
-        raise UsageError("%s: no such file or folder; did you mean %s:%s?" % (source, kind, meant.group(2) or 0))
+        raise UsageError(f"{source}: no such file or folder; did you mean {kind}:{meant.group(2) or 0}?")
     if not is_address(source):
         return
     shown, scheme = shown_address(source), scheme_of(source)
@@ -51,14 +51,13 @@ def check_name(source):
         near = difflib.get_close_matches(scheme, PORTS, 1)
         raise UsageError(
             "%s: expected a file, or an address that begins with %s%s"
-            % (shown, ", ".join("%s://" % one for one in PORTS), "; did you mean %s://?" % near[0] if near else "")
+            % (shown, ", ".join(f"{one}://" for one in PORTS), f"; did you mean {near[0]}://?" if near else "")
         )
     if scheme in ("http", "https"):
         suffix = os.path.splitext(urllib.parse.unquote(re.split("[?#]", shown)[0]))[1].lower()
         if suffix in formats.SUFFIXES or (suffix in VIDEO_SUFFIXES and suffix not in _STREAMED):
             raise UsageError(
-                "%s: is the address of a file, not of a camera; download it first: curl -o FILE%s ADDRESS"
-                % (shown, suffix)
+                f"{shown}: is the address of a file, not of a camera; download it first: curl -o FILE{suffix} ADDRESS"
             )
 
 
@@ -70,6 +69,6 @@ def scheme_of(address):
 def as_camera(source):
     """Returns camera:N for the other names that a camera has: N, where no file has that name, and /dev/videoN."""
     if re.match(r"[0-9]{1,3}$", source) and not os.path.lexists(source):
-        return "camera:%s" % source
+        return f"camera:{source}"
     device = re.match(r"/dev/video(\d+)$", os.path.realpath(source)) if source.startswith("/dev/") else None
-    return "camera:%s" % device.group(1) if device and not os.path.isfile(source) else source
+    return f"camera:{device.group(1)}" if device and not os.path.isfile(source) else source

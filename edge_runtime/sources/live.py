@@ -97,7 +97,7 @@ def open_live(source, stop, max_fps=None, seconds=None, frames=None):
     elif is_video(source):
         opened = Live(source, stop, lambda: Playback(source, opened.counts), lambda: "", ends=True)
     else:
-        raise UsageError("%s: expected camera:N, csi:N (N a number, such as 0), rtsp://... or a video file" % source)
+        raise UsageError(f"{source}: expected camera:N, csi:N (N a number, such as 0), rtsp://... or a video file")
     opened.interval_s = 1.0 / max_fps if max_fps else 0.0
     opened.seconds = float("inf") if seconds is None else seconds
     opened.frames = float("inf") if frames is None else frames
@@ -161,8 +161,8 @@ class Live:
         self.close()
         if isinstance(reader.error, PicnicError):
             raise reader.error
-        reason = reader.problem or "gave no frame within %d s" % OPEN_S
-        raise MissingRequirement("%s: %s\n%s" % (self.name, reason, self._explain()))
+        reason = reader.problem or f"gave no frame within {OPEN_S} s"
+        raise MissingRequirement(f"{self.name}: {reason}\n{self._explain()}")
 
     def __iter__(self):
         started_s = due_s = time.perf_counter()
@@ -206,7 +206,7 @@ class Live:
             if taken:
                 number, bgr, captured_s = taken
                 picture = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
-                return Frame("%s#%d" % (self.name, number), picture, captured_s, captured_s - self._first_s)
+                return Frame(f"{self.name}#{number}", picture, captured_s, captured_s - self._first_s)
             if ended:
                 return None
 
@@ -255,9 +255,9 @@ class Live:
                 return self._waiting is None
             reason = reader.problem or "it ended"
         elif not self.ends and now_s - reader.alive_s > (_SILENCE_S if reader.read else OPEN_S):
-            reason = "no frame for %.0f s" % (now_s - reader.alive_s)
+            reason = f"no frame for {now_s - reader.alive_s:.0f} s"
         elif self.sensor and reader.read and now_s - reader.changed_s > _FROZEN_S:
-            reason = "only blank frames or the same picture, to the byte, for %.0f s" % (now_s - reader.changed_s)
+            reason = f"only blank frames or the same picture, to the byte, for {now_s - reader.changed_s:.0f} s"
         else:
             return False
         reader.over = True
@@ -270,7 +270,7 @@ class Live:
         self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)
         if self._lost_s is None:
             self._lost_s = reader.alive_s
-            self._news.append("%s: %s; opening it again until it is back" % (self.name, reason))
+            self._news.append(f"{self.name}: {reason}; opening it again until it is back")
         return False
 
     def receive(self, reader: "_Reader", bgr, read_s, fate):
@@ -293,7 +293,7 @@ class Live:
                 self.before, reader.changed_s = bgr, read_s
             if self._lost_s is not None and (not fate or fate != "dropped" and not self.sensor):
                 self.counts.reconnects += 1
-                self._news.append("%s: back after %.1f s" % (self.name, read_s - self._lost_s))
+                self._news.append(f"{self.name}: back after {read_s - self._lost_s:.1f} s")
                 self._lost_s = None
             self.changed.notify_all()
 

@@ -58,7 +58,7 @@ def passed_over_text(passed_over):
     if not passed_over:
         return ""
     counts = sorted(passed_over.items(), key=lambda one: (-one[1], one[0]))
-    shown = ["%d %s" % (count, ascii(suffix)[1:-1] if suffix else "without a suffix") for suffix, count in counts]
+    shown = [f"{count} {ascii(suffix)[1:-1] if suffix else 'without a suffix'}" for suffix, count in counts]
     text = "passed over: " + ", ".join(shown)
     if any(suffix in VIDEO_SUFFIXES for suffix in passed_over):
         text += " (a video is classified where it is given by its own name)"
@@ -144,7 +144,7 @@ def check_named(path):
     except OSError:  # its row says why
         return
     if suffix_of(path) in formats.RAW_SUFFIXES:  # many of them begin as a TIFF does, and hold a small preview first
-        raise UsageError("%s: is a camera raw file; convert it to JPEG" % path)
+        raise UsageError(f"{path}: is a camera raw file; convert it to JPEG")
     if formats.format_of(start):
         return
     kind = table_reader.other_kind(path, start)
@@ -152,8 +152,8 @@ def check_named(path):
         kind = "a video, which is read by `picnic-edge classify` alone, as its only source"
     if kind == "text":
         kind = "text; a table of photos has a name that ends in .tsv, .csv or .txt, and a list of names goes to "
-        kind += "standard input: picnic-edge classify BUNDLE - < %s" % shlex.quote(path)
+        kind += f"standard input: picnic-edge classify BUNDLE - < {shlex.quote(path)}"
     if not kind and suffix_of(path) in _NO_PHOTO_SUFFIXES:
-        kind = "another kind of file, by its suffix %s" % suffix_of(path)
+        kind = f"another kind of file, by its suffix {suffix_of(path)}"
     if kind:
-        raise UsageError("%s: is no photo, but %s" % (path, kind))
+        raise UsageError(f"{path}: is no photo, but {kind}")

@@ -60,7 +60,7 @@ def pattern_items(pattern, passed_over, list_entries=None):
                 check_mounts(root, path)
             if error.errno in LEADS_NOWHERE:
                 continue
-            is_photo, problem = True, "cannot be looked at (%s)" % error.strerror
+            is_photo, problem = True, f"cannot be looked at ({error.strerror})"
         if is_photo:
             yield Item(path, path, problem, root)
         else:
@@ -93,7 +93,7 @@ def _folders(top, loops):
             identity, names = identity_of(folder or os.curdir), os.listdir(folder or os.curdir)
         except OSError as error:
             if error.errno in STORAGE_ERRORS:
-                raise StorageLost("%s: cannot be listed (%s).\n%s" % (folder, error.strerror, ADVICE))
+                raise StorageLost(f"{folder}: cannot be listed ({error.strerror}).\n{ADVICE}")
             continue
         if identity in above:
             loops.add(folder)

@@ -21,7 +21,7 @@ class Playback:
         _, self._bgr = next_picture(self._capture)
         if self._bgr is None:
             self._capture.release()
-            raise UsageError("%s: no frame of this video can be read; expected a video that ffmpeg plays" % path)
+            raise UsageError(f"{path}: no frame of this video can be read; expected a video that ffmpeg plays")
 
     def isOpened(self):  # noqa: N802
         """Returns True: a video that cannot be opened raises at once."""

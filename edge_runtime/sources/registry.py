@@ -89,7 +89,7 @@ def _open(source, images_folder, passed_over, folders, prefix=""):
     """Returns an iterable of Item: see open_source. Of a folder the names begin with prefix."""
     if source.startswith(("camera:", "csi:")) or is_address(source):
         shown = shown_address(source)
-        raise UsageError("%s: a live source cannot be used here; give an image, a folder, a glob, a table or -" % shown)
+        raise UsageError(f"{shown}: a live source cannot be used here; give an image, a folder, a glob, a table or -")
     if os.path.isdir(source):
         root = top_of(source)
         if root is not None:
@@ -107,9 +107,9 @@ def _open(source, images_folder, passed_over, folders, prefix=""):
         for first in matches:
             return itertools.chain([first], matches)
         if passed_over:
-            raise UsageError("%s: the pattern matches no photo (%s)" % (source, passed_over_text(passed_over)))
-        raise UsageError("%s: the pattern matches no file" % source)
-    raise UsageError("%s: no such file or folder%s" % (source, near_miss(source)))
+            raise UsageError(f"{source}: the pattern matches no photo ({passed_over_text(passed_over)})")
+        raise UsageError(f"{source}: the pattern matches no file")
+    raise UsageError(f"{source}: no such file or folder{near_miss(source)}")
 
 
 def count_source(source, stop=None):

@@ -27,8 +27,8 @@ def standard_input_items(separator, stop):
             found = formats.format_of(data) if separator == b"\n" and b"\0" in data else ""
             if found:
                 raise UsageError(
-                    "standard input: holds a %s photo; expected names of files, one per line: "
-                    "ls *.jpg | picnic-edge classify BUNDLE -" % found
+                    f"standard input: holds a {found} photo; expected names of files, one per line: "
+                    "ls *.jpg | picnic-edge classify BUNDLE -"
                 )
         if separator == b"\n" and b"\0" in data:
             raise UsageError("standard input: has NUL bytes; names that are separated by them need --null (-0)")
@@ -60,7 +60,7 @@ def _pieces_of_input(separator, stop):
             data = os.read(file, _READ_BYTES)
         except OSError as error:
             kind = StorageLost if error.errno in STORAGE_ERRORS else UsageError
-            raise kind("standard input: cannot be read (%s)" % error.strerror)
+            raise kind(f"standard input: cannot be read ({error.strerror})")
         is_end = not data
         if start is not None:
             start += data

@@ -44,7 +44,7 @@ def reason_of(item, error):
 def check_root(root, error=None):
     """Raises StorageLost where root (or its top) is another folder now or gone, or error (an OSError) is its disk's."""
     if error is not None and error.errno in STORAGE_ERRORS:
-        raise StorageLost("%s: cannot be read any more (%s).\n%s" % (root.path, error.strerror, ADVICE))
+        raise StorageLost(f"{root.path}: cannot be read any more ({error.strerror}).\n{ADVICE}")
     for one in [root] if root.top is None else [root.top, root]:
         now = root_of(one.path)
         if now is None or now.identity != one.identity:
@@ -66,9 +66,7 @@ def check_mounts(root, path):
             concerned.append(mount)
     gone = sorted(set(concerned).difference(_mounts())) if concerned else []
     if gone:
-        raise StorageLost(
-            "%s: the disk that was mounted here went away, or is another one now.\n%s" % (gone[0][0], ADVICE)
-        )
+        raise StorageLost(f"{gone[0][0]}: the disk that was mounted here went away, or is another one now.\n{ADVICE}")
 
 
 def _mounts():

@@ -22,7 +22,7 @@ def open_stream(address):
     if hasattr(cv2, "CAP_PROP_READ_TIMEOUT_MSEC"):
         settings += [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, OPEN_S * 1000, cv2.CAP_PROP_READ_TIMEOUT_MSEC, _READ_TIMEOUT_MS]
     elif options:  # OpenCV before 4.5.2, with the ffmpeg of its time: the socket's own limit, in microseconds
-        options += "|stimeout;%d" % (_READ_TIMEOUT_MS * 1000)
+        options += f"|stimeout;{_READ_TIMEOUT_MS * 1000}"
     if options:
         os.environ.setdefault("OPENCV_FFMPEG_CAPTURE_OPTIONS", options)
     os.environ.setdefault(*QUIET)
@@ -39,17 +39,17 @@ def explain_stream(address):
         rest = after
     place = re.match(r"(?:\[([^]/?#]*)\]|([^:/?#]*))(?::(\d*))?(?=[/?#]|$)", rest)
     looks = "-rtsp_transport tcp " if scheme in ("rtsp", "rtsps") else ""
-    tried = ".\nTried with OpenCV's ffmpeg. To look: ffprobe %s'%s'" % (looks, shown)
+    tried = f".\nTried with OpenCV's ffmpeg. To look: ffprobe {looks}'{shown}'"
     if re.search("[/?#@%]", re.sub("%[0-9A-Fa-f]{2}", "", user)):
-        return "A password's / ? # @ %% must be written as %%2F %%3F %%23 %%40 %%25 in an address%s" % tried
+        return f"A password's / ? # @ % must be written as %2F %3F %23 %40 %25 in an address{tried}"
     if not place or int(place.group(3) or 0) > 65535:
-        return "The address is wrong: expected %s://USER:PASSWORD@HOST:PORT/PATH%s" % (scheme, tried)
+        return f"The address is wrong: expected {scheme}://USER:PASSWORD@HOST:PORT/PATH{tried}"
     host, port = place.group(1) or place.group(2), int(place.group(3) or PORTS[scheme])
     if scheme in ("udp", "srt"):
-        return "Nothing came from %s on port %d%s" % (host or "any host", port, tried)
+        return f"Nothing came from {host or 'any host'} on port {port}{tried}"
     try:
         socket.create_connection((host, port), timeout=3).close()
-        found = "%s answers on port %d: look at the path, user and password" % (host, port)
+        found = f"{host} answers on port {port}: look at the path, user and password"
     except (OSError, UnicodeError) as error:  # the latter for a host's name that cannot be one
-        found = "%s cannot be reached on port %d (%s)" % (host, port, getattr(error, "strerror", None) or error)
+        found = f"{host} cannot be reached on port {port} ({getattr(error, 'strerror', None) or error})"
     return found + tried

@@ -21,11 +21,11 @@ def images_folder_of(table, images_folder):
     try:
         is_empty = next(names_in(images_folder), None) is None
     except (FileNotFoundError, NotADirectoryError):
-        raise UsageError("--images %s: no such folder" % images_folder)
+        raise UsageError(f"--images {images_folder}: no such folder")
     except OSError as error:
-        raise UsageError("--images %s: cannot be listed (%s)" % (images_folder, error.strerror))
+        raise UsageError(f"--images {images_folder}: cannot be listed ({error.strerror})")
     if is_empty:
-        raise UsageError("--images %s: is an empty folder; is its disk mounted?" % images_folder)
+        raise UsageError(f"--images {images_folder}: is an empty folder; is its disk mounted?")
     return images_folder
 
 

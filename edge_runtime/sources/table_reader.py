@@ -68,7 +68,7 @@ def other_kind(path, start):
         name = ".tar"
     for suffixes, kind, remedy in _OTHERS:
         if name.endswith(suffixes):
-            return "%s; %s" % (kind, remedy.replace("%s", shlex.quote(path)))
+            return f"{kind}; {remedy.replace('%s', shlex.quote(path))}"
     return formats.kind_of(start[: formats.START_BYTES])
 
 
@@ -131,7 +131,7 @@ def _rows_by_pandas(path, needed):
     except MemoryError:
         raise
     except Exception as error:  # whatever a damaged file makes the reader raise
-        raise UsageError("%s: cannot be read (%s)" % (path, error))
+        raise UsageError(f"{path}: cannot be read ({error})")
     _check_header(path, header, needed)
     for number, values in enumerate(lines, 2):
         fields = [_text_of(value, pandas) for value in values]
@@ -154,10 +154,10 @@ def _cannot_read(path, line, error):
     """Returns the exception for one of _READ_FAILURES at a line."""
     reason = getattr(error, "strerror", None) or str(error)
     if getattr(error, "errno", None) in STORAGE_ERRORS:
-        return StorageLost("%s: cannot be read any more (%s)" % (path, reason))
+        return StorageLost(f"{path}: cannot be read any more ({reason})")
     if line <= 1:
-        return UsageError("%s: cannot be read (%s)" % (path, reason))
-    return UsageError("%s, line %d: cannot be read as text in columns (%s)" % (path, line, reason))
+        return UsageError(f"{path}: cannot be read ({reason})")
+    return UsageError(f"{path}, line {line}: cannot be read as text in columns ({reason})")
 
 
 @contextlib.contextmanager
@@ -170,9 +170,9 @@ def _open_text(path):
             file = io.BufferedReader(held.enter_context(gzip.GzipFile(fileobj=file)))
             start = file.peek(START_BYTES)
         photo = formats.format_of(start)
-        kind = "a %s photo" % photo if photo else other_kind(path, start)
+        kind = f"a {photo} photo" if photo else other_kind(path, start)
         if kind not in ("", "text"):
-            raise UsageError("%s: is no table of photos, but %s" % (path, kind))
+            raise UsageError(f"{path}: is no table of photos, but {kind}")
         if start[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) and b"\0" in start:
             yield io.TextIOWrapper(file, encoding="utf-16", errors="replace", newline="")
         else:
@@ -183,7 +183,7 @@ def _whole_lines(path, file):
     """Yields the lines of a text file. Raises UsageError: one is so long that it is no line."""
     for number, line in enumerate(iter(lambda: file.readline(_LINE), ""), 1):
         if len(line) == _LINE and line[-1] not in "\r\n":
-            raise UsageError("%s, line %d: is longer than %d characters" % (path, number, _LINE))
+            raise UsageError(f"{path}, line {number}: is longer than {_LINE} characters")
         yield line
 
 
@@ -204,7 +204,7 @@ def _check_header(path, header, needed):
     """Raises UsageError where a column that is needed is not there, or is there twice."""
     doubled = [name for name in needed if header.count(name) > 1]
     if doubled:
-        raise UsageError("%s: has %d columns named %s" % (path, header.count(doubled[0]), doubled[0]))
+        raise UsageError(f"{path}: has {header.count(doubled[0])} columns named {doubled[0]}")
     missing = [name for name in needed if name not in header]
     if missing:
         message = "%s: no column named %s; its first line must be a header such as file<TAB>label, and is %s" % (
@@ -215,7 +215,7 @@ def _check_header(path, header, needed):
         if any(os.path.splitext(name)[1].lower() in formats.SUFFIXES for name in header):
             message += (
                 "\nIf it is a list of photos, write such a line above the first; or give the names on standard input: "
-                "picnic-edge classify BUNDLE - < %s" % shlex.quote(path)
+                f"picnic-edge classify BUNDLE - < {shlex.quote(path)}"
             )
         raise UsageError(message)
 
@@ -263,7 +263,7 @@ def _row(line, header, fields, need_label):
     name, label = value.get("file", ""), value.get("label", "").strip()
     problem = ""
     if any(extra.strip() for extra in fields[len(header) :]):
-        problem = "line has %d fields, the header %d" % (len(fields), len(header))
+        problem = f"line has {len(fields)} fields, the header {len(header)}"
     elif not name.strip():
         problem = "no file name"
     elif need_label and not label:

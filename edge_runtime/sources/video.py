@@ -59,7 +59,7 @@ class Video:
             failures, bgr = next_picture(self._capture)
             if bgr is None:
                 self._check_storage(whole=True)
-                raise UsageError("%s: no frame of this video can be read; expected a video that ffmpeg plays" % path)
+                raise UsageError(f"{path}: no frame of this video can be read; expected a video that ffmpeg plays")
         except BaseException:
             self.close()
             raise
@@ -108,7 +108,7 @@ class Video:
                 yield self._without_picture(place, time_s, problem)
             else:
                 picture = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
-                yield Frame("%s#%d" % (self._name, place), picture, time.perf_counter(), time_s, "")
+                yield Frame(f"{self._name}#{place}", picture, time.perf_counter(), time_s, "")
             number = place + 1
             failures, bgr = next_picture(self._capture)
         for missing, reason in self._missing_at_the_end(number, counted):
@@ -116,8 +116,8 @@ class Video:
             time_s = self._time_s(missing, time_s)
             yield self._without_picture(missing, time_s, reason)
         if lost:
-            shown = ", ".join("#%d" % missing for missing in lost[:5]) + ", ..." * (len(lost) > 5)
-            say("%s: no picture for %d of its frames (damaged or missing): %s" % (self._name, len(lost), shown))
+            shown = ", ".join(f"#{missing}" for missing in lost[:5]) + ", ..." * (len(lost) > 5)
+            say(f"{self._name}: no picture for {len(lost)} of its frames (damaged or missing): {shown}")
         self.close()
 
     def _missing_at_the_end(self, number, counted):
@@ -129,9 +129,9 @@ class Video:
             cut = video_container.cut_short(self._file)
             broken = "" if cut else video_container.broken(self._file)
         if cut:
-            reason = "is missing, the file is cut short: %s" % cut
+            reason = f"is missing, the file is cut short: {cut}"
         elif broken:
-            reason = "%s; which frames are missing is not known" % broken
+            reason = f"{broken}; which frames are missing is not known"
         elif counted:
             reason = "a frame before this one cannot be decoded (damaged packet); OpenCV %s does not tell which" % (
                 cv2.__version__
@@ -150,7 +150,7 @@ class Video:
 
     def _without_picture(self, number, time_s, problem):
         self.damaged += 1
-        return Frame("%s#%d" % (self._name, number), None, time.perf_counter(), time_s, problem)
+        return Frame(f"{self._name}#{number}", None, time.perf_counter(), time_s, problem)
 
     def _position_s(self):
         return self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1000.0
@@ -179,14 +179,14 @@ class Video:
             while place < size and os.pread(self._file.fileno(), _PIECE_BYTES, place):
                 place += _PIECE_BYTES
         if changed:
-            raise StorageLost("%s: was written to while it was read; run it again when it is whole" % self._name)
+            raise StorageLost(f"{self._name}: was written to while it was read; run it again when it is whole")
 
     @contextlib.contextmanager
     def _reading(self):
         try:
             yield
         except OSError as error:
-            raise StorageLost("%s: cannot be read any more (%s)" % (self._name, error.strerror or error))
+            raise StorageLost(f"{self._name}: cannot be read any more ({error.strerror or error})")
 
     def close(self):
         """Frees the file. May be called any number of times."""
@@ -233,20 +233,20 @@ def open_regular(path):
     """Returns a video's open file. Raises UsageError."""
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
-            raise UsageError("%s: is no regular file; expected a video" % path)
+            raise UsageError(f"{path}: is no regular file; expected a video")
         return open(path, "rb", buffering=0)
     except OSError as error:
-        raise UsageError("%s: cannot be read (%s)" % (path, error.strerror))
+        raise UsageError(f"{path}: cannot be read ({error.strerror})")
 
 
 def open_capture(path, file):
     """Returns an open cv2.VideoCapture. Raises UsageError."""
     os.environ.setdefault(*QUIET)
     # By its descriptor: ffmpeg takes some names for addresses or patterns, and OpenCV none that is not UTF-8.
-    capture = cv2.VideoCapture("/dev/fd/%d" % file.fileno(), cv2.CAP_FFMPEG)
+    capture = cv2.VideoCapture(f"/dev/fd/{file.fileno()}", cv2.CAP_FFMPEG)
     if not capture.isOpened():
         capture.release()
-        raise UsageError("%s: cannot be read as a video: not one, incomplete, or a codec that ffmpeg lacks" % path)
+        raise UsageError(f"{path}: cannot be read as a video: not one, incomplete, or a codec that ffmpeg lacks")
     if hasattr(cv2, "CAP_PROP_ORIENTATION_AUTO"):
         capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, 1)
     return capture

@@ -71,7 +71,7 @@ def cut_short(file):
             end = 0 if unknown else segment + 4 + width + length
     else:
         end = max([0] + [box_end for _, _, box_end in _top_boxes(file, size)])
-    return "its header says %d bytes, %d are there" % (end, size) if end > size else ""
+    return f"its header says {end} bytes, {size} are there" if end > size else ""
 
 
 def broken(file):
@@ -87,7 +87,7 @@ def broken(file):
         place = _broken_program_stream(file, size)
     else:
         place = _broken_transport_stream(file)
-    return "" if place is None else "the file is damaged at byte %d" % place
+    return "" if place is None else f"the file is damaged at byte {place}"
 
 
 def _broken_matroska(file, size):

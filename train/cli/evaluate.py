@@ -59,7 +59,7 @@ def main(argv=None):
     checks.report_problems(problems + unknown, None, strict=False)
     if opened and not photos:
         who = "any of the bundles" if several else "the bundle"
-        raise UsageError("%s: no photo with a label that %s knows" % (options.labels, who))
+        raise UsageError(f"{options.labels}: no photo with a label that {who} knows")
     for path, bundle in opened:
         with _going_on(path, failures, several):
             runs.append(run_bundle(path, bundle, options.engine, photos))
@@ -70,7 +70,7 @@ def main(argv=None):
         kept = [number for number, photo in enumerate(photos) if photo.label in known]
         photos, gone = checks.drop_unknown_labels(photos, known)
         if not photos:
-            raise UsageError("%s: no photo with a label that a bundle knows which could be used" % options.labels)
+            raise UsageError(f"{options.labels}: no photo with a label that a bundle knows which could be used")
         checks.report_problems(gone, None, strict=False)
         unknown = unknown + gone
         runs = [run._replace(predictions=[run.predictions[number] for number in kept]) for run in runs]
@@ -79,7 +79,7 @@ def main(argv=None):
     checks.report_problems(unreadable, None, strict=False)
     readable = [number for number, error in enumerate(errors) if not error]
     if not readable:
-        raise UsageError("%s: none of its %d photos can be read" % (options.labels, len(photos)))
+        raise UsageError(f"{options.labels}: none of its {len(photos)} photos can be read")
     problems = problems + unknown + unreadable
     scored = [photos[number] for number in readable]
     sums = {photo.path: short_sum(photo.path) for photo in scored}
@@ -106,7 +106,7 @@ def main(argv=None):
             problems=problems,
         )
     if failures:
-        raise type(failures[0][1])("%d of %d bundles were left out, see above" % (len(failures), len(options.bundles)))
+        raise type(failures[0][1])(f"{len(failures)} of {len(options.bundles)} bundles were left out, see above")
 
 
 @contextlib.contextmanager
@@ -118,7 +118,7 @@ def _going_on(path, failures, several):
         if not several:
             raise
         failures.append((path, error))
-        say("left out: %s" % error)
+        say(f"left out: {error}")
 
 
 def _provenance(arguments, labels, result):
@@ -151,13 +151,13 @@ def _side_by_side(results):
                 printable(result["bundle"]),
                 result["bundle_id"],
                 result["engine"],
-                "%.4f" % result["accuracy"],
-                "%.4f" % result["macro_f1"],
+                f"{result['accuracy']:.4f}",
+                f"{result['macro_f1']:.4f}",
                 "%.3f to %.3f" % tuple(result["macro_f1_interval"]),
                 "+%(only_it_is_right)d -%(only_first_is_right)d" % result,
-                "%.3f" % result["expected_calibration_error"],
-                "%.1f" % (result["model_bytes"] / 1e6),
-                "%.1f" % result["images_per_s"],
+                f"{result['expected_calibration_error']:.3f}",
+                f"{result['model_bytes'] / 1000000.0:.1f}",
+                f"{result['images_per_s']:.1f}",
             )
         )
     widths = [max(len(cell) for cell in column) for column in zip(*lines)]

@@ -42,7 +42,7 @@ def parser():
         help="an image, a folder (recursive), a glob in quotes, a .tsv with a column `file`, or -",
     )
     this.add_argument("--images", metavar="DIR", help="where a TSV's file names start (default: the TSV's folder)")
-    this.add_argument("--out", metavar="DIR", required=True, help="where the pictures and %s are written" % PAGE)
+    this.add_argument("--out", metavar="DIR", required=True, help=f"where the pictures and {PAGE} are written")
     this.add_argument(
         "--blocks",
         default="mixed0,mixed2,mixed5,mixed10",
@@ -59,16 +59,16 @@ def main(argv=None):
     blocks = [block.strip() for block in options.blocks.split(",")]
     for block in blocks:
         if block not in inner.BLOCKS:
-            raise UsageError("--blocks %s: no such block; there are %s" % (block, ", ".join(inner.BLOCKS)))
+            raise UsageError(f"--blocks {block}: no such block; there are {', '.join(inner.BLOCKS)}")
     require("jinja2")  # before work starts
     bundle = Bundle.open(options.bundle)
     if options.label is not None and options.label not in bundle.class_names:
         raise UsageError(
-            "--class %s: the bundle has no such class; it has %s" % (options.label, ", ".join(bundle.class_names))
+            f"--class {options.label}: the bundle has no such class; it has {', '.join(bundle.class_names)}"
         )
     items = list(_items(options.sources, options.images, os.path.realpath(options.out)))
     if not items:
-        raise UsageError("%s: no photo there" % ", ".join(options.sources))
+        raise UsageError(f"{', '.join(options.sources)}: no photo there")
     session = inner.open_session(bundle, sorted({heat.LAST_BLOCK, OUTPUT_NAME} | set(blocks)))
     problems: typing.List[Problem] = []
     found = explain_photos(session, bundle.class_names, items, blocks, options.label, problems)
@@ -89,12 +89,12 @@ def main(argv=None):
             problem_count=len(problems),
         )
     except OSError as error:
-        raise UsageError("--out %s: cannot be written (%s)" % (options.out, error.strerror))
+        raise UsageError(f"--out {options.out}: cannot be written ({error.strerror})")
     checks.report_problems(problems, None, strict=False)
     if len(shown) < explained:
-        say("the page shows the first %d of %d photos; the pictures of all are beside it" % (len(shown), explained))
+        say(f"the page shows the first {len(shown)} of {explained} photos; the pictures of all are beside it")
     noun = "photo" if explained == 1 else "photos"
-    say("%d %s explained, written to %s" % (explained, noun, os.path.join(options.out, PAGE)))
+    say(f"{explained} {noun} explained, written to {os.path.join(options.out, PAGE)}")
 
 
 def _items(sources, images_folder, out):

@@ -55,9 +55,9 @@ def main(argv=None):
         files.write_json(os.path.join(options.report, "explore.json"), plain_json(document))
         write_page(os.path.join(options.report, "explore.html"), document, seen)
     except OSError as error:
-        raise UsageError("--report %s: cannot be written (%s)" % (options.report, error.strerror))
+        raise UsageError(f"--report {options.report}: cannot be written ({error.strerror})")
     checks.report_problems([Problem(one["file"], one["problem"]) for one in document["problems"]], None, strict=False)
     for warning in document["warnings"]:
         say("warning: " + printable(warning["text"]))
     print(summary(document))
-    say("written: %s/explore.html, explore.json" % options.report)
+    say(f"written: {options.report}/explore.html, explore.json")

@@ -36,20 +36,20 @@ def main(argv=None):
     """Writes a submission. Raises PicnicError as the exit codes say."""
     options = parser().parse_args(argv)
     if os.path.exists(options.out) and os.path.exists(options.photos) and os.path.samefile(options.out, options.photos):
-        raise UsageError("--out %s: is the table that the photos are read from; give another name" % options.out)
+        raise UsageError(f"--out {options.out}: is the table that the photos are read from; give another name")
     suffix = formats.check_output(options.out)
     if os.path.isdir(options.photos):
         items = list(open_source(options.photos))
     else:
         items = list(table_items(options.photos, images_folder_of(options.photos, options.images)))
     if not items:
-        raise UsageError("%s: has no %s" % (options.photos, "photos" if os.path.isdir(options.photos) else "rows"))
+        raise UsageError(f"{options.photos}: has no {'photos' if os.path.isdir(options.photos) else 'rows'}")
     unreadable = []
     with Classifier.open(options.bundle, options.engine) as classifier:
-        with files.named("--out %s" % options.out), formats.whole_table(options.out, COLUMNS, suffix) as write:
+        with files.named(f"--out {options.out}"), formats.whole_table(options.out, COLUMNS, suffix) as write:
             for found in progress(classifier.classify(items), len(items), "predict"):
                 write([found.name, found.label])
                 if found.error:
                     unreadable.append(labels.Problem(found.name, found.error))
     checks.report_problems(unreadable, None, strict=False)
-    say("%d rows, %d without a label, written to %s" % (len(items), len(unreadable), os.path.normpath(options.out)))
+    say(f"{len(items)} rows, {len(unreadable)} without a label, written to {os.path.normpath(options.out)}")

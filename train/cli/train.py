@@ -93,7 +93,7 @@ def parser():
         "--fine-tune-epochs",
         type=positive,
         metavar="N",
-        help="epochs of --fine-tune (default %d, or fewer as --minutes says)" % recipe.FINE_TUNE_EPOCHS,
+        help=f"epochs of --fine-tune (default {recipe.FINE_TUNE_EPOCHS}, or fewer as --minutes says)",
     )
     this.add_argument(
         "--minutes",
@@ -150,7 +150,7 @@ def _part(text):
 
 def _seed(text):
     # numpy's generators take no other
-    return parsed(int, text, lambda value: 0 <= value < 1 << 32, "0 to %d" % ((1 << 32) - 1))
+    return parsed(int, text, lambda value: 0 <= value < 1 << 32, f"0 to {(1 << 32) - 1}")
 
 
 def main(argv=None):
@@ -160,19 +160,19 @@ def main(argv=None):
     writing.check_target(options.out)
     writing.check_target(os.path.normpath(options.out) + INTERRUPTED)
     if options.weights not in ("imagenet", "none") and not os.path.isfile(options.weights):
-        raise UsageError("--weights %s: no such file; expected imagenet, none or an .h5 file" % options.weights)
+        raise UsageError(f"--weights {options.weights}: no such file; expected imagenet, none or an .h5 file")
     if not 0 <= options.augment <= 2:
-        raise UsageError("--augment-strength %g: expected 0 to 2" % options.augment)
+        raise UsageError(f"--augment-strength {options.augment:g}: expected 0 to 2")
     if options.val_images is not None and not options.val:
-        raise UsageError("--val-images %s: needs --val, the table of these photos" % options.val_images)
+        raise UsageError(f"--val-images {options.val_images}: needs --val, the table of these photos")
     for option, folder in (("--report", options.report), ("--tensorboard", options.tensorboard)):
         for written in (options.out, os.path.normpath(options.out) + INTERRUPTED):
             if folder and files.is_inside(folder, written):
-                raise UsageError("%s %s: lies in %s, which is replaced as a whole" % (option, folder, written))
+                raise UsageError(f"{option} {folder}: lies in {written}, which is replaced as a whole")
     if options.fine_tune is None:
         options.fine_tune = 0 if options.weights == "none" else recipe.BLOCKS
     if options.fine_tune_epochs and not options.fine_tune:
-        say("--fine-tune-epochs %d: nothing is fine-tuned, since --fine-tune is 0" % options.fine_tune_epochs)
+        say(f"--fine-tune-epochs {options.fine_tune_epochs}: nothing is fine-tuned, since --fine-tune is 0")
     worker, worker_count = workers.cluster()
     if options.report:
         report.check_requirements()
@@ -188,11 +188,11 @@ def main(argv=None):
     limit_gpu_memory(options.gpu_memory_fraction)
     strategy = workers.new_strategy()
     class_names = sorted({photo.label for photo in training})
-    say("training: %d photos, %d classes; validation: %d photos" % (len(training), len(class_names), len(validation)))
+    say(f"training: {len(training)} photos, {len(class_names)} classes; validation: {len(validation)} photos")
     set_seed(options.seed)
     with strategy.scope():
         base, weights_id = build_base(options.weights, [photo.path for photo in training])
-    say("InceptionV3 with %s weights" % weights_id)
+    say(f"InceptionV3 with {weights_id} weights")
     settings = recipe.Settings(
         epochs=options.epochs,
         blocks=options.fine_tune,
@@ -211,7 +211,7 @@ def main(argv=None):
         if worker and done.interrupted:  # the others still compute
             raise KeyboardInterrupt
     if worker:
-        say("worker %d of %d is done; worker 0 writes the bundle" % (worker, worker_count))
+        say(f"worker {worker} of {worker_count} is done; worker 0 writes the bundle")
         workers.wait_for_all(strategy)
         checkpoint.remove()
         workers.leave(strategy)
@@ -254,7 +254,7 @@ def main(argv=None):
     minutes = checkpoint.seconds() / 60
     _log_run(out, arguments, done, figures, record, minutes)
     print(metrics.format_table(table))
-    print("validation: accuracy %.4f, macro-F1 %.4f on %d photos" % (accuracy, macro_f1, len(validation)))
+    print(f"validation: accuracy {accuracy:.4f}, macro-F1 {macro_f1:.4f} on {len(validation)} photos")
     print(
         "calibration: temperature %(temperature).2f, expected calibration error %(ece_before).3f before, "
         "%(ece_after).3f after" % done.calibration
@@ -266,8 +266,8 @@ def main(argv=None):
             "%s agrees with the trained model: largest difference of a probability %.1e, same label for %d of %d photos"
             % (name, found["max_abs_difference"], found["top1_equal"], found["photos"])
         )
-    print("peak memory: %.1f GiB" % (memory.peak_memory_bytes() / 2.0**30))
-    print("bundle: %s (%.0f s)" % (out, 60 * minutes))
+    print(f"peak memory: {memory.peak_memory_bytes() / 2.0**30:.1f} GiB")
+    print(f"bundle: {out} ({60 * minutes:.0f} s)")
     if options.report:
         is_changed = (options.augment or options.mix) and "fine_tune" in done.history
         samples = _augmented_samples(training, options) if is_changed else None
@@ -275,11 +275,11 @@ def main(argv=None):
             options.report, reading.Bundle.open(out), validation, done.probabilities, "the trained model", samples
         )
     if done.interrupted:
-        say("interrupted: the best so far is in %s" % out + _how_to_go_on(checkpoint))
+        say(f"interrupted: the best so far is in {out}" + _how_to_go_on(checkpoint))
         raise KeyboardInterrupt
     checkpoint.remove()
     if os.path.exists(out + INTERRUPTED):
-        say("%s is from an interrupted training and not needed any more" % (out + INTERRUPTED))
+        say(f"{out + INTERRUPTED} is from an interrupted training and not needed any more")
     workers.wait_for_all(strategy)
     workers.leave(strategy)
 
@@ -299,7 +299,7 @@ def _saying_where_the_state_is(checkpoint):
     except (KeyboardInterrupt, Exception) as error:
         if checkpoint.is_ours:
             what = "interrupted: " if isinstance(error, KeyboardInterrupt) else ""
-            say(what + "the state is in %s" % checkpoint.path + _how_to_go_on(checkpoint))
+            say(what + f"the state is in {checkpoint.path}" + _how_to_go_on(checkpoint))
         raise
 
 
@@ -371,9 +371,9 @@ def _log_run(out, arguments, done, figures, record, minutes):
         "photos": record["photos_id"],
         "weights": record["weights"],
         "epochs": "+".join(str(len(curve["loss"])) for curve in curves),
-        "val_accuracy": "%.4f" % figures["val_accuracy"],
-        "val_macro_f1": "%.4f" % figures["val_macro_f1"],
-        "minutes": "%.1f" % minutes,
+        "val_accuracy": f"{figures['val_accuracy']:.4f}",
+        "val_macro_f1": f"{figures['val_macro_f1']:.4f}",
+        "minutes": f"{minutes:.1f}",
         "bundle": os.path.basename(out),
         "bundle_id": reading.Bundle.open(out).id,
     }
@@ -383,7 +383,7 @@ def _log_run(out, arguments, done, figures, record, minutes):
             write = text_formats.row_writer(file, list(row), ".tsv", header=file.seek(0, os.SEEK_END) == 0)
             write(list(row.values()))
     except OSError as error:
-        say("%s: this run cannot be added (%s)" % (path, error.strerror))
+        say(f"{path}: this run cannot be added ({error.strerror})")
 
 
 def read_photos(options, sums):
@@ -429,7 +429,7 @@ def read_photos(options, sums):
         say("warning: " + printable(warning["text"]))
     checks.report_problems(problems, os.path.normpath(options.out) + ".problems.tsv", options.strict)
     if len({photo.label for photo in photos}) >= 2 and not validation:
-        raise UsageError("--val %s: none of its photos can be used; the reasons are above" % options.val)
+        raise UsageError(f"--val {options.val}: none of its photos can be used; the reasons are above")
     if len({photo.label for photo in photos}) < 2:
         raise UsageError(
             "%s: %d usable photos of %d classes; at least 2 classes with 2 photos each are needed"

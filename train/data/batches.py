@@ -38,10 +38,10 @@ def photo_batches(paths, batch_size, load=read_image):
         except ImageError as error:
             gone = isinstance(error, PhotoMissing) and not os.path.isdir(os.path.dirname(path) or os.curdir)
             hint = "it could be read before; put it back and give the same command again"
-            failures.append((StorageLost if gone else UsageError)("%s: %s (%s)" % (path, error, hint)))
+            failures.append((StorageLost if gone else UsageError)(f"{path}: {error} ({hint})"))
             raise
         except MemoryError as error:
-            failures.append(OutOfMemory("%s: not enough memory to decode it (%s)" % (path, error)))
+            failures.append(OutOfMemory(f"{path}: not enough memory to decode it ({error})"))
             raise
         except PicnicError as error:
             failures.append(error)

@@ -60,7 +60,7 @@ def drop_copies(photos, sums):
     for photo in photos:
         own = labels[sums[photo.path]]
         if len(own) > 1:
-            reasons.append("has copies under several labels: %s" % labels_as_text(own))
+            reasons.append(f"has copies under several labels: {labels_as_text(own)}")
         else:
             reasons.append("is a copy of another photo: counted once" * (first[sums[photo.path]] is not photo))
     return partition(photos, reasons)
@@ -70,7 +70,7 @@ def drop_small_classes(photos, least=2):
     """Sets aside classes with fewer than `least` photos. Returns (photos, problems)."""
     counts = collections.Counter(photo.label for photo in photos)
     few = {
-        label: "class %r has %d usable photo, %d are needed" % (label, count, least)
+        label: f"class {label!r} has {count} usable photo, {least} are needed"
         for label, count in counts.items()
         if count < least
     }
@@ -109,11 +109,11 @@ def report_problems(problems, path, strict):
     by_kind = collections.defaultdict(list)
     for problem in problems:
         what, _, meant = problem.what.partition("; did you mean ")  # which differs from photo to photo
-        by_kind[what].append(printable(problem.file) + (" (did you mean %s)" % meant if meant else ""))
-    say("%d %s cannot be used:" % (len(problems), "photo" if len(problems) == 1 else "photos"))
+        by_kind[what].append(printable(problem.file) + (f" (did you mean {meant})" if meant else ""))
+    say(f"{len(problems)} {'photo' if len(problems) == 1 else 'photos'} cannot be used:")
     for what, names in sorted(by_kind.items(), key=lambda kind: -len(kind[1])):
-        more = ", and %d more" % (len(names) - _SHOWN) if len(names) > _SHOWN else ""
-        say("  %d: %s: %s%s" % (len(names), what, ", ".join(names[:_SHOWN]), more))
+        more = f", and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+        say(f"  {len(names)}: {what}: {', '.join(names[:_SHOWN])}{more}")
     if path:
         try:
             os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
@@ -122,10 +122,10 @@ def report_problems(problems, path, strict):
                 for problem in problems:
                     write(problem)
         except OSError as error:
-            raise UsageError("%s: the list of these photos cannot be written (%s)" % (path, error.strerror))
-        say("  the whole list: %s" % path)
+            raise UsageError(f"{path}: the list of these photos cannot be written ({error.strerror})")
+        say(f"  the whole list: {path}")
     if strict:
-        raise SomeInputsFailed("--strict: %d labelled photos cannot be used (listed above)" % len(problems))
+        raise SomeInputsFailed(f"--strict: {len(problems)} labelled photos cannot be used (listed above)")
 
 
 def _why_unreadable(photo, sums, likeness):

@@ -59,17 +59,17 @@ def read_labels(source, images_folder=None, warnings=None):
         others = _other_pictures(source)
         for name in others:
             rows.append(Photo(name, os.path.join(source, name), os.path.dirname(name)))
-            reasons.append("%s is no format that can be read; convert it to JPEG or PNG" % os.path.splitext(name)[1])
+            reasons.append(f"{os.path.splitext(name)[1]} is no format that can be read; convert it to JPEG or PNG")
         unnamed = items.passed_over - collections.Counter(os.path.splitext(name)[1].lower() for name in others)
         if unnamed:
-            say("%s: %s" % (source, passed_over_text(unnamed)))
+            say(f"{source}: {passed_over_text(unnamed)}")
     elif not os.path.lexists(source):
-        raise UsageError("%s: no such table or folder" % source)
+        raise UsageError(f"{source}: no such table or folder")
     else:
         folder = table.images_folder_of(source, images_folder)
         undecoded = None
         for row, path, root in table.table_rows(source, folder, need_label=True):
-            rows.append(Photo(row.file or "line %d" % row.line, path, row.label, root))
+            rows.append(Photo(row.file or f"line {row.line}", path, row.label, root))
             reasons.append(row.problem)
             if undecoded is None and is_undecoded(row.label, row.file, rows[-1].path):
                 undecoded = row
@@ -125,7 +125,7 @@ def repeats(photos):
     for photo in photos:
         path = os.path.normpath(photo.path)
         if len(labels[path]) > 1:
-            yield "is listed under several labels: %s" % labels_as_text(labels[path])
+            yield f"is listed under several labels: {labels_as_text(labels[path])}"
         else:
             yield "is listed more than once: counted once" if path in seen else ""
         seen.add(path)

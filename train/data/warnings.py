@@ -113,11 +113,11 @@ def _split_folders(source, photos):
     advice = "put the photos into folders of classes, one folder for each split"
     if training and os.path.isdir(source):
         folders = [shlex.quote(os.path.join(source, name)) for name in training[:1] + held_out[:1]]
-        advice = "give picnic-edge train %s" % " --val ".join(folders)
+        advice = f"give picnic-edge train {' --val '.join(folders)}"
     elif not os.path.isdir(source):
         advice = "give a table for each split: train.tsv --val val.tsv"
     what = ", ".join(names + sorted(inner - set(names)))
-    text = "%s: %s: taken for classes, or for a part of their names, and not for splits: %s" % (source, what, advice)
+    text = f"{source}: {what}: taken for classes, or for a part of their names, and not for splits: {advice}"
     return warning("split_folders", text, source=source, names=names + sorted(inner - set(names)))
 
 
@@ -129,8 +129,7 @@ def _similar_labels(counts):
     if not similar:
         return None
     shown = [
-        " and ".join("%s (%s)" % (_told_apart(label, group), _photos(counts[label])) for label in group)
-        for group in similar
+        " and ".join(f"{_told_apart(label, group)} ({_photos(counts[label])})" for label in group) for group in similar
     ]
     return warning(
         "similar_labels",
@@ -173,7 +172,7 @@ def _labels_that(kind, labels, what):
     labels = sorted(labels)
     if not labels:
         return None
-    return warning(kind, "%s: %s %s" % (_classes(labels), _listed(map(repr, labels)), what), labels=labels)
+    return warning(kind, f"{_classes(labels)}: {_listed(map(repr, labels))} {what}", labels=labels)
 
 
 def _unknown_class(label):
@@ -205,7 +204,7 @@ def of_counts(training, validated=None):
             warnings.append(warning("one_class", text, label=label, share=round(float(count) / every, 4)))
     few = {label: count for label, count in training.items() if 0 < count < FEW}
     if few:
-        shown = ["%r (%d)" % (label, few[label]) for label in sorted(few, key=lambda label: (few[label], label))]
+        shown = [f"{label!r} ({few[label]})" for label in sorted(few, key=lambda label: (few[label], label))]
         text = "%s with fewer than %d photos: %s: too few to learn from, and to tell how well that went" % (
             _classes(few),
             FEW,
@@ -318,12 +317,12 @@ def of_val_split(share, clamped, held_out, photos):
         "--val-split %g comes to none or all of the photos of %s: one of them was left on that side; in all %d of %d "
         % (
             share,
-            "%d classes" % clamped if clamped > 1 else "1 class",
+            f"{clamped} classes" if clamped > 1 else "1 class",
             held_out,
             photos,
         )
     )
-    text += "photos are validation photos, %.1f %%" % (100.0 * held_out / photos)
+    text += f"photos are validation photos, {100.0 * held_out / photos:.1f} %"
     return [warning("val_split", text, classes=clamped, photos=held_out, share=round(float(held_out) / photos, 4))]
 
 
@@ -332,14 +331,14 @@ def _has_bytes(text):
 
 
 def _photos(count):
-    return "1 photo" if count == 1 else "%d photos" % count
+    return "1 photo" if count == 1 else f"{count} photos"
 
 
 def _classes(labels):
-    return "1 class" if len(labels) == 1 else "%d classes" % len(labels)
+    return "1 class" if len(labels) == 1 else f"{len(labels)} classes"
 
 
 def _listed(texts, between=", "):
     texts = list(texts)
-    more = "%sand %d more" % (between, len(texts) - _SHOWN) if len(texts) > _SHOWN else ""
+    more = f"{between}and {len(texts) - _SHOWN} more" if len(texts) > _SHOWN else ""
     return between.join(texts[:_SHOWN]) + more

@@ -71,9 +71,9 @@ def _train(name, options):
     for module, values in ((fine_tune, of_fine_tune), (recipe, of_recipe), (options, of_options)):
         for key, value in values.items():
             if not hasattr(module, key):  # renamed since
-                raise AttributeError("%s: %s has no %s" % (name, module, key))
+                raise AttributeError(f"{name}: {module} has no {key}")
             setattr(module, key, value)
-    say("== %s" % name)
+    say(f"== {name}")
     sums: typing.Dict[str, str] = {}
     training, validation = train.read_photos(options, sums)
     class_names = sorted({photo.label for photo in training})

@@ -53,7 +53,7 @@ def rank(runs, photos, readable, set_aside, sums):
         lacking = [photo.label for photo in photos if photo.label not in known]
         if lacking:
             names = ", ".join(printable(name) for name in sorted(set(lacking)))
-            say("%s: does not know %s: %d photos count as wrong for it" % (run.path, names, len(lacking)))
+            say(f"{run.path}: does not know {names}: {len(lacking)} photos count as wrong for it")
         trained_on = None
         learned = (run.bundle.manifest.get("training") or {}).get("photos_sha256")
         if learned is not None:  # older bundles do not say

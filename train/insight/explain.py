@@ -35,7 +35,7 @@ _PAGE_BYTES = 12 << 20  # of pictures in the page
 
 PAGE_PROBLEMS = 1000
 
-OWN_PICTURE = re.compile("-(heat|%s)[.]png$" % "|".join(inner.BLOCKS))
+OWN_PICTURE = re.compile(f"-(heat|{'|'.join(inner.BLOCKS)})[.]png$")
 
 _NAME_BYTES = 200  # file systems allow 255, with what is put behind it
 
@@ -118,10 +118,10 @@ def write_pictures(folder, found, inputs):
         heats = [(label, heat.overlay(photo.rgb, hot), bool(hot.any())) for label, hot in photo.heats]
         sheets = {block: feature_maps(array) for block, array in photo.blocks.items()}
         name = _unused_name(photo.item.path, used)
-        while any(os.path.join(root, "%s-%s.png" % (name, kind)) in inputs for kind in ["heat"] + list(sheets)):
+        while any(os.path.join(root, f"{name}-{kind}.png") in inputs for kind in ["heat"] + list(sheets)):
             name = _unused_name(photo.item.path, used)
         for suffix, rgb in [("heat", heats[0][1])] + list(sheets.items()):
-            _write_png(os.path.join(folder, "%s-%s.png" % (name, suffix)), rgb)
+            _write_png(os.path.join(folder, f"{name}-{suffix}.png"), rgb)
         if page_bytes < _PAGE_BYTES:
             entry = {
                 "name": printable(photo.item.name),
@@ -146,7 +146,7 @@ def _unused_name(path, used):
     name = stem
     while name in used:
         used[stem] += 1
-        name = "%s-%d" % (stem, used[stem])
+        name = f"{stem}-{used[stem]}"
     used[name] = 1
     return name
 

@@ -139,7 +139,7 @@ def read_splits(options):
     """Returns ({split: its Photos}, problems, warnings about what was read)."""
     sources = [(TRAIN, options.labels, options.images)]
     if options.val_images is not None and not options.val:
-        raise UsageError("--val-images %s: needs --val, the table of these photos" % options.val_images)
+        raise UsageError(f"--val-images {options.val_images}: needs --val, the table of these photos")
     if options.val:
         sources.append((VAL, options.val, options.images if options.val_images is None else options.val_images))
     listed, problems = collections.OrderedDict(), []
@@ -187,7 +187,7 @@ def check_labels(seen, session, bundle):
     if judged:
         features, gone = label_errors.compute_features(session, [one.photo.path for one in judged])
         for path, problem in sorted(gone.items()):
-            say("%s could be read before, now it cannot (%s): its label is not judged" % (path, problem))
+            say(f"{path} could be read before, now it cannot ({problem}): its label is not judged")
         judged = [one for one in judged if one.photo.path not in gone]
         issues = label_errors.find_issues(features, [one.photo.label for one in judged])
     manifest = bundle.manifest
@@ -335,14 +335,14 @@ def summary(document):
             split["classes"],
         )
         if split["imbalance"]:
-            text += ", the largest %.1f times the smallest" % split["imbalance"]
+            text += f", the largest {split['imbalance']:.1f} times the smallest"
         if split["missing_classes"]:
-            text += ", %d more only in the other split" % len(split["missing_classes"])
+            text += f", {len(split['missing_classes'])} more only in the other split"
         lines.append(text)
     groups = document["duplicates"]
     leaking = document["leaking_val_photos"]
     if len(document["splits"]) > 1:
-        lines.append("val photos that are in train too, or look the same: %d" % leaking)
+        lines.append(f"val photos that are in train too, or look the same: {leaking}")
         if leaking * 2 > document["splits"][1]["readable"]:
             lines.append("  more than half: is --val-images missing?")
     lines.append(
@@ -355,11 +355,11 @@ def summary(document):
     )
     lines.append(
         "%s, %d with a wrong suffix"
-        % (", ".join("%d %s" % (len(document[flaw]), flaw) for flaw in FLAWS), len(document["wrong_suffixes"]))
+        % (", ".join(f"{len(document[flaw])} {flaw}" for flaw in FLAWS), len(document["wrong_suffixes"]))
     )
     check = document["label_check"]
     if check:
-        lines.append("labels that are likely wrong: %d" % len(check["issues"]))
+        lines.append(f"labels that are likely wrong: {len(check['issues'])}")
         if check["fine_tuned_on"]:
             lines.append(
                 "  (the bundle's network was fine-tuned on %d of the %d photos judged and knows their labels by heart, "

@@ -14,7 +14,7 @@ from edge_runtime.machine import cpu
 from edge_runtime.machine.libraries import require
 
 FEATURES = "features"
-BLOCKS = tuple("mixed%d" % number for number in range(11))  # as Keras Applications calls InceptionV3's blocks
+BLOCKS = tuple(f"mixed{number}" for number in range(11))  # as Keras Applications calls InceptionV3's blocks
 _BATCH = 16  # photos per run: all blocks of one photo take 10 MB
 
 
@@ -77,7 +77,7 @@ def open_session(bundle, outputs):
     except MemoryError:
         raise
     except Exception as error:  # protobuf's and onnx's own
-        raise BundleError("%s: is no ONNX file (%s); train again" % (path, error))
+        raise BundleError(f"{path}: is no ONNX file ({error}); train again")
     features, kernel, bias = _last_dense(model.graph, path)
     known = {FEATURES: features, OUTPUT_NAME: OUTPUT_NAME}
     if set(outputs) & set(BLOCKS):
@@ -104,8 +104,8 @@ def _last_dense(graph, path):
     ]
     if len(biases) != 1:
         raise BundleError(
-            "%s: its network does not end in a dense layer (MatMul, Add), so that it cannot be looked into; "
-            "train a bundle with `picnic-edge train`" % path
+            f"{path}: its network does not end in a dense layer (MatMul, Add), so that it cannot be looked into; "
+            "train a bundle with `picnic-edge train`"
         )
     features, kernel = products[-1].input
     return features, to_array(constants[kernel]), to_array(constants[biases[0]])

@@ -155,8 +155,8 @@ def write_report(
                 write([""] + row_of(Prediction(problem.file, bundle.class_names, None, problem.what), top))
         pages.write_page(os.path.join(folder, "evaluation.html"), "evaluate.html", **page)
     except OSError as error:
-        raise UsageError("--report %s: cannot be written (%s)" % (folder, error.strerror))
-    say("written: %s" % os.path.join(folder, ", ".join(FILES)))
+        raise UsageError(f"--report {folder}: cannot be written ({error.strerror})")
+    say(f"written: {os.path.join(folder, ', '.join(FILES))}")
 
 
 def _names_of(bundle, photos, probabilities):
@@ -184,7 +184,7 @@ def _page(bundle, photos, probabilities, engine_name, table):
     losses, no_heat = _top_losses(bundle, photos, probabilities, indices)
     coverage = metrics.coverage(probabilities, indices)
     return {
-        "title": "Evaluation of %s" % printable(os.path.basename(os.path.abspath(bundle.path))),
+        "title": f"Evaluation of {printable(os.path.basename(os.path.abspath(bundle.path)))}",
         "engine_name": engine_name,
         "bundle_id": bundle.id,
         "class_count": len(bundle.class_names),
@@ -316,7 +316,7 @@ def _coverage_plot(rows):
     for row in answered:
         if round(100 * row.threshold) in (0, 30, 50, 70, 90):
             place = (row.coverage, row.accuracy)
-            axes.annotate("%.1f" % row.threshold, place, (4, 5), textcoords="offset points", color=_GREY, fontsize=9)
+            axes.annotate(f"{row.threshold:.1f}", place, (4, 5), textcoords="offset points", color=_GREY, fontsize=9)
     axes.set(xlim=(0, 1.03), xlabel="share of photos answered", ylabel="accuracy of the answers")
     axes.margins(y=0.15)
     return pages.svg(figure)
@@ -387,15 +387,15 @@ def _provenance(bundle, result, others):
     here = {name: libraries.library_version(name) for name in sorted(set(versions) | {"picnic-edge"})}
     rows = [("versions here", _listed(here)), ("machine here", _machine(result["machine"]))]
     rows = _how_it_was_trained(bundle) + [(what, value) for what, value in rows if value]
-    return rows + [("%s: %s" % (name, what), value) for name, own in others for what, value in _how_it_was_trained(own)]
+    return rows + [(f"{name}: {what}", value) for name, own in others for what, value in _how_it_was_trained(own)]
 
 
 def _listed(versions):
-    return ", ".join("%s %s" % (name, version) for name, version in sorted(versions.items()) if version)
+    return ", ".join(f"{name} {version}" for name, version in sorted(versions.items()) if version)
 
 
 def _machine(facts):
     """Returns a machine of edge_runtime.machine.cpu.describe in a line."""
-    parts = [facts.get("cpu"), "%s cores" % facts["cores"] if facts.get("cores") else ""]
-    parts += [facts.get("system"), "Python %s" % facts["python"] if facts.get("python") else ""]
+    parts = [facts.get("cpu"), f"{facts['cores']} cores" if facts.get("cores") else ""]
+    parts += [facts.get("system"), f"Python {facts['python']}" if facts.get("python") else ""]
     return ", ".join(part for part in parts if part)

@@ -52,7 +52,7 @@ class Checkpoint:
                 )
             return
         if not os.path.exists(path):
-            say("--resume: %s holds no state of an earlier training; this one starts anew" % folder)
+            say(f"--resume: {folder} holds no state of an earlier training; this one starts anew")
             return
         try:
             with open(path, "rb") as file, np.load(file, allow_pickle=False) as state:
@@ -61,10 +61,10 @@ class Checkpoint:
                 self.kept_arrays = {name: state[name] for name in saved["kept_arrays"]}
                 then = saved["identity"]
         except Exception as error:  # numpy and zipfile raise many kinds for a damaged file
-            raise UsageError("%s: cannot be read (%s); start without --resume" % (path, error))
+            raise UsageError(f"{path}: cannot be read ({error}); start without --resume")
         differing = sorted(name for name in identity if then.get(name) != identity[name])
         if differing:
-            shown = ["%s: %s then, %s now" % (name, then.get(name), identity[name]) for name in differing]
+            shown = [f"{name}: {then.get(name)} then, {identity[name]} now" for name in differing]
             raise UsageError(
                 "--resume: %s is the state of another training:\n  %s\nGive the same options and photos, or start "
                 "without --resume" % (folder, "\n  ".join(shown))
@@ -95,7 +95,7 @@ class Checkpoint:
                 np.savez(file, facts=np.frombuffer(text, np.uint8), **dict(arrays, **self.kept_arrays))
             self.is_ours = True
         except OSError as error:
-            say("%s: the state cannot be written (%s); training goes on without it" % (self.folder, error))
+            say(f"{self.folder}: the state cannot be written ({error}); training goes on without it")
 
     def keep(self, name, value, **arrays):
         """Adds the result of a finished stage to what is saved; the state within that stage is forgotten."""

@@ -166,16 +166,16 @@ def _load(path, load):
     try:
         return load(path)
     except ImageError as error:
-        raise UsageError("%s: %s; it could be read before: put it back" % (path, error))
+        raise UsageError(f"{path}: {error}; it could be read before: put it back")
 
 
 def _save_sample(folder, sample):
     """Keeps photos as the network sees them (PNG: bit by bit) with the model's answers, for the converter."""
     os.makedirs(folder)
     for number, rgb in enumerate(sample.images):
-        path = os.path.join(folder, "%03d.png" % number)
+        path = os.path.join(folder, f"{number:03d}.png")
         if not cv2.imwrite(path, cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR)):
-            raise OSError("%s: cannot be written" % path)
+            raise OSError(f"{path}: cannot be written")
     listed = [{"file": name, "label": label} for name, label in zip(sample.names, sample.labels)]
     files.write_json(os.path.join(folder, "sample.json"), listed)
     np.save(os.path.join(folder, "probabilities.npy"), sample.probabilities, allow_pickle=False)
@@ -198,7 +198,7 @@ def _compare(kind, path, photos, expected, max_difference):
         paths = (photo.path for photo in progress(photos, what="check " + os.path.basename(path)))
         for answer in classify_items.classify_items(paths, read.read_image, engine, _CHECK_BATCH, cpu.core_count()):
             if answer.error:
-                raise ParityError("export: %s: %s: %s" % (os.path.basename(path), answer.item, answer.error))
+                raise ParityError(f"export: {os.path.basename(path)}: {answer.item}: {answer.error}")
             answers.append(answer.probabilities)
     found = np.array(answers)
     difference = float(np.abs(found - expected).max())

@@ -62,13 +62,13 @@ def compute_features(base, photos, sums):
             try:
                 _append(file, base, missing, rows)
             except OSError as error:
-                raise UsageError("%s: the features cannot be written (%s)" % (file.name, error.strerror))
+                raise UsageError(f"{file.name}: the features cannot be written ({error.strerror})")
         records = np.memmap(file, _RECORD, mode="r")
         own = [sums[photo.path] for photo in photos]
         own_rows = np.array([rows[name] for name in own], int)
         # Locks of network drives do not always hold; other photos' features would be learned without a word.
         if len(records) <= own_rows.max() or (records["photo"][own_rows] != np.array(own, "S64")).any():
-            raise UsageError("%s: something else wrote to it; give the same command again" % file.name)
+            raise UsageError(f"{file.name}: something else wrote to it; give the same command again")
         with contextlib.suppress(OSError):  # closing the file would not: the mapping holds it, and so its lock, too
             fcntl.flock(file, fcntl.LOCK_UN)
         return FeatureTable(records, own_rows)
@@ -137,7 +137,7 @@ def _open_cache(key):
             stack.pop_all()
             return file
         except OSError as error:
-            say("features are computed for this training alone: %s (%s)" % (folder, error.strerror))
+            say(f"features are computed for this training alone: {folder} ({error.strerror})")
     return tempfile.NamedTemporaryFile(prefix="picnic-edge-features.", buffering=0)
 
 

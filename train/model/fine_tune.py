@@ -79,7 +79,7 @@ def fine_tune(network, photos, labels, class_weights, validate, plan, checkpoint
         if checkpoint.facts.get("stage") == plan.stage:
             trainer.restore(checkpoint.arrays)
             first, history = checkpoint.facts["epoch"], checkpoint.facts["history"]
-            say("%s: going on after epoch %d" % (plan.stage, first))
+            say(f"{plan.stage}: going on after epoch {first}")
         interrupted = False
         try:
             if validate and not first:
@@ -100,9 +100,9 @@ def fine_tune(network, photos, labels, class_weights, validate, plan, checkpoint
                 shown = "  ".join("%s %.3f" % item for item in figures.items())
                 per_epoch_s = (time.perf_counter() - started) / (epoch + 1 - first)
                 left_min = per_epoch_s * (plan.epochs - epoch - 1) / 60
-                shown += "  %d min left" % round(left_min) if left_min >= 1 else ""
+                shown += f"  {round(left_min)} min left" if left_min >= 1 else ""
                 # Once it is said, it is kept, too.
-                say("%s: epoch %d of %d  %s" % (plan.stage, epoch + 1, plan.epochs, shown))
+                say(f"{plan.stage}: epoch {epoch + 1} of {plan.epochs}  {shown}")
         except KeyboardInterrupt:
             interrupted = True
         trainer.finish()
@@ -178,7 +178,7 @@ class _Trainer:
         own = [group[worker::count] if len(group) > worker else group[:1] for group in groups]
         paths = [photos[number].path for numbers in own for number in numbers]
         losses = []
-        with progress(total=len(photos), what="%s %d/%d" % (plan.stage, epoch + 1, plan.epochs)) as bar:
+        with progress(total=len(photos), what=f"{plan.stage} {epoch + 1}/{plan.epochs}") as bar:
             batches = photo_batches(paths, self._batch // count, _augmented(photos, plan, stage, epoch))
             for number, pixels in enumerate(batches):
                 group, chosen = groups[number], labels[own[number]]
@@ -286,14 +286,12 @@ class _Trainer:
         """Returns all that restore needs to go on, as {name: array}."""
         lists = [self._values(), self._best]
         lists += [[variable.numpy() for variable in kept] for kept in self._moments + [self._averages]]
-        return {
-            "%d/%d" % (kind, place): value for kind, values in enumerate(lists) for place, value in enumerate(values)
-        }
+        return {f"{kind}/{place}": value for kind, values in enumerate(lists) for place, value in enumerate(values)}
 
     def restore(self, arrays):
         """Takes up a state."""
         values, best, first, second, averages = (
-            [arrays["%d/%d" % (kind, place)] for place in range(len(self._variables))] for kind in range(5)
+            [arrays[f"{kind}/{place}"] for place in range(len(self._variables))] for kind in range(5)
         )
         self._assign(values)
         self._best = best
@@ -313,7 +311,7 @@ def _unfreeze(base, blocks):
     """Makes the last blocks trainable, without their batch norms; returns their variables."""
     norm = require("tensorflow").keras.layers.BatchNormalization
     names = [layer.name for layer in base.layers]
-    first = 0 if blocks > LAST_BLOCK else names.index("mixed%d" % (LAST_BLOCK - blocks)) + 1
+    first = 0 if blocks > LAST_BLOCK else names.index(f"mixed{LAST_BLOCK - blocks}") + 1
     base.trainable = True
     for position, layer in enumerate(base.layers):
         layer.trainable = position >= first and not isinstance(layer, norm)

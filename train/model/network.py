@@ -179,10 +179,8 @@ def build_base(weights, paths=()):
         try:
             base = inception(weights)
         except Exception as error:  # h5py and Keras raise OSError, ValueError, KeyError, ...
-            raise UsageError(
-                "--weights %s: holds no InceptionV3 weights without top (%s)" % (weights, error)
-            ) from error
-        weights_id = "%s (sha256 %s)" % (os.path.basename(weights), files.sha256_of(weights))
+            raise UsageError(f"--weights {weights}: holds no InceptionV3 weights without top ({error})") from error
+        weights_id = f"{os.path.basename(weights)} (sha256 {files.sha256_of(weights)})"
     base.trainable = False
     return base, weights_id
 
@@ -242,7 +240,7 @@ def train_head(features, labels, class_weights, epochs, val_features=None, val_l
         for name, value in logs.items():
             history.setdefault(name, []).append(float(value))
         if epoch % 5 == 0:
-            say("%s: epoch %d  " % (stage, epoch + 1) + "  ".join("%s %.3f" % item for item in logs.items()))
+            say(f"{stage}: epoch {epoch + 1}  " + "  ".join("%s %.3f" % item for item in logs.items()))
         if watch:
             watch(stage, epoch, logs)
 

@@ -32,7 +32,7 @@ def calibrate_batch_norm(base, batches):
     tf = require("tensorflow")
     norms = [layer for layer in base.layers if isinstance(layer, tf.keras.layers.BatchNormalization)]
     if not norms:
-        raise ValueError("calibrate_batch_norm: %s has no batch norm among its layers" % base.name)
+        raise ValueError(f"calibrate_batch_norm: {base.name} has no batch norm among its layers")
     before = [(layer.momentum, layer.trainable) for layer in norms]
     for layer in norms:
         layer.beta.assign(np.full(layer.beta.shape, SHIFT, np.float32))

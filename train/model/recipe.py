@@ -89,11 +89,11 @@ def train(base, strategy, training, validation, class_names, sums, settings, che
     """
     place = [len(checkpoint.kept), checkpoint.facts.get("epoch", 0)]
     if list(workers.mean(strategy, place)) != place:
-        raise UsageError("--resume: the workers' folders %s differ; copy the chief's to all" % checkpoint.folder)
+        raise UsageError(f"--resume: the workers' folders {checkpoint.folder} differ; copy the chief's to all")
     labels, val_labels = (split.class_indices(photos, class_names) for photos in (training, validation))
     weights = split.class_weights(labels, len(class_names))
     if weights.max() > 1:
-        say("classes are weighted: a photo counts from %.2f to %.2f" % (weights.min(), weights.max()))
+        say(f"classes are weighted: a photo counts from {weights.min():.2f} to {weights.max():.2f}")
     if "head" in checkpoint.kept:
         kernel, bias = checkpoint.kept_arrays["head_kernel"], checkpoint.kept_arrays["head_bias"]
         history, interrupted = dict(checkpoint.kept["head"]), False
@@ -151,7 +151,7 @@ def train(base, strategy, training, validation, class_names, sums, settings, che
     if settings.refit and not interrupted:
         photos, all_labels = training + validation, np.concatenate([labels, val_labels])
         weights = split.class_weights(all_labels, len(class_names))
-        say("refit: learning from all %d photos" % len(photos))
+        say(f"refit: learning from all {len(photos)} photos")
         if np.argmin(history.get("fine_tune", {}).get("val_loss", [0])):  # fine-tuning did better than the head alone
             epochs = _refit_epochs(plan.epochs)
             plan = plan._replace(stage=REFIT, epochs=epochs, peak_rate=_rate(REFIT_RATE, plan.epochs))
@@ -174,7 +174,7 @@ def train(base, strategy, training, validation, class_names, sums, settings, che
         known = (predict(network, [photo.path for photo in validation]).argmax(axis=1) == val_labels).mean()
         refitted = not interrupted and bool(known >= (probabilities.argmax(axis=1) == val_labels).mean())
         if not refitted:
-            say("refit: %s: the validated model is kept" % ("interrupted" if interrupted else "made it worse"))
+            say(f"refit: {'interrupted' if interrupted else 'made it worse'}: the validated model is kept")
             _set_weights(network, checkpoint.kept_arrays)
     calibrate.fold_temperature(network.head, calibration["temperature"])
     return Outcome(network, probabilities, history, calibration, refitted, interrupted)
@@ -208,13 +208,10 @@ def _epochs_in(taken_s, photo_s, training, validation, settings):
     epochs = FINE_TUNE_EPOCHS
     while epochs > 1 and minutes(epochs) > _PLANNED * settings.minutes:
         epochs -= 1
-    say(
-        "fine-tune: %d epochs, which makes about %d minutes for the whole training"
-        % (epochs, math.ceil(minutes(epochs)))
-    )
+    say(f"fine-tune: {epochs} epochs, which makes about {math.ceil(minutes(epochs))} minutes for the whole training")
     if epochs < FINE_TUNE_EPOCHS:
         needed = math.ceil(minutes(FINE_TUNE_EPOCHS) / _PLANNED)
-        say("for all %d, which do better, give --minutes %d" % (FINE_TUNE_EPOCHS, needed))
+        say(f"for all {FINE_TUNE_EPOCHS}, which do better, give --minutes {needed}")
     return epochs
 
 
@@ -234,13 +231,13 @@ def predict(network, paths, load=read.read_image):
 def _get_weights(network):
     """Returns {name: array} of all weights, for _set_weights."""
     values = network.base.get_weights() + network.head.get_weights()
-    return {"network/%d" % place: value for place, value in enumerate(values)}
+    return {f"network/{place}": value for place, value in enumerate(values)}
 
 
 def _set_weights(network, arrays):
     """Gives the network the weights that _get_weights returned; arrays may hold others too."""
     base_count = len(network.base.get_weights())
-    values = [arrays["network/%d" % place] for place in range(base_count + len(network.head.get_weights()))]
+    values = [arrays[f"network/{place}"] for place in range(base_count + len(network.head.get_weights()))]
     network.base.set_weights(values[:base_count])
     network.head.set_weights(values[base_count:])
 

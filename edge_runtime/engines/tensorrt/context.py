@@ -69,11 +69,9 @@ def _primary_context(cuda):
     """Kept until the process ends: pycuda releases a primary context only on the thread that asked for it."""
     device = gpu()
     if not hasattr(device, "retain_primary_context"):
-        raise MissingRequirement("pycuda here is %s; to get one that is not: %s" % (OLD_PYCUDA, INSTALL_PYCUDA))
+        raise MissingRequirement(f"pycuda here is {OLD_PYCUDA}; to get one that is not: {INSTALL_PYCUDA}")
     atexit.register(_primary_context.cache_clear)  # while pycuda is still whole
     try:
         return device.retain_primary_context()
     except cuda.Error as error:
-        raise MissingRequirement(
-            "the GPU gives no context; most often too little memory is free: %s" % error
-        ) from error
+        raise MissingRequirement(f"the GPU gives no context; most often too little memory is free: {error}") from error

@@ -77,7 +77,7 @@ def start(kind, log):
     try:
         return kind(log)
     except TypeError as error:  # what its bindings make of a null pointer
-        raise MissingRequirement("TensorRT cannot use the GPU:\n%s" % log.reason()) from error
+        raise MissingRequirement(f"TensorRT cannot use the GPU:\n{log.reason()}") from error
 
 
 class _Piece:
@@ -166,8 +166,7 @@ class TensorRtEngine(Engine):
                     self._fill(self._slots[-1], tensors, zero_copy, cuda)
             except cuda.Error as error:
                 raise MissingRequirement(
-                    "%s: the GPU has not enough memory (a smaller --batch needs less), or failed: %s"
-                    % (self.name, error)
+                    f"{self.name}: the GPU has not enough memory (a smaller --batch needs less), or failed: {error}"
                 ) from error
             self._free.extend(self._slots)
 
@@ -204,7 +203,7 @@ class TensorRtEngine(Engine):
         """Returns {name: versions.Tensor}. Raises EngineError: the plan is of another network."""
         tensors = versions.tensors_of(tensorrt, self._engine)
         if {name: tensor.is_input for name, tensor in tensors.items()} != {INPUT_NAME: True, OUTPUT_NAME: False}:
-            raise EngineError("its inputs and outputs are %s" % sorted(tensors))
+            raise EngineError(f"its inputs and outputs are {sorted(tensors)}")
         self._largest = min(self.max_batch, tensors[INPUT_NAME].largest_shape[0])
         return tensors
 
@@ -242,9 +241,9 @@ class TensorRtEngine(Engine):
         """Puts a batch and its runs onto the streams; returns its _Batch."""
         cuda = require("pycuda.driver")
         if self._runtime is None:
-            raise EngineError("%s: is closed" % self.name)
+            raise EngineError(f"{self.name}: is closed")
         if self._lost:
-            raise EngineError("%s: the GPU failed before, and cannot be used any more: %s" % (self.name, self._lost))
+            raise EngineError(f"{self.name}: the GPU failed before, and cannot be used any more: {self._lost}")
         if not self._free:
             self._take_off(self._on_their_way[0])
         self._log.errors.clear()
@@ -279,10 +278,10 @@ class TensorRtEngine(Engine):
         if self._shaped_for != shape[0]:
             self._shaped_for = 0
             if not versions.set_input_shape(self._engine, self._context, INPUT_NAME, shape):
-                raise EngineError("%s: TensorRT refused a batch of %s: %s" % (self.name, shape, self._log.reason()))
+                raise EngineError(f"{self.name}: TensorRT refused a batch of {shape}: {self._log.reason()}")
             self._shaped_for = shape[0]
         if not versions.enqueue(self._engine, self._context, piece.addresses, self._stream.handle):
-            raise EngineError("%s: TensorRT did not run the batch: %s" % (self.name, self._log.reason()))
+            raise EngineError(f"{self.name}: TensorRT did not run the batch: {self._log.reason()}")
 
     def _wait_for(self, batch):
         """Waits without the lock, so that others can submit meanwhile. The slot may be another batch's by then."""
@@ -299,7 +298,7 @@ class TensorRtEngine(Engine):
         if batch.failure:
             raise EngineError(batch.failure)
         if batch.answers is None:
-            raise EngineError("%s: the batch is not on its way any more: the engine is closed" % self.name)
+            raise EngineError(f"{self.name}: the batch is not on its way any more: the engine is closed")
         return batch.answers
 
     def _take_off(self, batch):
@@ -330,7 +329,7 @@ class TensorRtEngine(Engine):
             except cuda.Error as lasting:
                 self._lost = str(lasting)
             if isinstance(error, cuda.Error):
-                raise EngineError("%s: the GPU failed: %s; %s" % (self.name, error, self._log.reason())) from error
+                raise EngineError(f"{self.name}: the GPU failed: {error}; {self._log.reason()}") from error
             raise
 
     def _settle(self):

@@ -26,7 +26,7 @@ def has_precision_flags(tensorrt):
 def int8_problem(tensorrt, builder):
     """Returns why this TensorRT and this GPU cannot build int8 by calibration, "" where they can."""
     if not has_precision_flags(tensorrt):
-        return "TensorRT %s no longer calibrates" % tensorrt.__version__
+        return f"TensorRT {tensorrt.__version__} no longer calibrates"
     if not builder.platform_has_fast_int8:
         return "this GPU has no fast int8 arithmetic (a Jetson TX2 has none)"
     return ""
@@ -100,4 +100,4 @@ def _numpy_type(tensorrt, data_type, name):
         return np.float32
     if takes_uint8(tensorrt) and data_type == tensorrt.DataType.UINT8:
         return np.uint8
-    raise EngineError("tensor %s is %s; float32 or uint8 was expected" % (name, data_type))
+    raise EngineError(f"tensor {name} is {data_type}; float32 or uint8 was expected")
