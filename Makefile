@@ -69,7 +69,7 @@ $(JETSON_VENV)/.done: setup.py requirements/jetson-tx2.txt
 jetson-check:
 	-$(MAKE) jetson
 	test -e $(JETSON_VENV)/.done && python=$(JETSON_VENV)/bin/python || python=$(PYTHON); \
-	OPENBLAS_CORETYPE=ARMV8 $$python -m benchmarks.jetson_check $(BUNDLE) $(if $(IMAGES),--images $(IMAGES)) --out $(REPORT)
+	OPENBLAS_CORETYPE=ARMV8 $$python -m benchmarks.board.jetson_check $(BUNDLE) $(if $(IMAGES),--images $(IMAGES)) --out $(REPORT)
 
 clean:
 	rm -rf $(VENV) $(JETSON_VENV) demo build *.egg-info

@@ -16,16 +16,19 @@ __version__ = "0.2.0"
 
 # verb -> (module with main(argv), one line for --help)
 VERBS = {
-    "explore": ("train.explore", "what is in labelled photos and what is wrong with them, as a page"),
-    "train": ("train.cli", "labelled photos -> classifier -> bundle"),
-    "evaluate": ("train.evaluate", "accuracy, macro-F1 and a per-class table of a bundle on labelled photos"),
-    "predict": ("train.predict", "label the photos of a TSV or folder: a submission with columns file and label"),
-    "explain": ("train.explain", "heat maps and feature maps: what the network looks at in a photo"),
+    "explore": ("train.cli.explore", "what is in labelled photos and what is wrong with them, as a page"),
+    "train": ("train.cli.train", "labelled photos -> classifier -> bundle"),
+    "evaluate": ("train.cli.evaluate", "accuracy, macro-F1 and a per-class table of a bundle on labelled photos"),
+    "predict": (
+        "train.cli.predict",
+        "label the photos of a TSV or folder: a submission with columns file and label",
+    ),
+    "explain": ("train.cli.explain", "heat maps and feature maps: what the network looks at in a photo"),
     "convert": ("convert.cli", "bundle -> engine for this machine, checked against the original"),
-    "classify": ("edge_runtime.cli", "label photos, folders, tables, a video or a camera with a bundle"),
-    "bench": ("benchmarks.cli", "latency and throughput of a bundle's engines, side by side"),
+    "classify": ("edge_runtime.cli.classify", "label photos, folders, tables, a video or a camera with a bundle"),
+    "bench": ("benchmarks.bench.cli", "latency and throughput of a bundle's engines, side by side"),
     "doctor": (
-        "edge_runtime.doctor",
+        "edge_runtime.cli.doctor",
         "what this machine can run, what is missing, and the command that fixes it",
     ),
     "demo": ("", "the whole path on photos that the demo draws itself"),
@@ -47,13 +50,13 @@ def main(argv=None):
         prog="picnic-edge",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Train a photo classifier, turn it into a checked engine, run it on an edge device.\n\n"
-        + "\n".join("  %-10s%s" % (verb, text) for verb, (_, text) in VERBS.items()),
+        + "\n".join(f"  {verb:<10}{text}" for verb, (_, text) in VERBS.items()),
         epilog="example: picnic-edge classify bundle photos/ --out labels.tsv\n"
         "`picnic-edge VERB --help` explains a verb",
     )
     parser.add_argument("verb", choices=list(VERBS), metavar="VERB")
     parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...")
-    parser.add_argument("--version", action="version", version="picnic-edge %s" % __version__)
+    parser.add_argument("--version", action="version", version=f"picnic-edge {__version__}")
     shown, told = io.StringIO(), io.StringIO()  # argparse minds no stream that is closed or full
     try:
         with contextlib.redirect_stdout(shown), contextlib.redirect_stderr(told):
@@ -61,7 +64,7 @@ def main(argv=None):
     except SystemExit as stopped:  # --help, --version, no such verb
         error = _write(sys.stdout, shown.getvalue())
         if error is not None and not isinstance(error, BrokenPipeError):
-            told.write("picnic-edge: standard output: cannot be written (%s)\n" % error.strerror)
+            told.write(f"picnic-edge: standard output: cannot be written ({error.strerror})\n")
         _write(sys.stderr, told.getvalue())
         if error is None:
             raise
@@ -71,7 +74,7 @@ def main(argv=None):
         os.environ.setdefault("OPENBLAS_CORETYPE", "ARMV8")
     try:
         verb = demo if options.verb == "demo" else importlib.import_module(VERBS[options.verb][0]).main
-        from edge_runtime.command import run_verb
+        from edge_runtime.cli.run import run_verb
     except KeyboardInterrupt:
         print("picnic-edge: interrupted", file=sys.stderr)
         return 130
@@ -104,8 +107,8 @@ def demo(argv):
     parser.add_argument("--out", default="demo", metavar="DIR", help="where everything is written (default demo)")
     parser.add_argument("--weights", metavar="W", help="as for train (default: imagenet if it can be had, else none)")
     options = parser.parse_args(argv)
-    from edge_runtime.command import say
-    from train.samples import draw_samples
+    from edge_runtime.console import say
+    from train.data.samples import draw_samples
 
     started = time.perf_counter()
     say("== drawing photos of products")
@@ -127,12 +130,12 @@ def demo(argv):
     report = os.path.join(options.out, "bench")
     _run("bench", bundle, "--images", photos, "--batch", "1", "--seconds", "2", "--report", report)
     say(
-        "\nDone in %.0f s. Made in %s:\n"
+        f"\nDone in {time.perf_counter() - started:.0f} s. Made in {options.out}:\n"
         "  photos/ train.tsv test.tsv   the drawn photos and their labels\n"
         "  bundle/                      the classifier, and its engines under engines/\n"
         "  labels.tsv                   a label for every photo\n"
         "  bench/                       the speed of each engine\n"
-        "Next: picnic-edge classify %s YOUR_PHOTOS/" % (time.perf_counter() - started, options.out, bundle)
+        f"Next: picnic-edge classify {bundle} YOUR_PHOTOS/"
     )
 
 
@@ -141,7 +144,7 @@ def _run(*arguments, may_lack=False):
     from edge_runtime.errors import MissingRequirement
 
     shown = " ".join(shlex.quote(argument) for argument in arguments)
-    print("\n== picnic-edge %s" % shown, file=sys.stderr, flush=True)
+    print(f"\n== picnic-edge {shown}", file=sys.stderr, flush=True)
     code = subprocess.call([sys.executable, "-m", "picnic_edge"] + list(arguments))
     if code and not (may_lack and code == MissingRequirement.exit_code):
         raise SystemExit(code)

@@ -2,7 +2,7 @@
 
 import re
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
 with open("picnic_edge.py", encoding="utf-8") as source:
     VERSION = re.search(r'__version__ = "(.+?)"', source.read()).group(1)
@@ -71,19 +71,11 @@ setup(
     ],
     python_requires=">=3.6",
     package_dir={"": "."},
-    packages=[
-        "edge_runtime",
-        "edge_runtime.engines",
-        "edge_runtime.pages",
-        "convert",
-        "train",
-        "train.pages",
-        "benchmarks",
-    ],
+    packages=find_packages(include=["edge_runtime*", "convert*", "train*", "benchmarks*"]),
     package_data={
         "edge_runtime.pages": ["*.html"],
-        "train.pages": ["*.html"],
-        "benchmarks": ["pages/*.html", "schema.json"],
+        "train.insight.pages": ["*.html"],
+        "benchmarks.bench": ["pages/*.html", "schema.json"],
     },
     py_modules=["picnic_edge"],
     entry_points={"console_scripts": ["picnic-edge=picnic_edge:main"]},

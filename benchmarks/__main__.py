@@ -2,8 +2,8 @@
 
 import sys
 
-from benchmarks import cli
-from edge_runtime.command import run_verb
+from benchmarks.bench import cli
+from edge_runtime.cli.run import run_verb
 
 if __name__ == "__main__":
     sys.exit(run_verb(cli.main, sys.argv[1:]))

@@ -35,12 +35,14 @@ import typing
 
 import numpy as np
 
-from edge_runtime.bundle import Bundle
-from edge_runtime.command import print_json, run_verb, say
-from edge_runtime.engines import DEFAULT_BATCH, open_engine
+from edge_runtime.bundle.reading import Bundle
+from edge_runtime.cli.run import run_verb
+from edge_runtime.console import print_json, say
 from edge_runtime.engines.base import EngineError
+from edge_runtime.engines.record import DEFAULT_BATCH
+from edge_runtime.engines.selection import open_engine
 from edge_runtime.errors import EngineLost, UsageError
-from edge_runtime.requirements import require
+from edge_runtime.machine.libraries import require
 
 NAME = "LoadGen scenario, unofficial: not an MLPerf result"
 SCENARIOS = ("SingleStream", "MultiStream", "Offline", "Server")
@@ -182,7 +184,7 @@ def read_result(path, scenario):
     """
     log, errors = _read_log(path)
     if "result_validity" not in log:
-        raise UsageError("%s: holds no verdict of LoadGen's; the run did not reach its end" % path)
+        raise UsageError(f"{path}: holds no verdict of LoadGen's; the run did not reach its end")
     valid = log["result_validity"] == "VALID"
     queries = log["result_query_count"]
     result = {
@@ -198,10 +200,10 @@ def read_result(path, scenario):
         return dict(result, metric="photos per second", value=rate, unit="samples/s", samples_per_s=rate)
     infix = "query_" if scenario == "MultiStream" else ""
     for name in ("min", "max", "mean"):
-        result[name + "_ms"] = log["result_%s_%slatency_ns" % (name, infix)] / 1e6
+        result[name + "_ms"] = log[f"result_{name}_{infix}latency_ns"] / 1e6
     infix = "per_query_" if scenario == "MultiStream" else ""
     for name, rank in _PERCENTILES + (("p99_9", "99.90"),):
-        result[name + "_ms"] = log["result_%s_percentile_%slatency_ns" % (rank, infix)] / 1e6
+        result[name + "_ms"] = log[f"result_{rank}_percentile_{infix}latency_ns"] / 1e6
     if scenario == "Server":
         result["samples_per_s"] = log["result_completed_samples_per_sec"]
         return dict(result, metric="99th percentile latency", value=result["p99_ms"], unit="ms")
@@ -213,11 +215,11 @@ def read_result(path, scenario):
     if log.get(estimate):
         return dict(
             result,
-            metric="%sth percentile latency (early-stopping estimate)" % rank,
+            metric=f"{rank}th percentile latency (early-stopping estimate)",
             value=log[estimate] / 1e6,
             unit="ms",
         )
-    return dict(result, metric="%sth percentile latency" % rank, value=result["p%s_ms" % rank], unit="ms")
+    return dict(result, metric=f"{rank}th percentile latency", value=result[f"p{rank}_ms"], unit="ms")
 
 
 def make_writable(folder, what):
@@ -227,20 +229,20 @@ def make_writable(folder, what):
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise UsageError("%s %s: cannot be written (%s)" % (what, folder, error.strerror))
+        raise UsageError(f"{what} {folder}: cannot be written ({error.strerror})")
 
 
 def format_result(result):
     """Returns a result of run as a few lines of text."""
     lines = [
-        "%s, %s, %s: %s" % (result["scenario"], result["mode"], result["engine"], _verdict(result)),
-        "  %s: %.2f %s" % (result["metric"], result["value"], result["unit"]),
-        "  %d queries, %d photos in %.1f s" % (result["queries"], result["samples"], result["seconds"]),
+        f"{result['scenario']}, {result['mode']}, {result['engine']}: {_verdict(result)}",
+        f"  {result['metric']}: {result['value']:.2f} {result['unit']}",
+        f"  {result['queries']} queries, {result['samples']} photos in {result['seconds']:.1f} s",
     ]
     if "p50_ms" in result:
         lines.append("  p50 %(p50_ms).2f, p90 %(p90_ms).2f, p99 %(p99_ms).2f, max %(max_ms).2f ms" % result)
     lines += ["  because: " + reason for reason in result["why"]]
-    lines.append("  (%s; LoadGen %s)" % (result["name"], result["loadgen_version"]))
+    lines.append(f"  ({result['name']}; LoadGen {result['loadgen_version']})")
     return "\n".join(lines)
 
 
@@ -270,11 +272,11 @@ def main(argv=None):
         # For one photo at a time all cores work together on it.
         batch = 1 if options.scenario == "SingleStream" else DEFAULT_BATCH
         engine = held.enter_context(open_engine(bundle, options.engine, batch))
-        say("running %s (%s) on %s" % (options.scenario, options.mode, engine.name))
+        say(f"running {options.scenario} ({options.mode}) on {engine.name}")
         try:
             result = run(engine, bundle.sample().images, options.scenario, options.mode, logs)
         except EngineError as error:
-            raise EngineLost("the engine failed in LoadGen's %s: %s" % (options.scenario, error)) from error
+            raise EngineLost(f"the engine failed in LoadGen's {options.scenario}: {error}") from error
     if not options.logs:
         result["log_folder"] = None
     if options.json:
@@ -414,7 +416,7 @@ def _read_log(path):
         with open(path, encoding="utf-8", errors="replace") as file:
             lines = file.readlines()
     except OSError as error:
-        raise UsageError("%s: LoadGen's log cannot be read (%s)" % (path, error.strerror))
+        raise UsageError(f"{path}: LoadGen's log cannot be read ({error.strerror})")
     for line in lines:
         try:
             entry = json.loads(line[line.index("{") :])

@@ -33,14 +33,17 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from benchmarks import jetson_check
-from edge_runtime import files, images, machine
-from edge_runtime.bundle import INPUT_NAME, OUTPUT_NAME
-from edge_runtime.engines import check_engine, list_engines, tf_trt
+from benchmarks.board import jetson_check
+from edge_runtime import files
+from edge_runtime.bundle.manifest import INPUT_NAME, OUTPUT_NAME
+from edge_runtime.engines import tf_trt
 from edge_runtime.engines.openvino import IR_MODEL
-from edge_runtime.engines.tensorrt import PLAN
+from edge_runtime.engines.selection import check_engine, list_engines
+from edge_runtime.engines.tensorrt.engine import PLAN
 from edge_runtime.errors import ImageError, MissingRequirement, PicnicError
-from edge_runtime.requirements import require
+from edge_runtime.machine import cpu, libraries, memory
+from edge_runtime.machine.libraries import require
+from edge_runtime.photos import decode, read, spec
 
 BATCH = 8
 HINTS = ("throughput", "latency")  # of benchmark_app: many requests at once; one after the other
@@ -67,7 +70,7 @@ def measure(bundle, paths, threads=None, seconds=10.0, batch=BATCH):
     """Runs every rival, one after the other.
 
     Args:
-        bundle: edge_runtime.bundle.Bundle.
+        bundle: edge_runtime.bundle.reading.Bundle.
         paths: photos that every rival can read (common_photos), at least one.
         threads: cores that each may use; None for all.
         seconds: how long each is measured at least; those that read photos go over all of them, once or more often.
@@ -95,7 +98,7 @@ def common_photos(paths):
     Returns:
         (paths of readable JPEG and PNG photos with names in UTF-8, [(path, why it is left out)]).
     """
-    with concurrent.futures.ThreadPoolExecutor(machine.core_count()) as pool:
+    with concurrent.futures.ThreadPoolExecutor(cpu.core_count()) as pool:
         reasons = list(pool.map(_why_not_common, paths))
     usable = [path for path, reason in zip(paths, reasons) if not reason]
     return usable, [(path, reason) for path, reason in zip(paths, reasons) if reason]
@@ -106,7 +109,7 @@ def jobs(bundle, paths, threads=None, seconds=10.0, batch=BATCH):
     common = {
         "paths": list(paths),
         "class_names": bundle.class_names,
-        "threads": min(threads or machine.core_count(), machine.core_count()),
+        "threads": min(threads or cpu.core_count(), cpu.core_count()),
         "seconds": seconds,
         "batch": batch,
     }
@@ -128,7 +131,7 @@ def jobs(bundle, paths, threads=None, seconds=10.0, batch=BATCH):
         if info.kind == "openvino"
     ]
     for (name, model, precision, problem), hint in itertools.product(models, HINTS):
-        job = dict(app, name="benchmark_app %s %s" % (name, hint), model=model, precision=precision, hint=hint)
+        job = dict(app, name=f"benchmark_app {name} {hint}", model=model, precision=precision, hint=hint)
         found.append(dict(job, skipped=problem) if problem else job)
     weights = sorted(glob.glob("yolo*-cls.pt"))
     found.append(
@@ -137,18 +140,14 @@ def jobs(bundle, paths, threads=None, seconds=10.0, batch=BATCH):
     for kind, rival, name in (("tensorrt", "trtexec", PLAN), ("tf-trt", "tf-trt", tf_trt.SAVED_MODEL)):
         own = [info for info in engines if info.kind == kind]
         for info in own:
-            job = dict(common, name="%s %s" % (rival, info.name), rival=rival, model=os.path.join(info.path, name))
+            job = dict(common, name=f"{rival} {info.name}", rival=rival, model=os.path.join(info.path, name))
             if problems[info.name]:
                 job["skipped"] = problems[info.name]
             else:  # it was built for so many at most
                 job["batch"] = min(batch, info.record["batch_profile"]["max"])
             found.append(job)
         if not own:
-            missing = "the bundle has no %s engine; to make one: picnic-edge convert %s --to %s" % (
-                kind,
-                bundle.path,
-                kind,
-            )
+            missing = f"the bundle has no {kind} engine; to make one: picnic-edge convert {bundle.path} --to {kind}"
             found.append({"name": rival, "skipped": missing})
     return found
 
@@ -164,7 +163,7 @@ def run_job(job, limit_s=LIMIT_S):
                 return json.load(file)
         except OSError:
             said = [line for line in done["stderr"].splitlines() if line.strip()] or ["it said nothing"]
-            return {"skipped": done["problem"] or "its process ended with %s: %s" % (done["exit_code"], said[-1])}
+            return {"skipped": done["problem"] or f"its process ended with {done['exit_code']}: {said[-1]}"}
 
 
 def child(job, answer, parent):
@@ -188,9 +187,7 @@ def child(job, answer, parent):
     except Exception as error:
         traceback.print_exc()
         reason = str(error).strip().splitlines() or [""]
-        result = {
-            "skipped": reason[0] if isinstance(error, PicnicError) else "%s: %s" % (type(error).__name__, reason[0])
-        }
+        result = {"skipped": reason[0] if isinstance(error, PicnicError) else f"{type(error).__name__}: {reason[0]}"}
     files.write_json(answer, result)
 
 
@@ -216,7 +213,7 @@ def plain_loop(model, threads, batch=BATCH):
             pictures = []
             for path in paths[start : start + batch]:
                 bgr = cv2.imread(path)
-                pictures.append(cv2.resize(bgr, (images.SIDE, images.SIDE))[:, :, ::-1])
+                pictures.append(cv2.resize(bgr, (spec.SIDE, spec.SIDE))[:, :, ::-1])
             found += session.run(None, {INPUT_NAME: np.stack(pictures)})[0].argmax(axis=1).tolist()
         return found
 
@@ -272,7 +269,7 @@ def _parsed(program, patterns, text):
     found = {name: re.search(pattern, text) for name, pattern in patterns.items()}
     missing = sorted(name for name, match in found.items() if match is None)
     if missing:
-        raise ValueError("%s printed no %s" % (program, ", ".join(missing)))
+        raise ValueError(f"{program} printed no {', '.join(missing)}")
     # A latency below a millisecond is printed in microseconds.
     scale = {name: 1000 if match and match.groups()[1:] == ("us",) else 1 for name, match in found.items()}
     return {name: float(match.group(1)) / scale[name] for name, match in found.items() if match}
@@ -281,15 +278,15 @@ def _parsed(program, patterns, text):
 def _why_not_common(path):
     try:
         path.encode("utf-8")
-        data = images.read_bytes(path)
-        images.decode_image(data)
+        data = read.read_bytes(path)
+        decode.decode_image(data)
         header = Image.open(io.BytesIO(data))
     except UnicodeEncodeError:
         return "its name is not UTF-8"
     except ImageError as error:
         return str(error)
     if header.format not in ("JPEG", "MPO", "PNG") or header.mode == "CMYK":
-        return "is %s (%s), which not every rival reads" % (header.format, header.mode)
+        return f"is {header.format} ({header.mode}), which not every rival reads"
     return ""
 
 
@@ -317,7 +314,7 @@ def _time_photos(job, classify, modules, note):
         "seconds": took_s,
         "photos": photos,
         "cpu_s_per_image": cpu_s / photos,
-        "peak_rss_bytes": machine.peak_memory_bytes(),
+        "peak_rss_bytes": memory.peak_memory_bytes(),
         "library": _versions(modules),
         "limit": False,
         "labels": None if answers is None else [class_names[index] for index in answers],
@@ -334,7 +331,7 @@ def _hackathon(job):
     layers = tensorflow.keras.layers
     model = tensorflow.keras.Sequential(
         [
-            layers.InputLayer(tuple(images.INPUT_SPEC["shape"]), dtype="uint8"),
+            layers.InputLayer(tuple(spec.INPUT_SPEC["shape"]), dtype="uint8"),
             layers.Lambda(_network(tensorflow, job["model"]), output_shape=(len(job["class_names"]),)),
         ]
     )
@@ -385,7 +382,7 @@ def _ultralytics(job):
         found = sorted(glob.glob(os.path.join(glob.escape(folder), "yolo*-cls.pt")))
         if not found:
             raise MissingRequirement(
-                "no weights yolo*-cls.pt in this folder or %s (nothing is downloaded from here)" % folder
+                f"no weights yolo*-cls.pt in this folder or {folder} (nothing is downloaded from here)"
             )
         weights = found[0]
     model = ultralytics.YOLO(weights)
@@ -395,9 +392,7 @@ def _ultralytics(job):
         for start in range(0, len(paths), job["batch"]):
             model.predict(paths[start : start + job["batch"]], verbose=False)
 
-    note = "its own network (%s) and classes, at its own input size: only the speed compares" % os.path.basename(
-        weights
-    )
+    note = f"its own network ({os.path.basename(weights)}) and classes, at its own input size: only the speed compares"
     return classify, ["ultralytics", "torch"], note
 
 
@@ -435,7 +430,7 @@ def _tf_photo(tensorflow, path):
         lambda: tensorflow.image.decode_jpeg(data, channels=3),
         lambda: tensorflow.image.decode_png(data, channels=3),
     )
-    pixels = tensorflow.image.resize(pixels, images.INPUT_SPEC["shape"][:2])
+    pixels = tensorflow.image.resize(pixels, spec.INPUT_SPEC["shape"][:2])
     return tensorflow.cast(tensorflow.round(pixels), tensorflow.uint8)
 
 
@@ -446,7 +441,7 @@ def _time_program(job):
     text = done.stdout.decode("utf-8", "replace")
     if done.returncode:
         said = [line for line in text.splitlines() if line.strip()] or ["it said nothing"]
-        raise MissingRequirement("%s ended with %d: %s" % (job["rival"], done.returncode, said[-1]))
+        raise MissingRequirement(f"{job['rival']} ended with {done.returncode}: {said[-1]}")
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     found = dict(parse(text, job["batch"]), limit=True, labels=None)
     cpu_s = usage.ru_utime + usage.ru_stime
@@ -454,16 +449,16 @@ def _time_program(job):
 
 
 def _benchmark_app(job):
-    version = str(machine.library_version("openvino"))
+    version = str(libraries.library_version("openvino"))
     require("openvino.tools.benchmark")
     command = [sys.executable, "-c", _BENCHMARK_APP, "-m", job["model"], "-d", "CPU", "-hint", job["hint"]]
-    command += ["-t", "%d" % max(1, round(job["seconds"])), "-shape", _shape_of(job["batch"])]
+    command += ["-t", f"{max(1, round(job['seconds']))}", "-shape", _shape_of(job["batch"])]
     # As the product's own OpenVINO engine asks for it; else the tool computes in bf16 where the CPU can.
     command += ["-infer_precision", "bf16" if job["precision"] == "bf16" else "f32"]
 
     def parse(text, batch):
         found = parse_benchmark_app(text)
-        note = "random pixels, no photos; hint %s%s" % (job["hint"], _WHOLE_PROGRAM)
+        note = f"random pixels, no photos; hint {job['hint']}{_WHOLE_PROGRAM}"
         return dict(found, photos=found["calls"] * batch, library={"openvino": version}, note=note)
 
     return command, parse
@@ -472,9 +467,9 @@ def _benchmark_app(job):
 def _trtexec(job):
     program = shutil.which("trtexec") or TRTEXEC
     if not os.path.exists(program):
-        raise MissingRequirement("no trtexec in the PATH or at %s; it comes with JetPack's TensorRT" % TRTEXEC)
-    command = [program, "--loadEngine=" + job["model"], "--shapes=%s:%s" % (INPUT_NAME, "x".join(map(str, _dims(job))))]
-    command.append("--duration=%d" % max(1, round(job["seconds"])))
+        raise MissingRequirement(f"no trtexec in the PATH or at {TRTEXEC}; it comes with JetPack's TensorRT")
+    command = [program, "--loadEngine=" + job["model"], f"--shapes={INPUT_NAME}:{'x'.join(map(str, _dims(job)))}"]
+    command.append(f"--duration={max(1, round(job['seconds']))}")
 
     def parse(text, batch):
         found = parse_trtexec(text)
@@ -492,8 +487,8 @@ _PROGRAMS: typing.Dict[str, typing.Callable] = {"benchmark_app": _benchmark_app,
 
 
 def _dims(job):
-    return [job["batch"]] + images.INPUT_SPEC["shape"]
+    return [job["batch"]] + spec.INPUT_SPEC["shape"]
 
 
 def _shape_of(batch):
-    return "[%s]" % ",".join(map(str, [batch] + images.INPUT_SPEC["shape"]))
+    return f"[{','.join(map(str, [batch] + spec.INPUT_SPEC['shape']))}]"

@@ -3,7 +3,7 @@
 import sys
 
 from convert import cli
-from edge_runtime.command import run_verb
+from edge_runtime.cli.run import run_verb
 
 if __name__ == "__main__":
     sys.exit(run_verb(cli.main, sys.argv[1:]))

@@ -8,9 +8,9 @@ import time
 import traceback
 import typing
 
-from edge_runtime import board, machine
-from edge_runtime.command import say
+from edge_runtime.console import say
 from edge_runtime.errors import MissingRequirement, OutOfMemory, PicnicError, is_out_of_memory
+from edge_runtime.machine import jetson, memory
 
 HEARTBEAT_S = 30
 _DIE_WITH_PARENT = 1  # prctl: PR_SET_PDEATHSIG
@@ -50,7 +50,7 @@ def run_in_child(what, function, *arguments):
     sender.close()
     try:
         while not receiver.poll(HEARTBEAT_S):
-            say("still building %s (%d s; %s)" % (what, time.monotonic() - started, memory_text()))
+            say(f"still building {what} ({time.monotonic() - started:.0f} s; {memory_text()})")
         error, value = receiver.recv()
     except EOFError:  # it ended without an answer
         process.join()
@@ -64,7 +64,7 @@ def run_in_child(what, function, *arguments):
     if isinstance(error, PicnicError):
         raise error
     if error is not None:
-        failed = ChildError("building %s failed:\n%s" % (what, error))
+        failed = ChildError(f"building {what} failed:\n{error}")
         failed.errno = value
         raise failed
     return value
@@ -72,7 +72,7 @@ def run_in_child(what, function, *arguments):
 
 def memory_text():
     """Returns what memory is left, for people."""
-    info = machine.memory_info()
+    info = memory.memory_info()
     figures = tuple(info.get(name, 0) >> 20 for name in ("MemAvailable", "SwapFree"))
     return "%d MiB of memory and %d MiB of swap free" % figures
 
@@ -91,7 +91,7 @@ def _child(parent, sender, function, arguments):
     except Exception as error:
         if is_out_of_memory(error):
             less = "stop other programs, or give it less (--workspace-mib 256, --max-batch 1)"
-            answer = (OutOfMemory("there is not enough memory for it (%s); %s" % (error, less)), None)
+            answer = (OutOfMemory(f"there is not enough memory for it ({error}); {less}"), None)
         else:
             answer = (traceback.format_exc(), error.errno if isinstance(error, OSError) else None)
     sender.send(answer)
@@ -102,7 +102,7 @@ def _died(what, code, before):
         return MissingRequirement(
             "building %s was killed by the system, which does that when memory runs out (before it: %s).\n"
             "Stop other programs, or give it less (--workspace-mib 256, --max-batch 1), or add swap:\n%s"
-            % (what, before, board.SWAP_COMMANDS)
+            % (what, before, jetson.SWAP_COMMANDS)
         )
-    how = "signal %s" % signal.Signals(-code).name if code < 0 else "exit code %d" % code
-    return ChildError("building %s ended its process with %s; what it said is above" % (what, how))
+    how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+    return ChildError(f"building {what} ended its process with {how}; what it said is above")

@@ -13,22 +13,25 @@ import numpy as np
 
 from convert import parity
 from convert.settings import Settings
-from edge_runtime import files, machine, signing
-from edge_runtime.bundle import Bundle, list_files
-from edge_runtime.cli import positive, share
-from edge_runtime.command import say
-from edge_runtime.engines import (
+from edge_runtime import files
+from edge_runtime.bundle import signing
+from edge_runtime.bundle.listing import list_files
+from edge_runtime.bundle.reading import Bundle
+from edge_runtime.cli.options import positive, share
+from edge_runtime.console import say
+from edge_runtime.engines.modules import create_engine
+from edge_runtime.engines.record import (
     DEFAULT_BATCH,
     ENGINE_JSON,
     FORMAT_VERSION,
+    MAX_BATCH,
     MIN_AGREEMENT,
     MIN_AGREEMENT_INT8,
-    MOST_BATCH,
     EngineInfo,
-    create_engine,
     default_min_agreement,
 )
 from edge_runtime.errors import PicnicError, UsageError
+from edge_runtime.machine import cpu, memory
 
 # --to -> module with PRECISIONS (the default first), check(precision), which raises MissingRequirement before any work,
 # and build(bundle, settings, folder) -> facts for engine.json
@@ -72,7 +75,7 @@ def parser():
         "--labels",
         metavar="TSV",
         help="labelled photos (columns file and label, or a folder of class folders): the engine's macro-F1 on them "
-        "may be at most %.1f points below the original's" % (100 * parity.MAX_F1_DROP),
+        f"may be at most {100 * parity.MAX_F1_DROP:.1f} points below the original's",
     )
     this.add_argument("--images", metavar="DIR", help="where a TSV's file names start (default: the TSV's folder)")
     this.add_argument(
@@ -98,20 +101,20 @@ def main(argv=None):
     builder = importlib.import_module(TARGETS[options.to])
     precision = options.precision or builder.PRECISIONS[0]
     if precision not in builder.PRECISIONS:
-        raise UsageError("--to %s makes %s, not %s" % (options.to, " or ".join(builder.PRECISIONS), precision))
-    if options.max_batch > MOST_BATCH:
-        raise UsageError("--max-batch %d: expected 1 to %d photos" % (options.max_batch, MOST_BATCH))
+        raise UsageError(f"--to {options.to} makes {' or '.join(builder.PRECISIONS)}, not {precision}")
+    if options.max_batch > MAX_BATCH:
+        raise UsageError(f"--max-batch {options.max_batch}: expected 1 to {MAX_BATCH} photos")
     if options.min_agreement is None:
         options.min_agreement = default_min_agreement(precision)
     record, found = convert(bundle, options.to, builder, precision, options)
-    print(parity.format_table("%s-%s" % (options.to, precision), found))
+    print(parity.format_table(f"{options.to}-{precision}", found))
     print(
         "built in %.1f s, %.1f images/s at batch %d; %s"
         % (
             record["build_s"],
             record["images_per_s"],
             record["batch_profile"]["max"],
-            "use it with --engine %s-%s, or leave it to --engine auto" % (options.to, precision),
+            f"use it with --engine {options.to}-{precision}, or leave it to --engine auto",
         )
     )
 
@@ -126,7 +129,7 @@ def convert(bundle, kind, builder, precision, options):
         UsageError: the bundle cannot be written to, the disk is full, the photos cannot be read.
         What the builder raises.
     """
-    name = "%s-%s" % (kind, precision)
+    name = f"{kind}-{precision}"
     engines = bundle.file("engines")
     _check_place(bundle, engines)
     builder.check(precision)
@@ -139,7 +142,7 @@ def convert(bundle, kind, builder, precision, options):
             record = _build(bundle, kind, builder, settings, folder)
             chosen = ("calibration", "labels", "images", "min_agreement")
             record.update((option, getattr(options, option)) for option in chosen)
-            say("checking %s on %d photos" % (name, len(sample.names)))
+            say(f"checking {name} on {len(sample.names)} photos")
             info = EngineInfo(name, kind, precision, folder, record)
             with create_engine(info, len(bundle.class_names), options.max_batch, None).open() as engine:
                 found = parity.compare(engine, sample, parity.batch_sizes(options.max_batch))
@@ -160,7 +163,7 @@ def convert(bundle, kind, builder, precision, options):
 
 def _build(bundle, kind, builder, settings, folder):
     """Writes the engine's files into folder. Returns what engine.json says about their making."""
-    say("building %s-%s" % (kind, settings.precision))
+    say(f"building {kind}-{settings.precision}")
     started = time.perf_counter()
     facts = builder.build(bundle, settings, folder)
     return dict(
@@ -170,7 +173,7 @@ def _build(bundle, kind, builder, settings, folder):
         precision=settings.precision,
         batch_profile={"min": 1, "opt": settings.max_batch, "max": settings.max_batch},
         source={"bundle_id": bundle.id, "model_sha256": bundle.sha256("model.onnx")},
-        machine=machine.describe(),
+        machine=cpu.describe(),
         build_s=round(time.perf_counter() - started, 2),
         peak_memory_bytes=_peak_memory_bytes(),
         built_at=datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
@@ -205,7 +208,7 @@ def _full_disk_named(engines):
         free_bytes = shutil.disk_usage(engines).free
         if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or free_bytes < _FULL_BYTES:
             raise UsageError(
-                "%s: the disk is full (%d MiB left); the bundle is as it was" % (engines, free_bytes >> 20)
+                f"{engines}: the disk is full ({free_bytes >> 20} MiB left); the bundle is as it was"
             ) from error
         raise
 
@@ -214,7 +217,7 @@ def _peak_memory_bytes():
     """Returns the largest resident size that this process, or one of the processes it started, has had."""
     import resource
 
-    return max(machine.peak_memory_bytes(), resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024)
+    return max(memory.peak_memory_bytes(), resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024)
 
 
 def _speed(engine, pictures):

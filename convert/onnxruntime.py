@@ -7,10 +7,10 @@ import os
 import platform
 import shutil
 
-from edge_runtime import machine
-from edge_runtime.bundle import INPUT_NAME
+from edge_runtime.bundle.manifest import INPUT_NAME
 from edge_runtime.engines.onnxruntime import OPTIMIZED_MODEL, session
-from edge_runtime.requirements import require
+from edge_runtime.machine import cpu, libraries
+from edge_runtime.machine.libraries import require
 
 PRECISIONS = ("fp32", "int8")
 
@@ -39,10 +39,10 @@ def build(bundle, settings, folder):
     if settings.precision == "int8":
         os.mkdir(scratch)
         model = _quantized(model, settings.calibration.images, scratch)
-    session(model, machine.core_count(), optimize=True, save_as=os.path.join(folder, OPTIMIZED_MODEL))
+    session(model, cpu.core_count(), optimize=True, save_as=os.path.join(folder, OPTIMIZED_MODEL))
     if settings.precision == "int8":
         shutil.rmtree(scratch)  # after a failure it goes with the folder; till then it shows that the disk is full
-    return {"libraries": {"onnxruntime": machine.library_version("onnxruntime")}, "gpu": None}
+    return {"libraries": {"onnxruntime": libraries.library_version("onnxruntime")}, "gpu": None}
 
 
 def _quantized(model, pictures, scratch):
@@ -77,7 +77,7 @@ class _Photos:
 def _how_to_quantize(quantization, left_out):
     """Returns the arguments of quantize_static that suit this CPU. left_out: names of nodes that stay as they are."""
     arm = platform.machine() == "aarch64"
-    vnni = {"avx_vnni", "avx512_vnni"} & set(machine.cpu_features())
+    vnni = {"avx_vnni", "avx512_vnni"} & set(cpu.cpu_features())
     return {
         "quant_format": quantization.QuantFormat.QDQ,
         "activation_type": quantization.QuantType.QInt8 if arm else quantization.QuantType.QUInt8,

@@ -5,11 +5,11 @@ import logging
 import os
 import sys
 
-from edge_runtime import machine
-from edge_runtime.bundle import INPUT_NAME
+from edge_runtime.bundle.manifest import INPUT_NAME
 from edge_runtime.engines.openvino import IR_MODEL
 from edge_runtime.errors import MissingRequirement
-from edge_runtime.requirements import require
+from edge_runtime.machine import libraries
+from edge_runtime.machine.libraries import require
 
 PRECISIONS = ("fp32", "bf16", "int8")
 
@@ -19,7 +19,7 @@ def check(precision):
     capabilities = require("openvino").Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     if precision == "bf16" and "BF16" not in capabilities:
         raise MissingRequirement(
-            "this CPU has no bf16 instructions (it has %s); use --precision fp32" % ", ".join(sorted(capabilities))
+            f"this CPU has no bf16 instructions (it has {', '.join(sorted(capabilities))}); use --precision fp32"
         )
     if precision == "int8":
         require("nncf")
@@ -39,11 +39,11 @@ def build(bundle, settings, folder):
     """
     check(settings.precision)
     openvino = require("openvino")
-    facts = {"libraries": {"openvino": machine.library_version("openvino")}, "gpu": None}
+    facts = {"libraries": {"openvino": libraries.library_version("openvino")}, "gpu": None}
     model = openvino.convert_model(bundle.checked("model.onnx"))
     if settings.precision == "int8":
         model = _quantized(model, settings.calibration.images)
-        facts["quantizer"] = {"nncf": machine.library_version("nncf")}
+        facts["quantizer"] = {"nncf": libraries.library_version("nncf")}
     model.inputs[0].set_names({INPUT_NAME})
     openvino.save_model(model, os.path.join(folder, IR_MODEL), compress_to_fp16=False)
     return facts

@@ -6,12 +6,11 @@ import typing
 
 import numpy as np
 
-from edge_runtime import images, machine, sources
-from edge_runtime.bundle import Sample
+from edge_runtime.bundle.reading import Sample
 from edge_runtime.classifier import Classifier
-from edge_runtime.command import progress, say
-from edge_runtime.engines import open_engine
+from edge_runtime.console import progress, say
 from edge_runtime.engines.base import EngineError
+from edge_runtime.engines.selection import open_engine
 from edge_runtime.errors import (
     EngineLost,
     ImageError,
@@ -21,6 +20,10 @@ from edge_runtime.errors import (
     UsageError,
     is_out_of_memory,
 )
+from edge_runtime.machine import cpu
+from edge_runtime.photos import read
+from edge_runtime.sources import registry, storage, table
+from edge_runtime.sources.items import Item
 from edge_runtime.text import printable
 
 Parity = typing.NamedTuple(
@@ -47,7 +50,7 @@ _FIGURES = ("top1_agreement", "max_abs_difference", "mean_abs_difference", "kl_d
 
 
 def reference_sample(bundle, calibration=None, images_folder=None):
-    """Returns the photos to compare on and the original's answers to them (edge_runtime.bundle.Sample).
+    """Returns the photos to compare on and the original's answers to them (edge_runtime.bundle.reading.Sample).
 
     Args:
         bundle: the bundle whose model is the original.
@@ -60,18 +63,18 @@ def reference_sample(bundle, calibration=None, images_folder=None):
     """
     if calibration is None:
         return _told_if_small(bundle.sample())
-    items = list(sources.open_source(calibration, images_folder))
+    items = list(registry.open_source(calibration, images_folder))
     if len(items) > MAX_PHOTOS:
-        say("--calibration %s: %d of its %d photos are used, evenly spread" % (calibration, MAX_PHOTOS, len(items)))
+        say(f"--calibration {calibration}: {MAX_PHOTOS} of its {len(items)} photos are used, evenly spread")
         items = [items[index * len(items) // MAX_PHOTOS] for index in range(MAX_PHOTOS)]
-    with concurrent.futures.ThreadPoolExecutor(machine.core_count()) as pool:
+    with concurrent.futures.ThreadPoolExecutor(cpu.core_count()) as pool:
         loaded = list(zip(items, pool.map(_load, items)))
     for item, picture in loaded:
         if isinstance(picture, ImageError):
-            say("%s: %s (left out)" % (printable(item.name), picture))
+            say(f"{printable(item.name)}: {picture} (left out)")
     usable = [(item.name, picture) for item, picture in loaded if not isinstance(picture, ImageError)]
     if not usable:
-        raise UsageError("--calibration %s: no readable photo in it" % calibration)
+        raise UsageError(f"--calibration {calibration}: no readable photo in it")
     names = [name for name, _ in usable]
     pictures = np.stack([picture for _, picture in usable])
     with _unconverted(bundle) as engine:
@@ -89,25 +92,25 @@ def labelled_photos(bundle, source, images_folder=None):
         images_folder: where a TSV's file names start (default: the TSV's folder).
 
     Returns:
-        [(edge_runtime.sources.Item, index of its class)]. No photo was opened yet.
+        [(edge_runtime.sources.items.Item, index of its class)]. No photo was opened yet.
 
     Raises:
         UsageError: the source cannot be read, or no row can be used.
     """
     if os.path.isdir(source):
-        rows = [(item, os.path.dirname(item.name)) for item in sources.open_source(source)]
+        rows = [(item, os.path.dirname(item.name)) for item in registry.open_source(source)]
     else:
-        folder = sources.images_folder_of(source, images_folder)
+        folder = table.images_folder_of(source, images_folder)
         rows = [
-            (sources.Item(row.file, path, row.problem, root), row.label)
-            for row, path, root in sources.table_rows(source, folder, need_label=True)
+            (Item(row.file, path, row.problem, root), row.label)
+            for row, path, root in table.table_rows(source, folder, need_label=True)
         ]
     known = {name: index for index, name in enumerate(bundle.class_names)}
     usable = [(item, known[label]) for item, label in rows if label in known and not item.problem]
     if not usable:
-        raise UsageError("--labels %s: no photo with a label that the bundle knows" % source)
+        raise UsageError(f"--labels {source}: no photo with a label that the bundle knows")
     if len(usable) < len(rows):
-        say("--labels %s: %d of %d rows have no usable name or label" % (source, len(rows) - len(usable), len(rows)))
+        say(f"--labels {source}: {len(rows) - len(usable)} of {len(rows)} rows have no usable name or label")
     return usable
 
 
@@ -123,7 +126,7 @@ def compare(engine, sample, batches):
 
     Args:
         engine: an open Engine.
-        sample: edge_runtime.bundle.Sample.
+        sample: edge_runtime.bundle.reading.Sample.
         batches: batch sizes to run the sample at.
 
     Returns:
@@ -160,7 +163,7 @@ def classify(bundle, engine, labelled):
     try:
         answers = [answer.probabilities for answer in progress(found, len(labelled), engine.name)]
     except EngineLost as error:
-        raise ParityError("%s is refused and was not kept: %s" % (engine.name, error)) from error
+        raise ParityError(f"{engine.name} is refused and was not kept: {error}") from error
     if classifier.stats.failed:
         raise ParityError(
             "%s is refused and was not kept: it fails on %d of %d photos"
@@ -192,9 +195,9 @@ def compare_labelled(bundle, labelled, answers):
         if original is not None and answer is not None
     ]
     if len(rows) < len(labelled):
-        say("%d of %d labelled photos cannot be read (left out)" % (len(labelled) - len(rows), len(labelled)))
+        say(f"{len(labelled) - len(rows)} of {len(labelled)} labelled photos cannot be read (left out)")
     if not rows:
-        raise UsageError("--labels: none of the %d photos can be read" % len(labelled))
+        raise UsageError(f"--labels: none of the {len(labelled)} photos can be read")
     truth, original, found = np.array(rows).T
     f1_original, f1_engine = macro_f1(truth, original), macro_f1(truth, found)
     return {
@@ -224,7 +227,7 @@ def require_agreement(engine_name, parity, least):
     """Raises ParityError when the engine answered NaN or infinity, or too few photos get the original's label."""
     reason = ""
     if parity.non_finite:
-        reason = "%d of its probabilities are NaN or infinite" % parity.non_finite
+        reason = f"{parity.non_finite} of its probabilities are NaN or infinite"
     elif parity.top1_agreement < least:
         reason = "same label as the original for %.2f %% of %d photos, %.2f %% are needed (--min-agreement)" % (
             100 * parity.top1_agreement,
@@ -248,7 +251,7 @@ def require_macro_f1(engine_name, parity):
 def format_table(engine_name, parity):
     """Returns the figures of a Parity as text for the screen."""
     lines = [
-        "%s beside the original, on %d photos" % (engine_name, parity.photos),
+        f"{engine_name} beside the original, on {parity.photos} photos",
         "batch  same label  largest difference  mean difference  KL divergence  non-finite",
     ]
     for size, found in parity.batches.items():
@@ -257,7 +260,7 @@ def format_table(engine_name, parity):
     if parity.labelled:
         shown = {name: 100 * value for name, value in parity.labelled.items()}
         lines += [
-            "on %d labelled photos  original  engine" % parity.labelled["photos"],
+            f"on {parity.labelled['photos']} labelled photos  original  engine",
             "top-1                  %(top1_original)8.2f  %(top1_engine)6.2f" % shown,
             "macro-F1               %(macro_f1_original)8.2f  %(macro_f1_engine)6.2f" % shown,
         ]
@@ -296,9 +299,9 @@ def _run(engine, pictures, shown, batch):
             answers.append(engine.infer(pictures[shown[start : start + batch]]))
         except EngineError as error:
             if is_out_of_memory(error.__cause__):
-                raise OutOfMemory("%s: not enough memory to check it; stop other programs" % engine.name) from error
+                raise OutOfMemory(f"{engine.name}: not enough memory to check it; stop other programs") from error
             if error.answers is None:
-                raise ParityError("%s is refused and was not kept: %s" % (engine.name, error)) from error
+                raise ParityError(f"{engine.name} is refused and was not kept: {error}") from error
             answers.append(error.answers)
     return np.concatenate(answers)
 
@@ -325,9 +328,9 @@ def _load(item):
     try:
         if item.problem:
             return ImageError(item.problem)
-        return images.read_image(item.path)
+        return read.read_image(item.path)
     except ImageError as error:
-        return ImageError(sources.reason_of(item, error))
+        return ImageError(storage.reason_of(item, error))
 
 
 def _unconverted(bundle):

@@ -2,7 +2,7 @@
 
 import typing
 
-from edge_runtime.bundle import Sample
+from edge_runtime.bundle.reading import Sample
 
 Settings = typing.NamedTuple(
     "Settings",

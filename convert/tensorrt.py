@@ -14,13 +14,15 @@ import typing
 import numpy as np
 
 from convert.child import memory_text, run_in_child
-from edge_runtime import board, files, images, machine
-from edge_runtime.bundle import INPUT_NAME, OUTPUT_NAME
-from edge_runtime.command import say
-from edge_runtime.engines import tensorrt as runtime
-from edge_runtime.engines import tensorrt_versions as versions
+from edge_runtime import files
+from edge_runtime.bundle.manifest import INPUT_NAME, OUTPUT_NAME
+from edge_runtime.console import say
+from edge_runtime.engines.tensorrt import context, engine, versions
 from edge_runtime.errors import BundleError, MissingRequirement
-from edge_runtime.requirements import require
+from edge_runtime.machine import jetson
+from edge_runtime.machine.libraries import require
+from edge_runtime.machine.memory import memory_info
+from edge_runtime.photos import spec
 
 PRECISIONS = ("fp16", "fp32", "int8")
 MAX_OPSET = 13  # TensorRT 8.2 reads no newer one, and does not say so
@@ -34,7 +36,7 @@ _HALF_CHECK_PHOTOS = 8
 
 def check(precision):
     """Raises MissingRequirement: tensorrt, pycuda, onnx or a GPU is missing, or what the precision needs of them."""
-    runtime.here()
+    context.local_facts()
     require("onnx")
     if precision == "fp16" and not versions.has_precision_flags(require("tensorrt")):
         require("modelopt.onnx.autocast")
@@ -56,10 +58,10 @@ def build(bundle, settings, folder):
             reasons that it gave.
         BundleError: the model is not one that can be made readable.
     """
-    here = runtime.here()
+    here = context.local_facts()
     onnx, tensorrt = require("onnx"), require("tensorrt")
-    workspace_mib = settings.workspace_mib or default_workspace_mib(runtime.gpu().total_memory())
-    say("TensorRT %s on %s; this takes minutes on a board" % (tensorrt.__version__, here["gpu"]["name"]))
+    workspace_mib = settings.workspace_mib or default_workspace_mib(context.gpu().total_memory())
+    say(f"TensorRT {tensorrt.__version__} on {here['gpu']['name']}; this takes minutes on a board")
     _warn_of_low_memory()
     scratch = os.path.join(folder, "scratch")
     os.mkdir(scratch)
@@ -69,9 +71,9 @@ def build(bundle, settings, folder):
     if settings.precision == "int8":
         np.save(pictures, settings.calibration.images)
     run_in_child(
-        "tensorrt-%s" % settings.precision,
+        f"tensorrt-{settings.precision}",
         build_plan,
-        *(model, os.path.join(folder, runtime.PLAN), settings.precision, settings.max_batch, workspace_mib),
+        *(model, os.path.join(folder, engine.PLAN), settings.precision, settings.max_batch, workspace_mib),
         *(pictures, timing_cache_path(here)),
     )
     shutil.rmtree(scratch)  # after a failure it goes with the folder; till then it shows that the disk is full
@@ -86,7 +88,7 @@ def default_workspace_mib(gpu_memory_bytes):
     Args:
         gpu_memory_bytes: the GPU's total memory.
     """
-    free_bytes = min(gpu_memory_bytes, machine.memory_info().get("MemAvailable", gpu_memory_bytes))
+    free_bytes = min(gpu_memory_bytes, memory_info().get("MemAvailable", gpu_memory_bytes))
     return max(_LEAST_WORKSPACE_MIB, min(_MOST_WORKSPACE_MIB, (free_bytes >> 20) // 4))
 
 
@@ -94,7 +96,7 @@ def timing_cache_path(here):
     """Returns where the measured times of a GPU's kernels are kept: $XDG_CACHE_HOME or ~/.cache, picnic-edge/tensorrt.
 
     Args:
-        here: as edge_runtime.engines.tensorrt.here() gives it.
+        here: as edge_runtime.engines.tensorrt.context.local_facts() gives it.
     """
     cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     parts = (here["gpu"]["name"], here["gpu"]["compute_capability"], here["libraries"]["tensorrt"])
@@ -113,11 +115,11 @@ def check_model(model):
     """
     opsets = [entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")]
     if not opsets or max(opsets) > MAX_OPSET:
-        raise BundleError("its model.onnx has opset %s, TensorRT is given up to %d; train again" % (opsets, MAX_OPSET))
+        raise BundleError(f"its model.onnx has opset {opsets}, TensorRT is given up to {MAX_OPSET}; train again")
     uint8 = require("onnx").TensorProto.UINT8
     inputs = [(value.name, value.type.tensor_type.elem_type) for value in model.graph.input]
     if inputs != [(INPUT_NAME, uint8)]:
-        raise BundleError("its model.onnx has the inputs %s, not one of uint8; train again" % inputs)
+        raise BundleError(f"its model.onnx has the inputs {inputs}, not one of uint8; train again")
 
 
 def cast_comes_first(model):
@@ -171,7 +173,7 @@ def _write_readable(onnx, tensorrt, bundle, settings, path):
         keep = versions.takes_uint8(tensorrt) and settings.precision != "int8" and cast_comes_first(model)
         onnx.save(model if keep else with_float_input(model), path)
     except BundleError as error:
-        raise BundleError("%s: %s" % (bundle.path, error))
+        raise BundleError(f"{bundle.path}: {error}")
     if settings.precision == "fp16" and not versions.has_precision_flags(tensorrt):
         onnx.save(_half(path, settings.calibration.images[:_HALF_CHECK_PHOTOS], keep), path)
     return "uint8" if keep else "float32"
@@ -193,15 +195,15 @@ def _half(path, pictures, uint8):
 def check_int8():
     """Raises MissingRequirement: this TensorRT or this GPU cannot build int8."""
     tensorrt = require("tensorrt")
-    with runtime.gpu_context():
-        _start_builder(tensorrt, runtime.make_log(tensorrt), "int8")
+    with context.gpu_context():
+        _start_builder(tensorrt, engine.make_log(tensorrt), "int8")
 
 
 def _start_builder(tensorrt, log, precision):
-    builder = runtime.start(tensorrt.Builder, log)
+    builder = engine.start(tensorrt.Builder, log)
     problem = versions.int8_problem(tensorrt, builder) if precision == "int8" else ""
     if problem:
-        raise MissingRequirement("%s; use --precision fp16" % problem)
+        raise MissingRequirement(f"{problem}; use --precision fp16")
     return builder
 
 
@@ -221,8 +223,8 @@ def build_plan(model, plan, precision, max_batch, workspace_mib, pictures, timin
         MissingRequirement: TensorRT refused; with its reasons.
     """
     tensorrt = require("tensorrt")
-    with runtime.gpu_context(), _last_line_shown() as note:
-        log = runtime.make_log(tensorrt, note)
+    with context.gpu_context(), _last_line_shown() as note:
+        log = engine.make_log(tensorrt, note)
         builder = _start_builder(tensorrt, log, precision)
         network = versions.create_network(builder)
         parser = tensorrt.OnnxParser(network, log)  # held to the end: the network may use the weights where it put them
@@ -255,15 +257,15 @@ def _parse(tensorrt, parser, network, log, path):
     names = [network.get_input(index).name for index in range(network.num_inputs)]
     names += [network.get_output(index).name for index in range(network.num_outputs)]
     if names != [INPUT_NAME, OUTPUT_NAME]:
-        raise MissingRequirement("TensorRT read a model with the inputs and outputs %s" % names)
+        raise MissingRequirement(f"TensorRT read a model with the inputs and outputs {names}")
 
 
 def _add_profile(builder, config, max_batch):
-    shape = tuple(images.INPUT_SPEC["shape"])
+    shape = tuple(spec.INPUT_SPEC["shape"])
     profile = builder.create_optimization_profile()
     profile.set_shape(INPUT_NAME, (1,) + shape, (max_batch,) + shape, (max_batch,) + shape)
     if config.add_optimization_profile(profile) < 0:
-        raise MissingRequirement("TensorRT refused batches of 1 to %d" % max_batch)
+        raise MissingRequirement(f"TensorRT refused batches of 1 to {max_batch}")
 
 
 @contextlib.contextmanager
@@ -280,9 +282,7 @@ def _precision_set(tensorrt, config, precision, max_batch, pictures):
     try:
         memory = cuda.mem_alloc(max_batch * photos[0].size * np.dtype(np.float32).itemsize)
     except cuda.Error as error:
-        raise MissingRequirement(
-            "the GPU has no memory for %d photos (%s); try a smaller --max-batch" % (max_batch, error)
-        )
+        raise MissingRequirement(f"the GPU has no memory for {max_batch} photos ({error}); try a smaller --max-batch")
     try:
         calibrator = _calibrator(tensorrt, photos, max_batch, memory)  # TensorRT does not keep it alive
         config.int8_calibrator = calibrator
@@ -343,7 +343,7 @@ def _keep_timing_cache(cache, path):
         with files.whole_file(path, binary=True) as file:
             file.write(content)
     except OSError as error:
-        say("%s: the measured times are not kept (%s); the next build takes as long" % (path, error))
+        say(f"{path}: the measured times are not kept ({error}); the next build takes as long")
 
 
 @contextlib.contextmanager
@@ -356,7 +356,7 @@ def _last_line_shown():
 
     def show():
         while not done.wait(_SHOWN_EVERY_S):
-            say("TensorRT, %d s: %s" % (time.monotonic() - started, newest[0][:_SHOWN_LENGTH]))
+            say(f"TensorRT, {time.monotonic() - started:.0f} s: {newest[0][:_SHOWN_LENGTH]}")
 
     thread = threading.Thread(target=show, daemon=True)
     thread.start()
@@ -368,9 +368,9 @@ def _last_line_shown():
 
 
 def _warn_of_low_memory():
-    info = machine.memory_info()
+    info = memory_info()
     if info and info.get("MemAvailable", 0) + info.get("SwapFree", 0) < _LOW_MEMORY_BYTES:
         say(
             "warning: %s; the build may be killed for want of memory. Stop other programs, or add swap:\n%s"
-            % (memory_text(), board.SWAP_COMMANDS)
+            % (memory_text(), jetson.SWAP_COMMANDS)
         )

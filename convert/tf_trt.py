@@ -10,11 +10,11 @@ import typing
 import numpy as np
 
 from convert.child import run_in_child
-from edge_runtime import images
-from edge_runtime.command import say
+from edge_runtime.console import say
 from edge_runtime.engines import tf_trt
 from edge_runtime.errors import BundleError, MissingRequirement
-from edge_runtime.requirements import require
+from edge_runtime.machine.libraries import require
+from edge_runtime.photos import spec
 
 PRECISIONS = ("fp16", "fp32")
 _WORKSPACE_MIB = 512  # a Jetson's GPU shares the board's memory, and TensorFlow's own default takes 1 GiB or all of it
@@ -32,7 +32,7 @@ _NO_COMPUTATION = {"Const", "Placeholder", "Identity", "NoOp", "_Arg", "_Retval"
 
 def check(precision):
     """Raises MissingRequirement: TensorFlow, its TensorRT or a GPU is missing. Asked in a process of its own."""
-    run_in_child("tf-trt-%s" % precision, tf_trt.here)
+    run_in_child(f"tf-trt-{precision}", tf_trt.local_facts)
 
 
 def build(bundle, settings, folder):
@@ -49,7 +49,7 @@ def build(bundle, settings, folder):
     source = bundle.checked("saved_model")
     target = os.path.join(folder, tf_trt.SAVED_MODEL)
     workspace_mib = settings.workspace_mib or _WORKSPACE_MIB
-    name = "tf-trt-%s" % settings.precision
+    name = f"tf-trt-{settings.precision}"
     facts = run_in_child(name, convert, source, target, settings.precision, settings.max_batch, workspace_mib)
     say(
         "%s: %d of %d operations run in TensorRT, in %d segment%s, for batches of %s"
@@ -85,7 +85,7 @@ def convert(source, target, precision, max_batch, workspace_mib):
     tf_trt.require_tensorrt(found)
     gpu = tf_trt.require_gpu()
     if not os.path.isdir(source):
-        raise BundleError("%s: is missing, and is what TF-TRT converts; train again" % source)
+        raise BundleError(f"{source}: is missing, and is what TF-TRT converts; train again")
     slow = tf_trt.slow_protobuf()
     if slow:
         say("warning: " + slow)
@@ -100,8 +100,7 @@ def convert(source, target, precision, max_batch, workspace_mib):
     coverage = cover(converted.graph.as_graph_def())
     if not coverage.segments:
         raise MissingRequirement(
-            "TF-TRT put none of the %d operations into TensorRT: what it said is above; use --to tensorrt"
-            % coverage.ops
+            f"TF-TRT put none of the {coverage.ops} operations into TensorRT: what it said is above; use --to tensorrt"
         )
     # Smallest first: a batch that a built engine can hold builds none of its own.
     converter.build(input_fn=lambda: ((_pictures(batch),) for batch in batches))
@@ -147,7 +146,7 @@ def _parameters(module, tensorflow, precision, engine_count, workspace_mib):
 
 def _pictures(batch):
     """A batch of grey pictures: an engine's shape is what counts."""
-    return np.full([batch] + images.INPUT_SPEC["shape"], 128, np.uint8)
+    return np.full([batch] + spec.INPUT_SPEC["shape"], 128, np.uint8)
 
 
 def _check_engines(saved_model, segment, expected):

@@ -7,12 +7,19 @@ import typing
 
 import numpy as np
 
-from edge_runtime import images, jpeg_hardware, machine, memory, pipeline, sources
-from edge_runtime.bundle import Bundle
-from edge_runtime.engines import open_engine
+from edge_runtime.bundle.reading import Bundle
+from edge_runtime.engines.selection import open_engine
 from edge_runtime.errors import ImageError
-from edge_runtime.live import Live, Video
-from edge_runtime.sources import Frame, Item
+from edge_runtime.machine import cpu
+from edge_runtime.photos import jpeg_hardware, memory
+from edge_runtime.photos.picture import check_picture, fit_image
+from edge_runtime.photos.read import read_image
+from edge_runtime.pipeline import classify_items
+from edge_runtime.pipeline.stats import Stats
+from edge_runtime.sources import storage
+from edge_runtime.sources.items import Frame, Item
+from edge_runtime.sources.live import Live
+from edge_runtime.sources.video import Video
 
 
 class Prediction(typing.NamedTuple):
@@ -23,7 +30,7 @@ class Prediction(typing.NamedTuple):
     probabilities: typing.Optional[np.ndarray]  # float32 [classes], in the order of class_names
     error: str = ""
     item: typing.Any = None  # what the caller gave: a file name, an Item, or a copy of an array or a Frame
-    ends_batch: bool = False  # as in edge_runtime.pipeline.Answer
+    ends_batch: bool = False  # as in edge_runtime.pipeline.batch.Answer
 
     @property
     def label(self):
@@ -52,14 +59,14 @@ class Classifier:
                 print(prediction.label, prediction.confidence, prediction.top(3))
 
     Attributes:
-        stats: edge_runtime.pipeline.Stats of the run that was begun last.
+        stats: edge_runtime.pipeline.stats.Stats of the run that was begun last.
     """
 
     def __init__(self, bundle, engine, batch_size):
         self.bundle = bundle
         self.engine = engine
         self.batch_size = batch_size
-        self.stats = pipeline.Stats()
+        self.stats = Stats()
         try:
             self._jpeg_hardware = jpeg_hardware.open_decoder()
         except BaseException:
@@ -89,9 +96,9 @@ class Classifier:
         Several runs may be under way at once, in threads or read in turns by one; they share the engine.
 
         Args:
-            photos: iterable of file names, of uint8 arrays [height, width, 3] (RGB), or of edge_runtime.sources.Item
-                or Frame; read by a thread of its own. An array's memory, and that of a Frame's picture, may be used
-                again for the next one: it is copied when it is read.
+            photos: iterable of file names, of uint8 arrays [height, width, 3] (RGB), or of
+                edge_runtime.sources.items.Item or Frame; read by a thread of its own. An array's memory, and that of a
+                Frame's picture, may be used again for the next one: it is copied when it is read.
             max_delay_s: a smaller batch goes to the engine this long after its first photo was read; None: never.
             stop: threading.Event; once it is set no more photos are read, those that were are answered.
             live: photos are a camera's frames, which get old: fewer are read ahead.
@@ -106,19 +113,19 @@ class Classifier:
         """
         if isinstance(photos, (str, bytes, os.PathLike)) or (isinstance(photos, np.ndarray) and photos.ndim < 4):
             raise TypeError("expected an iterable of photos, got a single one: classify([photo])")
-        self.stats = pipeline.Stats()
+        self.stats = Stats()
         return self._classify(photos, max_delay_s, stop, live, self.stats)
 
     def _classify(self, photos, max_delay_s, stop, live, stats):
         load = _load
         if self._jpeg_hardware:
             load = functools.partial(_load, read=self._jpeg_hardware.read_image)
-        answers = pipeline.classify_items(
+        answers = classify_items.classify_items(
             photos if isinstance(photos, (Live, Video)) else _kept(photos),  # theirs are never used again
             load,
             self.engine,
             self.batch_size,
-            machine.core_count(),
+            cpu.core_count(),
             max_delay_s=max_delay_s,
             stop=stop,
             stats=stats,
@@ -164,12 +171,12 @@ def _copied(picture):
 
 
 def _load(photo, read=None):
-    read = read or images.read_image
+    read = read or read_image
     if isinstance(photo, Frame) and photo.problem:
         raise ImageError(photo.problem)
     if isinstance(photo, (np.ndarray, Frame)):
-        picture = images.fit_image(photo.picture if isinstance(photo, Frame) else photo)
-        images.check_picture(picture)
+        picture = fit_image(photo.picture if isinstance(photo, Frame) else photo)
+        check_picture(picture)
         return picture
     if not isinstance(photo, Item):
         return read(photo)
@@ -178,7 +185,7 @@ def _load(photo, read=None):
     try:
         return read(photo.path)
     except ImageError as error:
-        raise ImageError(sources.reason_of(photo, error))
+        raise ImageError(storage.reason_of(photo, error))
 
 
 def _name(photo):

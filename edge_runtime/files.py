@@ -108,7 +108,7 @@ def named(output):
     except BrokenPipeError:
         raise
     except OSError as error:
-        raise UsageError("%s: cannot be written (%s)" % (output, error.strerror or error))
+        raise UsageError(f"{output}: cannot be written ({error.strerror or error})")
 
 
 @contextlib.contextmanager
@@ -155,7 +155,7 @@ def remove_torn(path):
 def _torn(path):
     """Returns the folder and the start of the name of whole_file's temporary file."""
     # 50 letters: of up to 4 bytes each, of the 255 that a name may have.
-    return os.path.dirname(os.path.abspath(path)), ".%s." % os.path.basename(path)[:50]
+    return os.path.dirname(os.path.abspath(path)), f".{os.path.basename(path)[:50]}."
 
 
 @contextlib.contextmanager
@@ -204,7 +204,7 @@ def claim_folder(folder, option):
         os.makedirs(folder, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
-        raise UsageError("%s %s: cannot be written (%s)" % (option, folder, error.strerror))
+        raise UsageError(f"{option} {folder}: cannot be written ({error.strerror})")
 
 
 def is_inside(path, folder):
@@ -230,7 +230,7 @@ def _make_temporary(path, held):
         os.makedirs(parent, exist_ok=True)
         # A process that failed may just have removed the parent that it had made. Locked: remove_abandoned waits.
         with contextlib.suppress(FileNotFoundError), _locked(parent):
-            temporary = tempfile.mkdtemp(prefix=".%s." % name[:100], suffix=_UNFINISHED, dir=parent)
+            temporary = tempfile.mkdtemp(prefix=f".{name[:100]}.", suffix=_UNFINISHED, dir=parent)
             held.enter_context(_locked(temporary))
             return temporary
 

@@ -69,7 +69,7 @@ def hides_secrets(run_verb):
     """Decorates a function of (verb, arguments): whatever is written to sys.stderr meanwhile (by argparse, a library,
     a traceback) goes through hide_secrets.
 
-    Python's own stream is left to edge_runtime.command, whose stream in its place does the same.
+    Python's own stream is left to edge_runtime.cli.run, whose stream in its place does the same.
     """
 
     @functools.wraps(run_verb)

@@ -52,7 +52,7 @@ def plain_json(value):
         key = utf8(key) if isinstance(key, str) else key
         plain[key] = plain_json(one)
         if isinstance(one, str) and not is_utf8(one):
-            plain["%s_bytes" % key] = base64.b64encode(_bytes_of(one)).decode("ascii")
+            plain[f"{key}_bytes"] = base64.b64encode(_bytes_of(one)).decode("ascii")
     return plain
 
 
@@ -69,5 +69,5 @@ def _is_odd(letter):
 
 def _code(letter):
     if "\udc80" <= letter <= "\udcff":  # how Python holds a byte that is not UTF-8
-        return "\\x%02x" % (ord(letter) - 0xDC00)
+        return f"\\x{ord(letter) - 56320:02x}"
     return letter.encode("unicode_escape").decode("ascii")

@@ -96,18 +96,18 @@ def tiny_bundle(pristine_bundle, tmp_path):
 @pytest.fixture
 def simulated(monkeypatch):
     """Puts TensorRT and a GPU here: simulated(version, **knobs) -> Simulator. Fails the test if anything leaks."""
-    from edge_runtime.engines import tensorrt as engine
+    from edge_runtime.engines.tensorrt import context
     from tests import simulator
 
     installed = []
 
     def install(version="8.2.1", **knobs):
-        engine._primary_context.cache_clear()  # is kept until the process ends: it may be another simulator's
+        context._primary_context.cache_clear()  # is kept until the process ends: it may be another simulator's
         installed.append(simulator.install(monkeypatch, version=version, **knobs))
         return installed[-1]
 
     yield install
-    engine._primary_context.cache_clear()
+    context._primary_context.cache_clear()
     for one in installed:
         one.assert_clean()
 
@@ -115,7 +115,7 @@ def simulated(monkeypatch):
 @pytest.fixture(scope="session")
 def samples(tmp_path_factory):
     """Drawn product photos: photos/, train.tsv, test.tsv, boxes.tsv; 10 per class."""
-    from train.samples import draw_samples
+    from train.data.samples import draw_samples
 
     folder = str(tmp_path_factory.mktemp("samples"))
     draw_samples(folder, images_per_class=10, seed=0)

@@ -9,7 +9,10 @@ import threading
 import cv2
 import numpy as np
 
-from edge_runtime import bundle, files, images
+from edge_runtime import files
+from edge_runtime.bundle import manifest, reading, writing
+from edge_runtime.photos.picture import fit_image
+from edge_runtime.photos.spec import INPUT_SPEC
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 COLOURS = {"blue things": (20, 30, 220), "green, fresh & ripe": (30, 200, 40), "red": (220, 30, 20)}  # RGB
@@ -111,13 +114,13 @@ def write_tiny_bundle(folder):
     graph = helper.make_graph(
         nodes,
         "colours",
-        [helper.make_tensor_value_info("images", TensorProto.UINT8, ["batch"] + images.INPUT_SPEC["shape"])],
+        [helper.make_tensor_value_info("images", TensorProto.UINT8, ["batch"] + INPUT_SPEC["shape"])],
         [helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["batch", len(names)])],
         [numpy_helper.from_array(np.asarray(value, np.float32), name) for name, value in constants.items()],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)])
     model.ir_version = 7
-    pictures = [images.fit_image(photo(COLOURS[name], seed)) for seed in range(4) for name in names]
+    pictures = [fit_image(photo(COLOURS[name], seed)) for seed in range(4) for name in names]
     means = np.array([picture.mean(axis=(0, 1)) for picture in pictures], np.float32) / 255
     logits = means.dot(constants["weights"]) + constants["bias"]
     exponents = np.exp(logits - logits.max(axis=1, keepdims=True))
@@ -132,7 +135,7 @@ def write_tiny_bundle(folder):
             os.path.join(temporary, "sample", "probabilities.npy"),
             (exponents / exponents.sum(axis=1, keepdims=True)).astype(np.float32),
         )
-        bundle.write_manifest(temporary, names, {}, {})
+        writing.write_manifest(temporary, names, {}, {})
     return str(folder)
 
 
@@ -180,7 +183,7 @@ def write_blocks_bundle(folder):
     graph = helper.make_graph(
         nodes,
         "blocks",
-        [helper.make_tensor_value_info("images", TensorProto.UINT8, ["batch"] + images.INPUT_SPEC["shape"])],
+        [helper.make_tensor_value_info("images", TensorProto.UINT8, ["batch"] + INPUT_SPEC["shape"])],
         [helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["batch", len(names)])],
         [numpy_helper.from_array(np.asarray(value, np.float32), name) for name, value in constants.items()],
     )
@@ -188,15 +191,15 @@ def write_blocks_bundle(folder):
     model.ir_version = 7
     with files.whole_folder(str(folder)) as temporary:
         onnx.save(model, os.path.join(temporary, "model.onnx"))
-        bundle.write_manifest(temporary, names, {}, {})
+        writing.write_manifest(temporary, names, {}, {})
     return str(folder)
 
 
 def with_manifest(tiny, metrics, training):
     """Returns the Bundle with another manifest."""
-    os.unlink(tiny.file(bundle.MANIFEST))
-    bundle.write_manifest(tiny.path, tiny.class_names, metrics, training)
-    return bundle.Bundle.open(tiny.path)
+    os.unlink(tiny.file(manifest.MANIFEST))
+    writing.write_manifest(tiny.path, tiny.class_names, metrics, training)
+    return reading.Bundle.open(tiny.path)
 
 
 def add_tiny_saved_model(folder):
@@ -204,7 +207,7 @@ def add_tiny_saved_model(folder):
     import onnx
     from onnx import numpy_helper
 
-    from edge_runtime.requirements import require
+    from edge_runtime.machine.libraries import require
 
     tensorflow = require("tensorflow")
     graph = onnx.load(os.path.join(folder, "model.onnx")).graph
@@ -214,16 +217,16 @@ def add_tiny_saved_model(folder):
     def classify(pixels):
         colour = tensorflow.reduce_mean(tensorflow.cast(pixels, tensorflow.float32) / 255.0, [1, 2])
         logits = tensorflow.matmul(colour, values["weights"]) + values["bias"]
-        return {bundle.OUTPUT_NAME: tensorflow.nn.softmax(logits)}
+        return {manifest.OUTPUT_NAME: tensorflow.nn.softmax(logits)}
 
-    shape = [None] + images.INPUT_SPEC["shape"]
-    spec = tensorflow.TensorSpec(shape, tensorflow.uint8, name=bundle.INPUT_NAME)
+    shape = [None] + INPUT_SPEC["shape"]
+    spec = tensorflow.TensorSpec(shape, tensorflow.uint8, name=manifest.INPUT_NAME)
     module.classify = tensorflow.function(classify, input_signature=[spec])
     tensorflow.saved_model.save(
         module, os.path.join(folder, "saved_model"), signatures={"serving_default": module.classify}
     )
-    os.unlink(os.path.join(folder, bundle.MANIFEST))
-    bundle.write_manifest(folder, sorted(COLOURS), {}, {})
+    os.unlink(os.path.join(folder, manifest.MANIFEST))
+    writing.write_manifest(folder, sorted(COLOURS), {}, {})
 
 
 def gradient(height=300, width=400):

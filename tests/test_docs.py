@@ -186,7 +186,7 @@ def test_commands_stand_in_console_blocks(name):
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory):
     """A folder with what the pages' commands name: drawn photos, tables, a bundle, a video."""
-    from train.samples import draw_samples
+    from train.data.samples import draw_samples
 
     folder = tmp_path_factory.mktemp("docs")
     draw_samples(str(folder), images_per_class=4)
@@ -222,7 +222,7 @@ def write_bundle(folder):
     """Writes a bundle that `explain` can look into and `convert` has a sample of: blocks, and photos of each colour."""
     import onnxruntime
 
-    from edge_runtime import bundle
+    from edge_runtime.bundle import writing as bundle
 
     helpers.write_blocks_bundle(folder)
     names = sorted(helpers.COLOURS)

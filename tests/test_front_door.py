@@ -12,8 +12,8 @@ import sys
 import pytest
 
 import picnic_edge
-from edge_runtime import command, errors
-from edge_runtime.command import run_verb
+from edge_runtime import console, errors
+from edge_runtime.cli.run import run_verb
 from tests import helpers
 
 PACKAGES = {"train": "train", "convert": "convert", "edge_runtime": "classify", "benchmarks": "bench"}
@@ -324,7 +324,7 @@ def test_a_pipe_gets_the_name_s_own_bytes_and_messages_are_escaped(tiny_bundle, 
 
 
 def test_a_bug_s_traceback_is_escaped_too():
-    program = "from edge_runtime.command import run_verb\nrun_verb(lambda _: open(chr(27) + '[2J'), [])"
+    program = "from edge_runtime.cli.run import run_verb\nrun_verb(lambda _: open(chr(27) + '[2J'), [])"
     done = subprocess.run(
         [sys.executable, "-c", program],
         stderr=subprocess.PIPE,
@@ -336,7 +336,7 @@ def test_a_bug_s_traceback_is_escaped_too():
 
 def test_a_command_that_is_shown_can_be_pasted_whatever_its_words_hold():
     words = ["picnic-edge", "two words", "quote's", "\x1b[2J'\\\n", os.fsdecode(b"latin\xfc")]
-    line = command.shell_line(words)
+    line = console.shell_line(words)
     assert line.isprintable()
     out = subprocess.check_output(["bash", "-c", "printf '%s\\0' " + line])
     assert out.split(b"\0")[:-1] == [os.fsencode(word) for word in words]
@@ -354,7 +354,7 @@ def test_no_folder_named_tilde_is_made(tmp_path, home):
     if home is not None:
         environment["HOME"] = home
     program = (
-        "import os\nfrom edge_runtime import command\ncommand.run_verb(lambda _: print(os.path.expanduser('~')), [])"
+        "import os\nfrom edge_runtime.cli.run import run_verb\nrun_verb(lambda _: print(os.path.expanduser('~')), [])"
         "\nassert 'XDG_CACHE_HOME' not in os.environ"
     )
     nobody = "import pwd\ndef unknown(_): raise KeyError\npwd.getpwuid = unknown\n"

@@ -2,8 +2,8 @@
 
 import sys
 
-from edge_runtime.command import run_verb
-from train import cli
+from edge_runtime.cli.run import run_verb
+from train.cli import train
 
 if __name__ == "__main__":
-    sys.exit(run_verb(cli.main, sys.argv[1:]))
+    sys.exit(run_verb(train.main, sys.argv[1:]))

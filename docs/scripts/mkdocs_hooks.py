@@ -17,7 +17,7 @@ ROOT_PAGES = ("CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")
 # Commands that are no verb of their own: command -> (module with main(arguments), arguments that lead to its parser)
 OTHER_COMMANDS = {
     "picnic-edge bench compare": (picnic_edge.VERBS["bench"][0], ["compare"]),
-    "python -m edge_runtime.sign_bundle": ("edge_runtime.sign_bundle", []),
+    "python -m edge_runtime.cli.sign_bundle": ("edge_runtime.cli.sign_bundle", []),
 }
 MARKER = re.compile(r"<!-- options: (.+?) -->\n+[^\n]+\n")
 

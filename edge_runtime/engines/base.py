@@ -5,8 +5,8 @@ import contextlib
 
 import numpy as np
 
-from edge_runtime import images
 from edge_runtime.errors import PicnicError
+from edge_runtime.photos import spec
 
 
 class EngineError(RuntimeError):
@@ -104,7 +104,7 @@ class Engine(abc.ABC):
             EngineError: as infer.
         """
         if not pending:
-            raise EngineError("%s: the batch is not on its way" % self.name)
+            raise EngineError(f"{self.name}: the batch is not on its way")
         count, started = pending
         pending.clear()
         with self._explained():
@@ -123,14 +123,14 @@ class Engine(abc.ABC):
         self.close()
 
     def _check(self, batch):
-        expected = tuple(images.INPUT_SPEC["shape"])
+        expected = tuple(spec.INPUT_SPEC["shape"])
         if batch.dtype != np.uint8 or batch.shape[1:] != expected or not 1 <= len(batch) <= self.max_batch:
             raise ValueError(
                 "%s: expected uint8 [1..%d, %d, %d, %d], got %s %s"
                 % ((self.name, self.max_batch) + expected + (batch.dtype, batch.shape))
             )
         if self._closed:
-            raise EngineError("%s: is closed" % self.name)
+            raise EngineError(f"{self.name}: is closed")
 
     @contextlib.contextmanager
     def _explained(self):
@@ -140,7 +140,7 @@ class Engine(abc.ABC):
             raise
         except Exception as error:  # each library has exceptions of its own
             reason = "is closed" if self._closed else str(error) or type(error).__name__
-            raise EngineError("%s: %s" % (self.name, reason)) from error
+            raise EngineError(f"{self.name}: {reason}") from error
 
     def _checked(self, probabilities, count):
         if probabilities.shape != (count, self._class_count) or probabilities.dtype != np.float32:
@@ -149,7 +149,7 @@ class Engine(abc.ABC):
                 % (self.name, count, self._class_count, probabilities.dtype, probabilities.shape)
             )
         if not np.isfinite(probabilities).all():
-            raise EngineError("%s: the engine returned NaN or infinite probabilities" % self.name, probabilities)
+            raise EngineError(f"{self.name}: the engine returned NaN or infinite probabilities", probabilities)
         return probabilities
 
     @abc.abstractmethod

@@ -3,9 +3,10 @@
 import os
 import typing
 
-from edge_runtime.bundle import INPUT_NAME, OUTPUT_NAME, checked_bytes
+from edge_runtime.bundle.listing import checked_bytes
+from edge_runtime.bundle.manifest import INPUT_NAME, OUTPUT_NAME
 from edge_runtime.engines.base import Engine
-from edge_runtime.requirements import require
+from edge_runtime.machine.libraries import require
 
 OPTIMIZED_MODEL = "model.onnx"
 FILES = (OPTIMIZED_MODEL,)  # what a converted engine opens

@@ -7,10 +7,10 @@ import typing
 
 import numpy as np
 
-from edge_runtime import images
-from edge_runtime.bundle import checked_path
+from edge_runtime.bundle.listing import checked_path
 from edge_runtime.engines.base import Engine
-from edge_runtime.requirements import require
+from edge_runtime.machine.libraries import require
+from edge_runtime.photos import spec
 
 IR_MODEL = "model.xml"
 FILES = (IR_MODEL, "model.bin")  # what a converted engine opens: OpenVINO takes the weights from beside the model
@@ -38,7 +38,7 @@ class OpenVinoEngine(Engine):
         core = openvino.Core()
         model, weights = (checked_path(self.info.path, name, self.info.files) for name in FILES)
         model = core.read_model(model, weights)  # by name: the weights are mapped, not copied
-        model.reshape([1] + images.INPUT_SPEC["shape"])
+        model.reshape([1] + spec.INPUT_SPEC["shape"])
         self.slots = 1 if self.max_batch == 1 else 2  # the second is at hand when the first is done
         settings = {
             "NUM_STREAMS": 1 if self.max_batch == 1 else min(self.threads, _MOST_STREAMS),

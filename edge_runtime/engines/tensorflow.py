@@ -5,9 +5,10 @@ import typing
 
 import numpy as np
 
-from edge_runtime.bundle import INPUT_NAME, OUTPUT_NAME, checked_path
+from edge_runtime.bundle.listing import checked_path
+from edge_runtime.bundle.manifest import INPUT_NAME, OUTPUT_NAME
 from edge_runtime.engines.base import Engine
-from edge_runtime.requirements import require
+from edge_runtime.machine.libraries import require
 
 
 class TensorFlowEngine(Engine):

@@ -11,15 +11,19 @@ import typing
 
 from edge_runtime.engines.tensorflow import TensorFlowEngine
 from edge_runtime.errors import MissingRequirement
-from edge_runtime.requirements import require
+from edge_runtime.machine.libraries import require
 
 SAVED_MODEL = "saved_model"
+
 FILES = (SAVED_MODEL,)  # what a converted engine opens: a folder, with its assets
+
 FAST_PROTOBUFS = ("cpp", "upb")
+
 _INSTALL = (
     "To get it: on a Jetson install NVIDIA's own TensorFlow (docs/jetson/tx2.md); on a PC TensorFlow 2.17 or older "
     "with TensorRT in it, and TensorRT. Without it: --to tensorrt, or --to onnxruntime"
 )
+
 
 Probe = typing.NamedTuple(
     "Probe",
@@ -29,6 +33,7 @@ Probe = typing.NamedTuple(
         ("loaded", typing.Optional[tuple]),  # of the TensorRT on this machine, None where it is not found
     ],
 )
+
 
 log = logging.getLogger("picnic_edge")
 
@@ -69,8 +74,8 @@ def require_tensorrt(found):
             problem = (
                 "TensorFlow %s was built for TensorRT %s and does not find its libraries (libnvinfer, the plugins)"
             )
-            raise MissingRequirement("%s.\n%s" % (problem % (found.tensorflow, version_text(found.linked)), _INSTALL))
-        raise MissingRequirement("TensorFlow %s was built without TensorRT.\n%s" % (found.tensorflow, _INSTALL))
+            raise MissingRequirement(f"{problem % (found.tensorflow, version_text(found.linked))}.\n{_INSTALL}")
+        raise MissingRequirement(f"TensorFlow {found.tensorflow} was built without TensorRT.\n{_INSTALL}")
     if found.loaded[0] != found.linked[0] or found.loaded < found.linked:
         raise MissingRequirement(
             "TensorFlow %s was built for TensorRT %s, here is %s: the first number must be the same and the rest not "
@@ -91,7 +96,7 @@ def require_gpu():
     gpus = tensorflow.config.list_physical_devices("GPU")
     if not gpus:
         raise MissingRequirement(
-            "TensorFlow %s sees no GPU here; `picnic-edge doctor` says what is missing" % tensorflow.__version__
+            f"TensorFlow {tensorflow.__version__} sees no GPU here; `picnic-edge doctor` says what is missing"
         )
     for gpu in gpus:
         try:
@@ -111,10 +116,10 @@ def slow_protobuf():
     kind = require("google.protobuf.internal.api_implementation").Type()
     if kind in FAST_PROTOBUFS:
         return ""
-    return "protobuf here is written in Python: loading an engine may take minutes. To mend it: " + protobuf_mend()
+    return "protobuf here is written in Python: loading an engine may take minutes. To mend it: " + fix_for_protobuf()
 
 
-def protobuf_mend():
+def fix_for_protobuf():
     """Returns what gives this Python a protobuf written in C++."""
     if sys.version_info >= (3, 7):
         return "unset PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION; pip install --force-reinstall protobuf"
@@ -123,7 +128,7 @@ def protobuf_mend():
     return "unset PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION; pip install --force-reinstall 'protobuf<3.20'"
 
 
-def here():
+def local_facts():
     """Returns what this machine has: {"libraries": {name: version}, "gpu": {"name", "compute_capability"}}.
 
     Raises:

@@ -12,7 +12,7 @@ import typing
 import cv2
 
 from edge_runtime import files
-from edge_runtime.requirements import require
+from edge_runtime.machine.libraries import require
 
 _QUALITY = 80  # of the JPEGs inside
 

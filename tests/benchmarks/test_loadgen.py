@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from benchmarks import loadgen
-from edge_runtime.engines import EngineInfo
 from edge_runtime.engines.base import Engine, EngineError
+from edge_runtime.engines.record import EngineInfo
 from edge_runtime.errors import EngineLost, MissingRequirement, UsageError
 from tests.helpers import ROOT
 
@@ -175,7 +175,7 @@ def test_ctrl_c_ends_a_full_run_with_130(real, tiny_bundle, tmp_path, scenario):
     code = (
         "import sys\n"
         "from benchmarks import loadgen\n"
-        "from edge_runtime.command import run_verb\n"
+        "from edge_runtime.cli.run import run_verb\n"
         "from tests.benchmarks.test_loadgen import FixedEngine\n"
         "loadgen.open_engine = lambda bundle, name, batch: FixedEngine(call_s=0.02)\n"
         "sys.exit(run_verb(loadgen.main, sys.argv[1:]))\n"

@@ -9,12 +9,13 @@ import shutil
 import pytest
 from PIL import Image
 
-from benchmarks import rivals, versus_loop
-from edge_runtime import machine
-from edge_runtime.bundle import Bundle
-from edge_runtime.engines import EngineInfo
+from benchmarks import rivals
+from benchmarks.experiments import versus_loop
+from edge_runtime.bundle.reading import Bundle
+from edge_runtime.engines.record import EngineInfo
 from edge_runtime.errors import UsageError
-from edge_runtime.images import SIDE
+from edge_runtime.machine import cpu, libraries
+from edge_runtime.photos.spec import SIDE
 from tests import helpers
 
 # As OpenVINO 2026.4's prints it (2022 to 2025 print the same lines).
@@ -73,7 +74,7 @@ def check_photos(result, photos):
 def test_the_plain_loop_is_timed_in_a_process_of_its_own_and_knows_the_labels(tiny_bundle, photos):
     result = rivals.run_job(job_of(tiny_bundle, photos, "opencv-onnxruntime"))
     check_photos(result, photos)
-    assert result["library"]["onnxruntime"] == machine.library_version("onnxruntime")
+    assert result["library"]["onnxruntime"] == libraries.library_version("onnxruntime")
     assert set(result["library"]) == {"onnxruntime", "cv2"} and result["batch"] == 4
 
 
@@ -139,7 +140,7 @@ def test_engines_of_the_bundle_are_rivals_models_and_foreign_ones_say_why_not(ti
         job = found["benchmark_app openvino-bf16 " + hint]
         assert job["model"] == os.path.join(folder, "model.xml") and job["precision"] == "bf16"
         assert "engine.json is missing or garbled" in job["skipped"]
-    assert found["hackathon"]["threads"] == machine.core_count()
+    assert found["hackathon"]["threads"] == cpu.core_count()
 
 
 def test_gpu_engines_are_run_with_batches_they_were_built_for(tiny_bundle, monkeypatch):
@@ -163,7 +164,7 @@ def test_benchmark_app_runs_on_the_bundles_model(tiny_bundle, photos):
     assert result["limit"] is True and result["labels"] is None
     assert 0 < result["latency_min_ms"] <= result["latency_p50_ms"] <= result["latency_max_ms"]
     assert result["photos"] == result["calls"] and result["images_per_s"] > 0
-    assert result["library"] == {"openvino": machine.library_version("openvino")}
+    assert result["library"] == {"openvino": libraries.library_version("openvino")}
     assert "its CPU time is the whole program's" in result["note"]
     broken = rivals.run_job(job_of(tiny_bundle, photos, "benchmark_app model.onnx latency", model="gone.onnx"))
     assert broken["skipped"].startswith("benchmark_app ended with ")

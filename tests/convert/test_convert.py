@@ -15,13 +15,15 @@ import pytest
 
 from convert import cli, parity
 from convert.child import ChildError
-from edge_runtime import bundle as bundles
-from edge_runtime import cli as classify_cli
-from edge_runtime import engines, images, machine
-from edge_runtime.bundle import Bundle
-from edge_runtime.engines import list_engines, open_engine
+from edge_runtime.bundle import listing, manifest, writing
+from edge_runtime.bundle.reading import Bundle
+from edge_runtime.cli.classify import main
+from edge_runtime.engines import modules
 from edge_runtime.engines.onnxruntime import OPTIMIZED_MODEL
+from edge_runtime.engines.selection import list_engines, open_engine
 from edge_runtime.errors import BundleError, MissingRequirement, ParityError, UsageError
+from edge_runtime.machine import cpu, libraries
+from edge_runtime.photos import spec
 from tests import helpers
 
 
@@ -60,7 +62,7 @@ def everything_below(folder):
 
 def classify(bundle, photos, engine, out):
     """Returns the rows of a result table as dicts."""
-    classify_cli.main([bundle, photos, "--engine", engine, "--out", str(out), "--top", "3"])
+    main([bundle, photos, "--engine", engine, "--out", str(out), "--top", "3"])
     with open(str(out), newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file, dialect="excel-tab"))
 
@@ -78,7 +80,7 @@ def wrong_build(change):
                 changed = change(numpy_helper.to_array(value).copy())
                 value.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(changed), value.name))
         onnx.save(model, os.path.join(folder, OPTIMIZED_MODEL))
-        return {"libraries": {"onnxruntime": machine.library_version("onnxruntime")}, "gpu": None}
+        return {"libraries": {"onnxruntime": libraries.library_version("onnxruntime")}, "gpu": None}
 
     return build
 
@@ -119,12 +121,12 @@ def test_an_engine_is_published_with_its_facts_and_answers_as_the_original(
     assert (record["kind"], record["precision"]) == (target, precision)
     assert record["batch_profile"] == {"min": 1, "opt": 4, "max": 4}
     assert record["source"] == {"bundle_id": opened.id, "model_sha256": opened.sha256("model.onnx")}
-    assert record["libraries"] == {target: machine.library_version(target)}
+    assert record["libraries"] == {target: libraries.library_version(target)}
     assert record["gpu"] is None
     assert record["min_agreement"] == (0.98 if precision == "int8" else 0.995)
     assert record["build_s"] >= 0
     assert record["peak_memory_bytes"] > 10 << 20
-    assert record["machine"] == machine.describe()
+    assert record["machine"] == cpu.describe()
     assert record["parity"]["photos"] == 12
     assert record["parity"]["top1_agreement"] == 1.0
     assert 0 <= record["parity"]["mean_abs_difference"] <= record["parity"]["max_abs_difference"] < tolerance
@@ -136,8 +138,8 @@ def test_an_engine_is_published_with_its_facts_and_answers_as_the_original(
     assert record["images_per_s"] > 0
     folder = os.path.join(tiny_bundle, "engines", name)
     assert set(record["files"]) == set(os.listdir(folder)) - {"engine.json"} != set()
-    bundles.check_files(folder, record["files"], sums=True)
-    assert set(engines._module(target).FILES) <= set(record["files"])  # what it will open
+    listing.check_files(folder, record["files"], sums=True)
+    assert set(modules.module_of(target).FILES) <= set(record["files"])  # what it will open
 
     said = capsys.readouterr()
     assert said.out.startswith("%s beside the original, on 12 photos\n" % name)  # and nothing of the libraries' own
@@ -447,7 +449,7 @@ def test_another_engine_survives_a_failed_conversion(tiny_bundle, monkeypatch):
 
 def test_the_sample_s_photos_are_the_network_s_own_input(pristine_bundle):
     sample = parity.reference_sample(Bundle.open(pristine_bundle))
-    assert sample.images.shape == (12,) + tuple(images.INPUT_SPEC["shape"])
+    assert sample.images.shape == (12,) + tuple(spec.INPUT_SPEC["shape"])
     assert sample.images.dtype == np.uint8
     assert sorted(set(sample.labels)) == sorted(helpers.COLOURS)
 
@@ -667,8 +669,8 @@ def add_convolution(folder):
     model.graph.ClearField("node")
     model.graph.node.extend(nodes)
     onnx.save(model, os.path.join(folder, "model.onnx"))
-    os.unlink(os.path.join(folder, bundles.MANIFEST))
-    bundles.write_manifest(folder, sorted(helpers.COLOURS), {}, {})
+    os.unlink(os.path.join(folder, manifest.MANIFEST))
+    writing.write_manifest(folder, sorted(helpers.COLOURS), {}, {})
 
 
 @pytest.mark.parametrize("target", ["onnxruntime", "openvino"])
@@ -684,7 +686,7 @@ def test_int8_quantizes_the_convolutions_by_the_given_photos(tiny_bundle, photos
     assert record["parity"]["top1_agreement"] == 1.0
     assert 0 < record["parity"]["max_abs_difference"] < 0.1
     if target == "openvino":
-        assert record["quantizer"] == {"nncf": machine.library_version("nncf")}
+        assert record["quantizer"] == {"nncf": libraries.library_version("nncf")}
         with open(os.path.join(folder, "model.xml"), encoding="utf-8") as file:
             assert "FakeQuantize" in file.read()
     else:

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from convert import parity
-from edge_runtime.bundle import Bundle, Sample
+from edge_runtime.bundle.reading import Bundle, Sample
 from edge_runtime.engines.base import Engine
 from edge_runtime.errors import OutOfMemory, ParityError, UsageError
-from edge_runtime.sources import Item
+from edge_runtime.sources.items import Item
 from tests import helpers
 
 CLASSES = sorted(helpers.COLOURS)  # as indices: blue 0, green 1, red 2

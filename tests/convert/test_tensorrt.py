@@ -14,12 +14,13 @@ import pytest
 from convert import cli
 from convert import tensorrt as builder
 from convert.settings import Settings
-from edge_runtime import bundle as bundles
-from edge_runtime import cli as classify_cli
-from edge_runtime import machine
-from edge_runtime.bundle import INPUT_NAME, OUTPUT_NAME, Bundle
-from edge_runtime.engines import list_engines, open_engine
-from edge_runtime.engines import tensorrt as runtime
+from edge_runtime.bundle import listing
+from edge_runtime.bundle.manifest import INPUT_NAME, OUTPUT_NAME
+from edge_runtime.bundle.reading import Bundle
+from edge_runtime.cli import classify
+from edge_runtime.engines.selection import list_engines, open_engine
+from edge_runtime.engines.tensorrt import context
+from edge_runtime.engines.tensorrt.engine import make_log
 from edge_runtime.errors import BundleError, MissingRequirement
 from tests import helpers
 
@@ -122,7 +123,7 @@ def test_another_input_is_refused(pristine_bundle):
 )
 def test_the_workspace_is_a_quarter_of_the_memory_within_limits(monkeypatch, available_mib, gpu_mib, chosen):
     info = {} if available_mib is None else {"MemAvailable": available_mib << 20}
-    monkeypatch.setattr(machine, "memory_info", lambda: info)
+    monkeypatch.setattr(builder, "memory_info", lambda: info)
     assert builder.default_workspace_mib(gpu_mib << 20) == chosen
 
 
@@ -134,11 +135,11 @@ def test_times_are_kept_per_gpu_and_version(monkeypatch, tmp_path):
 
 
 def test_low_memory_is_told_with_the_commands_for_swap(monkeypatch, capsys):
-    monkeypatch.setattr(machine, "memory_info", lambda: {"MemAvailable": 1500 << 20, "SwapFree": 100 << 20})
+    monkeypatch.setattr(builder, "memory_info", lambda: {"MemAvailable": 1500 << 20, "SwapFree": 100 << 20})
     builder._warn_of_low_memory()
     said = capsys.readouterr().err
     assert "1500 MiB of memory and 100 MiB of swap free" in said and "swapon" in said
-    monkeypatch.setattr(machine, "memory_info", lambda: {"MemAvailable": 1500 << 20, "SwapFree": 600 << 20})
+    monkeypatch.setattr(builder, "memory_info", lambda: {"MemAvailable": 1500 << 20, "SwapFree": 600 << 20})
     builder._warn_of_low_memory()
     assert capsys.readouterr().err == ""
 
@@ -216,7 +217,7 @@ def test_from_a_bundle_to_labels_on_every_version(tiny_bundle, tmp_path, simulat
     helpers.write_photos(tmp_path / "photos", per_class=2)
     out = tmp_path / "labels.tsv"
     arguments = [tiny_bundle, str(tmp_path / "photos"), "--engine", "tensorrt-fp16", "--batch", "3", "--out", str(out)]
-    classify_cli.main(arguments)
+    classify.main(arguments)
     rows = [line.split("\t") for line in out.read_text(encoding="utf-8").splitlines()[1:]]
     assert len(rows) == 6 and all(os.path.dirname(name) == label for name, label, _, _ in rows)
 
@@ -253,7 +254,7 @@ def test_the_calibrator_shows_every_photo_in_full_batches(simulated):
     simulator = simulated("8.2.1")
     pictures = np.arange(5 * 12, dtype=np.uint8).reshape(5, 2, 2, 3)
     shown = []
-    with runtime.gpu_context():
+    with context.gpu_context():
         cuda = simulator.pycuda.driver
         memory = cuda.mem_alloc(3 * 12 * 4)
         calibrator = builder._calibrator(simulator.tensorrt, pictures, 3, memory)
@@ -336,7 +337,7 @@ def test_a_profile_that_is_not_accepted_is_told(simulated):
     simulator = simulated()
     config = types.SimpleNamespace(add_optimization_profile=lambda profile: -1)
     with pytest.raises(MissingRequirement, match="refused batches of 1 to 7"):
-        builder._add_profile(simulator.tensorrt.Builder(runtime.make_log(simulator.tensorrt)), config, 7)
+        builder._add_profile(simulator.tensorrt.Builder(make_log(simulator.tensorrt)), config, 7)
 
 
 # --- the times that are kept
@@ -347,7 +348,7 @@ def test_the_next_build_starts_from_the_kept_times(tiny_bundle, tmp_path, simula
     build_here(tiny_bundle, tmp_path)
     kept = tmp_path / "cache" / "times"
     assert os.listdir(str(kept.parent)) == ["times"]
-    config = simulator.tensorrt.Builder(runtime.make_log(simulator.tensorrt)).create_builder_config()
+    config = simulator.tensorrt.Builder(make_log(simulator.tensorrt)).create_builder_config()
     cache = builder._use_timing_cache(config, str(kept))
     assert cache is config.get_timing_cache()
     assert bytes(cache.serialize()) == kept.read_bytes()
@@ -408,11 +409,11 @@ def test_a_build_that_the_system_kills_is_told_with_the_memory_and_the_commands_
     import picnic_edge
 
     simulated(kill_in_build=True)
-    before = bundles.list_files(tiny_bundle)
+    before = listing.list_files(tiny_bundle)
     assert picnic_edge.main(["convert", tiny_bundle, "--to", "tensorrt"]) == 4
     said = capsys.readouterr().err
     assert "killed by the system" in said and "MiB of memory" in said and "swapon" in said
-    assert bundles.list_files(tiny_bundle) == before and not os.path.exists(os.path.join(tiny_bundle, "engines"))
+    assert listing.list_files(tiny_bundle) == before and not os.path.exists(os.path.join(tiny_bundle, "engines"))
 
 
 def processes_with(text):
@@ -431,7 +432,7 @@ def processes_with(text):
 def test_kill_9_during_the_build_leaves_the_bundle_as_it_was_and_no_process(tiny_bundle, tmp_path, simulated):
     simulated()
     convert(tiny_bundle, "--precision", "fp32")
-    before = bundles.list_files(tiny_bundle)
+    before = listing.list_files(tiny_bundle)
     simulated(progress=["tactic"] * 600, build_s=60)
     mark = "PICNIC_EDGE_TEST_MARK=%s" % tmp_path
     environment = dict(os.environ, PICNIC_EDGE_TEST_MARK=str(tmp_path))
@@ -441,7 +442,7 @@ def test_kill_9_during_the_build_leaves_the_bundle_as_it_was_and_no_process(tiny
         wait_for(lambda: len(processes_with(mark)) >= 2 and busy(tiny_bundle))
         tool.send_signal(signal.SIGKILL)
     wait_for(lambda: processes_with(mark) == [])
-    after = bundles.list_files(tiny_bundle)
+    after = listing.list_files(tiny_bundle)
     assert {name: facts for name, facts in after.items() if ".unfinished/" not in name} == before
     simulated()
     with open_engine(Bundle.open(tiny_bundle)) as engine:
@@ -452,7 +453,7 @@ def test_kill_9_during_the_build_leaves_the_bundle_as_it_was_and_no_process(tiny
 
 def busy(bundle):
     """Whether a conversion has written the model that the child reads."""
-    return any(name.endswith("model.onnx") and "unfinished" in name for name in bundles.list_files(bundle))
+    return any(name.endswith("model.onnx") and "unfinished" in name for name in listing.list_files(bundle))
 
 
 def wait_for(condition, at_most_s=30):

@@ -15,10 +15,10 @@ import pytest
 
 from convert import child, cli, tf_trt
 from convert.settings import Settings
-from edge_runtime import engines
-from edge_runtime.bundle import Bundle
-from edge_runtime.engines import EngineInfo
+from edge_runtime.bundle.reading import Bundle
 from edge_runtime.engines import tf_trt as engine_module
+from edge_runtime.engines.modules import create_engine
+from edge_runtime.engines.record import EngineInfo
 from edge_runtime.engines.tf_trt import Probe
 from edge_runtime.errors import BundleError, MissingRequirement
 from tests import helpers
@@ -337,7 +337,7 @@ def test_the_loaded_version_is_asked_only_where_there_is_one(monkeypatch):
 
 
 def test_here_says_what_engine_json_keeps(fake):
-    assert engine_module.here() == {"libraries": {"tensorflow": "2.7.0", "tensorrt": "8.2.1"}, "gpu": GPU}
+    assert engine_module.local_facts() == {"libraries": {"tensorflow": "2.7.0", "tensorrt": "8.2.1"}, "gpu": GPU}
 
 
 def test_the_first_gpu_is_named_and_its_memory_grows_as_needed(monkeypatch):
@@ -370,7 +370,7 @@ def test_only_python_s_protobuf_is_slow(monkeypatch, kind, slow):
     monkeypatch.setattr(engine_module, "require", lambda name: types.SimpleNamespace(Type=lambda: kind))
     said = engine_module.slow_protobuf()
     assert bool(said) == slow
-    assert not slow or "may take minutes" in said and engine_module.protobuf_mend() in said
+    assert not slow or "may take minutes" in said and engine_module.fix_for_protobuf() in said
 
 
 @pytest.mark.parametrize(
@@ -384,7 +384,7 @@ def test_only_python_s_protobuf_is_slow(monkeypatch, kind, slow):
 def test_protobuf_s_mend_is_one_that_there_is(monkeypatch, python, architecture, mend):
     monkeypatch.setattr(sys, "version_info", python)
     monkeypatch.setattr(platform, "machine", lambda: architecture)
-    assert mend in engine_module.protobuf_mend()
+    assert mend in engine_module.fix_for_protobuf()
 
 
 def test_the_engine_runs_a_saved_model_from_its_own_folder(fake, tiny_bundle, tmp_path, monkeypatch):
@@ -459,4 +459,4 @@ def test_a_false_flag_reaches_the_real_converted_graph_only_where_it_is_known_to
 
 def test_kinds_find_their_module():
     info = EngineInfo("tf-trt-fp16", "tf-trt", "fp16", "/nowhere", {})
-    assert isinstance(engines.create_engine(info, 3, 8, 1), engine_module.TfTrtEngine)
+    assert isinstance(create_engine(info, 3, 8, 1), engine_module.TfTrtEngine)

@@ -8,10 +8,12 @@ import time
 import numpy as np
 import pytest
 
-from edge_runtime import engines, images
+from edge_runtime import classifier as classifier_module
 from edge_runtime.classifier import Classifier, Prediction
-from edge_runtime.live import Video
-from edge_runtime.sources import Frame, Item
+from edge_runtime.engines import record, selection
+from edge_runtime.photos import picture as photos_picture
+from edge_runtime.sources.items import Frame, Item
+from edge_runtime.sources.video import Video
 from tests.helpers import COLOURS, photo, write_photo
 
 RED, GREEN = "red", "green, fresh & ripe"
@@ -31,8 +33,8 @@ def frame(number, colour=RED):
 
 def test_without_a_batch_size_it_takes_the_engine_s_own(pristine_bundle, monkeypatch):
     with Classifier.open(pristine_bundle) as opened:
-        assert opened.batch_size == opened.engine.max_batch == engines.DEFAULT_BATCH
-    monkeypatch.setattr(engines, "best_batch", lambda info: 3)
+        assert opened.batch_size == opened.engine.max_batch == record.DEFAULT_BATCH
+    monkeypatch.setattr(selection, "best_batch", lambda info: 3)
     with Classifier.open(pristine_bundle) as opened:
         assert opened.batch_size == opened.engine.max_batch == 3
     with Classifier.open(pristine_bundle, batch_size=5) as opened:
@@ -71,13 +73,13 @@ def test_a_frame_of_another_kind_has_an_error(classifier):
 @pytest.fixture
 def read_ahead(monkeypatch):
     """The next frame is read before the one before it is fitted to the network's size."""
-    fit_image = images.fit_image
+    fit_image = photos_picture.fit_image
 
     def fit_late(picture):
         time.sleep(0.003)
         return fit_image(picture)
 
-    monkeypatch.setattr(images, "fit_image", fit_late)
+    monkeypatch.setattr(classifier_module, "fit_image", fit_late)
 
 
 def refilled(size, count=64, show=lambda picture: picture):

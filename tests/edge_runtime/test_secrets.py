@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from edge_runtime.command import run_verb
+from edge_runtime.cli.run import run_verb
 from edge_runtime.errors import UsageError
 from edge_runtime.secrets import hide_secrets, remember, shown_address
 

@@ -1,0 +1,237 @@
+"""An engine in a process of its own: its memory is its own, and a crash costs nobody else's figures.
+
+The process opens the engine, answers requests one at a time, and waits in between without using a core, so that several
+engines can be open side by side and be measured in turns.
+"""
+
+import contextlib
+import ctypes
+import multiprocessing
+import os
+import signal
+import time
+import traceback
+import typing
+
+import numpy as np
+
+from benchmarks import loadgen
+from benchmarks.bench import measure
+from convert import parity
+from edge_runtime.bundle.reading import Bundle
+from edge_runtime.classifier import Classifier
+from edge_runtime.engines.base import EngineError
+from edge_runtime.errors import BundleError, PicnicError
+from edge_runtime.machine import jetson
+from edge_runtime.machine.memory import peak_memory_bytes
+
+GPU_KINDS = ("tensorrt", "tf-trt")  # built for a largest batch; their memory is the GPU's
+END_TO_END = "end_to_end"
+_GRACE_S = 5
+_MOST_PICTURES = 32  # in the batches of the model-only windows: a copy per batch size is in the peak of memory
+_DIE_WITH_PARENT = 1  # prctl: PR_SET_PDEATHSIG
+
+Task = typing.NamedTuple(
+    "Task",
+    [
+        ("bundle", str),  # its folder
+        ("engine", str),
+        ("batches", list),  # photos per call, in the order of measuring
+        ("items", list),  # edge_runtime.sources.items.Item of the end-to-end run
+        ("scratch", str),  # an existing folder
+        ("opener", typing.Callable),  # as edge_runtime.engines.open_engine(bundle, name, max_batch)
+    ],
+)
+
+
+class EngineFailed(Exception):  # noqa: N818
+    """This engine cannot be measured any further; the message is the reason, its first line says it in short.
+
+    invalid: it, or its bundle, is corrupt or built for another machine.
+    """
+
+    def __init__(self, reason, invalid=False):
+        super().__init__(reason)
+        self.invalid = invalid
+
+
+class Worker:
+    """The parent's side: start it, ask it, close it. Not to be shared between threads."""
+
+    def __init__(self, task):
+        """Starts the process and waits until the engine is open and warm.
+
+        Raises:
+            EngineFailed: it cannot be opened.
+        """
+        context = multiprocessing.get_context("spawn")  # a fork would share the parent's threads and memory
+        self._connection, theirs = context.Pipe()
+        self._busy = True
+        self._process: typing.Any = context.Process(target=_serve, args=(theirs, os.getpid(), task), daemon=True)
+        # Ctrl-C is the parent's affair: the child starts with it blocked, until it ignores it.
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+        try:
+            self._process.start()
+        finally:
+            theirs.close()
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        try:
+            self.facts = self._answer()  # dict: name, kind, precision, slots, load_s, first_call_ms, warm_up_s
+        except BaseException:
+            self.close()
+            raise
+
+    def ask(self, request, *arguments):
+        """Returns what a public method of _Subject answers to the arguments.
+
+        Raises:
+            EngineFailed: it failed, or its process ended.
+        """
+        self._busy = True
+        with contextlib.suppress(OSError):  # where the process has ended, reading says how
+            self._connection.send((request, arguments))
+        return self._answer()
+
+    def close(self):
+        """Ends the process. May be called any number of times."""
+        self._connection.close()
+        if not self._busy:  # it ends by itself
+            self._process.join(_GRACE_S)
+        if self._process.is_alive():
+            os.kill(self._process.pid, signal.SIGKILL)
+        self._process.join()
+
+    def _answer(self):
+        try:
+            reason, value = self._connection.recv()
+        except (EOFError, OSError):
+            self._process.join(_GRACE_S)
+            reason, value = _how_it_ended(self._process.exitcode), None
+        self._busy = False
+        if reason:
+            raise EngineFailed(reason, invalid=bool(value))
+        return value
+
+
+def largest_batch(info):
+    """Returns the largest batch that an engine was built for, None where it takes any."""
+    record = info.record or {}
+    if info.kind not in GPU_KINDS:
+        return None
+    profile = record.get("batch_profile")
+    found = profile.get("max") if isinstance(profile, dict) else record.get("max_batch")
+    return found if isinstance(found, int) and found > 0 else None
+
+
+def _how_it_ended(code):
+    if code == -signal.SIGKILL:
+        return "its process was killed by the system, which does that when memory runs out"
+    if code is not None and code < 0:
+        return f"its process crashed ({signal.Signals(-code).name})"
+    return f"its process ended with exit code {code}; what it said is above"
+
+
+def _serve(connection, parent, task):
+    """What the child does: opens the engine, then answers until the parent goes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
+    ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
+    if os.getppid() != parent:  # it ended before that
+        return
+    os.dup2(2, 1)  # the document on standard output is the parent's
+    subject: typing.Any = None
+    request, arguments = _Subject, (task,)  # type: typing.Tuple[typing.Callable, tuple]
+    while True:
+        reason, value = "", None
+        try:
+            value = request(*arguments)
+        except (PicnicError, EngineError) as error:
+            reason, value = str(error) or type(error).__name__, isinstance(error, BundleError)
+        except Exception as error:  # each library has exceptions of its own
+            traceback.print_exc()
+            text = str(error).strip().splitlines() or [""]
+            reason = f"{type(error).__name__}: {text[0]}"
+        try:
+            if subject is None and not reason:
+                subject = value
+                value = subject.facts
+            connection.send((reason, value))
+            name, arguments = connection.recv()
+        except (EOFError, OSError):  # the parent has what it wanted
+            return
+        request = getattr(subject, name)
+
+
+class _Subject:
+    """The child's side: the open engine, and what can be asked of it (the public methods)."""
+
+    def __init__(self, task):
+        self._task = task
+        self._bundle = Bundle.open(task.bundle)
+        self._pictures = self._bundle.sample().images
+        started = time.perf_counter()
+        self._engine = task.opener(self._bundle, task.engine, max(task.batches))
+        load_s = time.perf_counter() - started
+        self._classifier = Classifier(self._bundle, self._engine, max(task.batches))
+        few = self._pictures[:_MOST_PICTURES]
+        self._batches = {size: measure.make_batches(few, size) for size in task.batches}
+        started = time.perf_counter()
+        calls_ms = [measure.warm_up(self._engine, self._batches[size]) for size in task.batches]
+        info = self._engine.info
+        self.facts = {
+            "name": self._engine.name,
+            "kind": info.kind,
+            "precision": info.precision,
+            "slots": self._engine.slots,
+            "load_s": load_s,
+            "first_call_ms": calls_ms[0][0],
+            "warm_up_s": time.perf_counter() - started,
+        }
+
+    def model(self, batch, seconds):
+        """Times a window of calls: measure.window."""
+        return measure.window(self._engine, self._batches[batch], seconds)
+
+    def end_to_end(self, seconds):
+        """Times a window of photo files: measure.end_to_end."""
+        out = os.path.join(self._task.scratch, f"{os.getpid()}.tsv")
+        found = measure.end_to_end(self._classifier, self._task.items, out, seconds)
+        failed = self._classifier.stats.failed
+        if failed:
+            raise EngineError(f"{self._engine.name}: it fails on {failed} of {found['photos']} photos")
+        return found
+
+    def accuracy(self, labelled):
+        """Scores the engine on labelled photos, as convert.parity.labelled_photos returns them."""
+        answers = self._classifier.classify(item for item, _ in labelled)
+        rows = [
+            (label, answer.probabilities.argmax())
+            for (_, label), answer in zip(labelled, answers)
+            if answer.probabilities is not None
+        ]
+        if not rows:
+            return {"labelled_photos": 0, "top1": None, "macro_f1": None}
+        truth, found = np.array(rows).T
+        return {
+            "labelled_photos": len(rows),
+            "top1": float(np.mean(truth == found)),
+            "macro_f1": parity.macro_f1(truth, found),
+        }
+
+    def memory(self):
+        """Returns {"peak_rss_bytes", "gpu_memory_bytes"} so far; the GPU's is None where nothing tells it."""
+        return {"peak_rss_bytes": peak_memory_bytes(), "gpu_memory_bytes": _gpu_memory_bytes(os.getpid())}
+
+    def loadgen(self, scenario, mode, folder):
+        """Runs a scenario of LoadGen: benchmarks.loadgen.run."""
+        return loadgen.run(self._engine, self._pictures, scenario, mode, folder)
+
+
+def _gpu_memory_bytes(pid):
+    """Returns what nvidia-smi says of a process; a Jetson has none, its GPU works in the machine's memory."""
+    command = ["nvidia-smi", "--query-compute-apps=pid,used_memory", "--format=csv,noheader,nounits"]
+    for line in jetson.output_of(*command).splitlines():
+        fields = [field.strip() for field in line.split(",")]
+        if fields[0] == str(pid) and len(fields) == 2 and fields[1].isdigit():
+            return int(fields[1]) << 20
+    return None

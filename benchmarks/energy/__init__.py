@@ -1,0 +1,1 @@
+"""Power meters: watts of boards, processors and GPUs, and energy per image."""

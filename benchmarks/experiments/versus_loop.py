@@ -1,0 +1,135 @@
+"""python -m benchmarks.experiments.versus_loop BUNDLE DIR: `classify` beside its bound and the usual loops.
+
+All in one run, on the same photos and cores, in turns: decoding alone; for each engine the model alone, `classify`, and
+the bound that decoding and the model allow together when every core always has work, 1 / (1 / decode + 1 / model); the
+loop of ten lines (cv2.imread, cv2.resize, ONNX Runtime) and the pipeline this project grew from (tf.data one photo at a
+time, Keras predict). Where classify falls short of its bound, the share of the cores' time that was used says why: idle
+cores are the pipeline's fault; busy ones say that the two kinds of work get in each other's way.
+"""
+
+import argparse
+import collections
+import concurrent.futures
+import functools
+import os
+import sys
+import tempfile
+import time
+
+import numpy as np
+
+from benchmarks import rivals
+from benchmarks.bench import cli, measure
+from edge_runtime.bundle.reading import Bundle
+from edge_runtime.classifier import Classifier
+from edge_runtime.cli.run import run_verb
+from edge_runtime.console import say
+from edge_runtime.engines.selection import open_engine
+from edge_runtime.machine import cpu, memory
+from edge_runtime.photos import decode, read
+from edge_runtime.sources.registry import open_source
+
+_LOOPS = {"opencv-onnxruntime": "loop of cv2 and ONNX Runtime", "hackathon": "tf.data one by one, Keras predict"}
+
+
+def model_only(engine, pictures, batch, seconds=5.0):
+    """Returns images per second of an engine that always has as many batches on their way as it takes."""
+    batches = measure.make_batches(pictures, batch)
+    measure.warm_up(engine, batches)
+    on_their_way = collections.deque()  # type: collections.deque
+    photos, started = 0, time.perf_counter()
+    while time.perf_counter() - started < seconds:
+        on_their_way.append(engine.submit(batches[photos // batch % len(batches)]))
+        if len(on_their_way) == engine.slots:
+            photos += len(engine.collect(on_their_way.popleft()))
+    while on_their_way:
+        photos += len(engine.collect(on_their_way.popleft()))
+    return photos / (time.perf_counter() - started)
+
+
+def decode_only(paths, scaled):
+    """Decodes all photos on all cores. Returns images per second."""
+    started = time.perf_counter()
+    with concurrent.futures.ThreadPoolExecutor(cpu.core_count()) as pool:
+        for _ in pool.map(lambda path: decode.decode_image(read.read_bytes(path), scaled), paths):
+            pass
+    return len(paths) / (time.perf_counter() - started)
+
+
+def at_work(call):
+    """Returns (what call returns, the share of all cores' time that this process used meanwhile)."""
+    started, cpu_started = time.perf_counter(), time.process_time()
+    found = call()
+    seconds = (time.perf_counter() - started) * cpu.core_count()
+    return found, (time.process_time() - cpu_started) / seconds
+
+
+def compare(bundle, name, items, decoded_per_s):
+    """Returns [model only, classify, bound (images per second), shares of the cores' time of the first two]."""
+    with tempfile.TemporaryDirectory() as scratch:
+        with Classifier(bundle, open_engine(bundle, name, rivals.BATCH), rivals.BATCH) as classifier:
+            pictures = bundle.sample().images
+            alone, alone_at_work = at_work(
+                functools.partial(model_only, classifier.engine, pictures, classifier.batch_size)
+            )
+            out = os.path.join(scratch, "out.tsv")
+            found, found_at_work = at_work(functools.partial(measure.end_to_end, classifier, items, out))
+    bound = 1 / (1 / decoded_per_s + 1 / alone)
+    return [alone, found["images_per_s"], bound, alone_at_work, found_at_work]
+
+
+def main(argv=None):
+    """Measures and prints the comparison."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.experiments.versus_loop", description=__doc__.split("\n")[0]
+    )
+    parser.add_argument("bundle")
+    parser.add_argument("photos", metavar="DIR", help="folder of readable photos")
+    parser.add_argument("--engine", nargs="+", default=["onnxruntime"], metavar="NAME", help="(default onnxruntime)")
+    parser.add_argument("--rounds", type=int, default=3, help="repetitions, the median counts (default 3)")
+    parser.add_argument("--loop-photos", type=int, default=200, metavar="N", help="for the usual loops (default 200)")
+    options = parser.parse_args(argv)
+    bundle = Bundle.open(options.bundle)
+    items = cli.readable(list(open_source(options.photos)), options.photos)
+    paths = [item.path for item in items]
+    decoded, every_pixel, engines = [], [], collections.defaultdict(list)
+    for number in range(options.rounds):
+        say(f"round {number + 1} of {options.rounds}")
+        decoded.append(decode_only(paths, True))
+        every_pixel.append(decode_only(paths[: options.loop_photos], False))
+        for name in options.engine:
+            engines[name].append(compare(bundle, name, items, decoded[-1]))
+    best = max(np.median(rounds, axis=0)[1] for rounds in engines.values())
+    print("engine              classify / bound  classify  bound  model only  (images/s)  cores used: classify, model")
+    for name, rounds in engines.items():
+        alone, found, bound, alone_at_work, found_at_work = np.median(rounds, axis=0)
+        ratio = np.median([row[1] / row[2] for row in rounds])
+        shown = (name, ratio, found, bound, alone, found_at_work, alone_at_work)
+        print("%-20s %15.3f %9.1f %6.1f %11.1f %20.3f %6.3f" % shown)
+    for job in rivals.jobs(bundle, paths[: options.loop_photos]):
+        if job.get("rival") in _LOOPS:
+            result = rivals.run_job(job)
+            if "skipped" in result:
+                print(f"{_LOOPS[job['rival']]}: skipped: {result['skipped']}")
+            else:
+                speed = result["images_per_s"]
+                print(
+                    "%-34s %6.1f images/s; the fastest engine here: %.1f times"
+                    % (_LOOPS[job["rival"]], speed, best / speed)
+                )
+    print(f"decoding alone {np.median(decoded):.1f} photos/s, without scaled decoding {np.median(every_pixel):.1f}")
+    print(
+        "%d photos (the usual loops: %d), median of %d rounds; peak memory %.0f MiB; %s, %d cores"
+        % (
+            len(items),
+            min(len(items), options.loop_photos),
+            options.rounds,
+            memory.peak_memory_bytes() / 2.0**20,
+            cpu.describe()["cpu"],
+            cpu.core_count(),
+        )
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(run_verb(main, sys.argv[1:]))

@@ -1,0 +1,1 @@
+"""Pictures with their labels on them: files, videos, a window."""

@@ -1,0 +1,147 @@
+"""Draws a label and its confidence on a picture."""
+
+import functools
+import os
+import subprocess
+
+import cv2
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from edge_runtime.photos import read
+from edge_runtime.sources.items import Frame, Item
+
+_LARGEST = 1280  # pixels of the longer side: for looking at, a photo of 12 megapixels is no better
+
+_SMALLEST = 320  # below, a label would not be legible
+
+_DEJAVU = "DejaVuSans.ttf"
+
+_DEJAVU_LETTERS = 0x24F  # has them all up to here (Latin)
+
+_BAND, _BAR, _BEHIND_BAR, _TEXT, _AROUND = (24, 24, 24), (94, 201, 98), (80, 80, 80), (255, 255, 255), (128, 128, 128)
+
+
+def annotated(rgb, label, confidence):
+    """Draws a label, and a bar as long as its confidence, below a picture: nothing of it is hidden.
+
+    Args:
+        rgb: uint8 [height, width, 3]; not changed.
+        label: text in any script.
+        confidence: 0..1.
+
+    Returns:
+        uint8 [height, width, 3]: the picture with its longer side brought to 320 to 1280 pixels (a strip stands on
+        grey), and the band below it.
+    """
+    picture = fitted(rgb)
+    height, width = picture.shape[:2]
+    label = " ".join("".join(letter if letter.isprintable() else " " for letter in label).split())
+    number = f"{100 * confidence:.1f} %"
+    size = max(14, min(height // 16, 40))
+    margin = size // 2
+    band = Image.new("RGB", (width, size * 5 // 2 + margin), _BAND)  # opaque: legible on anything
+    draw = ImageDraw.Draw(band)
+    font, number_font = _font(size, label), _font(size, number)
+    number_left = width - margin - _length(number_font, number)
+    draw.text((margin, margin // 2), _shortened(font, label, number_left - 2 * margin), font=font, fill=_TEXT)
+    draw.text((number_left, margin // 2), number, font=number_font, fill=_TEXT)
+    left, top, right, bottom = margin, size * 2, width - margin, size * 5 // 2
+    draw.rectangle((left, top, right, bottom), fill=_BEHIND_BAR)
+    filled = int(round((right - left) * min(1.0, max(0.0, confidence))))
+    if filled:
+        draw.rectangle((left, top, left + filled, bottom), fill=_BAR)
+    return np.vstack([picture, np.asarray(band)])
+
+
+def fitted(rgb):
+    """Returns a picture at a size for looking at: its longer side 320 to 1280 pixels."""
+    height, width = rgb.shape[:2]
+    longer = max(height, width)
+    rgb = resized(rgb, float(min(max(longer, _SMALLEST), _LARGEST)) / longer)
+    return padded(rgb, max(rgb.shape[0], _SMALLEST // 2), max(rgb.shape[1], _SMALLEST // 2))
+
+
+def resized(rgb, scale):
+    """Returns a picture scaled by a factor."""
+    size = tuple(max(1, int(round(length * scale))) for length in rgb.shape[1::-1])
+    if size == rgb.shape[1::-1]:
+        return rgb
+    return cv2.resize(rgb, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+
+
+def shrunk(rgb, height, width):
+    """Returns a picture that fits into height x width pixels; it is never enlarged."""
+    return resized(rgb, min(1.0, float(height) / rgb.shape[0], float(width) / rgb.shape[1]))
+
+
+def padded(rgb, height, width):
+    """Puts a picture onto the middle of a grey one of at least its size."""
+    down, right = height - rgb.shape[0], width - rgb.shape[1]
+    if not down and not right:
+        return rgb
+    edges = (down // 2, down - down // 2, right // 2, right - right // 2)
+    return cv2.copyMakeBorder(rgb, *edges, borderType=cv2.BORDER_CONSTANT, value=_AROUND)
+
+
+def _font(size, text):
+    """Returns a font for a text: DejaVu, the system's for its script, or Pillow's own."""
+    letters = "".join(sorted(set(text)))
+    latin = letters[-1:] <= chr(_DEJAVU_LETTERS)
+    for choose in (_dejavu, _system_font) if latin else (_system_font, _dejavu):
+        font = _open_font(choose(letters), size)
+        if font is not None:
+            return font
+    return _open_font(None, size)
+
+
+@functools.lru_cache(maxsize=16)  # an open font takes a quarter of a megabyte, and there may be any number of labels
+def _open_font(path, size):
+    """Returns the font in a file, None where it cannot be opened; for None Pillow's own."""
+    if path is None:
+        return ImageFont.load_default()
+    try:
+        return ImageFont.truetype(path, size)
+    except (OSError, ImportError):  # no such font; a Pillow without FreeType
+        return None
+
+
+def _dejavu(_):
+    return _DEJAVU
+
+
+@functools.lru_cache(maxsize=1000)
+def _system_font(letters):
+    """Asks fontconfig for the file of the font that has most of the letters; "" where there is none."""
+    codes = " ".join(f"{ord(letter):x}" for letter in letters)
+    command = ["fc-match", "--format=%{file}", f"sans:charset={codes}"]
+    try:
+        return os.fsdecode(subprocess.check_output(command, stderr=subprocess.DEVNULL, timeout=10))
+    except (OSError, subprocess.SubprocessError):
+        return ""
+
+
+def _length(font, text):
+    return int(font.getlength(text) if hasattr(font, "getlength") else font.getsize(text)[0])  # Pillow before 8
+
+
+def _shortened(font, text, room):
+    if isinstance(
+        font, ImageFont.ImageFont
+    ):  # Pillow's own old font has the letters of Western Europe, and fails on others
+        text = text.encode("latin-1", "replace").decode("latin-1")
+    if _length(font, text) <= room:
+        return text
+    while text and _length(font, text + "...") > room:
+        text = text[:-1]
+    return text + "..."
+
+
+def picture_of(item):
+    """Returns the picture that a prediction is about. Raises ImageError."""
+    if isinstance(item, Frame):
+        return item.picture
+    if isinstance(item, np.ndarray):
+        return item
+    path = item.path if isinstance(item, Item) else item
+    return read.read_large(path, _LARGEST)

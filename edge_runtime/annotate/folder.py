@@ -1,0 +1,97 @@
+"""Annotated pictures as files in a folder."""
+
+import contextlib
+import os
+import re
+import zlib
+
+import cv2
+
+from edge_runtime import files
+from edge_runtime.annotate.target import Target
+from edge_runtime.errors import UsageError
+from edge_runtime.sources import kinds
+
+_QUALITY = 90
+
+_NAME_BYTES = 200  # of a file; file systems take 255, and a temporary name is longer
+
+
+class Folder(Target):
+    """A JPEG per input, below the folder under the input's own name, which is also in its comment."""
+
+    def __init__(self, path):
+        super().__init__()
+        self._path = path
+        self._unnamed = 0
+        with self._explained():
+            os.makedirs(path, exist_ok=True)
+
+    def _keep(self, picture, prediction):
+        name = prediction.name
+        if not name:
+            self._unnamed += 1
+            name = f"frame-{self._unnamed:06d}"
+        inside = _inside(name)
+        with self._explained():
+            try:
+                os.makedirs(os.path.dirname(os.path.join(self._path, inside)), exist_ok=True)
+            except (FileExistsError, NotADirectoryError):  # a.jpg/b.jpg, after a.jpg
+                inside = inside.replace("/", "_")[-_NAME_BYTES // 4 :]
+            path = self._free(os.path.join(self._path, inside), os.fsencode(name))
+            with files.whole_file(path, binary=True, lasting=False) as file:
+                file.write(_jpeg(picture, os.fsencode(name)))
+
+    def _free(self, path, name):
+        """Returns path, or one beside it if another input's picture, or another file, is there."""
+        stem, suffix = os.path.splitext(path)
+        number = 1
+        while os.path.lexists(path) and _comment(path) != name:
+            number += 1
+            path = f"{stem}~{number}{suffix}"
+        return path
+
+    @contextlib.contextmanager
+    def _explained(self):
+        try:
+            yield
+        except OSError as error:
+            raise UsageError(f"--annotate {self._path}: cannot be written ({error.strerror})")
+
+    def close(self, well):
+        """Nothing is left to do."""
+
+
+def _inside(name):
+    """Returns a name as a path that stays inside a folder, and that file systems take."""
+    if kinds.is_live(name):
+        name = re.sub(r"[^\w.#/-]+", "_", name.replace("://", "_"))
+    if not name.lower().endswith((".jpg", ".jpeg")):
+        name += ".jpg"
+    parts = [part for part in name.split("/") if part not in ("", ".")]
+    return "/".join("__" if part == ".." else _cut(part) for part in parts)
+
+
+def _cut(part):
+    data = os.fsencode(part)
+    if len(data) <= _NAME_BYTES:
+        return part
+    return os.fsdecode(data[: _NAME_BYTES - 20]) + f"~{zlib.crc32(data):08x}" + os.path.splitext(part)[1][-5:]
+
+
+def _jpeg(rgb, comment):
+    """Returns a picture as a JPEG with a comment of at most 65,533 bytes."""
+    _, encoded = cv2.imencode(".jpg", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
+    comment, data = comment[:65533], encoded.tobytes()
+    return data[:2] + b"\xff\xfe" + (len(comment) + 2).to_bytes(2, "big") + comment + data[2:]
+
+
+def _comment(path):
+    """Returns the comment of a file of _jpeg, None for any other."""
+    try:
+        with open(path, "rb") as file:
+            if file.read(4) == b"\xff\xd8\xff\xfe":
+                return file.read(int.from_bytes(file.read(2), "big") - 2)
+    except OSError:  # a folder
+        pass
+    return None

@@ -1,0 +1,1 @@
+"""The bundle: the folder that training writes, convert adds engines to and everything else reads."""

@@ -1,0 +1,136 @@
+"""The bundle: the folder that training writes, the converter adds engines to, and everything else reads.
+
+BUNDLE/manifest.json        format version, class names, input spec, metrics, training, sha256 and size of every file,
+                            and where there was a key a signature (see edge_runtime/bundle/signing.py)
+BUNDLE/model.onnx           opset 13, uint8 [N, 299, 299, 3] "images" -> float32 [N, classes] "probabilities"
+BUNDLE/saved_model/         the same graph, frozen, for TensorFlow and TF-TRT
+BUNDLE/sample/              photos kept at 299 x 299 with the model's own answers: what engines are checked against
+BUNDLE/engines/<id>/        engine files and engine.json (see edge_runtime/engines)
+
+Only files that the manifest lists are opened. That all are there, with their sizes, is checked when the bundle is
+opened; a file's sum when it is read, so that a start reads no more than it uses. Sums and the id tell a damaged file
+from a sound one. They do not tell who made the bundle: see docs/bundle-format.md.
+"""
+
+import io
+import json
+import os
+import typing
+
+import numpy as np
+
+from edge_runtime.bundle import signing
+from edge_runtime.bundle.listing import advising, check_files, checked_bytes, checked_path
+from edge_runtime.bundle.manifest import ADVICE, MANIFEST, identity_of, read_manifest
+from edge_runtime.errors import BundleError, ImageError
+from edge_runtime.photos import decode, spec
+
+Sample = typing.NamedTuple(
+    "Sample",
+    [
+        ("names", list),  # of the photos, as in the training table
+        ("images", np.ndarray),  # uint8 [n, 299, 299, 3]
+        ("labels", list),  # the true class names
+        (
+            "probabilities",
+            np.ndarray,
+        ),  # float32 [n, classes], the model's own answers to exactly these images
+    ],
+)
+
+
+class Bundle:
+    """A bundle whose manifest was checked: path, id, class_names, manifest, files ({name: sum and size})."""
+
+    def __init__(self, path, manifest):
+        self.path = path
+        self.manifest = manifest
+        self.class_names = manifest["class_names"]
+        self.id = manifest["id"]
+        self.files = manifest["files"]
+
+    @classmethod
+    def open(cls, path, need_signature=True):
+        """Reads a bundle's manifest, and looks whether every file that it lists is there with its size.
+
+        Args:
+            path: the bundle's folder.
+            need_signature: where there is a key, the manifest must be signed with it.
+
+        Raises:
+            UsageError: there is no such folder, or it holds no manifest.
+            BundleError: a file is missing, of another size or outside the bundle, the signature is not ours, or this
+                version cannot read the format.
+        """
+        try:
+            return cls._open(path, need_signature)
+        except RecursionError:
+            raise BundleError(f"{path}: its {MANIFEST} is nested too deeply; {ADVICE}")
+
+    @classmethod
+    def _open(cls, path, need_signature):
+        manifest = read_manifest(path)
+        if need_signature:
+            signing.require_signature(path, manifest)
+        try:
+            bundle = cls(path, manifest)
+            names = bundle.class_names
+            names_fit = isinstance(names, list) and all(isinstance(name, str) for name in names)
+            names_fit = names_fit and len(set(names)) == len(names) >= 2
+            lists_fit = isinstance(bundle.files, dict) and "model.onnx" in bundle.files
+            lists_fit = lists_fit and all(isinstance(manifest.get(part, {}), dict) for part in ("metrics", "training"))
+        except KeyError as error:
+            raise BundleError(f"{path}: the manifest lacks {error}; train again")
+        if not names_fit or not lists_fit or bundle.id != identity_of(manifest):
+            raise BundleError(f"{path}: the manifest was changed after training; train again")
+        if manifest.get("input_spec") != spec.INPUT_SPEC:
+            raise BundleError(
+                "%s: made for another input spec than this version's; expected %s, got %s.\n"
+                "Use the version that trained it, or train again." % (path, spec.INPUT_SPEC, manifest.get("input_spec"))
+            )
+        with advising(ADVICE):
+            check_files(path, bundle.files)
+        return bundle
+
+    def file(self, name):
+        """Returns the full name of a file of the bundle, which is not checked."""
+        return os.path.join(self.path, *name.split("/"))
+
+    def checked(self, name):
+        """Returns the full name of a file, or of a folder, of the bundle after checking its sums.
+
+        Raises:
+            BundleError: it is not listed, missing or corrupt, or a file in the folder is not listed.
+        """
+        with advising(ADVICE):
+            return checked_path(self.path, name, self.files)
+
+    def read(self, name):
+        """Returns the content of a file of the bundle: the same bytes that were checked. Raises as checked."""
+        with advising(ADVICE):
+            return checked_bytes(self.path, name, self.files)
+
+    def lists(self, name):
+        """Tells whether the bundle has a file or a folder of this name."""
+        return name in self.files or any(listed.startswith(name + "/") for listed in self.files)
+
+    def sha256(self, name):
+        """Returns the recorded sha256 of a file of the bundle."""
+        return self.files[name]["sha256"]
+
+    def sample(self):
+        """Returns the Sample of photos that engines are checked against. Raises BundleError: it is no such."""
+        data, answers = self.read("sample/sample.json"), self.read("sample/probabilities.npy")
+        try:
+            photos = json.loads(data.decode("utf-8"))
+            names, labels = [photo["file"] for photo in photos], [photo["label"] for photo in photos]
+            # As they are, also one that an augmentation made a single colour.
+            pixels = [
+                decode.decode_large(self.read(f"sample/{index:03d}.png"), spec.SIDE) for index in range(len(photos))
+            ]
+            probabilities = np.load(io.BytesIO(answers), allow_pickle=False)
+            if probabilities.shape != (len(photos), len(self.class_names)) or probabilities.dtype != np.float32:
+                raise ValueError(f"probabilities.npy has the shape {probabilities.shape}")
+            return Sample(names, np.stack(pixels), labels, probabilities)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, ImageError, EOFError) as error:
+            raise BundleError(f"{self.path}: its sample cannot be read ({error}); train again")

@@ -1,0 +1,63 @@
+"""python -m edge_runtime.cli.sign_bundle BUNDLE: signs a bundle that was written without a key, and its engines."""
+
+import argparse
+import os
+import sys
+
+from edge_runtime import files
+from edge_runtime.bundle import listing, manifest, reading, signing
+from edge_runtime.cli.run import run_verb
+from edge_runtime.console import say
+from edge_runtime.engines.record import ENGINE_JSON
+from edge_runtime.engines.selection import list_engines
+from edge_runtime.errors import BundleError, CorruptFile, UsageError
+
+
+def main(argv=None):
+    """Signs a bundle's manifest.json and every engine.json, after checking the sums of all files.
+
+    Raises:
+        UsageError: there is no key, or the bundle cannot be written to.
+        BundleError: a file is not the one that was written. An engine of which that is true is left as it is, the rest
+            is signed.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m edge_runtime.cli.sign_bundle",
+        description=(
+            f"Sign a bundle and its engines with the key that {signing.KEY_FILE} names, after checking all their files."
+        ),
+        epilog=f"example: {signing.KEY_FILE}=key python -m edge_runtime.cli.sign_bundle bundle",
+    )
+    parser.add_argument("bundle", help="folder written by `picnic-edge train`")
+    options = parser.parse_args(argv)
+    if not signing.key():
+        raise UsageError(f"{signing.KEY_FILE} is not set: it names the file with the key")
+    bundle = reading.Bundle.open(options.bundle, need_signature=False)
+    with listing.advising(manifest.ADVICE):
+        listing.check_files(bundle.path, bundle.files, sums=True)
+    _sign(bundle.file(manifest.MANIFEST), bundle.manifest)
+    problems = []
+    for info in list_engines(bundle):
+        if info.record is None:
+            continue
+        try:
+            if info.record["source"]["bundle_id"] != bundle.id:
+                raise CorruptFile(f"{info.path}: was made from bundle {info.record['source']['bundle_id']}")
+            listing.check_files(info.path, info.files, sums=True)
+            _sign(os.path.join(info.path, ENGINE_JSON), info.record)
+        except CorruptFile as error:
+            problems.append(str(error))
+    if problems:
+        raise BundleError("the bundle is signed, but not these engines:\n%s" % "\n".join(problems))
+
+
+def _sign(path, document):
+    try:
+        files.write_json(path, signing.signed(document))
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be written ({error.strerror})")
+    say(f"signed {path}")
+
+
+if __name__ == "__main__":
+    sys.exit(run_verb(main, sys.argv[1:]))

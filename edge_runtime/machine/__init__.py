@@ -1,0 +1,1 @@
+"""Facts about this machine: processor, memory, Jetson boards, installed libraries."""

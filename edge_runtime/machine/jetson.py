@@ -1,0 +1,144 @@
+"""What a Jetson board is and how it is set: read from files and from NVIDIA's tools, from neither with root's rights.
+
+Functions that read files take the folder that stands for /, so that recorded ones can be read.
+Sources: jetson_stats (chips), L4T's release notes (JetPack), nvpmodel and jetson_clocks as boards print them.
+"""
+
+import glob
+import os
+import re
+import subprocess
+import typing
+
+Chip = typing.NamedTuple("Chip", [("name", str), ("compute_capability", str)])
+
+
+# Part of /proc/device-tree/compatible -> the board's family and its GPU
+_CHIPS = (
+    ("nvidia,tegra186", Chip("Jetson TX2", "6.2")),
+    ("nvidia,tegra210", Chip("Jetson Nano or TX1", "5.3")),
+    ("nvidia,tegra194", Chip("Jetson Xavier", "7.2")),
+    ("nvidia,tegra234", Chip("Jetson Orin", "8.7")),
+)
+
+_JETPACKS = {
+    "32.6.1": "4.6",
+    "32.7.1": "4.6.1",
+    "32.7.2": "4.6.2",
+    "32.7.3": "4.6.3",
+    "32.7.4": "4.6.4",
+    "32.7.5": "4.6.5",
+    "32.7.6": "4.6.6",
+    "35.4.1": "5.1.2",
+    "36.3.0": "6.0",
+}
+
+# Named gp10b, gv11b, ga10b or gpu, by board and release
+_GPU_CLOCKS = ("sys/class/devfreq/*.g[pva]*", "sys/devices/*.gp10b/devfreq/*.gp10b")
+
+# 4 GiB in a file. nvzramconfig keeps its swap in the memory itself, where it does not help a build.
+SWAP_COMMANDS = (
+    "sudo systemctl disable nvzramconfig\n"
+    "sudo fallocate -l 4G /swapfile && sudo chmod 600 /swapfile && sudo mkswap /swapfile && sudo swapon /swapfile\n"
+    "echo '/swapfile none swap sw 0 0' | sudo tee -a /etc/fstab"
+)
+
+
+def read(root, name):
+    """Returns the text of a file without NULs and blanks at its ends, "" where it cannot be read."""
+    try:
+        with open(os.path.join(root, name), encoding="utf-8", errors="replace") as file:
+            return file.read().replace("\0", "\n").strip()
+    except OSError:
+        return ""
+
+
+def output_of(*command, timeout_s=10):
+    """Returns what a command prints (both streams), "" where it is missing, fails to start or takes too long."""
+    try:
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=timeout_s,
+            check=False,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return done.stdout.decode("utf-8", "replace").strip()
+
+
+def model(root="/"):
+    """Returns the board's name from the device tree, "" on a PC."""
+    return read(root, "proc/device-tree/model")
+
+
+def chip(root="/"):
+    """Returns the Chip of a Jetson, None on other machines. The name in the device tree changes with releases."""
+    compatible = read(root, "proc/device-tree/compatible").split()
+    return next((found for name, found in _CHIPS if name in compatible), None)
+
+
+def l4t(root="/"):
+    """Returns the release of Linux for Tegra, such as "32.7.1", "" where there is none."""
+    found = re.search(r"R(\d+) \(release\), REVISION: ([\d.]+)", read(root, "etc/nv_tegra_release"))
+    if found:
+        return "%s.%s" % found.groups()
+    package = output_of("dpkg-query", "--showformat=${Version}", "--show", "nvidia-l4t-core")
+    packaged = re.match(r"(\d+\.\d+\.\d+)", package)
+    return packaged.group(1) if packaged else ""
+
+
+def jetpack(release):
+    """Returns the JetPack that an L4T release belongs to, "" where it is not known."""
+    if release.startswith("36.4."):
+        return "6.1 or 6.2"
+    return _JETPACKS.get(release, "")
+
+
+def power_mode(text):
+    """Returns the name in what `nvpmodel -q` prints, such as "MAXN", "" where there is none."""
+    found = re.search(r"NV Power Mode: *(\S+)", text)
+    return found.group(1) if found else ""
+
+
+def gpu_clock(root="/", text=""):
+    """Returns the GPU's (least, most) clock in MHz; both are the same where jetson_clocks has pinned it.
+
+    Args:
+        root: folder that stands for /, whose sysfs is read first.
+        text: what `jetson_clocks --show` prints, which needs root's rights.
+
+    Returns:
+        (least, most), or None where neither says it.
+    """
+    for folder in [found for pattern in _GPU_CLOCKS for found in sorted(glob.glob(os.path.join(root, pattern)))]:
+        least, most = read(folder, "min_freq"), read(folder, "max_freq")
+        if least.isdigit() and most.isdigit():
+            return int(least) // 1000000, int(most) // 1000000
+    found = re.search(r"^GPU MinFreq=(\d+) MaxFreq=(\d+)", text, re.MULTILINE)
+    return (int(found.group(1)) // 1000000, int(found.group(2)) // 1000000) if found else None
+
+
+def real_swap_bytes(root="/"):
+    """Returns the size of all swap that is not compressed memory (zram), as a Jetson's is from the factory."""
+    lines = [line.split() for line in read(root, "proc/swaps").splitlines()[1:]]
+    return sum(int(line[2]) for line in lines if len(line) > 2 and "zram" not in line[0] and line[2].isdigit()) * 1024
+
+
+def cuda_version(root="/"):
+    """Returns the version of the CUDA toolkit under /usr/local/cuda, such as "10.2.300", "" where there is none."""
+    old = re.search(r"CUDA Version ([\d.]+)", read(root, "usr/local/cuda/version.txt"))
+    new = re.search(r'"cuda"\s*:\s*{[^}]*"version"\s*:\s*"([\d.]+)"', read(root, "usr/local/cuda/version.json"))
+    found = old or new
+    return found.group(1) if found else ""
+
+
+def cameras(root="/"):
+    """Returns [(device, name)] of the cameras that Linux sees, such as ("/dev/video0", "vi-output, ov5693 2-0036")."""
+    found = []
+    for path in sorted(glob.glob(os.path.join(root, "dev/video[0-9]*"))):
+        device = os.path.basename(path)
+        found.append(("/dev/" + device, read(root, f"sys/class/video4linux/{device}/name") or "unnamed"))
+    return found

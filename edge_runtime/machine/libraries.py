@@ -1,0 +1,76 @@
+"""Libraries: imported late, by name, with an error that says how to get them; and their versions."""
+
+import importlib
+import os
+import sys
+
+from edge_runtime.errors import MissingRequirement
+
+# distribution -> others that bring the same library
+OTHER_DISTRIBUTIONS = {
+    "onnxruntime": ("onnxruntime-gpu", "onnxruntime-openvino"),
+    "opencv-python-headless": ("opencv-python", "opencv-contrib-python"),
+    "tensorflow": ("tensorflow-cpu", "tensorflow-gpu", "tf-nightly"),
+}
+
+
+def library_version(name):
+    """Returns the version of a library by its distribution, or by another that brings it; None where there is none."""
+    found = map(distribution_version, (name,) + OTHER_DISTRIBUTIONS.get(name, ()))
+    return next((version for version in found if version is not None), None)
+
+
+def distribution_version(name):
+    """Returns the version of an installed distribution (as pip names it), None where it is not installed."""
+    try:
+        from importlib import metadata
+    except ImportError:  # Python < 3.8
+        import pkg_resources
+
+        try:
+            return pkg_resources.get_distribution(name).version
+        except pkg_resources.DistributionNotFound:
+            return None
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+# module -> what brings it
+INSTALL = {
+    "onnxruntime": "pip install onnxruntime",
+    "openvino": "pip install 'openvino>=2024' (Python 3.9 or newer)",
+    "nncf": "pip install nncf (Python 3.9 or newer)",
+    "tensorflow": "pip install tensorflow-cpu (x86 PC) or tensorflow; on a Jetson NVIDIA's own wheel",
+    "tensorrt": "it comes with JetPack on a Jetson: sudo apt-get install python3-libnvinfer; "
+    "on a PC with an NVIDIA GPU: pip install tensorrt",
+    "pycuda": "on a Jetson: pip3 install 'pycuda<2021.1'; on a PC with an NVIDIA GPU: pip install pycuda",
+    "modelopt": "pip install 'nvidia-modelopt[onnx]'",
+    "tf2onnx": "pip install tf2onnx onnx",
+    "onnx": "pip install onnx",
+    "sklearn": "pip install scikit-learn",
+    "jinja2": "pip install jinja2 matplotlib",
+    "markupsafe": "pip install jinja2 matplotlib",
+    "matplotlib": "pip install jinja2 matplotlib",
+    "tensorboard": "pip install tensorboard",
+    "mlperf_loadgen": "pip install mlcommons-loadgen (there is no wheel for Python 3.6: pip would compile it)",
+    "cleanlab": "pip install cleanlab",
+    "pandas": "pip install pandas; on a Jetson: sudo apt-get install python3-pandas",
+}
+
+
+def require(module):
+    """Imports a module by name. Raises MissingRequirement (exit code 4) that names the cause and the command."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow's chatter at start-up; errors are still shown
+    if module.split(".")[0] in ("openvino", "nncf"):
+        # Importing them reports the use to Intel over the network; where they do not find this package they do not.
+        sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    try:
+        return importlib.import_module(module)
+    except (ImportError, OSError) as error:  # OSError: a shared library that cannot be loaded
+        top = module.split(".")[0]
+        raise MissingRequirement(
+            "%s is needed here and cannot be imported (%s).\nTo get it: %s"
+            % (top, error, INSTALL.get(top, f"pip install {top}"))
+        ) from error

@@ -1,0 +1,63 @@
+"""Decoded pictures, uint8 [height, width, 3]: squash to the input size, turn upright, refuse what shows nothing."""
+
+import cv2
+import numpy as np
+
+from edge_runtime.errors import ImageError
+from edge_runtime.photos.spec import SIDE
+
+
+def fit_image(rgb):
+    """Squashes a picture to the network's input size.
+
+    Args:
+        rgb: uint8 array [height, width, 3] of any size >= 1.
+
+    Returns:
+        uint8 array [299, 299, 3]; the array itself where it has that size already.
+
+    Raises:
+        ImageError: another dtype, number of dimensions or channels.
+    """
+    if not isinstance(rgb, np.ndarray) or rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3 or not rgb.size:
+        found = f"{getattr(rgb, 'dtype', type(rgb).__name__)} {getattr(rgb, 'shape', '')}"
+        raise ImageError(f"a frame must be a uint8 array [height, width, 3], RGB; got {found}")
+    height, width = rgb.shape[:2]
+    if height > SIDE or width > SIDE:
+        rgb = cv2.resize(rgb, (min(width, SIDE), min(height, SIDE)), interpolation=cv2.INTER_AREA)
+    if rgb.shape[:2] != (SIDE, SIDE):
+        rgb = cv2.resize(rgb, (SIDE, SIDE), interpolation=cv2.INTER_LINEAR)
+    return rgb
+
+
+def check_picture(rgb):
+    """Raises ImageError where a picture is one colour all over: a lens cap, a broken sensor, an empty export."""
+    if is_one_colour(rgb):
+        raise ImageError("is one colour")
+
+
+def is_one_colour(picture):
+    """Whether a picture shows nothing: one colour all over, or black without a trace of variance.
+
+    Args:
+        picture: uint8 [height, width, 3].
+    """
+    # Every eighth pixel settles it for nearly all pictures.
+    return _is_flat(picture[::8, ::8]) and _is_flat(picture)
+
+
+def _is_flat(picture):
+    pixels = np.ascontiguousarray(picture).reshape(-1, 3)
+    spread = pixels.max(axis=0).astype(int) - pixels.min(axis=0)
+    return bool(spread.max() <= 2 or (picture.max() < 24 and picture.std() < 1.5))
+
+
+def turn_upright(image, orientation):
+    """Undoes an EXIF orientation (1..8; anything else counts as 1) on a picture [height, width, 3]."""
+    if orientation in (5, 6, 7, 8):
+        image = image.transpose(1, 0, 2)
+    if orientation in (2, 3, 6, 7):
+        image = image[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        image = image[::-1]
+    return np.ascontiguousarray(image)

@@ -1,0 +1,128 @@
+"""A photo from its path: opened, read, decoded; whose fault it is when that fails."""
+
+import contextlib
+import errno
+import functools
+import hashlib
+import os
+import stat
+import typing
+
+import numpy as np
+
+from edge_runtime.errors import STORAGE_ERRORS, ImageError, PhotoMissing, StorageLost
+from edge_runtime.photos import formats, memory
+from edge_runtime.photos.decode import decode_for_network, decode_for_people
+from edge_runtime.photos.header import Header
+
+Photo = typing.NamedTuple(
+    "Photo",
+    [
+        ("picture", np.ndarray),  # uint8 [299, 299, 3], RGB, upright
+        ("header", Header),
+        ("size_bytes", int),  # of the file
+        ("sha256", str),  # of the file's bytes
+    ],
+)
+
+
+def read_image(path):
+    """Reads a photo for the network.
+
+    Args:
+        path: file name (str or bytes).
+
+    Returns:
+        uint8 array [299, 299, 3], RGB, upright.
+
+    Raises:
+        ImageError: the file cannot be read or is no usable photo; the message says why. PhotoMissing: it is not there.
+        StorageLost: the disk or network drive fails, or no more files can be opened.
+        MemoryError: there is not enough memory, also with no other photo beside it.
+    """
+    return _patiently(_read_image, path)
+
+
+def _read_image(path):
+    with _opened(path) as (stream, size_bytes):
+        return decode_for_network(stream, size_bytes, True)[0]
+
+
+def read_photo(path):
+    """Reads a photo for the network, with what is known of its file: a Photo. Raises as read_image."""
+    return _patiently(_read_photo, path)
+
+
+def _read_photo(path):
+    digest = hashlib.sha256()
+    with _opened(path) as (stream, size_bytes):
+        picture, header = decode_for_network(stream, size_bytes, True, digest)
+    return Photo(picture, header, size_bytes, digest.hexdigest())
+
+
+def read_bytes(path):
+    """Returns the bytes of a regular file (never blocks on a pipe or device). Raises as read_image."""
+    with _opened(path) as (stream, size_bytes):
+        with memory.decode_budget().reserve(size_bytes, "a file"):
+            return stream.read()
+
+
+def read_large(path, side):
+    """Reads a photo for people to look at, in its own proportions.
+
+    Args:
+        path, and what is raised: as read_image, but that a picture of one colour is fine.
+        side: the longer side of the result in pixels, at most.
+
+    Returns:
+        uint8 array [height, width, 3], RGB, upright.
+    """
+    return _patiently(functools.partial(_read_large, side=side), path)
+
+
+def _read_large(path, side):
+    with _opened(path) as (stream, size_bytes):
+        return decode_for_people(stream, size_bytes, side)
+
+
+def _patiently(read, path):
+    """Returns read(path). Where memory runs out it tries once more, with no other photo beside it."""
+    try:
+        return read(path)
+    except MemoryError:
+        pass  # only here is what the first attempt had taken free again
+    with memory.decode_budget().alone():
+        return read(path)
+
+
+@contextlib.contextmanager
+def _opened(path):
+    """Yields (a regular file opened for reading, its size in bytes); turns OSErrors into what read_image raises."""
+    try:
+        status = os.stat(path)
+    except ValueError as error:  # a name with a NUL byte
+        raise ImageError(str(error))
+    except OSError as error:
+        raise _reading_failed(path, error)
+    try:
+        if not stat.S_ISREG(status.st_mode):
+            raise ImageError("is a directory" if os.path.isdir(path) else "is not a regular file")
+        if os.path.splitext(os.fsdecode(path))[1].lower() in formats.RAW_SUFFIXES:
+            raise ImageError("is a camera raw file, of which only a small preview could be read; convert it to JPEG")
+        with open(path, "rb", 0) as stream:  # unbuffered: a few bytes of the header, then all at once, in one piece
+            yield stream, os.fstat(stream.fileno()).st_size
+    except OSError as error:
+        raise _reading_failed(path, error)
+
+
+def _reading_failed(path, error):
+    """Returns the exception to raise for an OSError: whether the photo is at fault, or what it is read from."""
+    if error.errno == errno.ENOMEM:
+        return MemoryError(error.strerror)
+    if error.errno in STORAGE_ERRORS:
+        hint = "is the disk, card or network drive still there?"
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            hint = "raise the limit of open files with: ulimit -n 4096"
+        return StorageLost(f"{os.fsdecode(path)}: cannot be read any more ({error.strerror}); {hint}")
+    kind = PhotoMissing if error.errno in (errno.ENOENT, errno.ENOTDIR) else ImageError
+    return kind(error.strerror or str(error))  # without the path: the row already names the file

@@ -1,0 +1,1 @@
+"""Photos through decoding, batching and an engine, in order, none lost."""

@@ -1,0 +1,48 @@
+"""Percentiles of durations in bounded memory, however long a run lasts."""
+
+import math
+
+# Each bucket is 2 % wider than the one before, and stands for its middle: a percentile is off by at most 1 %.
+_WIDTH = math.log(1.02)
+_SMALLEST_MS = 1e-3
+_BUCKETS = 1 + int(math.log(1e10) / _WIDTH)  # up to 10,000 s; longer ones share the last bucket, max_ms knows them
+
+
+class Latency:
+    """A histogram of milliseconds; 10 KB. count, mean_ms and max_ms are exact. To be fed from one thread."""
+
+    def __init__(self):
+        self.count = 0
+        self.max_ms = 0.0
+        self._sum_ms = 0.0
+        self._counts = [0] * _BUCKETS
+
+    def add(self, duration_ms):
+        """Adds a duration in milliseconds; one below zero counts as zero."""
+        duration_ms = max(0.0, duration_ms)
+        place = int(math.log(max(duration_ms, _SMALLEST_MS) / _SMALLEST_MS) / _WIDTH)
+        self._counts[min(place, _BUCKETS - 1)] += 1
+        self.count += 1
+        self.max_ms = max(self.max_ms, duration_ms)
+        self._sum_ms += duration_ms
+
+    @property
+    def mean_ms(self):
+        """The mean, 0 where nothing was added."""
+        return self._sum_ms / self.count if self.count else 0.0
+
+    def percentile_ms(self, percent):
+        """Returns the smallest duration (within 1 %) that percent (0..100) of all are no longer than; 0 for none."""
+        rank = max(1, math.ceil(self.count * percent / 100.0))
+        seen = 0
+        for place, count in enumerate(self._counts):
+            seen += count
+            if seen >= rank:
+                return min(_SMALLEST_MS * math.exp((place + 0.5) * _WIDTH), self.max_ms)
+        return 0.0
+
+    def summary(self):
+        """Returns {"count", "mean_ms", "p50_ms", "p90_ms", "p99_ms", "max_ms"}, milliseconds to 3 digits."""
+        found = {f"p{percent}_ms": self.percentile_ms(percent) for percent in (50, 90, 99)}
+        found.update(mean_ms=self.mean_ms, max_ms=self.max_ms)
+        return dict({name: round(value, 3) for name, value in found.items()}, count=self.count)

@@ -1,0 +1,64 @@
+"""What the pipeline has done, and what holds it up."""
+
+import collections
+import threading
+import time
+import typing
+
+STAGES = ("reading", "decode", "engine", "writing")
+
+
+_RECENT_S = 5.0  # what Stats.bottleneck looks back on
+
+
+class Stats:
+    """What the pipeline has done, and what holds it up. Any thread may read it; one run at a time adds to it.
+
+    read, decoded, unreadable, failed (the engine fails on them) and answered are photos; decode_s is added up over the
+    decode threads; held_up_s says for each of STAGES how long it was what the run waited for. That is the engine while
+    it has work; else the caller ("writing") while answers pile up; else decoding while there is a photo to decode; else
+    the source.
+    """
+
+    def __init__(self, clock=time.perf_counter):
+        self.read = self.decoded = self.unreadable = self.failed = self.answered = 0
+        self.decode_s = 0.0
+        self.held_up_s = dict.fromkeys(STAGES, 0.0)
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._stage = ""  # what holds the run up since _since_s
+        self._since_s = 0.0
+        self._recent: typing.Deque[tuple] = collections.deque()  # (stage, from, to)
+
+    @property
+    def infer_s(self):
+        """Seconds in which the engine had work."""
+        return self.held_up_s["engine"]
+
+    def add(self, **amounts):
+        """Adds to counters: add(read=1)."""
+        with self._lock:
+            for name, amount in amounts.items():
+                setattr(self, name, getattr(self, name) + amount)
+
+    def wait_for(self, stage):
+        """Says what holds the run up from now on: one of STAGES, "" for nothing."""
+        with self._lock:
+            if stage == self._stage:
+                return
+            now = self._clock()
+            if self._stage:
+                self.held_up_s[self._stage] += now - self._since_s
+                self._recent.append((self._stage, self._since_s, now))
+            while self._recent and self._recent[0][2] < now - _RECENT_S:
+                self._recent.popleft()
+            self._stage, self._since_s = stage, now
+
+    def bottleneck(self):
+        """Returns which of STAGES held the run up longest in the last seconds."""
+        with self._lock:
+            now = self._clock()
+            seconds = dict.fromkeys(STAGES, 0.0)
+            for stage, start, end in list(self._recent) + [(self._stage, self._since_s, now)] * bool(self._stage):
+                seconds[stage] += max(0.0, end - max(start, now - _RECENT_S))
+            return max(STAGES, key=lambda stage: seconds[stage])

@@ -1,0 +1,40 @@
+"""Rows as a Parquet file."""
+
+import base64
+import json
+
+from edge_runtime.machine.libraries import require
+
+_ROW_GROUP = 10000  # rows of a Parquet file that are in memory at once
+
+
+def write_parquet(lines, file, columns):
+    """Writes JSON lines (a binary file, read twice) as Parquet to a binary file, a row group at a time.
+
+    An empty cell is null. Parquet's text is UTF-8: in a name that is not, the odd bytes are shown as \\xff, and a last
+    column `file_bytes` (there only if there is such a name) has the name's own bytes.
+    """
+    pyarrow, parquet = require("pyarrow"), require("pyarrow.parquet")
+    odd = any(b"file_bytes" in line and "file_bytes" in json.loads(line.decode()) for line in lines)
+    lines.seek(0)
+    numbers = [name for name in columns if name.startswith("confidence") or name == "time_s"]
+    fields = [(name, pyarrow.float64() if name in numbers else pyarrow.string()) for name in columns]
+    schema = pyarrow.schema(fields + [("file_bytes", pyarrow.binary())] * odd)
+    with parquet.ParquetWriter(file, schema) as writer:
+        for group in _groups(lines, _ROW_GROUP):
+            rows = [json.loads(line.decode()) for line in group]
+            cells = [[None if row[name] == "" else row[name] for row in rows] for name in columns]
+            cells += [[base64.b64decode(row["file_bytes"]) if "file_bytes" in row else None for row in rows]] * odd
+            arrays = [pyarrow.array(values, field.type) for values, field in zip(cells, schema)]
+            writer.write_table(pyarrow.Table.from_arrays(arrays, schema=schema))
+
+
+def _groups(lines, count):
+    group = []
+    for line in lines:
+        group.append(line)
+        if len(group) == count:
+            yield group
+            group = []
+    if group:
+        yield group

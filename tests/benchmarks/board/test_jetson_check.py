@@ -1,0 +1,192 @@
+"""make jetson-check: goes on after what fails, hangs or is missing, and leaves a whole report at every moment."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from benchmarks.board import jetson_check
+from benchmarks.board.jetson_check import Step
+from tests.helpers import ROOT, is_running
+
+
+def report_of(path):
+    with open(str(path), encoding="utf-8") as file:
+        return json.load(file)
+
+
+def python(code):
+    return [sys.executable, "-c", code]
+
+
+@pytest.fixture
+def only(monkeypatch):
+    """A function: Steps -> they and no others are run."""
+    return lambda *steps: monkeypatch.setattr(jetson_check, "steps", lambda bundle, photos, scratch: list(steps))
+
+
+def test_what_fails_hangs_or_is_missing_is_written_down_and_the_next_step_runs(only, tmp_path, capsys):
+    only(
+        Step("missing", ["no-such-tool-anywhere"], 9, False),
+        Step("fails", python("import sys; print('some'); sys.exit('planted reason')"), 9, True),
+        Step("hangs", python("print('begun', flush=True); import time; time.sleep(60)"), 1, True),
+        Step("dies", python("import os, signal; os.kill(os.getpid(), signal.SIGKILL)"), 9, True),
+        Step("works", python("print('fine')"), 9, True),
+    )
+    out = tmp_path / "report.json"
+    assert jetson_check.main([str(tmp_path / "no-bundle"), "--out", str(out)]) == 3
+    steps = {step["name"]: step for step in report_of(out)["steps"]}
+    assert [step["exit_code"] for step in steps.values()] == [None, 1, None, -9, 0]
+    assert steps["missing"]["problem"].startswith("cannot be started: ")
+    assert steps["fails"]["stdout"] == "some\n" and steps["fails"]["stderr"] == "planted reason\n"
+    assert steps["hangs"]["problem"] == "stopped after 1 s" and steps["hangs"]["stdout"] == "begun\n"
+    assert steps["works"]["stdout"] == "fine\n"
+    said = capsys.readouterr().err
+    assert "failed   fails (" in said and "exit code 1: planted reason" in said
+    assert "These did not end well: fails, hangs, dies\n" in said
+    assert "ok       works (" in said and "The report to send back: %s" % out in said
+
+
+def test_children_of_a_step_that_hangs_are_ended_too(only, tmp_path):
+    code = "import subprocess, sys; print(subprocess.Popen(['sleep', '600']).pid, flush=True)\n"
+    only(Step("hangs", python(code + "import time; time.sleep(600)"), 2, True))
+    assert jetson_check.main(["no-bundle", "--out", str(tmp_path / "r")]) == 3
+    (step,) = report_of(tmp_path / "r")["steps"]
+    deadline = time.monotonic() + 60  # the system may take its time to end a process
+    while is_running(step["stdout"].strip()) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not is_running(step["stdout"].strip())
+
+
+def test_the_report_is_whole_after_every_step(only, tmp_path):
+    out = str(tmp_path / "report.json")
+    look = "import json; print(len(json.load(open(%r))['steps']))" % out
+    only(*[Step(str(number), python(look), 9, True) for number in range(3)])
+    assert jetson_check.main(["no-bundle", "--out", out]) == 0
+    assert [step["stdout"] for step in report_of(out)["steps"]] == ["0\n", "1\n", "2\n"]
+
+
+def test_the_report_keeps_the_engines_records(only, tmp_path):
+    os.makedirs(str(tmp_path / "b" / "engines" / "tensorrt-fp16"))
+    os.makedirs(str(tmp_path / "b" / "engines" / "half"))
+    (tmp_path / "b" / "engines" / "tensorrt-fp16" / "engine.json").write_text('{"kind": "tensorrt"}')
+    only(Step("works", python("pass"), 9, True))
+    jetson_check.main([str(tmp_path / "b"), "--out", str(tmp_path / "r")])
+    assert report_of(tmp_path / "r")["engines"] == {"tensorrt-fp16": '{"kind": "tensorrt"}', "half": None}
+
+
+def test_the_report_keeps_the_figures_of_the_bench_whole_but_for_its_windows(tmp_path, monkeypatch):
+    code = (
+        "import json, sys\n"
+        "engines = [{'name': str(n), 'latency_p50_ms': 26.3, 'windows': [0.1] * 9000} for n in range(9)]\n"
+        "json.dump({'engines': engines, 'power': {'mean_w': 2.1}}, open(sys.argv[1], 'w'))"
+    )
+
+    def steps(bundle, photos, scratch):
+        return [Step("bench", python(code) + [os.path.join(scratch, "bench.json")], 9, True)]
+
+    monkeypatch.setattr(jetson_check, "steps", steps)
+    assert jetson_check.main(["no-bundle", "--out", str(tmp_path / "r")]) == 0
+    kept = report_of(tmp_path / "r")["bench"]
+    assert [engine["name"] for engine in kept["engines"]] == list("012345678")
+    assert kept["engines"][8] == {"name": "8", "latency_p50_ms": 26.3} and kept["power"] == {"mean_w": 2.1}
+    for text in ("[1, 2]", "{", '{"engines": [7]}'):
+        (tmp_path / "odd.json").write_text(text)
+        assert jetson_check._figures(str(tmp_path / "odd.json")) is None
+    assert jetson_check._figures(str(tmp_path / "gone.json")) is None
+
+
+def test_the_outcome_is_the_reason_that_the_product_gave():
+    step = {
+        "name": "convert",
+        "exit_code": 4,
+        "seconds": 1,
+        "problem": "",
+        "stderr": "W x\npicnic-edge: no y\nTo get it: z\n",
+    }
+    assert jetson_check.summary(step) == "failed   convert (1.0 s): exit code 4: picnic-edge: no y"
+    assert jetson_check.summary(dict(step, stderr="")).endswith("exit code 4: it said nothing")
+
+
+def test_a_long_stream_loses_its_middle(only, tmp_path):
+    only(Step("talks", python("print('a' * 50000 + 'end')"), 9, True))
+    jetson_check.main(["no-bundle", "--out", str(tmp_path / "r")])
+    kept = report_of(tmp_path / "r")["steps"][0]["stdout"]
+    assert len(kept) < 21000 and kept.startswith("aaa") and kept.endswith("end\n") and "characters left out" in kept
+
+
+def test_a_long_step_gives_signs_of_life(only, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(jetson_check, "_HEARTBEAT_S", 0.1)
+    only(Step("slow", python("import time; time.sleep(0.5)"), 9, True))
+    jetson_check.main(["no-bundle", "--out", str(tmp_path / "r")])
+    assert "still running (" in capsys.readouterr().err
+
+
+def test_a_report_that_cannot_be_written_is_told_before_the_work(only, tmp_path, capsys):
+    only(Step("never", python("raise SystemExit(9)"), 9, True))
+    assert jetson_check.main(["bundle", "--out", str(tmp_path / "no" / "folder" / "r")]) == 2
+    said = capsys.readouterr().err
+    assert "cannot be written (No such file or directory)" in said and "==" not in said
+
+
+def test_the_steps_are_what_could_only_be_simulated():
+    names = [step.name for step in jetson_check.steps("b", "p", "s")]
+    for kind in ("tensorrt-fp16", "tf-trt-fp16"):
+        assert names.index("convert " + kind) < names.index("classify " + kind) < names.index("bench")
+    assert {"doctor", "opencv", "nvpmodel -q", "convert tensorrt-int8"} <= set(names)
+    commands = [" ".join(step.command[3:]) for step in jetson_check.steps("b", "p", "s")]
+    assert "convert b --to tf-trt --precision fp16" in commands and "bench b --images p --report s" in commands
+
+
+def test_it_runs_where_nothing_of_the_product_can_be_imported(tmp_path):
+    out = str(tmp_path / "r")
+    script = os.path.join(ROOT, "benchmarks", "jetson_check.py")
+    (tmp_path / "picnic_edge.py").write_text("import no_such_module")
+    done = subprocess.run(
+        [sys.executable, "-S", "-E", script, "no-bundle", "--out", out],  # -S: no installed packages
+        cwd=str(tmp_path),
+        env={"PATH": "/nowhere", "PYTHONPATH": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        timeout=300,
+    )
+    assert done.returncode == 3, done.stderr.decode()
+    steps = {step["name"]: step for step in report_of(out)["steps"]}
+    assert len(steps) == len(jetson_check.steps("b", "p", "s"))
+    assert steps["doctor"]["exit_code"] == 1 and "No module named" in steps["doctor"]["stderr"]
+
+
+@pytest.mark.slow
+def test_a_machine_that_lacks_everything_gets_a_report_that_says_so(tmp_path):
+    out = tmp_path / "report.json"
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.board.jetson_check", str(tmp_path / "no-bundle"), "--out", str(out)],
+        env=dict(os.environ, PYTHONPATH=ROOT, PATH="/nowhere"),
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        timeout=600,
+    )
+    assert done.returncode == 3, done.stderr.decode()
+    report = report_of(out)
+    steps = {step["name"]: step for step in report["steps"]}
+    assert steps["doctor"]["exit_code"] == 0
+    assert steps["nvpmodel -q"]["problem"].startswith("cannot be started")
+    assert (
+        steps["convert tensorrt-fp16"]["exit_code"] == 2 and "is no bundle" in steps["convert tensorrt-fp16"]["stderr"]
+    )
+    assert json.loads(steps["doctor"]["stdout"])["checks"] and report["engines"] == {}
+
+
+def test_a_report_replaces_no_device_and_no_link(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(jetson_check, "steps", lambda *_: [])
+    os.mkfifo(str(tmp_path / "fifo"))
+    assert jetson_check.main(["no-bundle", "--out", str(tmp_path / "fifo")]) == 2
+    assert "fifo: cannot be written (is no file)" in capsys.readouterr().err
+    (tmp_path / "link.json").symlink_to("target.json")
+    assert jetson_check.main(["no-bundle", "--out", str(tmp_path / "link.json")]) == 0
+    assert os.readlink(str(tmp_path / "link.json")) == "target.json"
+    assert sorted(os.listdir(str(tmp_path))) == ["fifo", "link.json", "target.json"]

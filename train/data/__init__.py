@@ -1,0 +1,1 @@
+"""Labelled photos: tables, checks, splits, batches."""

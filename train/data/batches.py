@@ -1,0 +1,78 @@
+"""The tf.data input pipeline."""
+
+import os
+import typing
+
+from edge_runtime.errors import ImageError, OutOfMemory, PhotoMissing, PicnicError, StorageLost, UsageError
+from edge_runtime.machine import cpu
+from edge_runtime.machine.libraries import require
+from edge_runtime.photos import spec
+from edge_runtime.photos.read import read_image
+
+_READ_AHEAD = 2  # batches decoded while the model works on one
+
+
+def photo_batches(paths, batch_size, load=read_image):
+    """Yields batches of all photos, in order, made ahead by tf.data.
+
+    Args:
+        paths: file names of readable photos.
+        batch_size: the last batch may be smaller; no photo is left out.
+        load: path -> uint8 [299, 299, 3]; training's augmentation goes here.
+
+    Yields:
+        uint8 tensors [n, 299, 299, 3], RGB. Without load they are exactly what the edge runtime makes of the same
+        files, because the same function decodes them (tf.image knows neither EXIF orientation nor CMYK nor scaled
+        decoding, and would resize differently).
+
+    Raises:
+        UsageError: a photo cannot be read any more. StorageLost: none of its folder can. OutOfMemory.
+    """
+    tensorflow = require("tensorflow")
+    failures: typing.List[PicnicError] = []  # TensorFlow would only say that there was one
+
+    def read(place):
+        path = paths[place]
+        try:
+            return load(path)
+        except ImageError as error:
+            gone = isinstance(error, PhotoMissing) and not os.path.isdir(os.path.dirname(path) or os.curdir)
+            hint = "it could be read before; put it back and give the same command again"
+            failures.append((StorageLost if gone else UsageError)(f"{path}: {error} ({hint})"))
+            raise
+        except MemoryError as error:
+            failures.append(OutOfMemory(f"{path}: not enough memory to decode it ({error})"))
+            raise
+        except PicnicError as error:
+            failures.append(error)
+            raise
+
+    def load_photo(index):
+        photo = tensorflow.numpy_function(read, [index], tensorflow.uint8)
+        photo.set_shape(spec.INPUT_SPEC["shape"])
+        return photo
+
+    # read + decode + orient + resize (one step, in parallel: OpenCV works without the interpreter's lock)
+    # -> batch -> prefetch. Results keep the order of paths.
+    dataset = tensorflow.data.Dataset.range(len(paths))
+    dataset = dataset.map(load_photo, num_parallel_calls=cpu.core_count())
+    try:
+        yield from untuned(dataset.batch(batch_size).prefetch(_READ_AHEAD))
+    except tensorflow.errors.OpError:
+        if failures:
+            raise failures[0]
+        raise
+
+
+def untuned(dataset):
+    """Returns the tf.data dataset without autotuning.
+
+    No setting here is left to it, and the thread that tunes may miss that its iterator is at its end: TensorFlow 2.21
+    then waits there, doing nothing, until the thread wakes by itself (18 to 40 s were seen).
+    """
+    options = require("tensorflow").data.Options()
+    if hasattr(options, "autotune"):
+        options.autotune.enabled = False
+    else:  # TensorFlow 2.6
+        options.experimental_optimization.autotune = False
+    return dataset.with_options(options)

@@ -1,0 +1,94 @@
+"""Photos for training and for validation, as numbers: split, class indices, weights, the set's identity."""
+
+import collections
+import hashlib
+import json
+import typing
+
+import numpy as np
+
+IMBALANCE = 5  # largest class to smallest, from which classes are weighted
+
+
+def split(photos, share, seed, groups=()):
+    """Splits photos class by class; photos that look alike go to the same side.
+
+    A class that is one group stays in training. Where that leaves more than half of the classes without a validation
+    photo, what is learned could not be judged: the groups then count for nothing.
+
+    Args:
+        photos: every class has at least 2.
+        share: of each class that goes to validation, 0..1, as nearly as whole groups allow; at least 1 photo stays on
+            either side.
+        seed: same seed, same photos: same split.
+        groups: lists of indices of photos of one class that look alike (train.data.photo_facts.groups_of_frames).
+
+    Returns:
+        (training photos, validation photos), both in the order of photos.
+    """
+    random = np.random.RandomState(seed)
+    by_label = collections.defaultdict(list)
+    for index, photo in enumerate(photos):
+        by_label[photo.label].append(index)
+    group_of = {index: group for group in groups for index in group}
+    held_out: typing.Set[int] = set()
+    unvalidated = 0
+    for label in sorted(by_label):
+        order = [group_of.get(index, [index]) for index in random.permutation(by_label[label]).tolist()]
+        order = list(collections.OrderedDict((group[0], group) for group in order).values())  # each once
+        missing = wanted = held_out_count(len(by_label[label]), share)
+        left = []
+        for group in order:
+            if len(group) <= missing:
+                held_out.update(group)
+                missing -= len(group)
+            else:
+                left.append(group)
+        smallest = min(left, key=len) if missing and len(left) > 1 else []
+        if missing == wanted or len(smallest) < 2 * missing:  # one that is too large is nearer to the share, or needed
+            held_out.update(smallest)
+            missing -= len(smallest)
+        unvalidated += missing == wanted
+    if 2 * unvalidated > len(by_label) and groups:
+        return split(photos, share, seed)
+    training = [photo for index, photo in enumerate(photos) if index not in held_out]
+    return training, [photos[index] for index in sorted(held_out)]
+
+
+def held_out_count(count, share):
+    """Returns how many of a class's photos (2 or more) go to validation: at least 1 stays on either side."""
+    return min(max(1, int(round(share * count))), count - 1)
+
+
+def count_leaking(training, validation, groups):
+    """Returns how many validation photos are in a group with a training photo. groups: lists of Photo."""
+    known, judged = set(training), set(validation)
+    return sum(len(judged.intersection(group)) for group in groups if not known.isdisjoint(group))
+
+
+def class_indices(photos, class_names):
+    """Returns int [n]: where each photo's label stands in class_names."""
+    index = {name: position for position, name in enumerate(class_names)}
+    return np.array([index[photo.label] for photo in photos], int)
+
+
+def identity(training, validation, sums, ordered=False):
+    """Returns a name for what is learned from: the photos' bytes, labels and split; their order too if `ordered`."""
+    parts = [[(sums[photo.path], photo.label) for photo in photos] for photos in (training, validation)]
+    parts = parts if ordered else [sorted(part) for part in parts]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+
+
+def class_weights(labels, class_count):
+    """Returns float32 [class_count]: what a photo of each class counts, so that all classes count alike.
+
+    The mean over the photos is 1. Where the largest class has at most IMBALANCE times the photos of the smallest, all
+    weights are 1.
+
+    Args:
+        labels: int [n], indices of classes, each at least once.
+    """
+    counts = np.bincount(labels, minlength=class_count)
+    if counts.max() <= IMBALANCE * counts.min():
+        return np.ones(class_count, np.float32)
+    return (len(labels) / (class_count * counts)).astype(np.float32)

@@ -1,0 +1,1 @@
+"""Trials of the training recipe: run by hand with python -m."""

@@ -1,0 +1,110 @@
+"""python -m train.experiments.ablation -- TSV --val TSV --weights W ...: what each part of the training recipe earns.
+
+The recipe of `picnic-edge train` is run once as it is and once per variant, with one part left out or exchanged; each
+in a process of its own, from the same head, seed and photos, without the refit. After -- come options of `picnic-edge
+train`; give --fine-tune-epochs a small number, since every variant takes as long as a training. A few hundred
+validation photos leave an error of two points in accuracy: the loss, taken at the best temperature, tells more.
+"""
+
+import argparse
+import multiprocessing
+import os
+import sys
+import tempfile
+import time
+import typing
+
+from edge_runtime.cli.run import run_verb
+from edge_runtime.console import say
+from train.cli import train
+from train.model import fine_tune, network, recipe, workers
+from train.model.checkpoint import Checkpoint
+
+_MUCH = 1e3  # an epsilon beside which a gradient's size is nothing: Adam becomes SGD with momentum
+_SGD_RATE = 0.01 / (1 - fine_tune.BETA_1)  # momentum written as a mean of gradients, not as their sum
+
+# name -> (changed values of train.model.fine_tune, of train.model.recipe, of the command line)
+VARIANTS: typing.Dict[str, tuple] = {
+    "as it is": ({}, {}, {}),
+    "without augmentation": ({}, {}, {"augment": 0.0}),
+    "mixup": ({}, {}, {"mix": "mixup"}),
+    "cutmix": ({}, {}, {"mix": "cutmix"}),
+    "SGD, momentum 0.9, rate 0.01": ({"EPSILON": _MUCH}, {"PEAK_RATE": _SGD_RATE * _MUCH}, {}),
+    "without label smoothing": ({"LABEL_SMOOTHING": 0.0}, {}, {}),
+    "two blocks": ({}, {}, {"fine_tune": 2}),
+    "without the moving average": ({"AVERAGE": 0.0}, {}, {}),
+    "without dropout": ({"DROPOUT": 0.0}, {}, {}),
+    "twice the dropout": ({"DROPOUT": 0.4}, {}, {}),
+    "four blocks": ({}, {}, {"fine_tune": 4}),
+}
+
+
+def main(argv=None):
+    """Trains all variants and prints a line for each. Raises PicnicError as the exit codes say."""
+    arguments = sys.argv[1:] if argv is None else list(argv)
+    place = arguments.index("--") if "--" in arguments else len(arguments)
+    this = argparse.ArgumentParser(
+        prog="python -m train.experiments.ablation",
+        description="Train with each part of the recipe left out; say what it earns on the validation photos.",
+        epilog="example: python -m train.experiments.ablation -- train.tsv --val val.tsv --fine-tune-epochs 4",
+    )
+    this.add_argument("--only", nargs="+", choices=list(VARIANTS), metavar="VARIANT", help=", ".join(VARIANTS))
+    names = this.parse_args(arguments[:place]).only or list(VARIANTS)
+    with tempfile.TemporaryDirectory() as scratch:
+        train_options = arguments[place + 1 :] + ["--out", os.path.join(scratch, "bundle")]
+        options = train.parser().parse_args(train_options)
+        if not options.fine_tune:
+            options.fine_tune = recipe.BLOCKS
+        print("| variant | val loss | accuracy | macro-F1 | minutes |\n| --- | --: | --: | --: | --: |", flush=True)
+        with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
+            for number, name in enumerate(names):
+                head_alone, best, minutes = pool.apply(_train, (name, options))
+                if not number:
+                    print("| the head alone | %.3f | %.3f | %.3f | |" % head_alone)
+                print("| %s | %.3f | %.3f | %.3f | %.1f |" % ((name,) + best + (minutes,)), flush=True)
+
+
+def _train(name, options):
+    """Trains one variant. Returns ((val loss, accuracy, macro-F1) of the head alone, the same at its best, minutes)."""
+    started = time.perf_counter()
+    of_fine_tune, of_recipe, of_options = VARIANTS[name]
+    for module, values in ((fine_tune, of_fine_tune), (recipe, of_recipe), (options, of_options)):
+        for key, value in values.items():
+            if not hasattr(module, key):  # renamed since
+                raise AttributeError(f"{name}: {module} has no {key}")
+            setattr(module, key, value)
+    say(f"== {name}")
+    sums: typing.Dict[str, str] = {}
+    training, validation = train.read_photos(options, sums)
+    class_names = sorted({photo.label for photo in training})
+    network.load_tensorflow()
+    strategy = workers.new_strategy()
+    network.set_seed(options.seed)
+    with strategy.scope():
+        base, _ = network.build_base(options.weights, [photo.path for photo in training])
+    settings = recipe.Settings(
+        epochs=options.epochs,
+        blocks=options.fine_tune,
+        fine_tune_epochs=options.fine_tune_epochs or recipe.FINE_TUNE_EPOCHS,
+        minutes=options.minutes,
+        augment=options.augment,
+        mix=options.mix,
+        refit=False,
+        seed=options.seed,
+    )
+    checkpoint = Checkpoint(options.out + ".training", {}, False)
+    done = recipe.train(base, strategy, training, validation, class_names, sums, settings, checkpoint, _ignore)
+    checkpoint.remove()
+    curves = done.history["fine_tune"]
+    best = min(range(len(curves["val_loss"])), key=curves["val_loss"].__getitem__)
+    names = ("val_loss", "val_accuracy", "val_macro_f1")
+    head_alone, at_best = (tuple(curves[key][epoch] for key in names) for epoch in (0, best))
+    return head_alone, at_best, (time.perf_counter() - started) / 60
+
+
+def _ignore(stage, epoch, figures):
+    pass  # what is shown on the screen is enough
+
+
+if __name__ == "__main__":
+    sys.exit(run_verb(main, sys.argv[1:]))

@@ -1,0 +1,173 @@
+"""How good the labels are: accuracy, macro-F1, per class; how far their confidences can be trusted."""
+
+import collections
+import typing
+
+import numpy as np
+
+from edge_runtime.machine.libraries import require
+from edge_runtime.text import printable
+
+ClassScore = typing.NamedTuple(
+    "ClassScore",
+    [("label", str), ("precision", float), ("recall", float), ("f1", float), ("photos", int)],
+)
+ReliabilityBin = typing.NamedTuple(
+    "ReliabilityBin",
+    [
+        ("low", float),  # confidences above low, up to and including high
+        ("high", float),
+        ("photos", int),
+        ("confidence", float),  # mean over the bin's photos, 0..1; 0 where it has none
+        ("accuracy", float),  # likewise
+    ],
+)
+Coverage = typing.NamedTuple(
+    "Coverage",
+    [
+        ("threshold", float),
+        ("coverage", float),  # share of the photos that get an answer, 0..1
+        ("accuracy", typing.Optional[float]),  # of those; None where there are none
+    ],
+)
+
+THRESHOLDS = tuple(percent / 100 for percent in list(range(0, 100, 5)) + [99])  # of `classify --threshold`
+_RESAMPLES = 1000
+_INTERVAL_PERCENT = 95
+
+
+def score(truth, predicted, class_names):
+    """Scores labels against the truth.
+
+    Args:
+        truth, predicted: sequences of class names, of equal length; a prediction may be "" (unreadable photo), which
+            is wrong like any other wrong label.
+        class_names: all classes, in the order of the table.
+
+    Returns:
+        (accuracy, macro-F1, [ClassScore]): each 0..1. Macro-F1 is the mean F1 of the classes that have true photos
+        or were predicted, as scikit-learn's f1_score(average="macro") computes it. The table has those classes.
+    """
+    sklearn = require("sklearn.metrics")
+    truth, predicted = np.asarray(truth, object), np.asarray(predicted, object)
+    occurring = set(truth) | set(predicted)
+    labels = [name for name in class_names if name in occurring]
+    precision, recall, f1, photos = sklearn.precision_recall_fscore_support(
+        truth, predicted, labels=labels, average=None, zero_division=0
+    )
+    table = [
+        ClassScore(*row)
+        for row in zip(labels, map(float, precision), map(float, recall), map(float, f1), photos.tolist())
+    ]
+    return float(np.mean(truth == predicted)), float(np.mean(f1)) if labels else 0.0, table
+
+
+def format_table(table):
+    """Returns the per-class table as text, worst F1 first."""
+    width = max([len(printable(row.label)) for row in table] + [5])
+    lines = ["%-*s  precision  recall     F1  photos" % (width, "class")]
+    for row in sorted(table, key=lambda row: row.f1):
+        lines.append(
+            "%-*s  %9.3f  %6.3f  %5.3f  %6d"
+            % (width, printable(row.label), row.precision, row.recall, row.f1, row.photos)
+        )
+    return "\n".join(lines)
+
+
+def bootstrap_intervals(truth, predicted, class_names, seed=0):
+    """Returns where accuracy and macro-F1 of `score` may lie for other photos like these.
+
+    Percentile bootstrap over photos (Efron 1979, "Bootstrap Methods: Another Look at the Jackknife"): 95 % of 1000
+    resamples lie between the two ends. Drawing n photos with replacement is drawing their confusion matrix from a
+    multinomial distribution, which is what is done here: its cost does not grow with n.
+
+    Args:
+        truth, predicted, class_names: as `score` takes them; at least one photo.
+        seed: same seed, same intervals.
+
+    Returns:
+        ((low, high) of the accuracy, (low, high) of macro-F1): each 0..1. In every resample the mean goes over the
+        classes that occur in it, as in `score`.
+    """
+    cells = collections.Counter(zip(truth, predicted))
+    pairs = sorted(cells)  # in one order, so that the seed decides
+    counts = np.array([cells[pair] for pair in pairs], np.float64)
+    draws = np.random.RandomState(seed).multinomial(len(truth), counts / counts.sum(), _RESAMPLES).astype(np.float64)
+    index = {name: position for position, name in enumerate(class_names)}
+    is_truth, is_predicted = np.zeros((2, len(pairs), len(class_names)))
+    for row, (true, found) in enumerate(pairs):
+        for marks, name in ((is_truth, true), (is_predicted, found)):
+            if name in index:  # an empty prediction is no class
+                marks[row, index[name]] = 1
+    right = np.array([true == found for true, found in pairs], np.float64)
+    accuracy = draws.dot(right) / len(truth)
+    found_right = draws.dot(is_truth * right[:, None])  # [resamples, classes]
+    photos = draws.dot(is_truth) + draws.dot(is_predicted)  # 2 tp + fp + fn
+    f1 = 2 * found_right / np.maximum(photos, 1)
+    macro_f1 = f1.sum(axis=1) / np.maximum((photos > 0).sum(axis=1), 1)
+    return _interval(accuracy), _interval(macro_f1)
+
+
+def reliability_bins(probabilities, truth, bins=15):
+    """Sorts photos into equal-width bins of their confidence (the highest probability).
+
+    Args:
+        probabilities: float32 [n, classes], rows that sum to 1.
+        truth: int [n], indices of the true classes; -1 for a class that the model does not know.
+
+    Returns:
+        [ReliabilityBin], `bins` of them, from confidence 0 to 1. Guo et al. 2017, "On Calibration of Modern Neural
+        Networks" (arXiv:1706.04599), section 2.
+    """
+    confidence, right = _answers(probabilities, truth)
+    place = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+    result = []
+    for number in range(bins):
+        inside = place == number
+        photos = int(inside.sum())
+        means = (float(confidence[inside].mean()), float(right[inside].mean())) if photos else (0.0, 0.0)
+        result.append(ReliabilityBin(number / bins, (number + 1) / bins, photos, *means))
+    return result
+
+
+def expected_calibration_error(probabilities, truth, bins=15):
+    """Returns how far confidence and accuracy lie apart, 0 (none) to 1: the mean over the photos' reliability_bins.
+
+    Guo et al. 2017 (arXiv:1706.04599), equation 3.
+
+    Args:
+        probabilities, truth, bins: as reliability_bins takes them.
+    """
+    found = reliability_bins(probabilities, truth, bins)
+    apart = sum(row.photos * abs(row.accuracy - row.confidence) for row in found)
+    return apart / max(sum(row.photos for row in found), 1)
+
+
+def coverage(probabilities, truth, thresholds=THRESHOLDS):
+    """Returns what `classify --threshold P` would do on these photos, as one Coverage per threshold.
+
+    Args:
+        probabilities, truth: as reliability_bins takes them; at least one photo.
+        thresholds: photos whose confidence is below it are answered `unknown`.
+    """
+    confidence, right = _answers(probabilities, truth)
+    result = []
+    for threshold in thresholds:
+        answered = confidence >= threshold
+        accuracy = float(right[answered].mean()) if answered.any() else None
+        result.append(Coverage(threshold, float(answered.mean()), accuracy))
+    return result
+
+
+def _answers(probabilities, truth):
+    """Returns (confidence of each photo's label, whether the label is right)."""
+    confidence = probabilities.max(axis=1).astype(
+        np.float64
+    )  # compared as edge_runtime.results.rows.row_of compares it
+    return confidence, probabilities.argmax(axis=1) == np.asarray(truth)
+
+
+def _interval(values):
+    outside = (100 - _INTERVAL_PERCENT) / 2
+    low, high = np.percentile(values, [outside, 100 - outside])
+    return float(low), float(high)

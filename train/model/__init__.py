@@ -1,0 +1,1 @@
+"""The network and its training, up to the exported bundle."""

@@ -1,0 +1,111 @@
+"""Where a training stands, in one file beside the bundle-to-be, so that `--resume` goes on after a kill -9."""
+
+import contextlib
+import json
+import os
+import time
+
+import numpy as np
+
+from edge_runtime import files
+from edge_runtime.console import say
+from edge_runtime.errors import UsageError
+
+_STATE = "state.npz"
+
+
+class Checkpoint:
+    """The state of a training.
+
+    Attributes:
+        facts, arrays: of the stage in progress, as save was given them: plain values, {name: numpy array}.
+        kept: {name: plain value}, results of finished stages; kept_arrays: {name: numpy array}, the same.
+        path: the file that holds the state.
+        is_ours: there is a state of this training on disk.
+    """
+
+    def __init__(self, folder, identity, resume, started=None):
+        """Reads what an interrupted training left.
+
+        Args:
+            folder: where the state is kept.
+            identity: dict of plain values that decide what the training computes.
+            resume: go on with what is there; else it is replaced by this training's first state.
+            started: time.perf_counter() when the training began; None for now.
+
+        Raises:
+            UsageError: the state is that of another training, or cannot be read.
+        """
+        self.folder = folder
+        self.path = path = os.path.join(folder, _STATE)
+        self.facts, self.arrays = {}, {}
+        self.kept, self.kept_arrays = {}, {}
+        self.is_ours = False
+        self._earlier_s = 0.0
+        self._identity = identity
+        self._started = time.perf_counter() if started is None else started
+        if not resume:
+            if os.path.exists(path):  # there until this training has a state of its own
+                say(
+                    "%s holds the state of a training that was stopped; --resume would go on with it, this starts anew"
+                    % folder
+                )
+            return
+        if not os.path.exists(path):
+            say(f"--resume: {folder} holds no state of an earlier training; this one starts anew")
+            return
+        try:
+            with open(path, "rb") as file, np.load(file, allow_pickle=False) as state:
+                saved = json.loads(state["facts"].tobytes().decode("utf-8"))
+                self.arrays = {name: state[name] for name in saved["arrays"]}
+                self.kept_arrays = {name: state[name] for name in saved["kept_arrays"]}
+                then = saved["identity"]
+        except Exception as error:  # numpy and zipfile raise many kinds for a damaged file
+            raise UsageError(f"{path}: cannot be read ({error}); start without --resume")
+        differing = sorted(name for name in identity if then.get(name) != identity[name])
+        if differing:
+            shown = [f"{name}: {then.get(name)} then, {identity[name]} now" for name in differing]
+            raise UsageError(
+                "--resume: %s is the state of another training:\n  %s\nGive the same options and photos, or start "
+                "without --resume" % (folder, "\n  ".join(shown))
+            )
+        self.facts, self.kept, self._earlier_s = saved["facts"], saved["kept"], saved.get("seconds", 0.0)
+        self.is_ours = True
+
+    def seconds(self):
+        """Returns how long the training has taken so far, before it was stopped included."""
+        return self._earlier_s + time.perf_counter() - self._started
+
+    def save(self, facts, arrays):
+        """Writes the state, whole or not at all. A disk that is full costs the state, not the training."""
+        self.facts, self.arrays = facts, arrays
+        text = json.dumps(
+            {
+                "identity": self._identity,
+                "facts": facts,
+                "arrays": sorted(arrays),
+                "kept": self.kept,
+                "kept_arrays": sorted(self.kept_arrays),
+                "seconds": self.seconds(),
+            }
+        ).encode("utf-8")
+        try:
+            os.makedirs(self.folder, exist_ok=True)
+            with files.whole_file(self.path, binary=True) as file:
+                np.savez(file, facts=np.frombuffer(text, np.uint8), **dict(arrays, **self.kept_arrays))
+            self.is_ours = True
+        except OSError as error:
+            say(f"{self.folder}: the state cannot be written ({error}); training goes on without it")
+
+    def keep(self, name, value, **arrays):
+        """Adds the result of a finished stage to what is saved; the state within that stage is forgotten."""
+        self.kept[name] = value
+        self.kept_arrays.update(arrays)
+        self.save({}, {})
+
+    def remove(self):
+        """Forgets the state: the training is done. What else lies in its folder stays."""
+        with contextlib.suppress(OSError):
+            os.unlink(self.path)
+            files.remove_torn(self.path)
+            os.rmdir(self.folder)
