@@ -361,10 +361,9 @@ def test_a_folder_that_is_no_bundle_exits_with_2(tmp_path):
     assert os.listdir(str(tmp_path)) == []
 
 
-@pytest.mark.parametrize("target", ["tensorrt", "tf-trt"])
-def test_gpu_targets_exit_with_4_and_say_what_to_install(tiny_bundle, target):
+def test_tensorrt_exits_with_4_and_says_what_to_install(tiny_bundle):  # tf-trt: test_tf_trt.py
     before = everything_below(tiny_bundle)
-    done = helpers.picnic_edge("convert", tiny_bundle, "--to", target)
+    done = helpers.picnic_edge("convert", tiny_bundle, "--to", "tensorrt")
     assert done.returncode == 4, done.stderr
     message = done.stderr[done.stderr.rindex("picnic-edge: ") :]
     assert "TensorRT" in message or "tensorrt" in message

@@ -421,16 +421,16 @@ def test_without_the_switch_memory_is_copied(bundle_for, monkeypatch, value):
 
 
 @pytest.mark.parametrize("version, zero_copy", [("8.2.1", "0"), ("8.2.1", "1"), ("11.1", "0")])
-def test_opening_and_closing_a_thousand_times_leaves_nothing(bundle_for, monkeypatch, version, zero_copy):
+def test_opening_and_closing_again_and_again_leaves_nothing(bundle_for, monkeypatch, version, zero_copy):
     monkeypatch.setenv(runtime.ZERO_COPY, zero_copy)
     bundle, simulator = bundle_for(version)
     sample = bundle.sample()
     info = engines.find_engine(bundle, NAME)
-    for number in range(1000):
+    for number in range(200):
         engine = runtime.create(info, len(bundle.class_names), 1, None).open()
-        if number % 100 == 0:
+        if number % 20 == 0:
             assert agrees(engine.infer(sample.images[:1]), sample, 1)
-        if number % 100 == 1:
+        if number % 20 == 1:
             engine.submit(sample.images[:1])  # and never collected
         engine.close()
         engine.close()

@@ -259,28 +259,29 @@ def test_saved_model_has_only_operators_that_an_older_tensorflow_knows(bundle):
 # ---- both, on the sample
 
 
-@pytest.mark.parametrize("kind", ["onnxruntime", "tensorflow"])
-def test_the_sample_s_answers_are_the_model_s(bundle, kind):
-    pytest.importorskip(kind)
+@pytest.fixture(scope="module", params=["onnxruntime", "tensorflow"])
+def exported(bundle, request):
+    pytest.importorskip(request.param)
+    with built_in(bundle, request.param).open() as opened:
+        yield opened
+
+
+def test_the_sample_s_answers_are_the_model_s(bundle, exported):
     sample = bundle.sample()
     assert len(sample.names) == min(128, compared_photos(bundle))
     assert len(set(sample.names)) == len(sample.names)
     assert set(sample.labels) == set(bundle.class_names)
     assert sample.probabilities.sum(axis=1) == pytest.approx(1, abs=1e-5)
-    with built_in(bundle, kind).open() as engine:
-        found = np.concatenate([engine.infer(sample.images[start : start + 8]) for start in range(0, 16, 8)])
+    found = np.concatenate([exported.infer(sample.images[start : start + 8]) for start in range(0, 16, 8)])
     assert np.abs(found - sample.probabilities[:16]).max() <= MAX_DIFFERENCE_RANDOM
     assert np.array_equal(found.argmax(axis=1), sample.probabilities[:16].argmax(axis=1))
 
 
-@pytest.mark.parametrize("kind", ["onnxruntime", "tensorflow"])
-def test_any_batch_size_gives_a_photo_the_same_answer(bundle, kind):
-    pytest.importorskip(kind)
+def test_any_batch_size_gives_a_photo_the_same_answer(bundle, exported):
     pictures = bundle.sample().images[:5]
-    with built_in(bundle, kind).open() as engine:
-        alone = np.concatenate([engine.infer(pictures[index : index + 1]) for index in range(5)])
-        for size in (2, 5):
-            assert engine.infer(pictures[:size]) == pytest.approx(alone[:size], abs=MAX_DIFFERENCE_RANDOM)
+    alone = np.concatenate([exported.infer(pictures[index : index + 1]) for index in range(5)])
+    for size in (2, 5):
+        assert exported.infer(pictures[:size]) == pytest.approx(alone[:size], abs=MAX_DIFFERENCE_RANDOM)
 
 
 def test_it_has_the_blocks_of_inception_v3(bundle):
