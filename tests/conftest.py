@@ -14,13 +14,18 @@ SHARED = os.environ.get("PICNIC_EDGE_SHARED", os.path.join(ROOT, "..", "shared")
 BUILD = os.path.join(ROOT, "build", "test-bundles")
 
 # The files of tests that take longest, begun first: the two processes of `make test` then end at about the same time.
+# test_live.py mostly waits, and so leaves both cores to the training beside it.
 LONGEST = [
     "test_training.py",
+    "test_live.py",
     "test_recipe.py",
     "test_bench.py",
-    "test_live.py",
     "test_finetune.py",
+    "test_tensorrt.py",
+    "test_convert.py",
     "test_classify.py",
+    "test_engines.py",
+    "test_compare.py",
 ]
 
 

@@ -16,8 +16,6 @@ from edge_runtime import command, errors
 from edge_runtime.command import run_verb
 from tests import helpers
 
-# For runs of doctor: what it says is tested in tests/edge_runtime/test_doctor.py, here only where it goes.
-QUICK = os.path.join(helpers.ROOT, "tests", "without_tensorflow") + os.pathsep + helpers.ROOT
 PACKAGES = {"train": "train", "convert": "convert", "edge_runtime": "classify", "benchmarks": "bench"}
 
 
@@ -155,7 +153,7 @@ def test_a_reader_that_goes_away_ends_the_command_quietly():
             [sys.executable, "-m", "picnic_edge", "doctor"],
             stdout=writing,
             stderr=subprocess.PIPE,
-            env=dict(os.environ, PYTHONPATH=QUICK),
+            env=dict(os.environ, PYTHONPATH=helpers.WITHOUT_TENSORFLOW),
             check=False,
         )
     finally:
@@ -179,7 +177,7 @@ def shell(line, *arguments, **settings):
         ["sh", "-c", line.replace("$PICNIC", program), "sh"] + [os.fspath(argument) for argument in arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        env=dict(os.environ, PYTHONPATH=QUICK, **settings.pop("env", {})),
+        env=dict(os.environ, PYTHONPATH=helpers.WITHOUT_TENSORFLOW, **settings.pop("env", {})),
         timeout=120,
         check=False,
         **settings,

@@ -15,7 +15,7 @@ from edge_runtime.doctor import Answer
 from edge_runtime.engines import tf_trt
 from edge_runtime.errors import MissingRequirement
 from tests.edge_runtime import boards
-from tests.helpers import picnic_edge
+from tests.helpers import WITHOUT_TENSORFLOW, picnic_edge
 
 
 @pytest.fixture(autouse=True)
@@ -65,7 +65,7 @@ def installed(monkeypatch):
 
 
 def test_json_is_one_document_with_the_machine_and_its_checks():
-    done = picnic_edge("doctor", "--json")
+    done = picnic_edge("doctor", "--json", env={"PYTHONPATH": WITHOUT_TENSORFLOW})
     document = json.loads(done.stdout.decode())
     assert done.returncode == 0, done.stderr
     assert document["machine"]["architecture"] == platform.machine()

@@ -1,3 +1,3 @@
-"""First on PYTHONPATH, it keeps doctor from starting TensorFlow, which takes ten times as long as the rest of it."""
+"""Stands before the real one on PYTHONPATH: see tests.helpers.WITHOUT_TENSORFLOW."""
 
 raise ImportError("tests/without_tensorflow stands before the real one")
