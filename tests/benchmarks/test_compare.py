@@ -102,7 +102,7 @@ def test_the_same_twice_is_no_change():
 
 def test_a_planted_slowdown_is_always_found_in_its_engine_alone():
     for settings in ({}, {"noise": 0.03}, {"noise": 0.02, "bursts": 0.1}):
-        for seed in range(10):
+        for seed in range(5):
             before = document(2 * seed, **settings)
             after = document(2 * seed + 1, slower=["openvino-bf16"], factor=1.15, **settings)
             found = changes(before, after)
@@ -124,9 +124,9 @@ def test_noisy_windows_hide_no_slowdown_of_all_batch_sizes():
             told.append(("openvino-fp32", "images_per_s all batches") in found)
         assert sum(told) >= least, settings
         silent = sum(
-            not changes(document(2 * seed, **settings), document(2 * seed + 1, **settings)) for seed in range(20, 40)
+            not changes(document(2 * seed, **settings), document(2 * seed + 1, **settings)) for seed in range(20, 30)
         )
-        assert silent >= 19, settings
+        assert silent >= 9, settings
 
 
 def test_the_noise_of_the_machine_s_own_work_hides_nothing_that_the_windows_show():
@@ -136,9 +136,9 @@ def test_the_noise_of_the_machine_s_own_work_hides_nothing_that_the_windows_show
         after = document(2 * seed + 1, slower=["openvino-int8"], factor=1.2, **settings)
         assert {engine for engine, _ in changes(before, after)} == {"openvino-int8"}, seed
     silent = sum(
-        not changes(document(2 * seed, **settings), document(2 * seed + 1, **settings)) for seed in range(20, 40)
+        not changes(document(2 * seed, **settings), document(2 * seed + 1, **settings)) for seed in range(20, 30)
     )
-    assert silent >= 19
+    assert silent >= 9
 
 
 def test_how_far_an_engine_follows_the_machine_s_own_work_is_measured():
@@ -176,7 +176,7 @@ def test_a_slower_machine_is_no_slower_engine():
 
 def test_a_machine_that_got_faster_hides_no_slowdown():
     for machine in (0.92, 0.94, 0.96):
-        for seed in range(10):
+        for seed in range(4):
             before = document(2 * seed, own_noise=0.03)
             after = document(2 * seed + 1, slower=["openvino-bf16"], factor=1.15, machine=machine, own_noise=0.03)
             found = compare.compare(before, after)

@@ -128,12 +128,11 @@ def test_the_head_alone_can_be_trained_and_refitted(train):
 @pytest.mark.parametrize("epochs, share", [(1, 0.5), (4, 1.0), (5, 1.0)])
 def test_fewer_epochs_learn_at_a_lower_rate(train, monkeypatch, epochs, share):
     rates = {}
-    fine_tune = finetune.fine_tune
 
-    def record(*arguments):
+    def record(*arguments):  # in the place of the fine-tuning, which says that its last epoch was the best
         (plan,) = [argument for argument in arguments if isinstance(argument, finetune.Plan)]
         rates[plan.stage] = plan.peak_rate
-        return fine_tune(*arguments)
+        return {"loss": [1.0], "val_loss": [1.0, 0.5]}, False
 
     monkeypatch.setattr(finetune, "fine_tune", record)
     monkeypatch.setattr(recipe, "FINE_TUNE_EPOCHS", 4)
