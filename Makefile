@@ -12,18 +12,25 @@ IMAGES ?=
 REPORT ?= jetson-report.json
 JETSON_VENV ?= .venv-jetson
 
-.PHONY: demo test test-slow lint format clean jetson jetson-check
+.PHONY: demo test test-slow wheel-check lint format docs screenshots clean jetson jetson-check
 
 demo: $(VENV)/.demo
 	$(BIN)/picnic-edge demo
 
 # In two processes, however many cores there are, since each may hold a TensorFlow; a file of tests is one process's.
 # Where one dies, the run ends: pytest-xdist would take up another and may wait for ever for the rest of that file.
+# `make test COVERAGE=1` takes up to half as long again, shows the share of lines that the tests run, and fails below 90 %.
 test: $(VENV)/.test
-	$(BIN)/python -m pytest -q --numprocesses 2 --dist loadfile --max-worker-restart 0
+	$(if $(COVERAGE),rm -rf build/coverage && mkdir -p build/coverage)
+	$(BIN)/python $(if $(COVERAGE),-m coverage run) -m pytest -q --numprocesses 2 --dist loadfile --max-worker-restart 0
+	$(if $(COVERAGE),$(BIN)/python -m coverage combine --quiet && $(BIN)/python -m coverage report)
 
 test-slow: $(VENV)/.test
 	$(BIN)/python -m pytest -q -m "slow or not slow"
+
+# Builds a wheel and tries it in a bare environment: tests/test_wheel.py
+wheel-check: $(VENV)/.test
+	$(BIN)/python -m pytest -q -m slow tests/test_wheel.py
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
@@ -32,6 +39,14 @@ lint: $(VENV)/.test
 format: $(VENV)/.test
 	$(BIN)/ruff check --fix . && $(BIN)/ruff format .
 
+# The site, in build/site; broken links are errors. -m: the repository itself, not only what is installed, is documented.
+docs: $(VENV)/.docs
+	$(BIN)/python -m mkdocs build --strict
+
+# The pictures of the README and the docs, from a run of the demo; needs chromium.
+screenshots: demo
+	$(BIN)/python -m docs.scripts.screenshots demo docs/images
+
 # Installs the package with the extra that the target is named after, again whenever setup.py changes.
 $(VENV)/.%: setup.py
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -39,7 +54,7 @@ $(VENV)/.%: setup.py
 	$(BIN)/python -m pip install --quiet --editable '.[$*]'
 	touch $@
 
-# On a Jetson with JetPack 4.6: docs/jetson-tx2.md
+# On a Jetson with JetPack 4.6: docs/jetson/tx2.md
 jetson: $(JETSON_VENV)/.done
 
 # The environment sees JetPack's own OpenCV and TensorRT; --no-deps keeps pip from putting its OpenCV before it.

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # verb -> (module with main(argv), one line for --help)
 VERBS = {

@@ -6,6 +6,8 @@ from setuptools import setup
 
 with open("picnic_edge.py", encoding="utf-8") as source:
     VERSION = re.search(r'__version__ = "(.+?)"', source.read()).group(1)
+with open("README.md", encoding="utf-8") as readme:
+    LONG_DESCRIPTION = readme.read()
 
 ONNXRUNTIME = ["onnxruntime>=1.10,<2"]
 OPENVINO = ["openvino>=2024.0; python_version >= '3.9'"]
@@ -41,9 +43,11 @@ LOADGEN = ["mlcommons-loadgen>=6,<7; python_version >= '3.9' and platform_machin
 PARQUET = ["pyarrow>=6"]
 TABLES = PARQUET + ["pandas>=1.1", "openpyxl>=3"]
 HEIF = ["pillow-heif>=0.9,<2"]
+DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.5,<10", "mkdocstrings[python]>=0.26,<2"]  # Python 3.9 and newer
 CHECKS = [
     "pytest>=7,<10",
     "pytest-xdist>=2.5,<4",  # two files of tests at a time
+    "coverage>=7.10,<8; python_version >= '3.9'",  # make test COVERAGE=1; older ones do not follow processes
     "ruff>=0.6,<1; python_version >= '3.8'",
     "mypy>=1.8,<3; python_version >= '3.9'",
 ]
@@ -52,6 +56,19 @@ setup(
     name="picnic-edge",
     version=VERSION,
     description="Train a product photo classifier, convert it to a checked engine, run it on an edge device",
+    long_description=LONG_DESCRIPTION,
+    long_description_content_type="text/markdown",
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Environment :: Console",
+        "Intended Audience :: Developers",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3 :: Only",
+        "Programming Language :: Python :: 3.6",  # the Jetson TX2's
+        "Programming Language :: Python :: 3.9",
+        "Programming Language :: Python :: 3.11",
+        "Topic :: Scientific/Engineering :: Image Recognition",
+    ],
     python_requires=">=3.6",
     package_dir={"": "."},
     packages=[
@@ -93,6 +110,7 @@ setup(
         "tables": TABLES,  # lists of photos as .xlsx and .parquet
         "heif": HEIF,  # photos as HEIC (iPhones) and AVIF
         "loadgen": LOADGEN,  # bench --loadgen
+        "docs": DOCS,  # `make docs`
         "demo": TRAIN + REPORTS + ONNXRUNTIME + OPENVINO,  # all that `make demo` shows
         # `make test`
         "test": TRAIN + REPORTS + INT8 + ONNXRUNTIME + OPENVINO + TABLES + HEIF + LOADGEN + CHECKS,

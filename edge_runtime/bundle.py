@@ -9,7 +9,7 @@ BUNDLE/engines/<id>/        engine files and engine.json (see edge_runtime/engin
 
 Only files that the manifest lists are opened. That all are there, with their sizes, is checked when the bundle is
 opened; a file's sum when it is read, so that a start reads no more than it uses. Sums and the id tell a damaged file
-from a sound one. They do not tell who made the bundle: see docs/bundle-security.md.
+from a sound one. They do not tell who made the bundle: see docs/bundle-format.md.
 """
 
 import contextlib

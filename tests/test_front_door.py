@@ -17,6 +17,7 @@ from edge_runtime.command import run_verb
 from tests import helpers
 
 PACKAGES = {"train": "train", "convert": "convert", "edge_runtime": "classify", "benchmarks": "bench"}
+BUNDLE_0_1 = os.path.join(helpers.ROOT, "tests", "data", "bundle-0.1.0")
 
 
 def help_of(verb, capsys):
@@ -56,6 +57,14 @@ def test_version_is_the_package_s(capsys):
         picnic_edge.main(["--version"])
     assert stopped.value.code == 0
     assert capsys.readouterr().out.strip() == "picnic-edge " + picnic_edge.__version__
+
+
+def test_a_bundle_of_version_0_1_opens(tmp_path):
+    """tests/data/bundle-0.1.0 was written by that version; no bundle that users have may become unreadable."""
+    helpers.write_photo(tmp_path / "photos" / "a.png", helpers.photo(helpers.COLOURS["red"]))
+    done = helpers.picnic_edge("classify", BUNDLE_0_1, tmp_path / "photos")
+    assert done.returncode == 0, done.stderr
+    assert [row["label"] for row in helpers.read_rows_of(done.stdout)] == ["red"]
 
 
 @pytest.mark.parametrize("arguments", [["frobnicate"], []])

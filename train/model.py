@@ -41,7 +41,7 @@ def load_tensorflow():
         version = [int(part) for part in (machine.library_version("tensorflow") or "0.0").split(".")[:2]]
         if version >= _ONEDNN_SINCE:
             # Left to itself TensorFlow takes oneDNN's convolutions only where there is AVX512-VNNI. Without it they
-            # train faster, too (docs/training.md).
+            # train faster, too (docs/experiments/training.md).
             os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
         with _nothing_on_stderr():  # where it takes them, it says so twice, before it knows of any log level
             require("tensorflow")

@@ -17,7 +17,7 @@ SAVED_MODEL = "saved_model"
 FILES = (SAVED_MODEL,)  # what a converted engine opens: a folder, with its assets
 FAST_PROTOBUFS = ("cpp", "upb")
 _INSTALL = (
-    "To get it: on a Jetson install NVIDIA's own TensorFlow (docs/jetson-tx2.md); on a PC TensorFlow 2.17 or older "
+    "To get it: on a Jetson install NVIDIA's own TensorFlow (docs/jetson/tx2.md); on a PC TensorFlow 2.17 or older "
     "with TensorRT in it, and TensorRT. Without it: --to tensorrt, or --to onnxruntime"
 )
 
@@ -119,7 +119,7 @@ def protobuf_mend():
     if sys.version_info >= (3, 7):
         return "unset PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION; pip install --force-reinstall protobuf"
     if platform.machine() == "aarch64":
-        return "there is no wheel of it for Python 3.6 on Arm: docs/jetson-tx2.md says how to build it"
+        return "there is no wheel of it for Python 3.6 on Arm: docs/jetson/tx2.md says how to build it"
     return "unset PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION; pip install --force-reinstall 'protobuf<3.20'"
 
 

@@ -376,7 +376,7 @@ def test_only_python_s_protobuf_is_slow(monkeypatch, kind, slow):
 @pytest.mark.parametrize(
     "python, architecture, mend",
     [
-        ((3, 6), "aarch64", "docs/jetson-tx2.md"),
+        ((3, 6), "aarch64", "docs/jetson/tx2.md"),
         ((3, 6), "x86_64", "'protobuf<3.20'"),
         ((3, 11), "aarch64", "--force-reinstall protobuf"),
     ],
