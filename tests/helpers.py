@@ -15,12 +15,15 @@ from edge_runtime.photos.picture import fit_image
 from edge_runtime.photos.spec import INPUT_SPEC
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+# PYTHONPATH for runs of doctor that are not about TensorFlow, whose import takes ten times as long as the rest of it.
+WITHOUT_TENSORFLOW = os.path.join(ROOT, "tests", "without_tensorflow") + os.pathsep + ROOT
 COLOURS = {"blue things": (20, 30, 220), "green, fresh & ripe": (30, 200, 40), "red": (220, 30, 20)}  # RGB
 
 
 def picnic_edge(*arguments, **settings):
     """Runs the command as a user does. Returns a CompletedProcess with bytes in stdout and text in stderr."""
-    environment = dict(os.environ, PYTHONPATH=ROOT, **settings.pop("env", {}))
+    environment = dict(os.environ, PYTHONPATH=ROOT)
+    environment.update(settings.pop("env", {}))
     done = subprocess.run(
         [sys.executable, "-m", "picnic_edge"] + [os.fspath(argument) for argument in arguments],
         stdout=subprocess.PIPE,

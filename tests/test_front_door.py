@@ -162,7 +162,7 @@ def test_a_reader_that_goes_away_ends_the_command_quietly():
             [sys.executable, "-m", "picnic_edge", "doctor"],
             stdout=writing,
             stderr=subprocess.PIPE,
-            env=dict(os.environ, PYTHONPATH=helpers.ROOT),
+            env=dict(os.environ, PYTHONPATH=helpers.WITHOUT_TENSORFLOW),
             check=False,
         )
     finally:
@@ -186,7 +186,7 @@ def shell(line, *arguments, **settings):
         ["sh", "-c", line.replace("$PICNIC", program), "sh"] + [os.fspath(argument) for argument in arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        env=dict(os.environ, PYTHONPATH=helpers.ROOT, **settings.pop("env", {})),
+        env=dict(os.environ, PYTHONPATH=helpers.WITHOUT_TENSORFLOW, **settings.pop("env", {})),
         timeout=120,
         check=False,
         **settings,

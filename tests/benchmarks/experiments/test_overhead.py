@@ -40,5 +40,5 @@ def test_each_round_has_a_turn_of_both_and_the_line_their_ratio(converted, monke
 def test_an_app_that_does_not_run_is_named(converted, monkeypatch):
     monkeypatch.setattr(rivals, "run_job", lambda job: {"skipped": "no such tool"})
     monkeypatch.setattr(overhead, "SECONDS", 0.1)
-    with pytest.raises(MissingRequirement, match="benchmark_app openvino-fp32 latency: no such tool"):
+    with pytest.raises(MissingRequirement, match="benchmark_app openvino-fp32 latency"):
         overhead.main([converted, "--rounds", "1"])

@@ -72,7 +72,7 @@ def test_the_sample_holds_photos_with_the_model_s_answers(tiny_bundle):
 def test_what_is_no_bundle_is_wrong_usage(tmp_path, path):
     os.mkdir(str(tmp_path / "empty"))
     write_bytes(tmp_path / "file", b"x")
-    with pytest.raises(UsageError, match="is no bundle"):
+    with pytest.raises(UsageError, match="no.* bundle"):
         Bundle.open(str(tmp_path / path))
 
 
@@ -465,39 +465,39 @@ def test_a_bundle_is_not_published_over_something_else(tmp_path, name):
     write_bytes(tmp_path / "folder" / "thesis.odt", b"x")
     write_bytes(tmp_path / "file", b"x")
     os.symlink("nowhere", str(tmp_path / "dangling"))
-    with pytest.raises(UsageError, match="exists and is no bundle"):
+    with pytest.raises(UsageError, match="no.* bundle"):
         writing.check_target(str(tmp_path / name))
 
 
 def test_a_bundle_is_not_published_where_the_disk_is_full(tmp_path, monkeypatch):
     usage = type(shutil.disk_usage(str(tmp_path)))(1 << 40, (1 << 40) - (100 << 20), 100 << 20)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
-    with pytest.raises(UsageError, match="only 100 MiB are free"):
+    with pytest.raises(UsageError, match="100 MiB"):
         writing.check_target(str(tmp_path / "new"))
 
 
 def test_a_bundle_is_not_published_where_nothing_can_be_written(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "access", lambda path, mode: False)
-    with pytest.raises(UsageError, match="cannot write to %s" % tmp_path):
+    with pytest.raises(UsageError, match=str(tmp_path)):
         writing.check_target(str(tmp_path / "a" / "new"))
 
 
 def test_a_bundle_is_not_published_below_a_file(tmp_path):
     write_bytes(tmp_path / "file", b"x")
-    with pytest.raises(UsageError, match="cannot write to %s" % (tmp_path / "file")):
+    with pytest.raises(UsageError, match=str(tmp_path / "file")):
         writing.check_target(str(tmp_path / "file" / "deep" / "new"))
 
 
 def test_a_folder_with_a_manifest_of_something_else_is_not_replaced(tmp_path):
     write_bytes(tmp_path / "data" / "manifest.json", b'{"name": "my photos"}')
     write_bytes(tmp_path / "data" / "photos" / "a.jpg", b"x")
-    with pytest.raises(UsageError, match="exists and is no bundle"):
+    with pytest.raises(UsageError, match="no.* bundle"):
         writing.check_target(str(tmp_path / "data"))
 
 
 def test_a_bundle_with_the_user_s_own_files_in_it_is_not_replaced(tmp_path, tiny_bundle):
     write_bytes(os.path.join(tiny_bundle, "notes.txt"), b"x")
-    with pytest.raises(UsageError, match="holds more than a bundle: 'notes.txt'; move that away"):
+    with pytest.raises(UsageError, match="notes.txt"):
         writing.check_target(tiny_bundle)
 
 

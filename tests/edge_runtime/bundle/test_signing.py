@@ -114,7 +114,7 @@ def test_the_signature_is_the_one_that_is_documented(tiny_bundle, key):
 def test_a_signature_that_is_none_is_refused(tiny_bundle, key, signature):
     write_again(tiny_bundle)
     change(manifest_of(tiny_bundle), signature=signature)
-    with pytest.raises(BundleError, match="is not signed with this key"):
+    with pytest.raises(BundleError, match="signed"):
         Bundle.open(tiny_bundle)
 
 
@@ -122,14 +122,14 @@ def test_a_signature_that_is_none_is_refused(tiny_bundle, key, signature):
 def test_a_signature_covers_what_the_id_does_not(tiny_bundle, key, values):
     write_again(tiny_bundle)
     change(manifest_of(tiny_bundle), **values)
-    with pytest.raises(BundleError, match="is not signed with this key"):
+    with pytest.raises(BundleError, match="signed"):
         Bundle.open(tiny_bundle)
 
 
 def test_another_key_s_signature_is_refused(tiny_bundle, key, monkeypatch, tmp_path):
     write_again(tiny_bundle)
     monkeypatch.setenv(signing.KEY_FILE, write_key(tmp_path / "other", b"o" * 32))
-    with pytest.raises(BundleError, match="is not signed with this key"):
+    with pytest.raises(BundleError, match="signed"):
         Bundle.open(tiny_bundle)
 
 
@@ -151,7 +151,7 @@ def test_an_engine_that_was_made_with_a_key_is_signed(tiny_bundle, key):
     with open_engine(Bundle.open(tiny_bundle)) as engine:
         assert engine.name == ENGINE
     change(record_of(tiny_bundle), images_per_s=1e9)
-    with pytest.raises(BundleError, match="%s: is not signed with this key" % ENGINE):
+    with pytest.raises(BundleError, match="%s: .*signed" % ENGINE):
         open_engine(Bundle.open(tiny_bundle), ENGINE)
 
 
@@ -177,7 +177,7 @@ def test_a_bundle_that_is_not_signed_is_not_converted(tiny_bundle, key):
 )
 def test_a_key_of_another_length_is_wrong_usage(tmp_path, monkeypatch, data, said):
     monkeypatch.setenv(signing.KEY_FILE, write_key(tmp_path / "bad", data))
-    with pytest.raises(UsageError, match="expected a key of 32 to 65536 bytes, %s; .* makes one" % said):
+    with pytest.raises(UsageError, match="32 to 65536 bytes.*%s" % said):
         signing.key()
 
 
@@ -186,7 +186,7 @@ def test_a_key_that_cannot_be_read_is_wrong_usage_before_the_work(tiny_bundle, t
     os.mkdir(str(tmp_path / "folder"))
     monkeypatch.setenv(signing.KEY_FILE, str(tmp_path / name))
     for work in (lambda: Bundle.open(tiny_bundle), lambda: writing.check_target(str(tmp_path / "new"))):
-        with pytest.raises(UsageError, match="PICNIC_EDGE_KEY_FILE=.*%s: (cannot be read|expected a reg)" % name):
+        with pytest.raises(UsageError, match="PICNIC_EDGE_KEY_FILE=.*%s: " % name):
             work()
 
 
@@ -222,14 +222,14 @@ def test_a_bundle_is_signed_again_with_another_key(tiny_bundle, key, tmp_path, m
 
 def test_signing_needs_a_key(tiny_bundle, monkeypatch):
     monkeypatch.delenv(signing.KEY_FILE, raising=False)
-    with pytest.raises(UsageError, match="PICNIC_EDGE_KEY_FILE is not set"):
+    with pytest.raises(UsageError, match="PICNIC_EDGE_KEY_FILE"):
         sign_bundle.main([tiny_bundle])
 
 
 @pytest.mark.parametrize("name", ["model.onnx", "sample/000.png"])
 def test_a_corrupt_bundle_is_not_signed(tiny_bundle, key, name):
     flip_byte(os.path.join(tiny_bundle, name))
-    with pytest.raises(BundleError, match="its file %s is not the one" % name):
+    with pytest.raises(BundleError, match=name):
         sign_bundle.main([tiny_bundle])
     assert "signature" not in read(manifest_of(tiny_bundle))
 
@@ -237,15 +237,15 @@ def test_a_corrupt_bundle_is_not_signed(tiny_bundle, key, name):
 @pytest.mark.parametrize(
     "spoil, problem",
     [
-        (lambda folder: flip_byte(os.path.join(os.path.dirname(record_of(folder)), "model.onnx")), "its file model"),
-        (lambda folder: change(record_of(folder), source={"bundle_id": "0" * 12}), "made from bundle 000000000000"),
-        (lambda folder: write_bytes(record_of(folder), b"{"), "engine.json is missing or garbled"),
+        (lambda folder: flip_byte(os.path.join(os.path.dirname(record_of(folder)), "model.onnx")), "model.onnx"),
+        (lambda folder: change(record_of(folder), source={"bundle_id": "0" * 12}), "bundle 000000000000"),
+        (lambda folder: write_bytes(record_of(folder), b"{"), "engine.json"),
     ],
     ids=["changed", "another bundle's", "garbled"],
 )
 def test_a_corrupt_engine_is_named_and_not_signed_the_bundle_is(converted, key, spoil, problem):
     spoil(converted)
-    with pytest.raises(BundleError, match="the bundle is signed, but not these engines:\n.*%s" % problem):
+    with pytest.raises(BundleError, match="(?s)signed.*%s" % problem):
         sign_bundle.main([converted])
     assert [info.name for info in list_engines(Bundle.open(converted))] == [ENGINE, "onnxruntime"]
     with pytest.raises(BundleError):

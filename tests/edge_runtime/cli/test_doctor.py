@@ -16,7 +16,7 @@ from edge_runtime.engines import tf_trt
 from edge_runtime.errors import MissingRequirement
 from edge_runtime.machine import cpu, libraries, memory
 from tests.edge_runtime.machine import boards
-from tests.helpers import picnic_edge
+from tests.helpers import WITHOUT_TENSORFLOW, picnic_edge
 
 
 @pytest.fixture(autouse=True)
@@ -66,7 +66,7 @@ def installed(monkeypatch):
 
 
 def test_json_is_one_document_with_the_machine_and_its_checks():
-    done = picnic_edge("doctor", "--json")
+    done = picnic_edge("doctor", "--json", env={"PYTHONPATH": WITHOUT_TENSORFLOW})
     document = json.loads(done.stdout.decode())
     assert done.returncode == 0, done.stderr
     assert document["machine"]["architecture"] == platform.machine()

@@ -544,7 +544,7 @@ def test_what_is_one_colour():
     ids=["None", "name", "list", "float", "int8", "grey", "one channel", "four channels", "batch", "empty"],
 )
 def test_a_frame_of_another_kind_is_refused_with_what_was_expected(frame):
-    with pytest.raises(ImageError, match=r"must be a uint8 array \[height, width, 3\], RGB; got "):
+    with pytest.raises(ImageError, match=r"uint8 .*\[height, width, 3\]"):
         fit_image(frame)
 
 
@@ -750,7 +750,7 @@ def test_what_never_fits_into_the_budget_is_an_error_that_says_so(suffix, small_
 def test_a_huge_file_is_refused_before_it_is_read(tmp_path, small_budget, monkeypatch):
     path = write_bytes(tmp_path / "huge.jpg", encoded(gradient(), "jpg"))
     os.truncate(path, 6 << 30)  # a hole: takes no room
-    with pytest.raises(ImageError, match="MiB of memory to decode"):
+    with pytest.raises(ImageError, match="MiB"):
         read_image(path)
     assert small_budget.peak_bytes == 0
 
@@ -763,7 +763,7 @@ def test_a_huge_file_that_pillow_would_read_to_learn_its_size_is_refused_before(
     start = {"AVIF": b"\0\0\0\x18ftypavif", "HEIF": b"\0\0\0\x18ftypheic", "TIFF": b"II*\0"}[kind]
     path = write_bytes(tmp_path / "huge", start + bytes(60))
     os.truncate(path, 1 << 30)
-    with pytest.raises(ImageError, match="MiB of memory to decode .%s" % kind):
+    with pytest.raises(ImageError, match="memory.*%s" % kind):
         read_image(path)
 
 

@@ -164,12 +164,12 @@ def test_a_pipeline_that_gives_nothing_costs_no_photo(decoder, monkeypatch):
 
 
 def test_other_colours_are_refused_at_once(decoder):
-    with pytest.raises(MissingRequirement, match="shows a test picture .* of 255 off on average"):
+    with pytest.raises(MissingRequirement, match="test picture .*255"):
         jpeg_hardware.HardwareDecoder("jpegdec ! videobalance brightness=0.1 ! videoscale ! videoconvert")
 
 
 def test_elements_that_are_not_there_are_named(decoder):
-    with pytest.raises(MissingRequirement, match="GStreamer here has no nvjpegdec, nvvidconv"):
+    with pytest.raises(MissingRequirement, match="nvjpegdec, nvvidconv"):
         jpeg_hardware.HardwareDecoder()
 
 

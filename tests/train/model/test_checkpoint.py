@@ -47,7 +47,7 @@ def test_nothing_to_resume_is_said_and_is_no_error(tmp_path, capsys):
 
 def test_the_state_of_another_training_is_refused_with_what_differs(tmp_path):
     saved(str(tmp_path / "a"))
-    with pytest.raises(UsageError, match="another training:\n  seed: 1 then, 2 now\nGive the same"):
+    with pytest.raises(UsageError, match="seed: 1 .*2"):
         Checkpoint(str(tmp_path / "a"), {"seed": 2, "photos": "abc"}, resume=True)
 
 
@@ -55,7 +55,7 @@ def test_the_state_of_another_training_is_refused_with_what_differs(tmp_path):
 def test_a_damaged_state_is_named(tmp_path, content):
     saved(str(tmp_path / "a"))
     (tmp_path / "a" / "state.npz").write_bytes(content)
-    with pytest.raises(UsageError, match="state.npz: cannot be read .*start without --resume"):
+    with pytest.raises(UsageError, match="state.npz: .*--resume"):
         Checkpoint(str(tmp_path / "a"), {"seed": 1, "photos": "abc"}, resume=True)
 
 

