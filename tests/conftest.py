@@ -20,7 +20,7 @@ LONGEST = [
     "test_live.py",
     "test_recipe.py",
     "test_bench.py",
-    "test_finetune.py",
+    "test_fine_tune.py",
     "test_tensorrt.py",
     "test_convert.py",
     "test_classify.py",

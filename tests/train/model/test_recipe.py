@@ -5,11 +5,12 @@ import pytest
 
 from edge_runtime.errors import UsageError
 from edge_runtime.files import sha256_of
+from edge_runtime.machine import cpu
 from edge_runtime.photos import read
 from tests import helpers
 from tests.train.model.tune_once import small_network, weights_of
 from train.cli.train import _unfamiliar_sample
-from train.data import labels
+from train.data import labels, split
 from train.model import calibrate, recipe, workers
 from train.model import fine_tune as model_fine_tune
 from train.model.checkpoint import Checkpoint
