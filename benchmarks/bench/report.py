@@ -199,9 +199,9 @@ def write_report(folder, result, table):
     """
     try:
         files.write_json(os.path.join(folder, "bench.json"), plain_json(result))
-        with files.whole_file(os.path.join(folder, "bench.md")) as file:
+        with files.atomic_file(os.path.join(folder, "bench.md")) as file:
             file.write(table + "\n")
-        with files.whole_file(os.path.join(folder, "bench.csv")) as file:
+        with files.atomic_file(os.path.join(folder, "bench.csv")) as file:
             write_csv(file, result)
         written = list(FILES)
         try:

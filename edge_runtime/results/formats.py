@@ -73,12 +73,12 @@ def place(path, columns, suffix=None):
 
 
 @contextlib.contextmanager
-def whole_table(path, columns, suffix):
+def atomic_table(path, columns, suffix):
     """A table that appears under its name when the block ends well; its suffix is what check_output returned.
 
     Yields a function that writes one row: values in the order of columns. Raises OSError.
     """
-    with files.whole_file(path, binary=suffix == ".parquet") as file:
+    with files.atomic_file(path, binary=suffix == ".parquet") as file:
         if suffix != ".parquet":
             yield text_formats.row_writer(file, columns, suffix)
             return

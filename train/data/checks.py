@@ -117,7 +117,7 @@ def report_problems(problems, path, strict):
     if path:
         try:
             os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
-            with files.whole_file(path) as file:
+            with files.atomic_file(path) as file:
                 write = text_formats.row_writer(file, ["file", "problem"], ".tsv")
                 for problem in problems:
                     write(problem)
