@@ -200,11 +200,9 @@ def claim_folder(folder, option):
     Raises:
         UsageError: nothing can be written there.
     """
-    try:
+    with named(f"{option} {folder}"):
         os.makedirs(folder, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
-    except OSError as error:
-        raise UsageError(f"{option} {folder}: cannot be written ({error.strerror})")
 
 
 def is_inside(path, folder):
