@@ -19,6 +19,11 @@ _UNFINISHED = ".unfinished"
 _MOST_LINKS = 40  # that lead to each other; the system takes no more either
 
 
+def suffix_of(path):
+    """Returns the suffix of a file name (str or bytes) in lower case, with its dot: ".jpg"; "" where it has none."""
+    return os.path.splitext(os.fsdecode(path))[1].lower()
+
+
 def sha256_of(path):
     """Returns the hexadecimal sha256 of a file, read in pieces."""
     digest = hashlib.sha256()

@@ -11,6 +11,7 @@ import typing
 import numpy as np
 
 from edge_runtime.errors import STORAGE_ERRORS, ImageError, PhotoMissing, StorageLost
+from edge_runtime.files import suffix_of
 from edge_runtime.photos import formats, memory
 from edge_runtime.photos.decode import decode_for_network, decode_for_people
 from edge_runtime.photos.header import Header
@@ -107,7 +108,7 @@ def _opened(path):
     try:
         if not stat.S_ISREG(status.st_mode):
             raise ImageError("is a directory" if os.path.isdir(path) else "is not a regular file")
-        if os.path.splitext(os.fsdecode(path))[1].lower() in formats.RAW_SUFFIXES:
+        if suffix_of(path) in formats.RAW_SUFFIXES:
             raise ImageError("is a camera raw file, of which only a small preview could be read; convert it to JPEG")
         with open(path, "rb", 0) as stream:  # unbuffered: a few bytes of the header, then all at once, in one piece
             yield stream, os.fstat(stream.fileno()).st_size

@@ -11,6 +11,7 @@ import typing
 import zlib
 
 from edge_runtime.errors import STORAGE_ERRORS, StorageLost, UsageError
+from edge_runtime.files import suffix_of
 from edge_runtime.machine.libraries import require
 from edge_runtime.photos import formats
 
@@ -212,7 +213,7 @@ def _check_header(path, header, needed):
             " or ".join(missing),
             "<TAB>".join(header)[:200] or "empty",
         )
-        if any(os.path.splitext(name)[1].lower() in formats.SUFFIXES for name in header):
+        if any(suffix_of(name) in formats.SUFFIXES for name in header):
             message += (
                 "\nIf it is a list of photos, write such a line above the first; or give the names on standard input: "
                 f"picnic-edge classify BUNDLE - < {shlex.quote(path)}"
