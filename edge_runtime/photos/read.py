@@ -10,7 +10,7 @@ import typing
 
 import numpy as np
 
-from edge_runtime.errors import STORAGE_ERRORS, ImageError, PhotoMissing, StorageLost
+from edge_runtime.errors import ImageError, PhotoMissing, is_storage_error, storage_lost
 from edge_runtime.files import suffix_of
 from edge_runtime.photos import formats, memory
 from edge_runtime.photos.decode import decode_for_network, decode_for_people
@@ -120,10 +120,7 @@ def _reading_failed(path, error):
     """Returns the exception to raise for an OSError: whether the photo is at fault, or what it is read from."""
     if error.errno == errno.ENOMEM:
         return MemoryError(error.strerror)
-    if error.errno in STORAGE_ERRORS:
-        hint = "is the disk, card or network drive still there?"
-        if error.errno in (errno.EMFILE, errno.ENFILE):
-            hint = "raise the limit of open files with: ulimit -n 4096"
-        return StorageLost(f"{os.fsdecode(path)}: cannot be read any more ({error.strerror}); {hint}")
+    if is_storage_error(error):
+        return storage_lost(os.fsdecode(path), error)
     kind = PhotoMissing if error.errno in (errno.ENOENT, errno.ENOTDIR) else ImageError
     return kind(error.strerror or str(error))  # without the path: the row already names the file

@@ -10,7 +10,7 @@ import shlex
 import typing
 import zlib
 
-from edge_runtime.errors import STORAGE_ERRORS, StorageLost, UsageError
+from edge_runtime.errors import UsageError, is_storage_error, storage_lost
 from edge_runtime.files import suffix_of
 from edge_runtime.machine.libraries import require
 from edge_runtime.photos import formats
@@ -154,8 +154,8 @@ _READ_FAILURES = (csv.Error, OSError, EOFError, zlib.error)
 def _cannot_read(path, line, error):
     """Returns the exception for one of _READ_FAILURES at a line."""
     reason = getattr(error, "strerror", None) or str(error)
-    if getattr(error, "errno", None) in STORAGE_ERRORS:
-        return StorageLost(f"{path}: cannot be read any more ({reason})")
+    if is_storage_error(error):
+        return storage_lost(path, error)
     if line <= 1:
         return UsageError(f"{path}: cannot be read ({reason})")
     return UsageError(f"{path}, line {line}: cannot be read as text in columns ({reason})")
