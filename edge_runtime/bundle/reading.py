@@ -20,7 +20,7 @@ import typing
 import numpy as np
 
 from edge_runtime.bundle import signing
-from edge_runtime.bundle.listing import advising, check_files, checked_bytes, checked_path
+from edge_runtime.bundle.checksums import advising, check_files, checked_bytes, checked_path
 from edge_runtime.bundle.manifest import ADVICE, MANIFEST, identity_of, read_manifest
 from edge_runtime.errors import BundleError, ImageError
 from edge_runtime.photos import decode, spec

@@ -6,7 +6,7 @@ import shutil
 
 from edge_runtime import files
 from edge_runtime.bundle import signing
-from edge_runtime.bundle.listing import list_files
+from edge_runtime.bundle.checksums import list_files
 from edge_runtime.bundle.manifest import FORMAT_VERSION, MANIFEST, identity_of, is_bundle
 from edge_runtime.errors import UsageError
 from edge_runtime.photos import spec

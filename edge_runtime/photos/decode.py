@@ -21,7 +21,7 @@ import numpy as np
 from PIL import Image
 
 from edge_runtime.errors import ImageError
-from edge_runtime.photos import jpeg, memory, png
+from edge_runtime.photos import jpeg, memory_budget, png
 from edge_runtime.photos.header import TIFF_PHOTOMETRIC, header_of, pillow_orientation
 from edge_runtime.photos.picture import check_picture, fit_image, shrink_picture, turn_upright
 from edge_runtime.photos.spec import SIDE
@@ -98,7 +98,7 @@ def _decoded(stream, size_bytes, header, side, resize, digest=None):
     scale = _scale(header, side)
     what = f"{header.format} of {header.width} x {header.height} pixels"
     need_bytes = size_bytes + _need_bytes(header, size_bytes, scale) + _NEED_ALWAYS_BYTES
-    with memory.decode_budget().reserve(need_bytes, what):
+    with memory_budget.decode_budget().reserve(need_bytes, what):
         return _read_and_decode(stream, header, scale, need_bytes, resize, digest)  # nothing large outlives the call
 
 

@@ -9,7 +9,7 @@ import typing
 from PIL import Image
 
 from edge_runtime.errors import ImageError
-from edge_runtime.photos import formats, gif, jpeg, memory, png, webp
+from edge_runtime.photos import formats, gif, jpeg, memory_budget, png, webp
 from edge_runtime.photos.spec import MAX_PIXELS
 
 Header = typing.NamedTuple(
@@ -49,7 +49,7 @@ def header_of(stream, size_bytes):
         if kind == "GIF":
             gif.check_start(stream)
         # Pillow may read the whole file, and copies it then, to learn its size in pixels.
-        with memory.decode_budget().reserve(2 * size_bytes, f"{kind} of {size_bytes} bytes"):
+        with memory_budget.decode_budget().reserve(2 * size_bytes, f"{kind} of {size_bytes} bytes"):
             picture = _open_with_pillow(stream, kind)
             facts, (width, height) = picture.mode, picture.size
             orientation = pillow_orientation(picture) if kind in ("TIFF", "AVIF") else 1

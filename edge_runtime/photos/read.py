@@ -12,7 +12,7 @@ import numpy as np
 
 from edge_runtime.errors import ImageError, PhotoMissing, is_storage_error, storage_lost
 from edge_runtime.files import suffix_of
-from edge_runtime.photos import formats, memory
+from edge_runtime.photos import formats, memory_budget
 from edge_runtime.photos.decode import decode_for_network, decode_for_people
 from edge_runtime.photos.header import Header
 
@@ -64,7 +64,7 @@ def _read_photo(path):
 def read_bytes(path):
     """Returns the bytes of a regular file (never blocks on a pipe or device). Raises as read_image."""
     with _opened(path) as (stream, size_bytes):
-        with memory.decode_budget().reserve(size_bytes, "a file"):
+        with memory_budget.decode_budget().reserve(size_bytes, "a file"):
             return stream.read()
 
 
@@ -92,7 +92,7 @@ def _patiently(read, path):
         return read(path)
     except MemoryError:
         pass  # only here is what the first attempt had taken free again
-    with memory.decode_budget().alone():
+    with memory_budget.decode_budget().alone():
         return read(path)
 
 
