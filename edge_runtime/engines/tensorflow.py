@@ -17,7 +17,7 @@ class TensorFlowEngine(Engine):
 
     def _open(self):
         tensorflow = require("tensorflow")
-        folder = checked_path(*os.path.split(self._path()), listed=self.info.files)
+        folder = checked_path(*os.path.split(self._path()), entries=self.info.files)
         self._model = tensorflow.saved_model.load(folder)  # kept: its function does not hold its variables
         self._function = self._model.signatures["serving_default"]
 
