@@ -141,6 +141,10 @@ def test_manifest_says_how_it_was_trained(bundle, samples, train_rows):
     assert not os.path.exists(bundle.path + ".problems.tsv")
 
 
+def test_the_manifest_fits_its_schema(bundle):
+    helpers.check_manifest(bundle)
+
+
 def test_manifest_lists_every_file_and_nothing_else(bundle):
     found = set(checksums.list_files(bundle.path)) - {"manifest.json"}
     assert set(bundle.manifest["files"]) == found
