@@ -19,7 +19,7 @@ from edge_runtime.secrets import hide_secrets, is_address, remember
 from edge_runtime.sources.camera import explain_camera, explain_csi, open_camera, open_csi
 from edge_runtime.sources.delay import STALE_S, Delay
 from edge_runtime.sources.items import Frame
-from edge_runtime.sources.kinds import as_camera, check_name, is_video, shown_name
+from edge_runtime.sources.kinds import camera_name, check_name, is_video, shown_name
 from edge_runtime.sources.playback import Playback
 from edge_runtime.sources.stream import OPEN_S, explain_stream, open_stream
 from edge_runtime.sources.video import Video
@@ -84,7 +84,7 @@ def open_live(source, stop, max_fps=None, seconds=None, frames=None):
         On iterating: MissingRequirement: the driver hangs, and only another process could open the camera again.
         UsageError: a video that cannot be read.
     """
-    source = as_camera(source)
+    source = camera_name(source)
     kind, _, number = source.partition(":")
     remember([source])
     check_name(source)
