@@ -20,10 +20,11 @@ import re
 import urllib.parse
 
 from edge_runtime.errors import UsageError
+from edge_runtime.files import suffix_of
 from edge_runtime.photos import formats
 from edge_runtime.secrets import is_address, shown_address
 from edge_runtime.sources import table_reader
-from edge_runtime.sources.names import VIDEO_SUFFIXES, suffix_of
+from edge_runtime.sources.names import VIDEO_SUFFIXES
 
 STDIN, CAMERA, CSI, STREAM = "stdin", "camera", "csi", "stream"
 FOLDER, TABLE, VIDEO, FILE, PATTERN, MISSING = "folder", "table", "video", "file", "pattern", "missing"

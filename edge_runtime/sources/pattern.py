@@ -6,12 +6,12 @@ import itertools
 import os
 import typing
 
-from edge_runtime.errors import STORAGE_ERRORS, StorageLost
+from edge_runtime.errors import is_storage_error, storage_lost
 from edge_runtime.sources import listing
 from edge_runtime.sources.folder import DANGLING_ERRORS, LOOP_PROBLEM
 from edge_runtime.sources.items import Item
 from edge_runtime.sources.names import is_litter, is_photo_name, looks_like_photo, pass_over
-from edge_runtime.sources.storage import ADVICE, Folders, check_mounts, check_root, top_of
+from edge_runtime.sources.storage import Folders, check_mounts, check_root, top_of
 
 
 def pattern_items(pattern, passed_over, list_entries=None):
@@ -100,8 +100,8 @@ def _folders(top, loops):
             yield path
         elif kind == listing.LOOP:
             loops.add(path)
-        elif kind == listing.FAILED and error.errno in STORAGE_ERRORS:
-            raise StorageLost(f"{path}: cannot be listed ({error.strerror}).\n{ADVICE}")
+        elif is_storage_error(error):
+            raise storage_lost(path, error)
 
 
 def _until_error(list_entries, folder, folders):
