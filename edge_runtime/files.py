@@ -19,6 +19,11 @@ _UNFINISHED = ".unfinished"
 _MOST_LINKS = 40  # that lead to each other; the system takes no more either
 
 
+def suffix_of(path):
+    """Returns the suffix of a file name (str or bytes) in lower case, with its dot: ".jpg"; "" where it has none."""
+    return os.path.splitext(os.fsdecode(path))[1].lower()
+
+
 def sha256_of(path):
     """Returns the hexadecimal sha256 of a file, read in pieces."""
     digest = hashlib.sha256()
@@ -200,11 +205,9 @@ def claim_folder(folder, option):
     Raises:
         UsageError: nothing can be written there.
     """
-    try:
+    with named(f"{option} {folder}"):
         os.makedirs(folder, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
-    except OSError as error:
-        raise UsageError(f"{option} {folder}: cannot be written ({error.strerror})")
 
 
 def is_inside(path, folder):
