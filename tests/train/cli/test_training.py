@@ -30,10 +30,10 @@ from tests import helpers
 from tests.conftest import BUILD
 from tests.train.insight.test_inner import softmax
 from train.cli import evaluate, predict, train
-from train.data import labels
-from train.insight import inner, metrics
+from train.data import dataset, labels
+from train.insight import inner
 from train.insight import report as reports
-from train.model import recipe
+from train.model import metrics, recipe
 from train.model.checkpoint import Checkpoint
 from train.model.export import MAX_DIFFERENCE_RANDOM
 
@@ -362,7 +362,7 @@ def test_evaluating_the_training_table_again_finds_the_figures_of_the_manifest(
     options = train.parser().parse_args(
         [samples + "/train.tsv", "--images", samples + "/photos", "--out", bundle.path, "--weights", "none"]
     )
-    _, validation = train.read_photos(options, {})
+    _, validation = dataset.read_dataset(options, {})
     folder = os.path.join(samples, "photos")
     table = tmp_path / "validation.tsv"
     helpers.write_table(table, [(photo.file, photo.label) for photo in validation])
@@ -509,7 +509,7 @@ def test_copies_among_the_validation_photos_are_set_aside(tmp_path, capsys):
         [str(tmp_path / "train.tsv"), "--images", str(tmp_path / "photos"), "--val", str(tmp_path / "val.tsv")]
         + ["--val-images", str(tmp_path / "val"), "--out", str(tmp_path / "bundle")]
     )
-    _, validation = train.read_photos(options, {})
+    _, validation = dataset.read_dataset(options, {})
     assert {photo.file for photo in validation}.isdisjoint(["again.jpg", "copy.jpg"])
     assert "has copies under several labels" in capsys.readouterr().err
 
