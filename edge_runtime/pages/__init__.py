@@ -1,7 +1,7 @@
-"""Writes HTML pages of one file each: styles, scripts, plots and photos are inside, and nothing is loaded from elsewhere.
+"""Writes HTML pages of one file each: styles, scripts, plots and photos are inside, nothing is loaded from elsewhere.
 
-Templates (Jinja2, autoescaped) lie with the verb that fills them. They extend base.html, beside this file, which follows
-the reader's light or dark setting and makes every `<table class="sortable">` sortable by its headers.
+Templates (Jinja2, autoescaped) lie with the verb that fills them. They extend base.html, beside this file, which
+follows the reader's light or dark setting and makes every `<table class="sortable">` sortable by its headers.
 """
 
 import base64
@@ -56,7 +56,7 @@ def picture(rgb, side=None):
 
 
 def new_figure(width, height):
-    """Returns a matplotlib Figure with one Axes, in greys that are legible on light and on dark; sizes are in inches."""
+    """Returns a matplotlib Figure with one Axes, in greys that read on light and on dark; sizes are in inches."""
     matplotlib = require("matplotlib")
     grey = "#808890"
     coloured = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
