@@ -16,7 +16,7 @@ def say(text):
 
 def message(text):
     """Returns text for people as any terminal can show it, without the passwords in addresses."""
-    return printable(hide_secrets(text), kept="\n\t")
+    return printable(hide_secrets(text), keep="\n\t")
 
 
 def print_json(value):

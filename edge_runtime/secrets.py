@@ -44,18 +44,18 @@ def remember(texts):
     """Makes hide_secrets hide the addresses among these texts also where their passwords hold spaces and quotes."""
     options = [text.partition("=")[2] for text in texts if text.startswith("-")]
     for text in filter(is_address, list(texts) + options):
-        shown = shown_address(text)
-        if shown != text:
+        safe = shown_address(text)
+        if safe != text:
             for form in (str, repr, shlex.quote, json.dumps):
-                _remembered.setdefault(form(text), form(shown))
+                _remembered.setdefault(form(text), form(safe))
 
 
 def hide_secrets(text):
     """Returns a text (a message, a traceback) with shown_address applied to every address in it."""
     if "://" not in text:
         return text
-    for address, shown in _remembered.items():
-        text = text.replace(address, shown)
+    for address, safe in _remembered.items():
+        text = text.replace(address, safe)
     return _ADDRESS.sub(_shown_in_a_sentence, text)
 
 

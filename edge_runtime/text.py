@@ -4,19 +4,19 @@ import base64
 import math
 
 
-def printable(name, kept=""):
+def printable(text, keep=""):
     r"""Returns text that any terminal can show: one line, in reading order.
 
     Control characters (escape sequences, newlines), characters that change the direction of writing, and other
     invisible ones are written as \x1b or \u202e; a byte that is not UTF-8 as \xff.
 
     Args:
-        name: text.
-        kept: characters that stay as they are, such as the newlines of a message.
+        text: any text, such as a file name.
+        keep: characters that stay as they are, such as the newlines of a message.
     """
-    if name.isprintable():
-        return name
-    return "".join(letter if letter.isprintable() or letter in kept else _code(letter) for letter in name)
+    if text.isprintable():
+        return text
+    return "".join(letter if letter.isprintable() or letter in keep else _code(letter) for letter in text)
 
 
 def utf8(text):
