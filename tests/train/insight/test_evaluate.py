@@ -114,7 +114,7 @@ def test_what_cannot_be_scored_is_named_and_counted(tiny_bundle, labelled, tmp_p
 
 @pytest.mark.parametrize(
     "row, said",
-    [(("x.jpg", "purple"), "no photo.*label"), (("x.jpg", RED), " 1 photo")],
+    [(("x.jpg", "purple"), "no photo.*label"), (("x.jpg", RED), "no photo that can be read")],
 )
 def test_nothing_to_score_exits_with_2(tiny_bundle, tmp_path, row, said):
     helpers.write_table(tmp_path / "t.tsv", [row])
