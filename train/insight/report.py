@@ -5,7 +5,6 @@ import os
 from edge_runtime import files
 from edge_runtime.classifier import Prediction
 from edge_runtime.console import say
-from edge_runtime.errors import UsageError
 from edge_runtime.machine import cpu
 from edge_runtime.machine.libraries import require
 from edge_runtime.results import text_formats
@@ -125,22 +124,19 @@ def write_report(
         problems=problems,
     )
     scores = [[row[name] for name in metrics.ClassScore._fields] for row in results[0]["per_class"]]
-    try:
+    predictions = prediction_table(bundle, photos, probabilities, problems)
+    with files.named(f"--report {folder}"):
         os.makedirs(folder, exist_ok=True)
         document = results[0] if len(results) == 1 else {"bundles": results}
         files.write_json(os.path.join(folder, "evaluation.json"), plain_json(document))
         _write_table(os.path.join(folder, "per_class.tsv"), metrics.ClassScore._fields, scores)
-        _write_table(
-            os.path.join(folder, "predictions.tsv"), *prediction_table(bundle, photos, probabilities, problems)
-        )
+        _write_table(os.path.join(folder, "predictions.tsv"), *predictions)
         pages.write_page(os.path.join(folder, "evaluation.html"), "evaluate.html", **values)
-    except OSError as error:
-        raise UsageError(f"--report {folder}: cannot be written ({error.strerror})")
     say(f"written: {os.path.join(folder, ', '.join(FILES))}")
 
 
 def _write_table(path, columns, rows):
-    with files.whole_file(path) as file:
+    with files.atomic_file(path) as file:
         write = text_formats.row_writer(file, columns, ".tsv")
         for row in rows:
             write(row)
