@@ -25,7 +25,7 @@ widths, heights, aspect_ratios, sizes_bytes
                    photos. An aspect ratio is width / height
 label_check        null without --bundle; else bundle_id, judged (photos), fine_tuned_on (those of them that the bundle
                    says its network was fine-tuned on), unjudged_classes (too few photos), issues: photo, suggested
-                   (label), self_confidence (probability of the given label), confidence (of the suggested one), both
+                   (label), self_confidence (probability of its label), confidence (of the suggested one), both
                    0..1; the least self-confident first
 
 In a name that is not UTF-8 the odd bytes are written as \\xff; file_bytes beside file has the name's bytes in base64.
@@ -194,7 +194,7 @@ def check_labels(readable, session, bundle):
         "unjudged_classes": unjudged,
         "issues": [
             dict(
-                _named(judged[issue.index]),
+                _named(judged[issue.photo]),
                 suggested=issue.suggested,
                 self_confidence=round(issue.self_confidence, 4),
                 confidence=round(issue.confidence, 4),

@@ -549,8 +549,8 @@ def test_drawn_features_with_swapped_labels():
     for index in (3, 47, 110):
         labels[index] = "class %d" % ((truth[index] + 2) % 6)
     issues = label_errors.find_issues(features, labels)
-    assert {issue.index for issue in issues} == {3, 47, 110}
-    assert all(issue.suggested == "class %d" % truth[issue.index] for issue in issues)
+    assert {issue.photo for issue in issues} == {3, 47, 110}
+    assert all(issue.suggested == "class %d" % truth[issue.photo] for issue in issues)
     assert [issue.self_confidence for issue in issues] == sorted(issue.self_confidence for issue in issues)
 
 
@@ -564,7 +564,7 @@ def test_few_photos_with_right_labels_are_not_suspected():
 @pytest.mark.parametrize("features", [np.zeros((12, 8), np.float32), np.eye(12, 4, dtype=np.float32)])
 def test_features_that_tell_nothing_cost_nothing(features):
     issues = label_errors.find_issues(features, ["a"] * 6 + ["b"] * 6)
-    assert len({issue.index for issue in issues}) == len(issues) <= 12
+    assert len({issue.photo for issue in issues}) == len(issues) <= 12
     assert all(0 <= issue.self_confidence <= issue.confidence <= 1 for issue in issues)
 
 
