@@ -8,8 +8,9 @@ import sys
 from edge_runtime import files
 from edge_runtime.console import format_table, print_json
 from edge_runtime.text import printable
-from train.insight import metrics, report
+from train.insight import report
 from train.insight.evaluate import compare
+from train.model import metrics
 
 
 def parser():

@@ -18,7 +18,8 @@ from edge_runtime.sources.items import Item
 from edge_runtime.text import printable
 from train.data import checks, split
 from train.data.labels import Problem, read_labels
-from train.insight import metrics, report
+from train.insight import report
+from train.model import metrics
 
 _BATCH = 8  # photos per call of the engine
 
@@ -197,7 +198,7 @@ def _score(run, photos, set_aside, sums):
     result = report.figures(run.bundle, photos, probabilities, run.engine.name, set_aside, trained_on)
     result.update(
         bundle=run.path,
-        photos_id=split.identity(photos, [], sums),
+        photos_id=split.dataset_id(photos, [], sums),
         images_per_s=round(run.images_per_s, 2),
         model_bytes=_model_bytes(run.bundle, run.engine),
         photos_unknown_label=len(unknown),

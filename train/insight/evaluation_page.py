@@ -14,7 +14,8 @@ from edge_runtime.errors import ImageError, PicnicError
 from edge_runtime.machine import libraries
 from edge_runtime.photos import read, spec
 from edge_runtime.text import printable
-from train.insight import heat, metrics, pages
+from train.insight import heat, pages
+from train.model import metrics
 
 _PAIRS, _EXAMPLES = 12, 3  # of confused classes on the page, and of photos of each
 _LOSSES = 12  # photos with heat maps

@@ -16,7 +16,7 @@ wrong_suffixes     photo, format: that of its bytes, where its suffix is of anot
 uniform            photo, value: standard deviation of grey at 64 x 64, 0..255
 dark, bright       those not uniform: photo, value: 95th and 5th percentile of grey, 0..255
 blurred            those in none of these lists: photo, value: variance of the Laplacian at 299 x 299
-thresholds         of the flaws and of "alike" (train/data/photo_facts.py gives the reasons)
+thresholds         of the flaws and of "alike" (train/data/photo_facts.py and similarity.py give the reasons)
 formats            {format by the bytes: photos}
 turned             photos that are stored turned or mirrored, with an EXIF note
 common_sizes       width, height, photos: the ten most common sizes, upright, in pixels
@@ -44,7 +44,7 @@ from edge_runtime.files import suffix_of
 from edge_runtime.machine import cpu
 from edge_runtime.photos import formats
 from edge_runtime.sources.storage import reason_of
-from train.data import photo_facts
+from train.data import photo_facts, similarity
 from train.data.labels import Photo, read_labels
 from train.data.warnings import of_conflicts, of_counts, of_labels, of_leak, of_sources, of_views
 from train.insight import label_errors
@@ -144,9 +144,9 @@ def document_of(readable, splits, problems, warnings):
             "dark": photo_facts.DARK,
             "bright": photo_facts.BRIGHT,
             "blurred": photo_facts.BLURRED,
-            "uniform": photo_facts.UNIFORM,
-            "alike_bits": photo_facts.MOST_BITS_APART,
-            "alike_colour_correlation": photo_facts.LEAST_COLOUR_CORRELATION,
+            "uniform": similarity.UNIFORM,
+            "alike_bits": similarity.MAX_BITS_APART,
+            "alike_colour_correlation": similarity.MIN_COLOUR_CORRELATION,
         },
         "formats": dict(collections.Counter(one.facts.format for one in readable)),
         "turned": sum(one.facts.turned for one in readable),
@@ -221,7 +221,7 @@ def _warnings(readable, counts, duplicates, leaking):
         warnings += of_leak(leaking, sum(counts[VAL].values()), "keep photos that look alike in one split")
     conflicts = [group["photos"] for group in duplicates if group["several_labels"]]
     warnings += of_conflicts(conflicts, "explore.html shows them")
-    warnings += of_views(names, photo_facts.groups_of_frames([one.facts for one in training], names))
+    warnings += of_views(names, similarity.frame_groups([one.facts for one in training], names))
     warnings += of_counts(counts[TRAIN], set(counts[VAL]) if VAL in counts else None)
     return warnings + of_sources(
         [(one.photo.label, (one.facts.width, one.facts.height), one.facts.format) for one in training]
@@ -274,7 +274,7 @@ def _duplicates(readable):
     for one in readable:
         by_sum[one.facts.sha256].append(one)
     groups = [_group("exact", photos) for photos in by_sum.values() if len(photos) > 1]
-    for indices in photo_facts.groups_alike([one.facts for one in readable]):
+    for indices in similarity.similar_groups([one.facts for one in readable]):
         photos = [readable[index] for index in indices]
         if len({one.facts.sha256 for one in photos}) > 1:
             groups.append(_group("alike", photos))
@@ -286,7 +286,7 @@ def _group(kind, photos):
     return {
         "kind": kind,
         "photos": [_named(one) for one in photos],
-        "bits_apart": max(photo_facts.bits_apart(photos[0].facts, one.facts) for one in photos),
+        "bits_apart": max(similarity.differing_bits(photos[0].facts, one.facts) for one in photos),
         "across_splits": len({one.split for one in photos}) > 1,
         "several_labels": len({one.photo.label for one in photos}) > 1,
     }
@@ -297,7 +297,7 @@ def _flaws(readable):
     flaws: typing.Dict[str, list] = {flaw: [] for flaw in FLAWS}
     for one in readable:
         facts = one.facts
-        if facts.contrast < photo_facts.UNIFORM:
+        if facts.contrast < similarity.UNIFORM:
             flaws["uniform"].append((facts.contrast, one))
         elif facts.brightest < photo_facts.DARK:  # not judged for blur: the Laplacian falls with the light
             flaws["dark"].append((facts.brightest, one))

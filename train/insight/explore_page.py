@@ -6,7 +6,7 @@ import typing
 import numpy as np
 
 from edge_runtime.text import printable
-from train.data import photo_facts
+from train.data import similarity
 from train.insight import explore, label_errors, pages
 
 # How much of each kind the page shows, so that it stays below 15 MB; explore.json has everything.
@@ -52,7 +52,7 @@ def write_page(path, document, readable):
         wrong_suffixes=_cut(document["wrong_suffixes"], _ROWS),
         issues=_cut(check["issues"], _ISSUES) if check else None,
         folds=label_errors.FOLDS,
-        bits=photo_facts.HASH_BITS,
+        bits=similarity.HASH_BITS,
         max_photos=max([row[split["name"]] for row in document["classes"] for split in document["splits"]] or [1]),
         plots=_plots([one.facts for one in readable]) if readable else [],
         sheets=_cut(contact_sheets(readable), _SHEET_PHOTOS),

@@ -10,7 +10,8 @@ from edge_runtime.machine.libraries import require
 from edge_runtime.results import text_formats
 from edge_runtime.results.rows import columns_of, row_of
 from edge_runtime.text import plain_json
-from train.insight import evaluation_page, metrics, pages
+from train.insight import evaluation_page, pages
+from train.model import metrics
 
 FILES = ("evaluation.json", "per_class.tsv", "predictions.tsv", "evaluation.html")
 _TOP = 3  # best labels of a photo in predictions.tsv

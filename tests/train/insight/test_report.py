@@ -102,7 +102,8 @@ def test_every_section_is_there_and_nothing_is_fetched(answered, tmp_path):
     for words in (
         "0.778 accuracy",
         "0.750 macro-F1",
-        "temperature to 1.25, which changed the expected calibration error on its validation photos from 0.081 to 0.044",
+        "temperature to 1.25, which changed the expected calibration error",
+        "from 0.081 to 0.044",
         "the photos that training was validated on",
         "picnic-edge train 'a table.tsv'",
         "w.h5 (sha256 ab)",
@@ -121,7 +122,8 @@ def test_every_section_is_there_and_nothing_is_fetched(answered, tmp_path):
 def test_what_a_bundle_does_not_say_is_left_out(answered, tmp_path):
     report.write_report(str(tmp_path / "r"), *answered, engine_name="onnxruntime")
     headings = re.findall(r"<h2[^>]*>(.*?)</h2>", page_of(tmp_path / "r"))
-    assert headings == ["Classes", "Confusion matrix", "Confused pairs", "Top losses", "Confidence", "How to reproduce this"]
+    assert headings[:5] == ["Classes", "Confusion matrix", "Confused pairs", "Top losses", "Confidence"]
+    assert headings[5:] == ["How to reproduce this"]
     text = text_of(page_of(tmp_path / "r"))
     assert "temperature" not in section(page_of(tmp_path / "r"), "confidence")
     assert "None" not in text

@@ -1,4 +1,4 @@
-"""How good the labels are: accuracy, macro-F1, per class; how far their confidences can be trusted."""
+"""How good a model is: accuracy and macro-F1, figures per class, and how far its confidences can be trusted."""
 
 import collections
 import typing
