@@ -23,7 +23,7 @@ import numpy as np
 
 from benchmarks.bench import measure
 from benchmarks.bench.worker import END_TO_END, GPU_KINDS, EngineFailed, Task, Worker, largest_batch
-from benchmarks.energy import power
+from benchmarks.energy.meter import Meter, per_image
 from edge_runtime.console import say
 from edge_runtime.engines.selection import check_engine, find_engine
 from edge_runtime.errors import BundleError, PicnicError, UsageError
@@ -100,7 +100,7 @@ def run(bundle, subjects, plan, idle=None):
         bundle: edge_runtime.bundle.reading.Bundle.
         subjects: list of Subject; filled as the work goes on, so that what was done is there after an interruption.
         plan: a Plan.
-        idle: result of power.Meter while the machine did nothing; {"unavailable": why} where nothing can be metered.
+        idle: result of a Meter while the machine did nothing; {"unavailable": why} where nothing can be metered.
     """
     for subject in subjects:
         try:
@@ -170,11 +170,11 @@ def best_model_rate(engine):
 
 
 def measure_idle(seconds=None):
-    """Returns (what share of the cores' time others used meanwhile, result of a power.Meter while nothing is done).
+    """Returns (what share of the cores' time others used meanwhile, result of a Meter while nothing is done).
 
     The share is None where nothing tells it. Where nothing can be metered here it is done in a moment.
     """
-    with power.Meter.open() as meter:
+    with Meter.open() as meter:
         before = _core_times()
         time.sleep(0.25)
         after = _core_times()
@@ -182,7 +182,7 @@ def measure_idle(seconds=None):
     share = (after[0] - before[0]) / passed if passed > 0 else None
     if "unavailable" in meter.result():
         return share, meter.result()
-    with power.Meter.open() as meter:
+    with Meter.open() as meter:
         time.sleep(IDLE_S if seconds is None else seconds)
     return share, meter.result()
 
@@ -354,7 +354,7 @@ def _take_window(subject, point, number, seconds, reference, metered):
     energy = {"unavailable": ""}  # type: typing.Dict[str, typing.Any]
     try:
         if metered:
-            with power.Meter.open() as meter:
+            with Meter.open() as meter:
                 found = subject.worker_for(point).ask(*request)
             energy = _energy_of(subject, point, found, meter.result())
         else:
@@ -431,7 +431,7 @@ def _energy(windows, point, photos, idle):
         "joules": sum(one["joules"] for one in metered),
         "seconds": sum(one["seconds"] for one in metered),
     }
-    found = power.per_image(idle, loaded, photos)
+    found = per_image(idle, loaded, photos)
     throttled = [one["throttled"] for one in metered]
     temperatures_c = [value for one in metered for value in one["temperature_c"].values()]
     rails_w = {}

@@ -766,7 +766,7 @@ def meter_of(source, monkeypatch):
             found.update(rails={"VDD_IN": {"mean_w": 5.0}}, clocks={"gpu_min_mhz": 114.0, "gpu_mean_mhz": 900.0})
             return dict(found, mean_w=5.0, peak_w=6.0, samples=3, throttled=None, temperature_c={"GPU": 41.5})
 
-    monkeypatch.setattr(bench.power, "Meter", Meter)
+    monkeypatch.setattr(bench, "Meter", Meter)
     monkeypatch.setattr(bench, "IDLE_S", 0.01)
 
 
@@ -826,7 +826,7 @@ def test_how_busy_others_keep_the_cores_is_measured_and_not_the_load_of_the_minu
     assert bench._core_times(str(tmp_path / "gone")) == (0, 0)
     times = iter([(150, 1000), (180, 1040), (0, 0), (0, 0)])
     monkeypatch.setattr(bench, "_core_times", lambda: next(times))
-    monkeypatch.setattr(bench.power.Meter, "open", classmethod(lambda cls: cls(None, "none", "/", 0.1)))
+    monkeypatch.setattr(bench.Meter, "open", classmethod(lambda cls: cls(None, "none", "/", 0.1)))
     assert bench.measure_idle() == (0.75, {"unavailable": "none"})
     assert bench.measure_idle()[0] is None
     for share, busy in ((0.3, True), (0.2, False), (None, False)):
