@@ -32,7 +32,7 @@ class Film(Target):
         self._written = 0
         self._first_s = 0.0  # of the first frame
         self._before = None  # what is shown until the next one
-        suffix = os.path.splitext(path)[1].lower()
+        suffix = files.suffix_of(path)
         self._codec = CODECS[suffix]
         if files.is_stream(path):
             raise UsageError(f"--annotate {path}: is neither file nor folder, and a video is written whole")

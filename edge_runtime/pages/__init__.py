@@ -37,7 +37,7 @@ def write_page(path, template, **values):
         undefined=jinja2.StrictUndefined,
     )
     text = environment.get_template(os.path.basename(template)).render(**values)
-    with files.whole_file(path) as file:
+    with files.atomic_file(path) as file:
         file.write(text.encode("utf-8", "backslashreplace").decode("utf-8"))  # file names may hold any bytes
 
 

@@ -5,6 +5,7 @@ import shlex
 import stat
 
 from edge_runtime.errors import UsageError
+from edge_runtime.files import suffix_of
 from edge_runtime.photos import formats
 from edge_runtime.sources import table_reader
 
@@ -74,11 +75,6 @@ def is_litter(name):
 def is_left_out(name):
     """Whether what has this name in a folder is left out without a word: hidden, or what systems leave there."""
     return name.startswith(".") or is_litter(name)
-
-
-def suffix_of(path):
-    """Returns the suffix of a path in small letters, with its dot; "" without one."""
-    return os.path.splitext(path)[1].lower()
 
 
 def is_photo_name(path):

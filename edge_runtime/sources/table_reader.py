@@ -10,7 +10,8 @@ import shlex
 import typing
 import zlib
 
-from edge_runtime.errors import STORAGE_ERRORS, StorageLost, UsageError
+from edge_runtime.errors import UsageError, is_storage_error, storage_lost
+from edge_runtime.files import suffix_of
 from edge_runtime.machine.libraries import require
 from edge_runtime.photos import formats
 
@@ -153,8 +154,8 @@ _READ_FAILURES = (csv.Error, OSError, EOFError, zlib.error)
 def _cannot_read(path, line, error):
     """Returns the exception for one of _READ_FAILURES at a line."""
     reason = getattr(error, "strerror", None) or str(error)
-    if getattr(error, "errno", None) in STORAGE_ERRORS:
-        return StorageLost(f"{path}: cannot be read any more ({reason})")
+    if is_storage_error(error):
+        return storage_lost(path, error)
     if line <= 1:
         return UsageError(f"{path}: cannot be read ({reason})")
     return UsageError(f"{path}, line {line}: cannot be read as text in columns ({reason})")
@@ -212,7 +213,7 @@ def _check_header(path, header, needed):
             " or ".join(missing),
             "<TAB>".join(header)[:200] or "empty",
         )
-        if any(os.path.splitext(name)[1].lower() in formats.SUFFIXES for name in header):
+        if any(suffix_of(name) in formats.SUFFIXES for name in header):
             message += (
                 "\nIf it is a list of photos, write such a line above the first; or give the names on standard input: "
                 f"picnic-edge classify BUNDLE - < {shlex.quote(path)}"
