@@ -26,8 +26,8 @@ from edge_runtime.photos import spec
 
 PRECISIONS = ("fp16", "fp32", "int8")
 MAX_OPSET = 13  # TensorRT 8.2 reads no newer one, and does not say so
-_LEAST_WORKSPACE_MIB = 256
-_MOST_WORKSPACE_MIB = 1024  # what NVIDIA's own benchmarks give an Inception on a TX2
+_MIN_WORKSPACE_MIB = 256
+_MAX_WORKSPACE_MIB = 1024  # what NVIDIA's own benchmarks give an Inception on a TX2
 _LOW_MEMORY_BYTES = 2 << 30
 _SHOWN_EVERY_S = 10
 _SHOWN_LENGTH = 150
@@ -89,7 +89,7 @@ def default_workspace_mib(gpu_memory_bytes):
         gpu_memory_bytes: the GPU's total memory.
     """
     free_bytes = min(gpu_memory_bytes, memory_info().get("MemAvailable", gpu_memory_bytes))
-    return max(_LEAST_WORKSPACE_MIB, min(_MOST_WORKSPACE_MIB, (free_bytes >> 20) // 4))
+    return max(_MIN_WORKSPACE_MIB, min(_MAX_WORKSPACE_MIB, (free_bytes >> 20) // 4))
 
 
 def timing_cache_path(here):

@@ -11,9 +11,9 @@ import types
 import numpy as np
 import pytest
 
-from convert import cli
+from convert import cli, conversion
 from convert import tensorrt as builder
-from convert.settings import Settings
+from convert.conversion import Settings
 from edge_runtime.bundle import listing
 from edge_runtime.bundle.manifest import INPUT_NAME, OUTPUT_NAME
 from edge_runtime.bundle.reading import Bundle
@@ -176,7 +176,7 @@ def convert(bundle, *options):
 
 @pytest.fixture(autouse=True)
 def short_timing(monkeypatch):
-    monkeypatch.setattr(cli, "_TIMED_S", 0.01)
+    monkeypatch.setattr(conversion, "SPEED_S", 0.01)
 
 
 @pytest.fixture
@@ -286,7 +286,7 @@ def test_what_cannot_be_made_here_is_refused_before_the_photos_are_read(
 ):
     simulated(version)
     monkeypatch.setitem(sys.modules, "modelopt", None)  # importing it raises ImportError
-    monkeypatch.setattr(cli.parity, "reference_sample", lambda *_: pytest.fail("the photos are read"))
+    monkeypatch.setattr("convert.reference.reference_sample", lambda *_: pytest.fail("the photos are read"))
     with pytest.raises(MissingRequirement, match=said):
         convert(tiny_bundle, "--precision", precision)
 
