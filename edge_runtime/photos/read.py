@@ -109,7 +109,7 @@ def _opened(path):
         if not stat.S_ISREG(status.st_mode):
             raise ImageError("is a directory" if os.path.isdir(path) else "is not a regular file")
         if suffix_of(path) in formats.RAW_SUFFIXES:
-            raise ImageError("is a camera raw file, of which only a small preview could be read; convert it to JPEG")
+            raise ImageError(f"is {formats.CAMERA_RAW}")
         with open(path, "rb", 0) as stream:  # unbuffered: a few bytes of the header, then all at once, in one piece
             yield stream, os.fstat(stream.fileno()).st_size
     except OSError as error:

@@ -23,18 +23,12 @@ SUFFIXES = _TEXT_SUFFIXES + tuple(suffix + ".gz" for suffix in _TEXT_SUFFIXES) +
 
 _SEPARATORS = "\t,;"
 
-START_BYTES = 512  # that other_kind wants to see: there a tar archive has its mark
-
 _LINE = 1 << 20  # characters of a line that are read at most
 
 _SAVE_AS = "save it as .csv (UTF-8) with a column `file`"
 
-# What is given where a photo or a table is expected, and is neither: suffixes -> (what it is, what to do).
+# What people give as a list of photos and is none that is read: suffixes, what it is, what to do.
 _OTHERS = (
-    ((".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz"), "a tar archive", "unpack it: tar -xf %s"),
-    ((".zip",), "a zip archive", "unpack it: unzip %s"),
-    ((".7z",), "a 7z archive", "unpack it: 7z x %s"),
-    ((".rar",), "a RAR archive", "unpack it: unrar x %s"),
     ((".json", ".jsonl", ".ndjson"), "JSON", _SAVE_AS),
     ((".xls", ".xlsm", ".xlsb", ".ods", ".numbers"), "a spreadsheet of an older or other kind", _SAVE_AS + " or .xlsx"),
     ((".doc", ".docx", ".odt", ".rtf"), "a document", "if a list of photos is in it, " + _SAVE_AS),
@@ -64,13 +58,10 @@ def other_kind(path, start):
         path: its name.
         start: its first bytes.
     """
-    name = path.lower()
-    if start[257:262] == b"ustar":
-        name = ".tar"
     for suffixes, kind, remedy in _OTHERS:
-        if name.endswith(suffixes):
-            return f"{kind}; {remedy.replace('%s', shlex.quote(path))}"
-    return formats.kind_of(start[: formats.START_BYTES])
+        if path.lower().endswith(suffixes):
+            return f"{kind}; {remedy}"
+    return formats.kind_of(start, path)
 
 
 def read_rows(path, need_label=False):
@@ -166,10 +157,10 @@ def _open_text(path):
     """The table as a text file. Raises UsageError where it is no text, and one of _READ_FAILURES."""
     with contextlib.ExitStack() as held:
         file: typing.Any = held.enter_context(open(path, "rb"))
-        start = file.peek(START_BYTES)
+        start = file.peek(formats.START_BYTES)
         if start[:2] == b"\x1f\x8b":
             file = io.BufferedReader(held.enter_context(gzip.GzipFile(fileobj=file)))
-            start = file.peek(START_BYTES)
+            start = file.peek(formats.START_BYTES)
         photo = formats.format_of(start)
         kind = f"a {photo} photo" if photo else other_kind(path, start)
         if kind not in ("", "text"):
