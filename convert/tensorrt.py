@@ -196,9 +196,7 @@ def _precision_flags(tensorrt, config, precision, max_batch, pictures):
     try:
         device_memory = cuda.mem_alloc(max_batch * photos[0].size * np.dtype(np.float32).itemsize)
     except cuda.Error as error:
-        raise MissingRequirement(
-            f"the GPU has no memory for {max_batch} photos ({error}); try a smaller --max-batch"
-        )
+        raise MissingRequirement(f"the GPU has no memory for {max_batch} photos ({error}); try a smaller --max-batch")
     try:
         calibrator = _calibrator(tensorrt, photos, max_batch, device_memory)  # TensorRT does not keep it alive
         config.int8_calibrator = calibrator
@@ -208,7 +206,7 @@ def _precision_flags(tensorrt, config, precision, max_batch, pictures):
 
 
 def _calibrator(tensorrt, pictures, batch, device_memory):
-    """Returns an IInt8EntropyCalibrator2 that feeds pictures in batches of the profile's size; the last is filled up."""
+    """Returns an IInt8EntropyCalibrator2 that feeds pictures in the profile's batch size, the last one filled up."""
     cuda = require("pycuda.driver")
     order = np.arange(-(-len(pictures) // batch) * batch) % len(pictures)
     batches = iter(order.reshape(-1, batch))
