@@ -13,7 +13,7 @@ import numpy as np
 from convert import gate, parity, reference
 from edge_runtime import files
 from edge_runtime.bundle import signing
-from edge_runtime.bundle.listing import list_files
+from edge_runtime.bundle.checksums import list_files
 from edge_runtime.bundle.reading import Sample
 from edge_runtime.console import say
 from edge_runtime.engines.modules import create_engine

@@ -19,7 +19,7 @@ from edge_runtime.cli.run import run_verb
 from edge_runtime.console import say
 from edge_runtime.errors import SomeInputsFailed
 from edge_runtime.pipeline.latency import Latency
-from edge_runtime.sources import kinds, live
+from edge_runtime.sources import kinds, live, newest
 
 _MAX_GROWTH_BYTES = 16 << 20
 _MAX_GROWTH = 2  # threads or files: one may be opened or closed at the moment of counting
@@ -58,10 +58,10 @@ def soak(classifier, source, seconds, every_s):
 
     Yields:
         after every every_s seconds and at the end: {"seconds", "rows", "rss_bytes", "threads", "open_files", "latency",
-        and live.Counts}, each since the start, latency since the line before.
+        and newest.Counts}, each since the start, latency since the line before.
     """
     started_s = time.perf_counter()
-    totals, rows, latency = dict(vars(live.Counts())), 0, Latency()
+    totals, rows, latency = dict(vars(newest.Counts())), 0, Latency()
     lines = 0
     while time.perf_counter() - started_s < seconds:  # a video file ends; it is played again
         remaining_s = seconds - (time.perf_counter() - started_s)
