@@ -103,6 +103,7 @@ class Tegrastats(Source):
         return parse_tegrastats(line)
 
     def stop(self):
+        """Ends the tool."""
         if self._process is not None:
             self._process.terminate()
             try:
