@@ -26,7 +26,7 @@ def parse_tegrastats(line):
     """Reads a line of tegrastats: a TX2's of L4T R28 or R32, or an Orin's.
 
     Args:
-        line: text. Of "now/average" pairs the first is taken.
+        line: text. Of "now/average" pairs the first value counts.
 
     Returns:
         Sample (watts), or None for a line without any rail.

@@ -23,7 +23,7 @@ _BAND_TITLES = {
 # Where in its row a room stands, 0 (left) to 1 (right), so that arrows do not cross boxes; 0.5 for the others.
 _PLACES = {
     "benchmarks.rivals": 0.36,
-    "benchmarks.board": 0.36,
+    "benchmarks.board": 0.2,
     "benchmarks.loadgen": 0.64,
     "convert.onnxruntime": 0.43,
     "convert.openvino": 0.62,
