@@ -37,7 +37,7 @@ def parse_tegrastats(line):
             rails[name] = float(value) / (1 if unit == "W" else 1000)
     if not rails:
         return None
-    clocks = {}
+    clocks: typing.Dict[str, float] = {}
     cores = _CPUS.search(line)
     speeds = re.findall(r"\d+%@(\d+)", cores.group(1)) if cores else []
     if speeds:
