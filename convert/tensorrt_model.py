@@ -10,7 +10,6 @@ from edge_runtime.errors import BundleError
 from edge_runtime.machine.libraries import require
 
 MAX_OPSET = 13  # TensorRT 8.2 misreads newer ones without an error
-
 _HALF_CHECK_PHOTOS = 8
 
 

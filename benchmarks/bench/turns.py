@@ -30,11 +30,8 @@ from edge_runtime.errors import BundleError, PicnicError
 from edge_runtime.machine import memory
 
 MIN_WINDOWS = 10
-
 MAX_WINDOWS = 14
-
 COLD_STARTS = 3
-
 _SPARE_BYTES = 512 << 20
 
 
@@ -117,7 +114,7 @@ def _open(bundle, subject, subjects, plan, scratch):
         subject.fail(str(error), error.invalid)
         return
     if any(subject is not other and other.name == subject.facts["name"] for other in subjects):
-        subject.fail(f"is {subject.facts['name']}, which is measured already")
+        subject.fail(f"is the same as {subject.facts['name']}, which is measured already")
         return
     subject.name = subject.facts["name"]
 
