@@ -14,7 +14,7 @@ from edge_runtime import files
 from edge_runtime.annotate import annotator
 from edge_runtime.classifier import Classifier
 from edge_runtime.cli.options import amount, positive, share
-from edge_runtime.cli.signals import draining
+from edge_runtime.cli.signals import stop_on_signals
 from edge_runtime.cli.status import Status
 from edge_runtime.console import message, print_json, say, shell_line
 from edge_runtime.engines import modules
@@ -220,7 +220,7 @@ def _run(options, arguments):
     stop, started_s = threading.Event(), time.perf_counter()
     progress = _Progress(options, arguments)
     with contextlib.ExitStack() as held:
-        signals = held.enter_context(draining(stop, progress.save, progress.last_words))
+        signals = held.enter_context(stop_on_signals(stop, progress.save, progress.last_words))
         batch = options.batch or (1 if _is_live(options) else None)  # a camera's frames are not held back for others
         classifier = held.enter_context(Classifier.open(options.bundle, options.engine, batch))
         for name in filter(rows.is_unknown, classifier.bundle.class_names):
@@ -259,7 +259,7 @@ def _run(options, arguments):
             progress.sink = sink
             try:
                 _label(options, classifier, items, first, stop, sink, top, latency)
-                signals.drained()
+                signals.end_time_limit()
                 if stop.is_set() and not _is_live(options):  # by a signal, or the window was closed
                     raise KeyboardInterrupt
             except (KeyboardInterrupt, PicnicError):

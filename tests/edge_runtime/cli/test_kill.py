@@ -33,7 +33,7 @@ def photos(tmp_path_factory):
 @pytest.fixture
 def command(pristine_bundle, photos):
     def build(out, *more):
-        script = os.path.join(ROOT, "tests", "edge_runtime", "killable.py")
+        script = os.path.join(ROOT, "tests", "edge_runtime", "cli", "killable.py")
         return [sys.executable, script, pristine_bundle, photos, "--out", out, "--batch", "7"] + list(more)
 
     return build
@@ -153,7 +153,7 @@ POINTS = [  # and what the resumed run says
 @pytest.fixture(scope="module")
 def expected_tsv(pristine_bundle, photos, tmp_path_factory):
     path = str(tmp_path_factory.mktemp("whole") / "whole.tsv")
-    script = os.path.join(ROOT, "tests", "edge_runtime", "killable.py")
+    script = os.path.join(ROOT, "tests", "edge_runtime", "cli", "killable.py")
     code, said = run([sys.executable, script, pristine_bundle, photos, "--out", path, "--batch", "7"])
     assert code == 0, said
     return content(path)
