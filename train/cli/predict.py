@@ -26,7 +26,7 @@ def parser():
     this.add_argument("photos", metavar="TSV", help="table with the column file, or a folder")
     this.add_argument("--images", metavar="DIR", help="where its file names start (default: the table's folder)")
     this.add_argument(
-        "--out", metavar="FILE", required=True, help="the submission to write: .tsv, or .csv, .jsonl, .parquet"
+        "--out", metavar="FILE", required=True, help=f"the submission to write: a {formats.suffix_list()} file"
     )
     this.add_argument("--engine", default="auto", metavar="NAME", help="default auto: the fastest valid here")
     return this

@@ -144,11 +144,11 @@ def write_report(
         document = results[0] if len(results) == 1 else {"bundles": results}
         files.write_json(os.path.join(folder, "evaluation.json"), plain_json(document))
         with files.atomic_file(os.path.join(folder, "per_class.tsv")) as file:
-            write = text_formats.row_writer(file, metrics.ClassScore._fields, ".tsv")
+            write = text_formats.tsv_writer(file, metrics.ClassScore._fields)
             for row in table:
                 write(row)
         with files.atomic_file(os.path.join(folder, "predictions.tsv")) as file:
-            write = text_formats.row_writer(file, ["truth"] + columns_of(top), ".tsv")
+            write = text_formats.tsv_writer(file, ["truth"] + columns_of(top))
             for photo, own in zip(photos, probabilities):
                 write([photo.label] + row_of(Prediction(photo.file, bundle.class_names, own), top))
             for problem in problems:

@@ -23,12 +23,12 @@ from edge_runtime import Classifier
 from edge_runtime import classifier as classifier_module
 from edge_runtime.annotate import annotator
 from edge_runtime.bundle.writing import write_manifest
-from edge_runtime.cli import classify
+from edge_runtime.cli import classify, classify_run
 from edge_runtime.cli.run import run_verb
 from edge_runtime.errors import EngineLost, StorageLost
 from edge_runtime.photos import jpeg_hardware
 from edge_runtime.photos import read as photos_read
-from edge_runtime.results import file_sink, journal
+from edge_runtime.results import file_sink, formats, journal
 from edge_runtime.results import rows as results_rows
 from edge_runtime.sources import live
 from edge_runtime.sources.items import Items
@@ -270,15 +270,21 @@ def test_nothing_on_standard_input_is_a_header_for_whoever_reads_along(bundle):
         (["--max-delay-ms", "0"], "expected more than 0, got 0"),
         (["--max-fps=-1"], "expected more than 0, got -1"),
         (["--seconds", "inf"], "expected more than 0, got inf"),
-        (["--resume"], "--resume: there is no file to continue; give --out FILE"),
-        (["--out", "a.tsv", "--resume", "--overwrite"], "--resume and --overwrite: one continues a run"),
-        (["--json", "--out", "/dev/stdout"], "--json: its document and the rows cannot both go to standard output"),
+        (["--resume"], "--resume: there is no file to resume; give --out FILE"),
+        (["--out", "a.tsv", "--resume", "--overwrite"], "--resume and --overwrite: one resumes a stopped run"),
+        (
+            ["--json", "--out", "/dev/stdout"],
+            "--json: the JSON document and the rows cannot both go to standard output",
+        ),
         (["--null"], "--null: is for file names on standard input, got the source"),
         (["--seconds", "5"], "--seconds: is for a camera or stream, got"),
         (["--frames", "5"], "--frames: is for a camera or stream, got"),
         (["--max-fps", "5"], "--max-fps: is for a camera or stream, got"),
         (["--realtime"], "--realtime: expected a video file, got"),
-        (["--resume", "--out", "a.tsv", "--annotate", "a.mp4"], "--annotate a.mp4: a video cannot be resumed"),
+        (
+            ["--resume", "--out", "a.tsv", "--annotate", "a.mp4"],
+            "an annotated video cannot be resumed",
+        ),
         (["--threshold", "1.5"], "expected 0 to 1, got 1.5"),
         (["--threshold", "nan"], "expected 0 to 1, got nan"),
         (["--engine", "warp-drive"], "has no engine warp-drive"),
@@ -420,7 +426,7 @@ def test_the_count_of_unreadable_inputs_is_told(nasty):
     _, expected, done = nasty
     bad = sum(outcome != RED for outcome in expected.values())
     assert "%d photos in " % len(expected) in done.stderr
-    assert "%d unreadable (named in the column error)" % bad in done.stderr
+    assert "%d unreadable (see the column error)" % bad in done.stderr
 
 
 def test_the_names_in_the_table_open_the_files(nasty):
@@ -700,7 +706,7 @@ def test_a_camera_s_rows_are_kept_when_its_run_begins_again(bundle, long_clip, t
     assert camera.stop_after(monkeypatch, 3, more=["--realtime"]) == EngineLost.exit_code
     assert camera.run("--realtime", "--frames", "2") == 0
     kept = str(tmp_path / "out.stopped-1.tsv")
-    assert "rows of a run that was stopped are kept in %s" % kept in capsys.readouterr().err
+    assert "rows of a stopped run are kept in %s" % kept in capsys.readouterr().err
     with open(kept, "rb") as file:
         assert 1 <= len(read_rows_of(file.read())) <= 3
     assert len(read_rows_of(camera.content())) == 2 and camera.beside() == []
@@ -716,7 +722,7 @@ def test_an_engine_that_is_lost_keeps_the_rows_and_says_how_to_go_on(job, in_two
     assert job.beside() == ["out.tsv.partial", "out.tsv.partial.json"] and not os.path.exists(job.out)
 
     assert exit_code(*words[4:]) == 0
-    assert "continuing after the 2 rows that are in %s" % job.partial in capsys.readouterr().err
+    assert "continuing after the 2 rows in %s" % job.partial in capsys.readouterr().err
     assert job.content() == in_twos and job.beside() == []
 
 
@@ -755,7 +761,7 @@ def test_another_option_is_refused_with_what_differs(job, in_twos, monkeypatch, 
     job.stop_after(monkeypatch, 3)
     assert job.run("--resume", *more) == 2
     said = capsys.readouterr().err
-    assert "out.tsv.partial is of another run:\n  %s" % told in said
+    assert "out.tsv.partial belongs to a run with other settings:\n  %s" % told in said
     assert "to replace its rows, give --overwrite instead of --resume" in said
     assert job.run("--resume") == 0
     assert job.content() == in_twos
@@ -792,7 +798,7 @@ def test_files_that_changed_before_the_checkpoint_are_refused(bundle, in_twos, t
         os.rename(first, os.path.join(folder, BLUE, "0.jpg") if change == "renamed" else str(tmp_path / "gone"))
     assert job.run("--resume") == 2
     said = capsys.readouterr().err
-    assert "the first 2 of %s are not those whose rows were written" % folder in said and "Put them back" in said
+    assert "the first 2 of %s are not those of the stopped run" % folder in said and "Put them back" in said
     if change == "added":
         os.unlink(added)
     else:
@@ -817,14 +823,14 @@ def test_a_file_that_is_there_needs_no_resuming(job, in_twos, capsys):
     before = os.stat(job.out)
     assert job.run("--resume", "--json") == 0
     out, err = capsys.readouterr()
-    assert "%s is there, and no run of it is unfinished: nothing to do" % job.out in err
+    assert "%s is already complete" % job.out in err
     assert json.loads(out) == {"out": job.out}
     assert os.stat(job.out).st_mtime == before.st_mtime and job.content() == in_twos
 
 
-def test_with_nothing_to_go_on_with_resume_starts(job, in_twos, capsys):
+def test_with_nothing_to_resume_it_starts(job, in_twos, capsys):
     assert job.run("--resume") == 0
-    assert "there is nothing to continue: starting anew" in capsys.readouterr().err
+    assert "there is nothing to resume" in capsys.readouterr().err
     assert job.content() == in_twos
 
 
@@ -837,7 +843,7 @@ def test_without_resume_the_rows_of_a_stopped_run_are_kept_and_both_commands_are
     capsys.readouterr()
     assert job.run() == 2
     said = capsys.readouterr().err
-    assert "%s holds 2 rows of a run that was stopped" % job.partial in said
+    assert "%s holds 2 rows of a stopped run" % job.partial in said
     commands = [shlex.split(line)[2:] for line in said.splitlines() if line.startswith("  picnic-edge classify ")]
     assert commands == [job.arguments("--resume"), job.arguments("--overwrite")]
     with open(job.partial, "rb") as file:
@@ -852,7 +858,7 @@ def test_overwrite_replaces_the_rows_of_a_stopped_run_and_says_so(job, in_twos, 
     job.stop_after(monkeypatch, 3)
     capsys.readouterr()
     assert job.run("--overwrite") == 0
-    assert "%s, of a run that was stopped, is overwritten" % job.partial in capsys.readouterr().err
+    assert "%s, from a stopped run, is overwritten" % job.partial in capsys.readouterr().err
     assert job.content() == in_twos and job.beside() == []
 
 
@@ -868,7 +874,7 @@ def test_a_run_with_overwrite_that_is_stopped_shows_how_to_continue(job, in_twos
 def test_a_finished_output_is_replaced_as_before_and_that_is_said(job, in_twos, capsys):
     write_bytes(job.out, b"older")
     assert job.run() == 0
-    assert "%s is there already, and is replaced" % job.out in capsys.readouterr().err
+    assert "%s exists and will be replaced" % job.out in capsys.readouterr().err
     assert job.content() == in_twos
 
 
@@ -892,7 +898,7 @@ def test_a_garbled_journal_is_explained(job, in_twos, monkeypatch, capsys):
 
 
 def test_the_second_run_on_one_output_is_refused(job, in_twos, capsys):
-    with journal.locked(job.out):
+    with journal.lock_output(job.out):
         for more in ([], ["--resume"]):
             assert job.run(*more) == 2
             told = "--out %s: another run is writing it (process %d)" % (job.out, os.getpid())
@@ -917,9 +923,7 @@ def test_resumed_counts_are_of_the_whole_file(bundle, photos, tmp_path, monkeypa
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ESTALE, errno.EIO])
-def test_an_output_that_fails_on_the_way_is_explained_and_can_be_gone_on_with(
-    job, in_twos, monkeypatch, capsys, number
-):
+def test_an_output_that_fails_on_the_way_is_explained_and_can_be_resumed(job, in_twos, monkeypatch, capsys, number):
     monkeypatch.setattr(file_sink, "CHECKPOINT_ROWS", 2)
     fsync, calls = os.fsync, []
 
@@ -950,7 +954,7 @@ def test_an_output_folder_that_cannot_be_written_to(bundle, photos, monkeypatch,
     assert "out.tsv: cannot be written (Read-only file system)" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+@pytest.mark.parametrize("suffix", sorted(set(formats.FORMATS) - {".tsv"}))
 def test_the_other_formats_go_on_to_the_same_file_too(bundle, photos, tmp_path, monkeypatch, suffix):
     if suffix == ".parquet":
         pytest.importorskip("pyarrow")
@@ -1141,7 +1145,7 @@ def test_the_pictures_are_written_with_their_labels(bundle, clip, tmp_path, targ
 
 def test_pictures_are_not_written_into_their_own_source(bundle, photos, capsys):
     assert exit_code(bundle, photos, "--annotate", os.path.join(photos, "annotated")) == 2
-    assert "is in the source" in capsys.readouterr().err
+    assert "is inside the source" in capsys.readouterr().err
 
 
 class Window:
@@ -1180,8 +1184,8 @@ def test_closing_the_window_before_the_last_photo_leaves_the_file_unfinished(job
 @pytest.mark.parametrize(
     "more, told",
     [
-        (["--resume", "--out", "a.tsv"], "--resume: camera:0 is live, what it showed is gone; leave it out"),
-        (["--json"], "--json: camera:0 has no end, and all its rows would be kept; give --out FILE"),
+        (["--resume", "--out", "a.tsv"], "--resume: camera:0 is live and cannot be resumed"),
+        (["--json"], "--json: camera:0 has no end"),
         (["--realtime"], "--realtime: expected a video file, got camera:0"),
     ],
 )
@@ -1319,7 +1323,7 @@ def test_a_disk_in_the_source_that_goes_away_before_its_turn_resumes_to_the_same
         "table": [folder + ".tsv", "--images", folder],
     }[kind]
     command, whole, out = [bundle] + source + ["--batch", "1", "--out"], tmp_path / "whole.tsv", tmp_path / "out.tsv"
-    open_sources = classify.open_sources
+    open_sources = classify_run.open_sources
 
     def fill():
         for number in range(2):
@@ -1339,7 +1343,7 @@ def test_a_disk_in_the_source_that_goes_away_before_its_turn_resumes_to_the_same
         fill()
         assert exit_code(*command, whole) == 0
         with monkeypatch.context() as patch:
-            patch.setattr(classify, "open_sources", open_and_lose)
+            patch.setattr(classify_run, "open_sources", open_and_lose)
             assert exit_code(*command, out) == StorageLost.exit_code
     said = capsys.readouterr().err
     assert os.path.join(folder, GREEN) in said and "No photo is marked as failed" in said and not out.exists()
@@ -1382,7 +1386,7 @@ def test_what_a_folder_has_beside_photos_is_said_in_the_last_line_and_in_json(bu
 
 def test_what_a_shell_puts_in_the_place_of_a_pattern_may_hold_other_files(bundle, with_others, capsys):
     given = [os.path.join(with_others, name) for name in sorted(os.listdir(with_others)) if name[0] != "."]
-    assert exit_code(bundle, *given) == 2 and "give the pattern in quotes" in capsys.readouterr().err
+    assert exit_code(bundle, *given) == 2 and "put the pattern in quotes" in capsys.readouterr().err
     given = [path for path in given if not path.endswith(".mp4")]
     assert exit_code(bundle, *given, "--json") == 0
     document = json.loads(capsys.readouterr().out)
@@ -1437,7 +1441,7 @@ def test_the_output_is_none_of_several_sources(bundle, photos, tmp_path, capsys)
     assert "--out %s: is the source" % table in capsys.readouterr().err
     inside = os.path.join(photos, "annotated")
     assert exit_code(bundle, table, photos, "--annotate", inside) == 2
-    assert "is in the source" in capsys.readouterr().err
+    assert "is inside the source" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["photos.zip", "list.json", "list.pdf", "list.ods", "photos.tar.gz"])
@@ -1641,12 +1645,12 @@ def test_a_null_device_takes_the_rows_and_stays_one(bundle, photos, tmp_path, as
     assert stat.S_ISCHR(os.stat(path).st_mode) and os.path.islink(path) == as_link
     assert os.listdir(str(tmp_path)) == ["null.tsv"]
     done = picnic_edge("classify", bundle, photos, "--out", path, "--resume")
-    assert done.returncode == 2 and "--resume: --out %s keeps nothing" % path in done.stderr
+    assert done.returncode == 2 and "--resume: --out %s is a stream, which cannot be resumed" % path in done.stderr
 
 
 def test_what_a_stream_cannot_be_is_refused_and_the_fifo_stays(bundle, photos, tmp_path, capsys):
     for name, option, told in (
-        ("a.parquet", "--out", "is a stream, and Parquet is none"),
+        ("a.parquet", "--out", "is a stream, but .parquet needs a file"),
         ("a.txt", "--out", "expected a name that ends in"),
         ("a.avi", "--annotate", "a video is written whole"),
         ("folder", "--annotate", "cannot be written"),
