@@ -256,7 +256,7 @@ def test_nothing_on_standard_input_is_a_header_for_whoever_reads_along(bundle):
 
 
 @pytest.mark.parametrize(
-    "more, told",
+    "more, message",
     [
         (["--out", "labels.txt"], "--out labels.txt: expected a name that ends in .tsv, .csv, .jsonl"),
         (["--out", "labels"], "--out labels: expected a name that ends in"),
@@ -292,26 +292,26 @@ def test_nothing_on_standard_input_is_a_header_for_whoever_reads_along(bundle):
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_a_wrong_option_ends_with_2_and_is_explained(bundle, photos, tmp_path, monkeypatch, capsys, more, told):
+def test_a_wrong_option_ends_with_2_and_is_explained(bundle, photos, tmp_path, monkeypatch, capsys, more, message):
     os.mkdir(str(tmp_path / "taken.tsv"))
     monkeypatch.chdir(tmp_path)
     assert exit_code(bundle, photos, *more) == 2
     out, err = capsys.readouterr()
-    assert told in err and out == ""
+    assert message in err and out == ""
     assert os.listdir(str(tmp_path)) == ["taken.tsv"]
 
 
 @pytest.mark.parametrize(
-    "source, told",
+    "source, message",
     [
         ("nowhere", "nowhere: no such file or folder"),
         ("*.nothing", "*.nothing: the pattern matches no file"),
         ("camera:x", "camera:x"),
     ],
 )
-def test_a_wrong_source_ends_with_2_and_is_explained(bundle, capsys, source, told):
+def test_a_wrong_source_ends_with_2_and_is_explained(bundle, capsys, source, message):
     assert exit_code(bundle, source) == 2
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_a_table_without_the_column_ends_with_2_and_leaves_no_result(bundle, tmp_path):
@@ -339,9 +339,11 @@ def test_a_missing_library_ends_with_4_and_the_command_that_brings_it(bundle, ph
 def test_a_full_disk_behind_standard_output_ends_with_2(bundle, photos):
     with open("/dev/full", "wb") as full:
         process = start("classify", bundle, photos, stdout=full)
-        _, said = process.communicate(timeout=60)
+        _, stderr = process.communicate(timeout=60)
     assert process.returncode == 2
-    assert said.decode().splitlines()[-1] == "picnic-edge: standard output: cannot be written (No space left on device)"
+    assert (
+        stderr.decode().splitlines()[-1] == "picnic-edge: standard output: cannot be written (No space left on device)"
+    )
 
 
 # --- everything nasty in one folder
@@ -512,18 +514,18 @@ def test_ctrl_c_ends_with_130_and_keeps_the_rows_that_were_done(bundle, photos, 
         process.stdin.write("".join(name + "\n" for name in names).encode())
         process.stdin.flush()
         process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=60)
+        _, stderr = process.communicate(timeout=60)
     finally:
         process.kill()
         process.wait()
-    said = said.decode()
+    stderr = stderr.decode()
     assert process.returncode == 130
-    assert said.splitlines()[-1] == "picnic-edge: interrupted" and "Traceback" not in said
+    assert stderr.splitlines()[-1] == "picnic-edge: interrupted" and "Traceback" not in stderr
     assert not os.path.exists(out)
     with open(out + ".partial", "rb") as file:
         rows = read_rows_of(file.read())
-    assert "stopped after %d rows; they are in %s.partial" % (len(rows), out) in said
-    assert "to continue: picnic-edge classify %s - --out %s --resume (with the same names" % (bundle, out) in said
+    assert "stopped after %d rows; they are in %s.partial" % (len(rows), out) in stderr
+    assert "to continue: picnic-edge classify %s - --out %s --resume (with the same names" % (bundle, out) in stderr
     assert 1 < len(rows) <= len(names)  # fast as it is, it may have been through with them
     assert [row["file"] for row in rows] == names[: len(rows)]
     assert (rows[0]["label"], rows[1]["error"]) == (RED, "No such file or directory")
@@ -535,13 +537,13 @@ def test_a_reader_that_goes_away_ends_it_quietly_with_141(bundle, tmp_path):
         process = start("classify", bundle, "-", stdin=names, stdout=subprocess.PIPE)
         first = process.stdout.readline()
         process.stdout.close()
-        said = process.stderr.read().decode()
+        stderr = process.stderr.read().decode()
         process.stderr.close()
         code = process.wait(60)
     assert first == b"file\tlabel\tconfidence\terror\n"
     assert code == 141
     for word in ("Traceback", "BrokenPipe", "Exception", "bug"):
-        assert word not in said
+        assert word not in stderr
 
 
 # --- Python
@@ -714,10 +716,10 @@ def test_a_camera_s_rows_are_kept_when_its_run_begins_again(bundle, long_clip, t
 
 def test_an_engine_that_is_lost_keeps_the_rows_and_says_how_to_go_on(job, in_twos, monkeypatch, capsys):
     assert job.stop_after(monkeypatch, 3) == EngineLost.exit_code
-    said = capsys.readouterr().err.splitlines()
-    assert said[-1] == "picnic-edge: the GPU has fallen off the bus"
-    assert said[-3] == "stopped after 3 rows; they are in %s" % job.partial
-    words = shlex.split(said[-2])
+    stderr = capsys.readouterr().err.splitlines()
+    assert stderr[-1] == "picnic-edge: the GPU has fallen off the bus"
+    assert stderr[-3] == "stopped after 3 rows; they are in %s" % job.partial
+    words = shlex.split(stderr[-2])
     assert words == ["to", "continue:", "picnic-edge", "classify"] + job.arguments("--resume")
     assert job.beside() == ["out.tsv.partial", "out.tsv.partial.json"] and not os.path.exists(job.out)
 
@@ -735,8 +737,8 @@ def test_stopped_after_any_row_it_goes_on_to_the_same_file(job, in_twos, monkeyp
 
 def test_a_bug_keeps_the_rows_too(job, in_twos, monkeypatch, capsys):
     assert job.stop_after(monkeypatch, 4, IndexError("planted for the test")) == 1
-    said = capsys.readouterr().err
-    assert "stopped after 4 rows" in said and "--resume" in said and "this is a bug" in said
+    stderr = capsys.readouterr().err
+    assert "stopped after 4 rows" in stderr and "--resume" in stderr and "this is a bug" in stderr
     assert job.run("--resume") == 0
     assert job.content() == in_twos
 
@@ -747,7 +749,7 @@ def test_a_failure_before_the_first_row_leaves_nothing(job, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "more, told",
+    "more, message",
     [
         (["--batch", "3"], "batch: 2 then, 3 now"),
         (["--top", "2"], "top: 1 then, 2 now"),
@@ -757,12 +759,12 @@ def test_a_failure_before_the_first_row_leaves_nothing(job, monkeypatch):
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
-def test_another_option_is_refused_with_what_differs(job, in_twos, monkeypatch, capsys, more, told):
+def test_another_option_is_refused_with_what_differs(job, in_twos, monkeypatch, capsys, more, message):
     job.stop_after(monkeypatch, 3)
     assert job.run("--resume", *more) == 2
-    said = capsys.readouterr().err
-    assert "out.tsv.partial belongs to a run with other settings:\n  %s" % told in said
-    assert "to replace its rows, give --overwrite instead of --resume" in said
+    stderr = capsys.readouterr().err
+    assert "out.tsv.partial belongs to a run with other settings:\n  %s" % message in stderr
+    assert "to replace its rows, give --overwrite instead of --resume" in stderr
     assert job.run("--resume") == 0
     assert job.content() == in_twos
 
@@ -781,8 +783,8 @@ def test_another_bundle_is_refused(job, monkeypatch, capsys, tmp_path):
 def test_another_source_is_refused(job, monkeypatch, capsys, tmp_path):
     job.stop_after(monkeypatch, 3)
     assert exit_code(job.bundle, tmp_path, "--out", job.out, "--batch", "2", "--resume") == 2
-    said = capsys.readouterr().err
-    assert "source: %s then, %s now" % (job.photos, tmp_path) in said and "source path: " in said
+    stderr = capsys.readouterr().err
+    assert "source: %s then, %s now" % (job.photos, tmp_path) in stderr and "source path: " in stderr
 
 
 @pytest.mark.parametrize("change", ["removed", "added", "renamed"])
@@ -797,8 +799,8 @@ def test_files_that_changed_before_the_checkpoint_are_refused(bundle, in_twos, t
     else:
         os.rename(first, os.path.join(folder, BLUE, "0.jpg") if change == "renamed" else str(tmp_path / "gone"))
     assert job.run("--resume") == 2
-    said = capsys.readouterr().err
-    assert "the first 2 of %s are not those of the stopped run" % folder in said and "Put them back" in said
+    stderr = capsys.readouterr().err
+    assert "the first 2 of %s are not those of the stopped run" % folder in stderr and "Put them back" in stderr
     if change == "added":
         os.unlink(added)
     else:
@@ -842,9 +844,9 @@ def test_without_resume_the_rows_of_a_stopped_run_are_kept_and_both_commands_are
         before = file.read()
     capsys.readouterr()
     assert job.run() == 2
-    said = capsys.readouterr().err
-    assert "%s holds 2 rows of a stopped run" % job.partial in said
-    commands = [shlex.split(line)[2:] for line in said.splitlines() if line.startswith("  picnic-edge classify ")]
+    stderr = capsys.readouterr().err
+    assert "%s holds 2 rows of a stopped run" % job.partial in stderr
+    commands = [shlex.split(line)[2:] for line in stderr.splitlines() if line.startswith("  picnic-edge classify ")]
     assert commands == [job.arguments("--resume"), job.arguments("--overwrite")]
     with open(job.partial, "rb") as file:
         assert file.read() == before
@@ -890,8 +892,10 @@ def test_a_garbled_journal_is_explained(job, in_twos, monkeypatch, capsys):
     job.stop_after(monkeypatch, 3)
     write_bytes(job.partial + ".json", b"{")
     assert job.run("--resume") == 2
-    said = capsys.readouterr().err
-    assert "out.tsv.partial.json cannot be used" in said and "give --overwrite" in said and "Traceback" not in said
+    stderr = capsys.readouterr().err
+    assert (
+        "out.tsv.partial.json cannot be used" in stderr and "give --overwrite" in stderr and "Traceback" not in stderr
+    )
     assert job.run() == 2, "how many rows would be lost is not known"
     assert job.run("--overwrite") == 0
     assert job.content() == in_twos and job.beside() == []
@@ -901,8 +905,8 @@ def test_the_second_run_on_one_output_is_refused(job, in_twos, capsys):
     with journal.lock_output(job.out):
         for more in ([], ["--resume"]):
             assert job.run(*more) == 2
-            told = "--out %s: another run is writing it (process %d)" % (job.out, os.getpid())
-            assert told in capsys.readouterr().err
+            message = "--out %s: another run is writing it (process %d)" % (job.out, os.getpid())
+            assert message in capsys.readouterr().err
     assert job.run() == 0
     assert job.content() == in_twos
 
@@ -936,9 +940,9 @@ def test_an_output_that_fails_on_the_way_is_explained_and_can_be_resumed(job, in
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", failing)
         assert job.run() == 2
-    said = capsys.readouterr().err
-    assert "picnic-edge: --out %s: cannot be written (%s)" % (job.out, os.strerror(number)) in said
-    assert "stopped after 2 rows; they are in %s" % job.partial in said and "--resume" in said
+    stderr = capsys.readouterr().err
+    assert "picnic-edge: --out %s: cannot be written (%s)" % (job.out, os.strerror(number)) in stderr
+    assert "stopped after 2 rows; they are in %s" % job.partial in stderr and "--resume" in stderr
     with open(job.partial, "rb") as file:
         assert file.read() == b"".join(in_twos.splitlines(True)[:3])
     assert job.run("--resume") == 0
@@ -1061,8 +1065,8 @@ def test_a_damaged_packet_of_a_video_is_an_error_row_and_the_frames_behind_it_ar
 ):
     out = str(tmp_path / "out.jsonl")
     assert exit_code(bundle, damaged_clip, "--out", out, "--json", "--strict", "--annotate", tmp_path / "seen") == 3
-    said, err = capsys.readouterr()
-    document = json.loads(said)
+    stdout, err = capsys.readouterr()
+    document = json.loads(stdout)
     assert (document["photos"], document["unreadable"]) == (12, 1)
     assert "1 of 12 frames could not be read" in err
     with open(out) as file:
@@ -1111,8 +1115,8 @@ def test_a_disk_that_fails_under_a_video_ends_with_4_and_the_run_can_be_resumed(
 def test_a_video_played_as_a_camera_tells_latency_and_drops(bundle, clip, tmp_path, capsys):
     out = str(tmp_path / "out.jsonl")
     assert exit_code(bundle, clip, "--realtime", "--out", out, "--json") == 0
-    said, err = capsys.readouterr()
-    document = json.loads(said)
+    stdout, err = capsys.readouterr()
+    document = json.loads(stdout)
     with open(out) as file:
         rows = [json.loads(line) for line in file]
     assert 1 <= len(rows) == document["photos"] == document["latency"]["count"] == document["frames"]["taken"] <= 12
@@ -1182,17 +1186,17 @@ def test_closing_the_window_before_the_last_photo_leaves_the_file_unfinished(job
 
 
 @pytest.mark.parametrize(
-    "more, told",
+    "more, message",
     [
         (["--resume", "--out", "a.tsv"], "--resume: camera:0 is live and cannot be resumed"),
         (["--json"], "--json: camera:0 has no end"),
         (["--realtime"], "--realtime: expected a video file, got camera:0"),
     ],
 )
-def test_what_cannot_be_done_with_a_camera_is_refused(bundle, monkeypatch, tmp_path, capsys, more, told):
+def test_what_cannot_be_done_with_a_camera_is_refused(bundle, monkeypatch, tmp_path, capsys, more, message):
     monkeypatch.chdir(tmp_path)
     assert exit_code(bundle, "camera:0", *more) == 2
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_a_camera_that_is_not_there_ends_with_4_and_leaves_nothing(bundle, tmp_path, capsys):
@@ -1210,13 +1214,13 @@ def test_a_camera_s_run_that_is_stopped_has_its_file(bundle, long_clip, tmp_path
             time.sleep(0.05)
         time.sleep(0.5)
         process.terminate()
-        printed, said = process.communicate(timeout=60)
+        printed, stderr = process.communicate(timeout=60)
     finally:
         process.kill()
         process.wait()
-    assert process.returncode == 130, said
+    assert process.returncode == 130, stderr
     assert json.loads(printed.decode())["photos"] >= 1
-    assert ", written to %s" % out in said.decode() and "--resume" not in said.decode()
+    assert ", written to %s" % out in stderr.decode() and "--resume" not in stderr.decode()
     assert os.listdir(str(tmp_path)) == ["out.tsv"]
     with open(out, "rb") as file:
         assert {row["label"] for row in read_rows_of(file.read())} == {RED}
@@ -1256,8 +1260,8 @@ def test_a_folder_that_goes_away_in_mid_run_stops_it_and_resumes_to_the_same_fil
     with monkeypatch.context() as patch:
         losing(patch, os.path.join(GREEN, "01.jpg"), lambda: os.rename(folder, folder + ".away"))
         assert exit_code(bundle, *source, "--out", out, "--batch", "2") == StorageLost.exit_code == 4
-    said = capsys.readouterr().err
-    assert "went away" in said and folder in said and "No photo is marked as failed" in said
+    stderr = capsys.readouterr().err
+    assert "went away" in stderr and folder in stderr and "No photo is marked as failed" in stderr
     assert os.path.exists(folder + ".away") and not os.path.exists(out)
     os.rename(folder + ".away", folder)
     assert exit_code(bundle, *source, "--out", out, "--batch", "2", "--resume") == 0
@@ -1284,8 +1288,8 @@ def test_names_on_standard_input_stop_with_their_folder_and_resume_to_the_same_f
         assert time.time() < deadline, job.stderr.read()
         time.sleep(0.05)
     os.rename(folder, folder + ".away")
-    said = job.communicate("\n".join(names[4:]).encode())[1].decode()
-    assert job.returncode == 4 and "with the same names on standard input" in said
+    stderr = job.communicate("\n".join(names[4:]).encode())[1].decode()
+    assert job.returncode == 4 and "with the same names on standard input" in stderr
     os.rename(folder + ".away", folder)
     assert picnic_edge(*arguments, out, "--resume", input="\n".join(names).encode()).returncode == 0
     with open(out, "rb") as resumed, open(whole, "rb") as expected:
@@ -1345,8 +1349,8 @@ def test_a_disk_in_the_source_that_goes_away_before_its_turn_resumes_to_the_same
         with monkeypatch.context() as patch:
             patch.setattr(classify_run, "open_sources", open_and_lose)
             assert exit_code(*command, out) == StorageLost.exit_code
-    said = capsys.readouterr().err
-    assert os.path.join(folder, GREEN) in said and "No photo is marked as failed" in said and not out.exists()
+    stderr = capsys.readouterr().err
+    assert os.path.join(folder, GREEN) in stderr and "No photo is marked as failed" in stderr and not out.exists()
     os.rmdir(os.path.join(folder, GREEN))
     with mount(os.path.join(folder, GREEN)):
         fill()
@@ -1448,8 +1452,8 @@ def test_the_output_is_none_of_several_sources(bundle, photos, tmp_path, capsys)
 def test_an_archive_or_a_document_is_never_one_row(bundle, tmp_path, capsys, name):
     path = write_bytes(tmp_path / name, {".pdf": b"%PDF-1.4"}.get(name[-4:], b"PK\x03\x04"))
     assert exit_code(bundle, path) == 2
-    said = capsys.readouterr()
-    assert name in said.err and said.out == ""
+    captured = capsys.readouterr()
+    assert name in captured.err and captured.out == ""
 
 
 @pytest.mark.parametrize("name", ["list.csv", "list.txt", "list.xlsx"])
@@ -1649,7 +1653,7 @@ def test_a_null_device_takes_the_rows_and_stays_one(bundle, photos, tmp_path, as
 
 
 def test_what_a_stream_cannot_be_is_refused_and_the_fifo_stays(bundle, photos, tmp_path, capsys):
-    for name, option, told in (
+    for name, option, message in (
         ("a.parquet", "--out", "is a stream, but .parquet needs a file"),
         ("a.txt", "--out", "expected a name that ends in"),
         ("a.avi", "--annotate", "a video is written whole"),
@@ -1657,8 +1661,8 @@ def test_what_a_stream_cannot_be_is_refused_and_the_fifo_stays(bundle, photos, t
     ):
         os.mkfifo(str(tmp_path / name))
         assert exit_code(bundle, photos, option, tmp_path / name) == 2
-        said = capsys.readouterr().err
-        assert "%s %s: " % (option, tmp_path / name) in said and told in said
+        stderr = capsys.readouterr().err
+        assert "%s %s: " % (option, tmp_path / name) in stderr and message in stderr
         assert stat.S_ISFIFO(os.stat(str(tmp_path / name)).st_mode)
 
 
@@ -1669,10 +1673,10 @@ def test_a_reader_of_a_fifo_that_goes_away_ends_it_with_141(bundle, tmp_path):
         process = start("classify", bundle, "-", "--out", tmp_path / "fifo", stdin=names)
         with open(str(tmp_path / "fifo"), "rb") as file:
             assert file.readline() == b"file\tlabel\tconfidence\terror\n"
-        said = process.stderr.read().decode()
+        stderr = process.stderr.read().decode()
         process.stderr.close()
         assert process.wait(60) == 141
-    assert "Traceback" not in said and "bug" not in said
+    assert "Traceback" not in stderr and "bug" not in stderr
 
 
 def test_a_link_in_the_place_of_the_unfinished_rows_is_not_followed(bundle, photos, tmp_path):
@@ -1728,9 +1732,12 @@ def test_the_file_that_a_link_leads_to_is_written_and_resumed(
 def test_a_link_that_leads_nowhere_is_refused(bundle, photos, tmp_path, capsys):
     (tmp_path / "gone.tsv").symlink_to(os.path.join("no", "such", "folder.tsv"))
     (tmp_path / "round.tsv").symlink_to("round.tsv")
-    for name, told in (("gone.tsv", "its folder does not exist"), ("round.tsv", "cannot be written (Too many levels")):
+    for name, message in (
+        ("gone.tsv", "its folder does not exist"),
+        ("round.tsv", "cannot be written (Too many levels"),
+    ):
         assert exit_code(bundle, photos, "--out", tmp_path / name) == 2
-        assert "--out %s: %s" % (tmp_path / name, told) in capsys.readouterr().err
+        assert "--out %s: %s" % (tmp_path / name, message) in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["film.mkv", "film.MOV"])

@@ -356,15 +356,15 @@ def test_the_real_protobuf_is_asked(run_probe):
 
 
 @pytest.mark.parametrize(
-    "said, status",
+    "build_information, status",
     [
         ("  Video I/O:\n    GStreamer:                   YES (1.14.5)\n", "ok"),
         ("    GStreamer:                   NO\n", "missing"),
         ("no such line", "missing"),
     ],
 )
-def test_opencv_s_gstreamer(monkeypatch, said, status):
-    monkeypatch.setattr(cv2, "getBuildInformation", lambda: said)
+def test_opencv_s_gstreamer(monkeypatch, build_information, status):
+    monkeypatch.setattr(cv2, "getBuildInformation", lambda: build_information)
     found = check_of("gstreamer")
     assert found.status == status and bool(found.fix) == (status != "ok")
     assert ("1.14.5" in found.found) == (status == "ok")

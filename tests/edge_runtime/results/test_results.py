@@ -302,7 +302,7 @@ def test_each_value_that_differs_is_named(path):
 
 
 @pytest.mark.parametrize(
-    "changed, told",
+    "changed, message",
     [
         (lambda: items(40, start=1), "the first 8 of photos "),
         (lambda: items(7), "only 7"),
@@ -311,13 +311,13 @@ def test_each_value_that_differs_is_named(path):
     ],
     ids=["one was removed", "most were removed", "all were removed", "all were renamed"],
 )
-def test_another_source_is_refused_and_nothing_is_touched(path, changed, told):
+def test_another_source_is_refused_and_nothing_is_touched(path, changed, message):
     with pytest.raises(RuntimeError):
         with FileSink(path, COLUMNS, RUN) as sink:
             write_rows(sink, 0, 8)
             raise RuntimeError
     before = read(journal.partial_of(path))
-    with pytest.raises(UsageError, match=told):
+    with pytest.raises(UsageError, match=message):
         resume.skip_finished(changed(), resume.find_checkpoint(path, RUN), "photos", threading.Event())
     assert read(journal.partial_of(path)) == before
 
