@@ -22,7 +22,7 @@ from edge_runtime.engines.tensorrt import context
 from edge_runtime.machine import cpu, jetson, libraries
 from edge_runtime.machine.libraries import INSTALL
 from edge_runtime.machine.memory import memory_available_bytes, memory_info
-from edge_runtime.photos import memory
+from edge_runtime.photos import memory_budget
 
 
 class Check(typing.NamedTuple):
@@ -264,9 +264,9 @@ def _memory(root):
 
 def _decode_memory():
     """The memory that all photos being decoded at a time may use."""
-    text = f"{memory.default_bytes() >> 20} MiB for decoding photos"
-    source = memory.SETTING if os.environ.get(memory.SETTING) else "a quarter of the free memory"
-    return Check("decode memory", "ok", f"{text} ({source}; {memory.SETTING}=N changes it)", "")
+    text = f"{memory_budget.default_bytes() >> 20} MiB for decoding photos"
+    source = memory_budget.SETTING if os.environ.get(memory_budget.SETTING) else "a quarter of the free memory"
+    return Check("decode memory", "ok", f"{text} ({source}; {memory_budget.SETTING}=N changes it)", "")
 
 
 def _swap(root, chip):
