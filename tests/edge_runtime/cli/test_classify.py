@@ -1648,7 +1648,7 @@ def test_what_a_stream_cannot_be_is_refused_and_the_fifo_stays(bundle, photos, t
     for name, option, told in (
         ("a.parquet", "--out", "is a stream, and Parquet is none"),
         ("a.txt", "--out", "expected a name that ends in"),
-        ("a.avi", "--annotate", "a video is written whole"),
+        ("a.avi", "--annotate", "expected a regular file"),
         ("folder", "--annotate", "cannot be written"),
     ):
         os.mkfifo(str(tmp_path / name))
