@@ -15,7 +15,7 @@ from convert import parity
 from convert.settings import Settings
 from edge_runtime import files
 from edge_runtime.bundle import signing
-from edge_runtime.bundle.listing import list_files
+from edge_runtime.bundle.checksums import list_files
 from edge_runtime.bundle.reading import Bundle
 from edge_runtime.cli.options import positive, share
 from edge_runtime.console import say

@@ -15,7 +15,7 @@ import pytest
 
 from convert import cli, parity
 from convert.child import ChildError
-from edge_runtime.bundle import listing, manifest, writing
+from edge_runtime.bundle import checksums, manifest, writing
 from edge_runtime.bundle.reading import Bundle
 from edge_runtime.cli.classify import main
 from edge_runtime.engines import modules
@@ -138,7 +138,7 @@ def test_an_engine_is_published_with_its_facts_and_answers_as_the_original(
     assert record["images_per_s"] > 0
     folder = os.path.join(tiny_bundle, "engines", name)
     assert set(record["files"]) == set(os.listdir(folder)) - {"engine.json"} != set()
-    listing.check_files(folder, record["files"], sums=True)
+    checksums.check_files(folder, record["files"], sums=True)
     assert set(modules.module_of(target).FILES) <= set(record["files"])  # what it will open
 
     said = capsys.readouterr()

@@ -14,7 +14,7 @@ import pytest
 from convert import cli
 from convert import tensorrt as builder
 from convert.settings import Settings
-from edge_runtime.bundle import listing
+from edge_runtime.bundle import checksums
 from edge_runtime.bundle.manifest import INPUT_NAME, OUTPUT_NAME
 from edge_runtime.bundle.reading import Bundle
 from edge_runtime.cli import classify
@@ -405,11 +405,11 @@ def test_a_build_that_the_system_kills_is_told_with_the_memory_and_the_commands_
     import picnic_edge
 
     simulated(kill_in_build=True)
-    before = listing.list_files(tiny_bundle)
+    before = checksums.list_files(tiny_bundle)
     assert picnic_edge.main(["convert", tiny_bundle, "--to", "tensorrt"]) == 4
     said = capsys.readouterr().err
     assert "killed by the system" in said and "MiB of memory" in said and "swapon" in said
-    assert listing.list_files(tiny_bundle) == before and not os.path.exists(os.path.join(tiny_bundle, "engines"))
+    assert checksums.list_files(tiny_bundle) == before and not os.path.exists(os.path.join(tiny_bundle, "engines"))
 
 
 def processes_with(text):
@@ -428,7 +428,7 @@ def processes_with(text):
 def test_kill_9_during_the_build_leaves_the_bundle_as_it_was_and_no_process(tiny_bundle, tmp_path, simulated):
     simulated()
     convert(tiny_bundle, "--precision", "fp32")
-    before = listing.list_files(tiny_bundle)
+    before = checksums.list_files(tiny_bundle)
     simulated(progress=["tactic"] * 600, build_s=60)
     mark = "PICNIC_EDGE_TEST_MARK=%s" % tmp_path
     environment = dict(os.environ, PICNIC_EDGE_TEST_MARK=str(tmp_path))
@@ -438,7 +438,7 @@ def test_kill_9_during_the_build_leaves_the_bundle_as_it_was_and_no_process(tiny
         wait_for(lambda: len(processes_with(mark)) >= 2 and busy(tiny_bundle))
         tool.send_signal(signal.SIGKILL)
     wait_for(lambda: processes_with(mark) == [])
-    after = listing.list_files(tiny_bundle)
+    after = checksums.list_files(tiny_bundle)
     assert {name: facts for name, facts in after.items() if ".unfinished/" not in name} == before
     simulated()
     with open_engine(Bundle.open(tiny_bundle)) as engine:
@@ -449,7 +449,7 @@ def test_kill_9_during_the_build_leaves_the_bundle_as_it_was_and_no_process(tiny
 
 def busy(bundle):
     """Whether a conversion has written the model that the child reads."""
-    return any(name.endswith("model.onnx") and "unfinished" in name for name in listing.list_files(bundle))
+    return any(name.endswith("model.onnx") and "unfinished" in name for name in checksums.list_files(bundle))
 
 
 def wait_for(condition, at_most_s=30):

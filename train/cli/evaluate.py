@@ -15,8 +15,9 @@ from edge_runtime.machine.libraries import require
 from edge_runtime.text import printable
 from train.data import checks
 from train.data.labels import Problem, read_labels
-from train.insight import metrics, report
+from train.insight import report
 from train.insight.evaluate import rank, run_bundle, short_sum
+from train.model import metrics
 
 
 def parser():

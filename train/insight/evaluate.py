@@ -68,7 +68,7 @@ def rank(runs, photos, readable, set_aside, sums):
         result = report.figures(run.bundle, photos, probabilities, run.engine.name, set_aside, trained_on)
         result.update(
             bundle=run.path,
-            photos_id=split.identity(photos, [], sums),
+            photos_id=split.dataset_id(photos, [], sums),
             images_per_s=round(run.images_per_s, 2),
             model_bytes=_model_bytes(run.bundle, run.engine),
             photos_unknown_label=len(lacking),

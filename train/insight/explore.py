@@ -17,7 +17,7 @@ wrong_suffixes     photo, format: what its bytes say it is, where its suffix say
 uniform            photo, value: standard deviation of grey at 64 x 64, 0..255
 dark, bright       those not uniform: photo, value: 95th and 5th percentile of grey, 0..255
 blurred            those in none of these lists: photo, value: variance of the Laplacian at 299 x 299
-thresholds         what the flaws and alike are judged by (train/data/photo_facts.py says why)
+thresholds         what the flaws and alike are judged by (train/data/photo_facts.py and similarity.py say why)
 formats            {format by the bytes: photos}
 turned             photos that are stored turned or mirrored, with an EXIF note
 common_sizes       width, height, photos: the ten most common sizes, upright, in pixels
@@ -46,7 +46,7 @@ from edge_runtime.machine import cpu
 from edge_runtime.photos import formats
 from edge_runtime.sources.storage import reason_of
 from edge_runtime.text import printable
-from train.data import photo_facts
+from train.data import photo_facts, similarity
 from train.data.labels import Photo, read_labels
 from train.data.warnings import of_conflicts, of_counts, of_labels, of_leak, of_sources, of_views
 from train.insight import label_errors, pages
@@ -112,9 +112,9 @@ def findings(seen, listed, problems):
             "dark": photo_facts.DARK,
             "bright": photo_facts.BRIGHT,
             "blurred": photo_facts.BLURRED,
-            "uniform": photo_facts.UNIFORM,
-            "alike_bits": photo_facts.MOST_BITS_APART,
-            "alike_colour_correlation": photo_facts.LEAST_COLOUR_CORRELATION,
+            "uniform": similarity.UNIFORM,
+            "alike_bits": similarity.MAX_BITS_APART,
+            "alike_colour_correlation": similarity.MIN_COLOUR_CORRELATION,
         },
         "formats": dict(collections.Counter(one.facts.format for one in seen)),
         "turned": sum(one.facts.turned for one in seen),
@@ -218,7 +218,7 @@ def warnings_of(seen, document):
     }
     is_split = len(document["splits"]) > 1
     names = [one.photo.label for one in ours]
-    groups = photo_facts.groups_of_frames([one.facts for one in ours], names)
+    groups = similarity.frame_groups([one.facts for one in ours], names)
     warnings = []
     if is_split:
         warnings += of_leak(
@@ -281,7 +281,7 @@ def _duplicates(seen):
     for index, one in enumerate(seen):
         by_sum[one.facts.sha256].append(index)
     groups = [_group("exact", [seen[index] for index in indices]) for indices in by_sum.values() if len(indices) > 1]
-    for indices in photo_facts.groups_alike([one.facts for one in seen]):
+    for indices in similarity.similar_groups([one.facts for one in seen]):
         photos = [seen[index] for index in indices]
         if len({one.facts.sha256 for one in photos}) > 1:
             groups.append(_group("alike", photos))
@@ -293,7 +293,7 @@ def _group(kind, photos):
     return {
         "kind": kind,
         "photos": [_named(one) for one in photos],
-        "bits_apart": max(photo_facts.bits_apart(photos[0].facts, one.facts) for one in photos),
+        "bits_apart": max(similarity.differing_bits(photos[0].facts, one.facts) for one in photos),
         "across_splits": len({one.split for one in photos}) > 1,
         "several_labels": len({one.photo.label for one in photos}) > 1,
     }
@@ -304,7 +304,7 @@ def _flawed(seen):
     found: typing.Dict[str, list] = {flaw: [] for flaw in FLAWS}
     for one in seen:
         facts = one.facts
-        if facts.contrast < photo_facts.UNIFORM:
+        if facts.contrast < similarity.UNIFORM:
             found["uniform"].append((facts.contrast, one))
         elif facts.brightest < photo_facts.DARK:  # the Laplacian falls with the light: not judged for blur
             found["dark"].append((facts.brightest, one))
@@ -392,7 +392,7 @@ def write_page(path, document, seen):
         wrong_suffixes=_cut(document["wrong_suffixes"], _ROWS_SHOWN),
         issues=_cut(check["issues"], _ISSUES_SHOWN) if check else None,
         folds=label_errors.FOLDS,
-        bits=photo_facts.HASH_BITS,
+        bits=similarity.HASH_BITS,
         most=max([row[split["name"]] for row in document["classes"] for split in document["splits"]] or [1]),
         plots=_plots([one.facts for one in seen]) if seen else [],
         sheets=_cut(_sheets(seen), _SHEET_PHOTOS),

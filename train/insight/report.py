@@ -20,7 +20,8 @@ from edge_runtime.photos import read, spec
 from edge_runtime.results import text_formats
 from edge_runtime.results.rows import columns_of, row_of
 from edge_runtime.text import plain_json, printable
-from train.insight import heat, metrics, pages
+from train.insight import heat, pages
+from train.model import metrics
 
 FILES = ("evaluation.json", "per_class.tsv", "predictions.tsv", "evaluation.html")
 

@@ -14,7 +14,8 @@ from edge_runtime.errors import BundleError, MissingRequirement, UsageError
 from edge_runtime.machine import cpu
 from tests import helpers
 from train.cli import evaluate as verb
-from train.insight import evaluate, metrics, report
+from train.insight import evaluate, report
+from train.model import metrics
 
 BLUE, GREEN, RED = sorted(helpers.COLOURS)
 

@@ -1,4 +1,4 @@
-"""How good the labels are: accuracy, macro-F1, per class; how far their confidences can be trusted."""
+"""How good a model is: accuracy and macro-F1, figures per class, and how far its confidences can be trusted."""
 
 import collections
 import typing
@@ -12,6 +12,7 @@ ClassScore = typing.NamedTuple(
     "ClassScore",
     [("label", str), ("precision", float), ("recall", float), ("f1", float), ("photos", int)],
 )
+
 ReliabilityBin = typing.NamedTuple(
     "ReliabilityBin",
     [
@@ -22,6 +23,7 @@ ReliabilityBin = typing.NamedTuple(
         ("accuracy", float),  # likewise
     ],
 )
+
 Coverage = typing.NamedTuple(
     "Coverage",
     [
@@ -31,8 +33,11 @@ Coverage = typing.NamedTuple(
     ],
 )
 
+
 THRESHOLDS = tuple(percent / 100 for percent in list(range(0, 100, 5)) + [99])  # of `classify --threshold`
+
 _RESAMPLES = 1000
+
 _INTERVAL_PERCENT = 95
 
 
