@@ -666,7 +666,7 @@ def test_a_million_suffixes_do_not_take_memory(tmp_path):
 
 def test_what_was_passed_over_is_said_with_the_most_first():
     text = passed_over_text({".txt": 2, ".mp4": 3, "": 1, ".\x1b[1m": 1})
-    assert text.startswith("passed over: 3 .mp4, 2 .txt, 1 without a suffix, 1 .\\x1b[1m (a video is ")
+    assert text.startswith("passed over: 3 .mp4, 2 .txt, 1 without a suffix, 1 .\\x1b[1m (to classify a video")
     assert passed_over_text({".txt": 2}) == "passed over: 2 .txt" and passed_over_text({}) == ""
 
 
@@ -1156,10 +1156,10 @@ def test_a_folder_is_listed_once_for_all_names_that_are_missing_in_it(folder, mo
 
 
 def test_a_huge_folder_is_not_searched_for_what_was_meant(folder, monkeypatch):
-    monkeypatch.setattr(near_miss, "_NEAR_NAMES", 3)
-    near_miss._names_like_at.cache_clear()
+    monkeypatch.setattr(near_miss, "_MAX_NAMES", 3)
+    near_miss._similar_names_at.cache_clear()
     assert near_miss.near_miss(os.path.join(folder, "B.JPG")) == ""
-    near_miss._names_like_at.cache_clear()
+    near_miss._similar_names_at.cache_clear()
 
 
 def test_the_hint_is_in_the_reason_of_a_missing_photo_alone(folder):
