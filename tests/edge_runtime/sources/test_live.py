@@ -562,7 +562,7 @@ def test_a_transport_stream_that_lacks_packets_or_was_joined(tmp_path, timed):
     def broken(*packets):
         path = write_bytes(tmp_path / "b.ts", b"".join(timed + packet for packet in packets))
         with open(path, "rb", buffering=0) as file:
-            return video_container.broken(file)
+            return video_container.damage(file)
 
     before, behind = packets[:lacking], packets[lacking + 1 :]
     at = "the file is damaged at byte %d" % (lacking * (188 + len(timed)) + len(timed))
