@@ -21,8 +21,8 @@ from edge_runtime.errors import SomeInputsFailed
 from edge_runtime.pipeline.latency import Latency
 from edge_runtime.sources import kinds, live, newest
 
-_MOST_GROWTH_BYTES = 16 << 20
-_MOST_GROWTH = 2  # threads or files: one may be on its way when it is counted
+_MAX_GROWTH_BYTES = 16 << 20
+_MAX_GROWTH = 2  # threads or files: one may be on its way when it is counted
 _MAX_DELAY_S = 0.05
 
 
@@ -89,7 +89,7 @@ def judge(lines):
         - max(line[name] for line in lines[quarter : 2 * quarter] or lines)
         for name in ("rss_bytes", "threads", "open_files")
     }
-    limits = {"rss_bytes": _MOST_GROWTH_BYTES, "threads": _MOST_GROWTH, "open_files": _MOST_GROWTH}
+    limits = {"rss_bytes": _MAX_GROWTH_BYTES, "threads": _MAX_GROWTH, "open_files": _MAX_GROWTH}
     lost = lines[-1]["taken"] - lines[-1]["rows"]
     flat = all(growth[name] <= limit for name, limit in limits.items()) and not lost
     return {"flat": flat, "growth": growth, "lost": lost, "lines": len(lines)}
