@@ -35,7 +35,7 @@ def test_a_camera_s_other_names():
 
 
 @pytest.mark.parametrize(
-    "source, told",
+    "source, message",
     [
         ("webcam", r"did you mean camera:0\?"),
         ("usb:0", r"did you mean camera:0\?"),
@@ -51,9 +51,9 @@ def test_a_camera_s_other_names():
         ("https://cam/film.mp4", r"curl -o FILE\.mp4"),
     ],
 )
-def test_what_is_nearly_a_camera_or_a_stream_gets_help(tmp_path, monkeypatch, source, told):
+def test_what_is_nearly_a_camera_or_a_stream_gets_help(tmp_path, monkeypatch, source, message):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UsageError, match=told):
+    with pytest.raises(UsageError, match=message):
         kinds.check_name(source)
     if "/" not in source:
         (tmp_path / source).mkdir()

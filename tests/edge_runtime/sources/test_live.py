@@ -67,11 +67,11 @@ def frames_from(number):
 
 def live_of(cameras, stop=None, frames=float("inf"), seconds=20, interval_s=0.0, is_sensor=True):
     """Returns a Live that opens these cameras one after the other (an exception is raised instead), the last again."""
-    opened = []
+    captures = []
 
     def open_next():
-        camera = cameras[min(len(opened), len(cameras) - 1)]
-        opened.append(camera)
+        camera = cameras[min(len(captures), len(cameras) - 1)]
+        captures.append(camera)
         if isinstance(camera, Exception):
             raise camera
         return camera
@@ -79,7 +79,7 @@ def live_of(cameras, stop=None, frames=float("inf"), seconds=20, interval_s=0.0,
     device = Device("camera:9", open_next, lambda: "look here", is_sensor)
     limits = live.Limits(interval_s, seconds, frames)
     source = live.Live(device, stop or threading.Event(), limits, newest.Counts())
-    source.opened = opened
+    source.captures = captures
     return source
 
 
@@ -199,7 +199,7 @@ def test_closing_ends_the_iterating_of_another_thread():
         other.start()
     other.join(10)
     assert not other.is_alive()
-    assert len(source.opened) == 1
+    assert len(source.captures) == 1
 
 
 def test_stop_ends_the_waiting_for_the_first_frame():
@@ -246,7 +246,7 @@ def test_a_frozen_sensor_s_picture_is_not_new_when_it_is_opened_again(monkeypatc
     first, new = taken_from(source)
     assert np.array_equal(first.picture[:, :, ::-1], picture_of(0))
     assert not np.array_equal(new.picture[:, :, ::-1], picture_of(0))
-    assert len(source.opened) == 4 and source.counts.reconnects == 1
+    assert len(source.captures) == 4 and source.counts.reconnects == 1
     lost, back = capsys.readouterr().err.splitlines()
     assert "opening it again" in lost and "back after" in back
 
@@ -257,7 +257,7 @@ def test_a_sensor_that_is_stuck_on_black_is_opened_again(monkeypatch, capsys):
     cameras = [Camera(itertools.repeat(black)), Camera(itertools.repeat(black)), Camera(frames_from(5))]
     source = live_of(cameras, frames=1, seconds=5)
     assert len(taken_from(source)) == 1
-    assert len(source.opened) == 3 and source.counts.reconnects == 1
+    assert len(source.captures) == 3 and source.counts.reconnects == 1
     lost, back = capsys.readouterr().err.splitlines()
     assert "only blank frames" in lost and "back after" in back
 
@@ -267,14 +267,14 @@ def test_a_stream_of_a_still_picture_that_comes_back_is_back_and_not_new():
         [Camera([picture_of(0)] * 5 + ["fail"]), Camera(itertools.repeat(picture_of(0)))], is_sensor=False, seconds=1
     )
     assert len(taken_from(source)) == 1
-    assert source.counts.reconnects == 1 and len(source.opened) == 2
+    assert source.counts.reconnects == 1 and len(source.captures) == 2
 
 
 def test_a_stream_of_a_still_picture_is_left_alone(monkeypatch):
     monkeypatch.setattr(connection, "_FROZEN_S", 0.05)
     source = live_of([Camera(itertools.repeat(picture_of(0)))], is_sensor=False, seconds=0.4)
     assert len(taken_from(source)) == 1
-    assert source.counts.reconnects == 0 and source.counts.repeated > 10 and len(source.opened) == 1
+    assert source.counts.reconnects == 0 and source.counts.repeated > 10 and len(source.captures) == 1
 
 
 def test_a_frame_that_waited_too_long_is_not_handed_out(monkeypatch):
@@ -330,13 +330,13 @@ def test_a_read_that_hangs_is_given_up(capsys):
         assert source.counts.hanging == 1
     assert len(frames) == 4 and source.counts.reconnects == 1
     assert "no frame for" in capsys.readouterr().err
-    assert not source.opened[0].closed  # nobody closes it while it is being read
+    assert not source.captures[0].closed  # nobody closes it while it is being read
     Camera.released.set()
     for _ in range(500):
-        if source.opened[0].closed:
+        if source.captures[0].closed:
             break
         time.sleep(0.01)
-    assert source.opened[0].closed
+    assert source.captures[0].closed
 
 
 def test_what_a_hung_read_gives_in_the_end_is_not_handed_out():
@@ -360,7 +360,7 @@ def test_what_a_hung_read_gives_in_the_end_is_not_handed_out():
 def test_no_more_than_a_few_threads_hang():
     source = live_of([Camera([picture_of(0), "hang"])] + [Camera(["hang"]) for _ in range(20)], seconds=4)
     assert len(taken_from(source)) == 1
-    assert len(source.opened) <= connection._MAX_HANGING + 1
+    assert len(source.captures) <= connection._MAX_HANGING + 1
 
 
 def test_a_driver_that_hangs_too_often_ends_the_run_for_a_supervisor(monkeypatch):
@@ -370,7 +370,7 @@ def test_a_driver_that_hangs_too_often_ends_the_run_for_a_supervisor(monkeypatch
     with source, pytest.raises(MissingRequirement, match="camera:9: .*3 attempts"):
         for frame in source:
             frames.append(frame)
-    assert len(frames) == 1 and len(source.opened) == connection._MAX_HANGING
+    assert len(frames) == 1 and len(source.captures) == connection._MAX_HANGING
 
 
 def test_a_driver_that_comes_back_in_time_is_opened_again(monkeypatch):
@@ -382,7 +382,7 @@ def test_a_driver_that_comes_back_in_time_is_opened_again(monkeypatch):
         next(frames)
         threading.Thread(target=lambda: (wait_until(lambda: source.counts.hanging == 3), Camera.released.set())).start()
         next(frames)
-    assert len(source.opened) == 4 and source.counts.reconnects == 1
+    assert len(source.captures) == 4 and source.counts.reconnects == 1
 
 
 def wait_until(condition):
@@ -395,7 +395,7 @@ def test_a_camera_that_is_only_away_is_waited_for_without_end(monkeypatch):
     monkeypatch.setattr(connection, "_MAX_HANGING_S", 0.05)
     source = live_of([Camera([picture_of(0), "fail"]), Camera([], opens=False)], seconds=1.0)
     assert len(taken_from(source)) == 1
-    assert len(source.opened) > 5
+    assert len(source.captures) > 5
 
 
 def test_a_frame_from_before_the_outage_is_not_handed_out():
@@ -491,7 +491,7 @@ def test_a_stream_that_is_not_there(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "address, told",
+    "address, message",
     [
         ("rtsp://eva:Sec#ret1@127.0.0.1:1/a", "must be written as %2F"),
         ("rtsp://eva:Sec/ret1@127.0.0.1:1/a", "must be written as %2F"),
@@ -506,9 +506,9 @@ def test_a_stream_that_is_not_there(monkeypatch):
         ("udp://@:5000", "Nothing came from any host on port 5000"),
     ],
 )
-def test_what_is_said_of_a_stream_that_does_not_answer(address, told):
+def test_what_is_said_of_a_stream_that_does_not_answer(address, message):
     text = stream.explain_stream(address)
-    assert re.search(told, text)
+    assert re.search(message, text)
     assert not re.search("Sec|ret1", text)
 
 

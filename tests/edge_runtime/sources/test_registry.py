@@ -200,43 +200,43 @@ def large(tmp_path, few_at_once):
 @pytest.mark.parametrize("at_once", [1, 2, 7, 10, 19, 20, 31, 62, 63, 64, 1000])
 def test_a_large_folder_is_in_the_same_order_however_much_is_held(large, monkeypatch, at_once):
     monkeypatch.setattr(listing, "AT_ONCE", at_once)
-    found = names_of(large)
+    names = names_of(large)
     # Folders stand where their own names do: "031" before "031.jpg".
-    assert found == sorted(found, key=lambda name: name.split("/")) and len(set(found)) == 120
+    assert names == sorted(names, key=lambda name: name.split("/")) and len(set(names)) == 120
     assert names_of(os.path.join(large, "*.jpg")) == [os.path.join(large, "%03d.jpg" % n) for n in range(60)]
 
 
 def test_a_large_folder_is_never_held_whole(large, monkeypatch):
-    held = []
+    counts = []
     entries_after = _entries_after
 
     def watch(last, folder):
         entries, more = entries_after(last, folder)
-        held.append(len(entries))
+        counts.append(len(entries))
         return entries, more
 
     monkeypatch.setattr(listing, "_entries_after", watch)
     assert len(names_of(large)) == 120
-    assert sum(held) == 123 and max(held) < 14
+    assert sum(counts) == 123 and max(counts) < 14
 
 
 def test_what_comes_and_goes_while_a_large_folder_is_read_is_never_given_twice_or_out_of_order(large):
     chance = random.Random(1)
-    there = ["%03d.jpg" % number for number in range(60)]
-    found, gone, come = [], set(), 0
+    names = ["%03d.jpg" % number for number in range(60)]
+    seen, deleted, come = [], set(), 0
     for item in registry.open_source(large):
-        found.append(item.name)
-        victim = chance.choice(there)
-        if victim not in gone and victim not in found:
+        seen.append(item.name)
+        victim = chance.choice(names)
+        if victim not in deleted and victim not in seen:
             os.unlink(os.path.join(large, victim))
-            gone.add(victim)
+            deleted.add(victim)
         newcomer = "%03dx.jpg" % chance.randrange(100)
         come += newcomer > item.name
         write_bytes(os.path.join(large, newcomer), b"")
-    assert found == sorted(set(found), key=lambda name: name.split("/"))
-    assert gone and come
-    assert set(there) - gone <= set(found)  # what stayed is never missed
-    assert any("x" in name for name in found)
+    assert seen == sorted(set(seen), key=lambda name: name.split("/"))
+    assert deleted and come
+    assert set(names) - deleted <= set(seen)  # what stayed is never missed
+    assert any("x" in name for name in seen)
 
 
 def test_a_photo_replaced_by_a_folder_on_the_way_is_walked_into(large):
@@ -261,9 +261,9 @@ def test_a_folder_that_cannot_be_looked_at_is_an_item_with_the_reason(tmp_path, 
         return real(path, *more, **options)
 
     monkeypatch.setattr(os, "stat", failing)
-    found = [(item.name, item.problem) for item in registry.open_source(str(tmp_path))]
-    assert found == [("a/1.jpg", ""), ("b", "cannot be looked at (Permission denied)"), ("c/3.jpg", "")]
-    assert registry.count_source(str(tmp_path)) == len(found)
+    items = [(item.name, item.problem) for item in registry.open_source(str(tmp_path))]
+    assert items == [("a/1.jpg", ""), ("b", "cannot be looked at (Permission denied)"), ("c/3.jpg", "")]
+    assert registry.count_source(str(tmp_path)) == len(items)
 
 
 def test_a_large_folder_that_goes_away_on_the_way_is_one_item_with_its_problem(large):
@@ -1111,7 +1111,7 @@ NFD, NFC = "a\u0308pfel", "\u00e4pfel"
 
 
 @pytest.mark.parametrize(
-    "there, given",
+    "name, wrong",
     [
         ("Apple.JPG", "apple.jpg"),
         (NFD + ".jpg", NFC + ".jpg"),
@@ -1123,36 +1123,36 @@ NFD, NFC = "a\u0308pfel", "\u00e4pfel"
         ("A/b/C/d/E.jpg", "a/B/c/D/e"),
     ],
 )
-def test_a_missing_name_is_answered_with_the_one_that_was_meant(tmp_path, monkeypatch, there, given):
-    there, given = (os.fsdecode(name.encode()) for name in (there, given))
-    write_bytes(tmp_path / there, b"")
-    hint = '; did you mean "%s"?' % (tmp_path / there)
-    assert near_miss.near_miss(str(tmp_path / given)).startswith(hint)
+def test_a_missing_name_is_answered_with_the_one_that_was_meant(tmp_path, monkeypatch, name, wrong):
+    name, wrong = (os.fsdecode(text.encode()) for text in (name, wrong))
+    write_bytes(tmp_path / name, b"")
+    hint = '; did you mean "%s"?' % (tmp_path / name)
+    assert near_miss.near_miss(str(tmp_path / wrong)).startswith(hint)
     monkeypatch.chdir(tmp_path)
-    assert near_miss.near_miss(given).startswith('; did you mean "%s"?' % there)
+    assert near_miss.near_miss(wrong).startswith('; did you mean "%s"?' % name)
     with pytest.raises(UsageError, match="did you mean"):
-        registry.open_source(given)
+        registry.open_source(wrong)
 
 
 def test_another_unicode_form_is_called_that(tmp_path):
     write_bytes(tmp_path / os.fsdecode((NFD + ".jpg").encode()), b"")
-    given = os.path.join(str(tmp_path), os.fsdecode((NFC + ".jpg").encode()))
-    assert near_miss.near_miss(given).endswith('.jpg"? (the same letters in another Unicode form)')
+    wrong = os.path.join(str(tmp_path), os.fsdecode((NFC + ".jpg").encode()))
+    assert near_miss.near_miss(wrong).endswith('.jpg"? (the same letters in another Unicode form)')
 
 
 @pytest.mark.parametrize(
-    "given", ["nothing.jpg", "no/where/at/all.jpg", "b.jpg", "/".join("x" * 2000), "..", "a" * 5000]
+    "wrong", ["nothing.jpg", "no/where/at/all.jpg", "b.jpg", "/".join("x" * 2000), "..", "a" * 5000]
 )
-def test_a_name_like_no_other_gets_no_hint(folder, given):
-    assert near_miss.near_miss(os.path.join(folder, given)) == ""
+def test_a_name_like_no_other_gets_no_hint(folder, wrong):
+    assert near_miss.near_miss(os.path.join(folder, wrong)) == ""
 
 
 def test_a_folder_is_listed_once_for_all_names_that_are_missing_in_it(folder, monkeypatch):
-    listed, names = [], names_in
-    monkeypatch.setattr(near_miss, "names_in", lambda path: listed.append(path) or names(path))
+    folders, names = [], names_in
+    monkeypatch.setattr(near_miss, "names_in", lambda path: folders.append(path) or names(path))
     hints = [near_miss.near_miss(os.path.join(folder, "B.JPG")) for _ in range(100)]
     hints += [near_miss.near_miss(os.path.join(folder, "%d.jpg" % number)) for number in range(1000)]
-    assert listed == [folder] and all(hints[:100]) and not any(hints[100:])
+    assert folders == [folder] and all(hints[:100]) and not any(hints[100:])
 
 
 def test_a_huge_folder_is_not_searched_for_what_was_meant(folder, monkeypatch):
@@ -1176,8 +1176,8 @@ def test_several_sources_are_read_in_their_order_with_distinct_names(folder, tmp
     other = write_bytes(tmp_path / "other" / "b.jpg", b"")
     table = str(tmp_path / "list.tsv")
     write_table(table, [("other/b.jpg", "")])
-    given = [os.path.join(folder, "sub"), other, table, os.path.join(folder, "*.jpg"), str(tmp_path / "other") + "/"]
-    items = list(registry.open_sources(given))
+    sources = [os.path.join(folder, "sub"), other, table, os.path.join(folder, "*.jpg"), str(tmp_path / "other") + "/"]
+    items = list(registry.open_sources(sources))
     assert [item.name for item in items] == [
         os.path.join(folder, "sub/c.webp"),
         os.path.join(folder, "sub/deep/d.jpeg"),
@@ -1187,7 +1187,7 @@ def test_several_sources_are_read_in_their_order_with_distinct_names(folder, tmp
         str(tmp_path / "other/b.jpg"),
     ]
     assert all(os.path.exists(item.path) for item in items)
-    assert registry.count_sources(given) == len(items)
+    assert registry.count_sources(sources) == len(items)
 
 
 def test_of_one_source_the_names_are_as_ever(folder):
@@ -1197,14 +1197,14 @@ def test_of_one_source_the_names_are_as_ever(folder):
 def test_what_a_shell_puts_in_the_place_of_a_star_is_read_as_the_pattern_is(mixed):
     for name in ("labels.tsv", "clip.mp4"):
         os.unlink(os.path.join(mixed, name))
-    given = sorted(glob.glob(os.path.join(mixed, "*")))
-    assert any("Thumbs.db" in name for name in given)
+    sources = sorted(glob.glob(os.path.join(mixed, "*")))
+    assert any("Thumbs.db" in name for name in sources)
     shutil.rmtree(os.path.join(mixed, "in", "lost+found"))
-    items = registry.open_sources(given)
+    items = registry.open_sources(sources)
     assert [item.name for item in items] == [os.path.join(mixed, name) for name in MIXED]
     passed_over = dict(MIXED_PASSED_OVER)
     del passed_over[".tsv"], passed_over[".mp4"]
-    assert items.passed_over == passed_over and registry.count_sources(given) == len(MIXED)
+    assert items.passed_over == passed_over and registry.count_sources(sources) == len(MIXED)
 
 
 @pytest.mark.parametrize(
