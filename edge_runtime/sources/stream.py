@@ -12,9 +12,7 @@ from edge_runtime.sources.video import QUIET
 
 OPEN_S = 15  # within which a source that is opened must give its first frame
 
-_READ_TIMEOUT_MS = (
-    4000  # less than connection.py waits: an OpenCV with a time limit of its own leaves no thread hanging
-)
+_READ_TIMEOUT_MS = 4000  # less than connection.py waits: where OpenCV has a time limit, no thread is left hanging
 
 
 def open_stream(address):
