@@ -1,7 +1,6 @@
 """The Python API: open a bundle, hand it photos, read predictions."""
 
 import contextlib
-import functools
 import os
 import typing
 
@@ -9,15 +8,13 @@ import numpy as np
 
 from edge_runtime.bundle.reading import Bundle
 from edge_runtime.engines.selection import open_engine
-from edge_runtime.errors import ImageError
 from edge_runtime.machine import cpu
 from edge_runtime.photos import jpeg_hardware, memory
-from edge_runtime.photos.picture import check_picture, fit_image
 from edge_runtime.photos.read import read_image
-from edge_runtime.pipeline import classify_items
+from edge_runtime.pipeline.classify_items import classify_items
+from edge_runtime.pipeline.load import name_of
 from edge_runtime.pipeline.stats import Stats
-from edge_runtime.sources import storage
-from edge_runtime.sources.items import Frame, Item
+from edge_runtime.sources.items import Frame
 from edge_runtime.sources.live import Live
 from edge_runtime.sources.video import Video
 
@@ -117,12 +114,9 @@ class Classifier:
         return self._classify(photos, max_delay_s, stop, live, self.stats)
 
     def _classify(self, photos, max_delay_s, stop, live, stats):
-        load = _load
-        if self._jpeg_hardware:
-            load = functools.partial(_load, read=self._jpeg_hardware.read_image)
-        answers = classify_items.classify_items(
-            photos if isinstance(photos, (Live, Video)) else _kept(photos),  # theirs are never used again
-            load,
+        answers = classify_items(
+            photos if isinstance(photos, (Live, Video)) else _copies_of(photos),  # theirs are never used again
+            self._jpeg_hardware.read_image if self._jpeg_hardware else read_image,
             self.engine,
             self.batch_size,
             cpu.core_count(),
@@ -133,7 +127,7 @@ class Classifier:
         )
         with contextlib.closing(answers):
             for item, probabilities, error, ends_batch in answers:
-                yield Prediction(_name(item), self.bundle.class_names, probabilities, error, item, ends_batch)
+                yield Prediction(_name_of(item), self.bundle.class_names, probabilities, error, item, ends_batch)
 
     def close(self):
         """Frees the engine. May be called any number of times."""
@@ -148,7 +142,7 @@ class Classifier:
         self.close()
 
 
-def _kept(photos):
+def _copies_of(photos):
     """Yields photos, arrays and the pictures of Frames as copies: the caller may use the memory for the next one.
 
     The feeder runs this, alone. To fit a picture to the network's size here, instead, would keep it twice as long as to
@@ -157,38 +151,18 @@ def _kept(photos):
     """
     for photo in photos:
         if isinstance(photo, np.ndarray):
-            yield _copied(photo)
+            yield _copy_of(photo)
         elif isinstance(photo, Frame) and isinstance(photo.picture, np.ndarray):
-            yield photo._replace(picture=_copied(photo.picture))
+            yield photo._replace(picture=_copy_of(photo.picture))
         else:
             yield photo
 
 
-def _copied(picture):
+def _copy_of(picture):
     """Returns a copy in the same order in memory: for BGR shown as RGB ([:, :, ::-1]) a quarter of the work."""
     forwards = tuple(slice(None, None, -1 if step < 0 else 1) for step in picture.strides) + (Ellipsis,)
     return np.array(np.asarray(picture)[forwards], order="K")[forwards]
 
 
-def _load(photo, read=None):
-    read = read or read_image
-    if isinstance(photo, Frame) and photo.problem:
-        raise ImageError(photo.problem)
-    if isinstance(photo, (np.ndarray, Frame)):
-        picture = fit_image(photo.picture if isinstance(photo, Frame) else photo)
-        check_picture(picture)
-        return picture
-    if not isinstance(photo, Item):
-        return read(photo)
-    if photo.problem:
-        raise ImageError(photo.problem)
-    try:
-        return read(photo.path)
-    except ImageError as error:
-        raise ImageError(storage.reason_of(photo, error))
-
-
-def _name(photo):
-    if isinstance(photo, np.ndarray):
-        return ""
-    return photo.name if isinstance(photo, (Item, Frame)) else os.fsdecode(photo)
+def _name_of(photo):
+    return "" if isinstance(photo, np.ndarray) else name_of(photo)

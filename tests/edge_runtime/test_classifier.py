@@ -8,10 +8,10 @@ import time
 import numpy as np
 import pytest
 
-from edge_runtime import classifier as classifier_module
 from edge_runtime.classifier import Classifier, Prediction
 from edge_runtime.engines import record, selection
 from edge_runtime.photos import picture as photos_picture
+from edge_runtime.pipeline import load
 from edge_runtime.sources.items import Frame, Item
 from edge_runtime.sources.video import Video
 from tests.helpers import COLOURS, photo, write_photo
@@ -79,7 +79,7 @@ def read_ahead(monkeypatch):
         time.sleep(0.003)
         return fit_image(picture)
 
-    monkeypatch.setattr(classifier_module, "fit_image", fit_late)
+    monkeypatch.setattr(load, "fit_image", fit_late)
 
 
 def refilled(size, count=64, show=lambda picture: picture):

@@ -22,7 +22,7 @@ from edge_runtime.errors import ImageError, ParityError, UsageError
 from edge_runtime.machine import cpu
 from edge_runtime.machine.libraries import require
 from edge_runtime.photos import read, spec
-from edge_runtime.pipeline import classify_items
+from edge_runtime.pipeline.classify_items import classify_items
 from edge_runtime.text import printable
 from train.model.network import scale
 
@@ -201,7 +201,7 @@ def _compare(kind, path, photos, expected, max_difference):
     answers = []
     with create_engine(info, expected.shape[1], _CHECK_BATCH, None).open() as engine:
         paths = (photo.path for photo in progress(photos, what="check " + os.path.basename(path)))
-        for answer in classify_items.classify_items(paths, read.read_image, engine, _CHECK_BATCH, cpu.core_count()):
+        for answer in classify_items(paths, read.read_image, engine, _CHECK_BATCH, cpu.core_count()):
             if answer.error:
                 raise ParityError(f"export: {os.path.basename(path)}: {answer.item}: {answer.error}")
             answers.append(answer.probabilities)
