@@ -35,6 +35,7 @@ import typing
 
 import numpy as np
 
+from edge_runtime import files
 from edge_runtime.bundle.reading import Bundle
 from edge_runtime.cli.run import run_verb
 from edge_runtime.console import print_json, say
@@ -106,7 +107,7 @@ def run(engine, pictures, scenario, mode, folder):
             for an engine of far less than a millisecond in full mode). The logs then say INVALID.
     """
     lg = require("mlperf_loadgen")
-    make_writable(folder, "the folder of LoadGen's logs,")
+    files.claim_folder(folder, "the folder of LoadGen's logs")
     measured = probe(engine, pictures)
     settings = settings_of(scenario, mode, measured)
     started = time.perf_counter()
@@ -220,16 +221,6 @@ def read_result(path, scenario):
             unit="ms",
         )
     return dict(result, metric=f"{rank}th percentile latency", value=result[f"p{rank}_ms"], unit="ms")
-
-
-def make_writable(folder, what):
-    """Makes a folder where there is none. Raises UsageError, which says what it is: nothing can be written there."""
-    try:
-        os.makedirs(folder, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise UsageError(f"{what} {folder}: cannot be written ({error.strerror})")
 
 
 def format_result(result):

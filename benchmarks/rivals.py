@@ -12,7 +12,6 @@ is bound to as many as `threads` allows before it imports anything.
 """
 
 import concurrent.futures
-import ctypes
 import glob
 import io
 import itertools
@@ -21,7 +20,6 @@ import os
 import re
 import resource
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -43,6 +41,7 @@ from edge_runtime.engines.tensorrt.engine import PLAN
 from edge_runtime.errors import ImageError, MissingRequirement, PicnicError
 from edge_runtime.machine import cpu, libraries, memory
 from edge_runtime.machine.libraries import require
+from edge_runtime.machine.processes import die_with_parent
 from edge_runtime.photos import decode, read, spec
 
 BATCH = 8
@@ -50,7 +49,6 @@ HINTS = ("throughput", "latency")  # of benchmark_app: many requests at once; on
 LIMIT_S = 900  # for one rival: TF-TRT may take minutes to load
 TRTEXEC = "/usr/src/tensorrt/bin/trtexec"  # where JetPack puts it, which is not in the PATH
 _HACKATHON_BATCH = 32
-_DIE_WITH_PARENT = 1  # prctl: PR_SET_PDEATHSIG
 _ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _CHILD = "import sys; sys.path.insert(0, sys.argv[1]); from benchmarks import rivals; rivals.child(*sys.argv[2:])"
 _BENCHMARK_APP = (
@@ -173,9 +171,7 @@ def child(job, answer, parent):
         job, answer: file names.
         parent: number of the process that started this one, and with which it ends.
     """
-    ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
-    if os.getppid() != int(parent):  # it ended before that
-        return
+    die_with_parent(int(parent))
     with open(job, encoding="utf-8") as file:
         asked = json.load(file)
     # Libraries differ in what they take a number of threads from; none starts more than it has cores.

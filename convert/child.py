@@ -1,6 +1,5 @@
 """Builds that may use up the machine's memory run in a process of their own: it may be killed, the tool goes on."""
 
-import ctypes
 import multiprocessing
 import os
 import signal
@@ -11,9 +10,9 @@ import typing
 from edge_runtime.console import say
 from edge_runtime.errors import MissingRequirement, OutOfMemory, PicnicError, is_out_of_memory
 from edge_runtime.machine import jetson, memory
+from edge_runtime.machine.processes import die_with_parent
 
 HEARTBEAT_S = 30
-_DIE_WITH_PARENT = 1  # prctl: PR_SET_PDEATHSIG
 
 
 class ChildError(RuntimeError):
@@ -78,9 +77,7 @@ def memory_text():
 
 
 def _child(parent, sender, function, arguments):
-    ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
-    if os.getppid() != parent:  # it died before that
-        return
+    die_with_parent(parent)
     answer: typing.Tuple[typing.Any, typing.Any]
     try:
         answer = (None, function(*arguments))

@@ -134,7 +134,7 @@ def convert(bundle, kind, builder, precision, options):
     _check_place(bundle, engines)
     builder.check(precision)
     try:
-        with files.whole_folder(os.path.join(engines, name)) as folder, _full_disk_named(engines):
+        with files.atomic_folder(os.path.join(engines, name)) as folder, _full_disk_named(engines):
             files.remove_abandoned(engines)
             labelled = parity.labelled_photos(bundle, options.labels, options.images) if options.labels else None
             sample = parity.reference_sample(bundle, options.calibration, options.images)

@@ -340,7 +340,7 @@ def _keep_timing_cache(cache, path):
         if content is None:
             raise OSError("TensorRT gave none")
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        with files.whole_file(path, binary=True) as file:
+        with files.atomic_file(path, binary=True) as file:
             file.write(content)
     except OSError as error:
         say(f"{path}: the measured times are not kept ({error}); the next build takes as long")

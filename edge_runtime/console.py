@@ -1,4 +1,4 @@
-"""What people and programs read: messages on standard error, one JSON document on standard output, progress bars."""
+"""Messages and progress bars on standard error; tables and one JSON document on standard output."""
 
 import json
 import os
@@ -23,6 +23,29 @@ def print_json(value):
     """Prints the one JSON document of a --json run."""
     json.dump(plain_json(value), sys.stdout, indent=2, sort_keys=True)
     sys.stdout.write("\n")
+
+
+def format_table(header, rows, markdown=False):
+    """Returns a table as lines of text: the first column aligned left, all others (figures) right.
+
+    Args:
+        header: list of text, one per column.
+        rows: list of rows, each a list of text, one per column.
+        markdown: with the bars and the second line of a Markdown table.
+
+    Example:
+        >>> print(format_table(["class", "photos"], [["cola", "12"], ["water", "9"]]))
+        class  photos
+        cola       12
+        water       9
+    """
+    lines = [[printable(cell) for cell in row] for row in [header] + list(rows)]
+    if markdown:
+        lines.insert(1, ["---"] + ["--:"] * (len(header) - 1))
+    widths = [max(map(len, column)) for column in zip(*lines)]
+    left, between, right = ("| ", " | ", " |") if markdown else ("", "  ", "")
+    aligned = ([line[0].ljust(widths[0])] + [*map(str.rjust, line[1:], widths[1:])] for line in lines)
+    return "\n".join(left + between.join(cells) + right for cells in aligned)
 
 
 def shell_line(words):

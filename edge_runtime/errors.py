@@ -21,7 +21,7 @@ import errno
 import re
 
 # What a read fails with where a disk, a mount or this process is at fault, not the file that is read.
-STORAGE_ERRORS = (
+_STORAGE_ERRORS = (
     errno.EIO,
     errno.ESTALE,
     errno.ENODEV,
@@ -89,6 +89,30 @@ class ImageError(Exception):
 
 class PhotoMissing(ImageError):  # noqa: N818
     """There is no file of that name."""
+
+
+STORAGE_ADVICE = (
+    "No photo is marked as failed for this. Bring the disk, card or network drive back and give the same command again "
+    "(classify and train: with --resume, which keeps what is done)."
+)
+
+
+def is_storage_error(error):
+    """Tells whether an exception is an OSError of the disk, the mount or this process, not of the file that is read."""
+    return getattr(error, "errno", None) in _STORAGE_ERRORS
+
+
+def storage_lost(name, error):
+    """Returns the StorageLost to raise for an OSError of the storage.
+
+    Args:
+        name: of the file or folder, for the message.
+        error: the OSError.
+    """
+    advice = STORAGE_ADVICE
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        advice = "Raise the limit of open files: ulimit -n 4096"
+    return StorageLost(f"{name}: cannot be read any more ({error.strerror or error}).\n{advice}")
 
 
 def is_out_of_memory(error):

@@ -19,6 +19,11 @@ _UNFINISHED = ".unfinished"
 _MOST_LINKS = 40  # that lead to each other; the system takes no more either
 
 
+def suffix_of(path):
+    """Returns the suffix of a file name (str or bytes) in lower case, with its dot: ".jpg"; "" where it has none."""
+    return os.path.splitext(os.fsdecode(path))[1].lower()
+
+
 def sha256_of(path):
     """Returns the hexadecimal sha256 of a file, read in pieces."""
     digest = hashlib.sha256()
@@ -30,7 +35,7 @@ def sha256_of(path):
 
 def write_json(path, value):
     """Writes a JSON document whole or not at all. What others read is to be a text.plain_json."""
-    with whole_file(path) as file:
+    with atomic_file(path) as file:
         json.dump(value, file, indent=2, sort_keys=True)
         file.write("\n")
 
@@ -112,7 +117,7 @@ def named(output):
 
 
 @contextlib.contextmanager
-def whole_file(path, binary=False, lasting=True):
+def atomic_file(path, binary=False, lasting=True):
     """A file that appears under its name only when the block ends well; text is UTF-8, undecodable names kept.
 
     Links are followed. What is_stream tells is written to as it comes.
@@ -127,7 +132,7 @@ def whole_file(path, binary=False, lasting=True):
             yield file
         return
     path = target_of(path)
-    folder, prefix = _torn(path)
+    folder, prefix = _temporary_name(path)
     descriptor, temporary = tempfile.mkstemp(prefix=prefix, dir=folder)
     try:
         with open(descriptor, **how) as file:
@@ -144,22 +149,22 @@ def whole_file(path, binary=False, lasting=True):
         raise
 
 
-def remove_torn(path):
-    """Removes what processes that were killed in whole_file left. Nobody may be writing the file meanwhile."""
-    folder, prefix = _torn(target_of(path))
+def remove_leftovers(path):
+    """Removes what processes that were killed in atomic_file left. Nobody may be writing the file meanwhile."""
+    folder, prefix = _temporary_name(target_of(path))
     for name in os.listdir(folder):
         if name.startswith(prefix):
             os.unlink(os.path.join(folder, name))
 
 
-def _torn(path):
-    """Returns the folder and the start of the name of whole_file's temporary file."""
+def _temporary_name(path):
+    """Returns the folder and the start of the name of atomic_file's temporary file."""
     # 50 letters: of up to 4 bytes each, of the 255 that a name may have.
     return os.path.dirname(os.path.abspath(path)), f".{os.path.basename(path)[:50]}."
 
 
 @contextlib.contextmanager
-def whole_folder(path):
+def atomic_folder(path):
     """A folder that appears under its name, in place of an older one, only when the block ends well.
 
     Yields the name of a temporary folder beside it to fill. On an error or a crash the older folder stays. Several
@@ -200,11 +205,9 @@ def claim_folder(folder, option):
     Raises:
         UsageError: nothing can be written there.
     """
-    try:
+    with named(f"{option} {folder}"):
         os.makedirs(folder, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
-    except OSError as error:
-        raise UsageError(f"{option} {folder}: cannot be written ({error.strerror})")
 
 
 def is_inside(path, folder):

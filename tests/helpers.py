@@ -127,7 +127,7 @@ def write_tiny_bundle(folder):
     means = np.array([picture.mean(axis=(0, 1)) for picture in pictures], np.float32) / 255
     logits = means.dot(constants["weights"]) + constants["bias"]
     exponents = np.exp(logits - logits.max(axis=1, keepdims=True))
-    with files.whole_folder(str(folder)) as temporary:
+    with files.atomic_folder(str(folder)) as temporary:
         onnx.save(model, os.path.join(temporary, "model.onnx"))
         os.makedirs(os.path.join(temporary, "sample"))
         for number, picture in enumerate(pictures):
@@ -192,7 +192,7 @@ def write_blocks_bundle(folder):
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)])
     model.ir_version = 7
-    with files.whole_folder(str(folder)) as temporary:
+    with files.atomic_folder(str(folder)) as temporary:
         onnx.save(model, os.path.join(temporary, "model.onnx"))
         writing.write_manifest(temporary, names, {}, {})
     return str(folder)

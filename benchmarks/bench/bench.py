@@ -24,9 +24,10 @@ import numpy as np
 from benchmarks.bench import measure
 from benchmarks.bench.worker import END_TO_END, GPU_KINDS, EngineFailed, Task, Worker, largest_batch
 from benchmarks.energy import power
+from edge_runtime import files
 from edge_runtime.console import say
 from edge_runtime.engines.selection import check_engine, find_engine
-from edge_runtime.errors import BundleError, PicnicError, UsageError
+from edge_runtime.errors import BundleError, PicnicError
 from edge_runtime.machine import cpu, memory
 
 LEAST_WINDOWS = 10
@@ -406,11 +407,9 @@ def _run_loadgen(subjects, plan):
             say(f"LoadGen {scenario} ({plan.loadgen}) with {subject.name}")
             folder = os.path.join(plan.loadgen_logs, subject.name, scenario)
             try:
-                os.makedirs(folder, exist_ok=True)
+                files.claim_folder(folder, "--report")
                 worker = subject.worker_for("b1" if scenario == "SingleStream" else END_TO_END)
                 result = worker.ask("loadgen", scenario, plan.loadgen, folder)
-            except OSError as error:
-                raise UsageError(f"--report {plan.loadgen_logs}: cannot be written ({error.strerror})")
             except EngineFailed as error:
                 reason = str(error).splitlines()[0]
                 result = {"engine": subject.name, "scenario": scenario, "mode": plan.loadgen, "skipped": reason}

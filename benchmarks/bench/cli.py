@@ -17,6 +17,7 @@ from benchmarks import loadgen, rivals
 from benchmarks.bench import bench, compare, report, roofline
 from convert import parity
 from convert.child import ChildError
+from edge_runtime import files
 from edge_runtime.bundle.reading import Bundle
 from edge_runtime.cli.options import amount
 from edge_runtime.console import print_json, say
@@ -73,7 +74,7 @@ def main(argv=None):
     bundle = Bundle.open(options.bundle)
     names = _engine_names(bundle, options.engine)
     if options.report:
-        loadgen.make_writable(options.report, "--report")
+        files.claim_folder(options.report, "--report")
     if options.loadgen:
         require("mlperf_loadgen")
     with tempfile.TemporaryDirectory() as scratch:

@@ -9,7 +9,7 @@ import numpy as np
 
 from edge_runtime import files, pages
 from edge_runtime.console import say
-from edge_runtime.errors import MissingRequirement, UsageError
+from edge_runtime.errors import MissingRequirement
 from edge_runtime.machine.libraries import require
 from edge_runtime.text import plain_json
 
@@ -197,11 +197,11 @@ def write_report(folder, result, table):
     Raises:
         UsageError: the folder cannot be written.
     """
-    try:
+    with files.named(f"--report {folder}"):
         files.write_json(os.path.join(folder, "bench.json"), plain_json(result))
-        with files.whole_file(os.path.join(folder, "bench.md")) as file:
+        with files.atomic_file(os.path.join(folder, "bench.md")) as file:
             file.write(table + "\n")
-        with files.whole_file(os.path.join(folder, "bench.csv")) as file:
+        with files.atomic_file(os.path.join(folder, "bench.csv")) as file:
             write_csv(file, result)
         written = list(FILES)
         try:
@@ -209,8 +209,6 @@ def write_report(folder, result, table):
         except MissingRequirement as error:
             written.remove("bench.html")
             say("no bench.html: " + str(error))
-    except OSError as error:
-        raise UsageError(f"--report {folder}: cannot be written ({error.strerror})")
     say(f"written: {os.path.join(folder, ', '.join(written))}")
 
 

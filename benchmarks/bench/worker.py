@@ -5,7 +5,6 @@ engines can be open side by side and be measured in turns.
 """
 
 import contextlib
-import ctypes
 import multiprocessing
 import os
 import signal
@@ -24,12 +23,12 @@ from edge_runtime.engines.base import EngineError
 from edge_runtime.errors import BundleError, PicnicError
 from edge_runtime.machine import jetson
 from edge_runtime.machine.memory import peak_memory_bytes
+from edge_runtime.machine.processes import die_with_parent
 
 GPU_KINDS = ("tensorrt", "tf-trt")  # built for a largest batch; their memory is the GPU's
 END_TO_END = "end_to_end"
 _GRACE_S = 5
 _MOST_PICTURES = 32  # in the batches of the model-only windows: a copy per batch size is in the peak of memory
-_DIE_WITH_PARENT = 1  # prctl: PR_SET_PDEATHSIG
 
 Task = typing.NamedTuple(
     "Task",
@@ -135,9 +134,7 @@ def _serve(connection, parent, task):
     """What the child does: opens the engine, then answers until the parent goes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
-    ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
-    if os.getppid() != parent:  # it ended before that
-        return
+    die_with_parent(parent)
     os.dup2(2, 1)  # the document on standard output is the parent's
     subject: typing.Any = None
     request, arguments = _Subject, (task,)  # type: typing.Tuple[typing.Callable, tuple]

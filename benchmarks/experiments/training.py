@@ -156,7 +156,7 @@ def measure(photos, val_photos, weights, target=None, train_options=()):
             return os.path.join(scratch, name)
 
         for name, some in (("train.tsv", photos), ("val.tsv", val_photos)):
-            with files.whole_file(inside(name)) as file:
+            with files.atomic_file(inside(name)) as file:
                 write = text_formats.row_writer(file, ["file", "label"], ".tsv")
                 for path, label in some:
                     write([os.path.relpath(path, os.sep), label])

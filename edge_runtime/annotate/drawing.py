@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from edge_runtime.photos import read
+from edge_runtime.photos.picture import scale_picture
 from edge_runtime.sources.items import Frame, Item
 
 _LARGEST = 1280  # pixels of the longer side: for looking at, a photo of 12 megapixels is no better
@@ -58,21 +59,8 @@ def fitted(rgb):
     """Returns a picture at a size for looking at: its longer side 320 to 1280 pixels."""
     height, width = rgb.shape[:2]
     longer = max(height, width)
-    rgb = resized(rgb, float(min(max(longer, _SMALLEST), _LARGEST)) / longer)
+    rgb = scale_picture(rgb, float(min(max(longer, _SMALLEST), _LARGEST)) / longer)
     return padded(rgb, max(rgb.shape[0], _SMALLEST // 2), max(rgb.shape[1], _SMALLEST // 2))
-
-
-def resized(rgb, scale):
-    """Returns a picture scaled by a factor."""
-    size = tuple(max(1, int(round(length * scale))) for length in rgb.shape[1::-1])
-    if size == rgb.shape[1::-1]:
-        return rgb
-    return cv2.resize(rgb, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
-
-
-def shrunk(rgb, height, width):
-    """Returns a picture that fits into height x width pixels; it is never enlarged."""
-    return resized(rgb, min(1.0, float(height) / rgb.shape[0], float(width) / rgb.shape[1]))
 
 
 def padded(rgb, height, width):

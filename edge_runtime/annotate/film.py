@@ -8,9 +8,10 @@ import typing
 import cv2
 
 from edge_runtime import files
-from edge_runtime.annotate.drawing import padded, shrunk
+from edge_runtime.annotate.drawing import padded
 from edge_runtime.annotate.target import Target
 from edge_runtime.errors import MissingRequirement, UsageError
+from edge_runtime.photos.picture import shrink_picture
 from edge_runtime.sources import live
 from edge_runtime.sources.items import Frame
 
@@ -32,7 +33,7 @@ class Film(Target):
         self._written = 0
         self._first_s = 0.0  # of the first frame
         self._before = None  # what is shown until the next one
-        suffix = os.path.splitext(path)[1].lower()
+        suffix = files.suffix_of(path)
         self._codec = CODECS[suffix]
         if files.is_stream(path):
             raise UsageError(f"--annotate {path}: is neither file nor folder, and a video is written whole")
@@ -46,7 +47,7 @@ class Film(Target):
         if self._writer is None:
             self._open(picture, time_s)
         height, width = self._size
-        picture = padded(shrunk(picture, height, width), height, width)
+        picture = padded(shrink_picture(picture, height, width), height, width)
         if time_s is not None:
             due = int(round((time_s - self._first_s) * self._frames_per_second))
             for _ in range(min(due - self._written, int(_LONGEST_GAP_S * self._frames_per_second))):

@@ -1,6 +1,5 @@
 """Annotated pictures as files in a folder."""
 
-import contextlib
 import os
 import re
 import zlib
@@ -9,7 +8,6 @@ import cv2
 
 from edge_runtime import files
 from edge_runtime.annotate.target import Target
-from edge_runtime.errors import UsageError
 from edge_runtime.sources import kinds
 
 _QUALITY = 90
@@ -24,7 +22,7 @@ class Folder(Target):
         super().__init__()
         self._path = path
         self._unnamed = 0
-        with self._explained():
+        with files.named(f"--annotate {self._path}"):
             os.makedirs(path, exist_ok=True)
 
     def _keep(self, picture, prediction):
@@ -33,13 +31,13 @@ class Folder(Target):
             self._unnamed += 1
             name = f"frame-{self._unnamed:06d}"
         inside = _inside(name)
-        with self._explained():
+        with files.named(f"--annotate {self._path}"):
             try:
                 os.makedirs(os.path.dirname(os.path.join(self._path, inside)), exist_ok=True)
             except (FileExistsError, NotADirectoryError):  # a.jpg/b.jpg, after a.jpg
                 inside = inside.replace("/", "_")[-_NAME_BYTES // 4 :]
             path = self._free(os.path.join(self._path, inside), os.fsencode(name))
-            with files.whole_file(path, binary=True, lasting=False) as file:
+            with files.atomic_file(path, binary=True, lasting=False) as file:
                 file.write(_jpeg(picture, os.fsencode(name)))
 
     def _free(self, path, name):
@@ -50,13 +48,6 @@ class Folder(Target):
             number += 1
             path = f"{stem}~{number}{suffix}"
         return path
-
-    @contextlib.contextmanager
-    def _explained(self):
-        try:
-            yield
-        except OSError as error:
-            raise UsageError(f"--annotate {self._path}: cannot be written ({error.strerror})")
 
     def close(self, well):
         """Nothing is left to do."""

@@ -52,10 +52,8 @@ def main(argv=None):
 
 
 def _sign(path, document):
-    try:
+    with files.named(path):
         files.write_json(path, signing.signed(document))
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be written ({error.strerror})")
     say(f"signed {path}")
 
 

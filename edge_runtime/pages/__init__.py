@@ -13,6 +13,7 @@ import cv2
 
 from edge_runtime import files
 from edge_runtime.machine.libraries import require
+from edge_runtime.photos.picture import shrink_picture
 
 _QUALITY = 80  # of the JPEGs inside
 
@@ -37,7 +38,7 @@ def write_page(path, template, **values):
         undefined=jinja2.StrictUndefined,
     )
     text = environment.get_template(os.path.basename(template)).render(**values)
-    with files.whole_file(path) as file:
+    with files.atomic_file(path) as file:
         file.write(text.encode("utf-8", "backslashreplace").decode("utf-8"))  # file names may hold any bytes
 
 
@@ -48,10 +49,8 @@ def picture(rgb, side=None):
         rgb: uint8 array [height, width, 3].
         side: shrink so that the longer side has at most so many pixels.
     """
-    longest = max(rgb.shape[:2])
-    if side is not None and longest > side:
-        size = tuple(max(1, length * side // longest) for length in (rgb.shape[1], rgb.shape[0]))
-        rgb = cv2.resize(rgb, size, interpolation=cv2.INTER_AREA)
+    if side is not None:
+        rgb = shrink_picture(rgb, side, side)
     _, data = cv2.imencode(".jpg", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
     return "data:image/jpeg;base64," + base64.b64encode(data.tobytes()).decode("ascii")
 

@@ -12,6 +12,7 @@ see edge_runtime/photos/png.py; OpenCV would write to standard error of what it 
 animated WebP, and HEIC and AVIF where it can.
 """
 
+import functools
 import io
 import typing
 
@@ -22,7 +23,7 @@ from PIL import Image
 from edge_runtime.errors import ImageError
 from edge_runtime.photos import jpeg, memory, png
 from edge_runtime.photos.header import TIFF_PHOTOMETRIC, header_of, pillow_orientation
-from edge_runtime.photos.picture import check_picture, fit_image, turn_upright
+from edge_runtime.photos.picture import check_picture, fit_image, shrink_picture, turn_upright
 from edge_runtime.photos.spec import SIDE
 
 _Decoded = typing.NamedTuple(
@@ -78,14 +79,7 @@ def decode_for_network(stream, size_bytes, scaled, digest=None):
 
 def decode_for_people(stream, size_bytes, side):
     """Returns a photo's picture, RGB, upright, its longer side at most side pixels."""
-
-    def shrink(picture):
-        scale = float(side) / max(picture.shape[:2])
-        if scale >= 1:
-            return picture
-        size = tuple(max(1, int(round(length * scale))) for length in picture.shape[1::-1])
-        return cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
-
+    shrink = functools.partial(shrink_picture, height=side, width=side)
     return _decoded(stream, size_bytes, header_of(stream, size_bytes), side, shrink)
 
 

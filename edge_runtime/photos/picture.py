@@ -30,6 +30,19 @@ def fit_image(rgb):
     return rgb
 
 
+def scale_picture(rgb, scale):
+    """Returns a picture, uint8 [height, width, 3], scaled by a factor; each side keeps at least one pixel."""
+    size = tuple(max(1, int(round(length * scale))) for length in rgb.shape[1::-1])
+    if size == rgb.shape[1::-1]:
+        return rgb
+    return cv2.resize(rgb, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+
+
+def shrink_picture(rgb, height, width):
+    """Returns a picture, uint8 [height, width, 3], that fits into height x width pixels; it is never enlarged."""
+    return scale_picture(rgb, min(1.0, float(height) / rgb.shape[0], float(width) / rgb.shape[1]))
+
+
 def check_picture(rgb):
     """Raises ImageError where a picture is one colour all over: a lens cap, a broken sensor, an empty export."""
     if is_one_colour(rgb):

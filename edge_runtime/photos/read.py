@@ -10,7 +10,8 @@ import typing
 
 import numpy as np
 
-from edge_runtime.errors import STORAGE_ERRORS, ImageError, PhotoMissing, StorageLost
+from edge_runtime.errors import ImageError, PhotoMissing, is_storage_error, storage_lost
+from edge_runtime.files import suffix_of
 from edge_runtime.photos import formats, memory
 from edge_runtime.photos.decode import decode_for_network, decode_for_people
 from edge_runtime.photos.header import Header
@@ -107,8 +108,8 @@ def _opened(path):
     try:
         if not stat.S_ISREG(status.st_mode):
             raise ImageError("is a directory" if os.path.isdir(path) else "is not a regular file")
-        if os.path.splitext(os.fsdecode(path))[1].lower() in formats.RAW_SUFFIXES:
-            raise ImageError("is a camera raw file, of which only a small preview could be read; convert it to JPEG")
+        if suffix_of(path) in formats.RAW_SUFFIXES:
+            raise ImageError(f"is {formats.CAMERA_RAW}")
         with open(path, "rb", 0) as stream:  # unbuffered: a few bytes of the header, then all at once, in one piece
             yield stream, os.fstat(stream.fileno()).st_size
     except OSError as error:
@@ -119,10 +120,7 @@ def _reading_failed(path, error):
     """Returns the exception to raise for an OSError: whether the photo is at fault, or what it is read from."""
     if error.errno == errno.ENOMEM:
         return MemoryError(error.strerror)
-    if error.errno in STORAGE_ERRORS:
-        hint = "is the disk, card or network drive still there?"
-        if error.errno in (errno.EMFILE, errno.ENFILE):
-            hint = "raise the limit of open files with: ulimit -n 4096"
-        return StorageLost(f"{os.fsdecode(path)}: cannot be read any more ({error.strerror}); {hint}")
+    if is_storage_error(error):
+        return storage_lost(os.fsdecode(path), error)
     kind = PhotoMissing if error.errno in (errno.ENOENT, errno.ENOTDIR) else ImageError
     return kind(error.strerror or str(error))  # without the path: the row already names the file

@@ -10,7 +10,7 @@ import time
 from edge_runtime import files
 from edge_runtime.errors import UsageError
 from edge_runtime.results import journal, text_formats
-from edge_runtime.results.formats import place, suffix_of, while_written
+from edge_runtime.results.formats import place, while_written
 from edge_runtime.results.sinks import Sink
 
 CHECKPOINT_S = 2
@@ -42,7 +42,7 @@ class FileSink(Sink):
             UsageError: the file cannot be written.
         """
         self._path, self._run, self._columns = path, run, columns
-        self._suffix = suffix = suffix or suffix_of(path)
+        self._suffix = suffix = suffix or files.suffix_of(path)
         # saved: the last checkpoint; boundary: where the next one goes
         self.saved = checkpoint or journal.Checkpoint(0, 0, 0, "", False)
         self._names = names or journal.start_of_names()

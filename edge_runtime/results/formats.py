@@ -31,7 +31,7 @@ def set_aside(path, suffix=None):
     if not found or not found.checkpoint.rows or not os.path.exists(partial):
         return None
     stem, end = os.path.splitext(path)
-    if while_written(suffix or suffix_of(path)) != (suffix or suffix_of(path)):
+    if while_written(suffix or files.suffix_of(path)) != (suffix or files.suffix_of(path)):
         end += ".jsonl"
     names = (f"{stem}.stopped-{number}{end}" for number in itertools.count(1))
     with files.named(f"--out {path}"):
@@ -57,7 +57,7 @@ def place(path, columns, suffix=None):
     with files.named(f"--out {path}"):
         if not os.path.lexists(partial):
             pass  # killed before the journal was removed
-        elif (suffix or suffix_of(path)) == ".parquet":
+        elif (suffix or files.suffix_of(path)) == ".parquet":
             temporary = partial + ".parquet"
             with open(partial, "rb") as lines, open(temporary, "wb") as file:
                 write_parquet(lines, file, columns)
@@ -73,12 +73,12 @@ def place(path, columns, suffix=None):
 
 
 @contextlib.contextmanager
-def whole_table(path, columns, suffix):
+def atomic_table(path, columns, suffix):
     """A table that appears under its name when the block ends well; its suffix is what check_output returned.
 
     Yields a function that writes one row: values in the order of columns. Raises OSError.
     """
-    with files.whole_file(path, binary=suffix == ".parquet") as file:
+    with files.atomic_file(path, binary=suffix == ".parquet") as file:
         if suffix != ".parquet":
             yield text_formats.row_writer(file, columns, suffix)
             return
@@ -98,7 +98,7 @@ def check_output(path):
     Raises:
         UsageError: they cannot, or the suffix is none of SUFFIXES. MissingRequirement: the format needs a library.
     """
-    suffix, stream = suffix_of(path), files.is_stream(path)
+    suffix, stream = files.suffix_of(path), files.is_stream(path)
     if stream and not suffix:
         return ".tsv"
     if os.path.isdir(path):
@@ -114,11 +114,6 @@ def check_output(path):
     if suffix == ".parquet":
         require("pyarrow.parquet")
     return suffix
-
-
-def suffix_of(path):
-    """Returns what a name ends in, such as .tsv, in small letters."""
-    return os.path.splitext(path)[1].lower()
 
 
 def while_written(suffix):

@@ -128,10 +128,8 @@ def locked(path):
     """
     lock = path + ".partial.lock"
     while True:
-        try:
+        with files.named(f"--out {path}"):
             descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
-        except OSError as error:
-            raise UsageError(f"--out {path}: cannot be written ({error.strerror})")
         try:
             _lock(descriptor, path)
             if _is_still(descriptor, lock):

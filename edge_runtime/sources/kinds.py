@@ -6,6 +6,7 @@ import re
 import urllib.parse
 
 from edge_runtime.errors import UsageError
+from edge_runtime.files import suffix_of
 from edge_runtime.photos import formats
 from edge_runtime.secrets import is_address, shown_address
 from edge_runtime.sources.names import VIDEO_SUFFIXES
@@ -54,7 +55,7 @@ def check_name(source):
             % (shown, ", ".join(f"{one}://" for one in PORTS), f"; did you mean {near[0]}://?" if near else "")
         )
     if scheme in ("http", "https"):
-        suffix = os.path.splitext(urllib.parse.unquote(re.split("[?#]", shown)[0]))[1].lower()
+        suffix = suffix_of(urllib.parse.unquote(re.split("[?#]", shown)[0]))
         if suffix in formats.SUFFIXES or (suffix in VIDEO_SUFFIXES and suffix not in _STREAMED):
             raise UsageError(
                 f"{shown}: is the address of a file, not of a camera; download it first: curl -o FILE{suffix} ADDRESS"

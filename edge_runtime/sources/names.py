@@ -5,6 +5,7 @@ import shlex
 import stat
 
 from edge_runtime.errors import UsageError
+from edge_runtime.files import suffix_of
 from edge_runtime.photos import formats
 from edge_runtime.sources import table_reader
 
@@ -16,7 +17,7 @@ VIDEO_SUFFIXES = tuple("." + name for name in _VIDEOS.split())
 _NO_PHOTOS = (
     "txt md log rtf csv tsv json jsonl ndjson xml html htm css yaml yml ini cfg conf toml tex srt vtt "
     "parquet xlsx xlsm xls ods numbers db sqlite sqlite3 npy npz h5 hdf5 pkl mat "
-    "zip tar gz tgz bz2 tbz2 xz txz 7z rar zst iso dmg "
+    "gz bz2 xz zst iso dmg "
     "pdf doc docx odt ppt pptx odp epub ps eps ai svg psd xcf ico jp2 j2k jxl "
     "mp3 wav flac ogg m4a aac wma aae xmp thm lrv gpx kml "
     "py pyc ipynb c h cpp hpp js java class jar sh bat ps1 exe dll so a o apk deb rpm "
@@ -25,7 +26,7 @@ _NO_PHOTOS = (
 )
 
 _NO_PHOTO_SUFFIXES = frozenset(
-    ["." + name for name in _NO_PHOTOS.split()] + list(VIDEO_SUFFIXES) + list(formats.RAW_SUFFIXES)
+    tuple("." + name for name in _NO_PHOTOS.split()) + formats.ARCHIVE_SUFFIXES + VIDEO_SUFFIXES + formats.RAW_SUFFIXES
 )
 
 # What systems and this product leave in folders; names in small letters.
@@ -76,11 +77,6 @@ def is_left_out(name):
     return name.startswith(".") or is_litter(name)
 
 
-def suffix_of(path):
-    """Returns the suffix of a path in small letters, with its dot; "" without one."""
-    return os.path.splitext(path)[1].lower()
-
-
 def is_photo_name(path):
     """Whether a path has the suffix of a photo."""
     return suffix_of(path) in formats.SUFFIXES
@@ -100,7 +96,7 @@ def _start_of(path):
         return b""
     # Non-blocking: in the meantime it may have become a pipe.
     with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-        return file.read(table_reader.START_BYTES)
+        return file.read(formats.START_BYTES)
 
 
 def is_passed_over(path):
@@ -144,7 +140,7 @@ def check_named(path):
     except OSError:  # its row says why
         return
     if suffix_of(path) in formats.RAW_SUFFIXES:  # many of them begin as a TIFF does, and hold a small preview first
-        raise UsageError(f"{path}: is a camera raw file; convert it to JPEG")
+        raise UsageError(f"{path}: is {formats.CAMERA_RAW}")
     if formats.format_of(start):
         return
     kind = table_reader.other_kind(path, start)

@@ -6,12 +6,12 @@ import itertools
 import os
 import typing
 
-from edge_runtime.errors import STORAGE_ERRORS, StorageLost
+from edge_runtime.errors import is_storage_error, storage_lost
 from edge_runtime.sources.folder import LEADS_NOWHERE, LOOP
 from edge_runtime.sources.items import Item
 from edge_runtime.sources.listing import identity_of, is_folder, sorted_entries
 from edge_runtime.sources.names import is_left_out, is_litter, is_photo_name, looks_like_photo, pass_over
-from edge_runtime.sources.storage import ADVICE, Folders, check_mounts, check_root, top_of
+from edge_runtime.sources.storage import Folders, check_mounts, check_root, top_of
 
 
 def pattern_items(pattern, passed_over, list_entries=None):
@@ -92,8 +92,8 @@ def _folders(top, loops):
         try:
             identity, names = identity_of(folder or os.curdir), os.listdir(folder or os.curdir)
         except OSError as error:
-            if error.errno in STORAGE_ERRORS:
-                raise StorageLost(f"{folder}: cannot be listed ({error.strerror}).\n{ADVICE}")
+            if is_storage_error(error):
+                raise storage_lost(folder, error)
             continue
         if identity in above:
             loops.add(folder)

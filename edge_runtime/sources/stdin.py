@@ -6,7 +6,7 @@ import select
 import sys
 import typing
 
-from edge_runtime.errors import STORAGE_ERRORS, StorageLost, UsageError
+from edge_runtime.errors import UsageError, is_storage_error, storage_lost
 from edge_runtime.photos import formats
 from edge_runtime.sources.storage import Folders
 from edge_runtime.sources.table import listed_item, slashed
@@ -59,8 +59,9 @@ def _pieces_of_input(separator, stop):
         try:
             data = os.read(file, _READ_BYTES)
         except OSError as error:
-            kind = StorageLost if error.errno in STORAGE_ERRORS else UsageError
-            raise kind(f"standard input: cannot be read ({error.strerror})")
+            if is_storage_error(error):
+                raise storage_lost("standard input", error)
+            raise UsageError(f"standard input: cannot be read ({error.strerror})")
         is_end = not data
         if start is not None:
             start += data

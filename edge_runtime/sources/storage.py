@@ -4,7 +4,7 @@ import os
 import re
 import typing
 
-from edge_runtime.errors import STORAGE_ERRORS, PhotoMissing, StorageLost
+from edge_runtime.errors import STORAGE_ADVICE, PhotoMissing, StorageLost, is_storage_error, storage_lost
 from edge_runtime.sources.items import Root
 from edge_runtime.sources.listing import identity_of, names_in
 from edge_runtime.sources.names import is_left_out
@@ -14,12 +14,6 @@ _MOUNTS = "/proc/self/mountinfo"  # Linux only
 
 
 _FOLDERS_KNOWN = 1000  # whose identity is kept while names are read
-
-
-ADVICE = (
-    "No photo gets an error for that. Bring it back and give the same command again (of classify and train with "
-    "--resume: what was done is kept)."
-)
 
 
 def reason_of(item, error):
@@ -43,14 +37,14 @@ def reason_of(item, error):
 
 def check_root(root, error=None):
     """Raises StorageLost where root (or its top) is another folder now or gone, or error (an OSError) is its disk's."""
-    if error is not None and error.errno in STORAGE_ERRORS:
-        raise StorageLost(f"{root.path}: cannot be read any more ({error.strerror}).\n{ADVICE}")
+    if is_storage_error(error):
+        raise storage_lost(root.path, error)
     for one in [root] if root.top is None else [root.top, root]:
         now = root_of(one.path)
         if now is None or now.identity != one.identity:
             raise StorageLost(
                 "%s: this folder went away, or is another one now (a disk that was taken out, a network drive?).\n%s"
-                % (one.path, ADVICE)
+                % (one.path, STORAGE_ADVICE)
             )
 
 
@@ -66,7 +60,9 @@ def check_mounts(root, path):
             concerned.append(mount)
     gone = sorted(set(concerned).difference(_mounts())) if concerned else []
     if gone:
-        raise StorageLost(f"{gone[0][0]}: the disk that was mounted here went away, or is another one now.\n{ADVICE}")
+        raise StorageLost(
+            f"{gone[0][0]}: the disk that was mounted here went away, or is another one now.\n{STORAGE_ADVICE}"
+        )
 
 
 def _mounts():

@@ -10,7 +10,8 @@ import shlex
 import typing
 import zlib
 
-from edge_runtime.errors import STORAGE_ERRORS, StorageLost, UsageError
+from edge_runtime.errors import UsageError, is_storage_error, storage_lost
+from edge_runtime.files import suffix_of
 from edge_runtime.machine.libraries import require
 from edge_runtime.photos import formats
 
@@ -22,18 +23,12 @@ SUFFIXES = _TEXT_SUFFIXES + tuple(suffix + ".gz" for suffix in _TEXT_SUFFIXES) +
 
 _SEPARATORS = "\t,;"
 
-START_BYTES = 512  # that other_kind wants to see: there a tar archive has its mark
-
 _LINE = 1 << 20  # characters of a line that are read at most
 
 _SAVE_AS = "save it as .csv (UTF-8) with a column `file`"
 
-# What is given where a photo or a table is expected, and is neither: suffixes -> (what it is, what to do).
+# What people give as a list of photos and is none that is read: suffixes, what it is, what to do.
 _OTHERS = (
-    ((".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz"), "a tar archive", "unpack it: tar -xf %s"),
-    ((".zip",), "a zip archive", "unpack it: unzip %s"),
-    ((".7z",), "a 7z archive", "unpack it: 7z x %s"),
-    ((".rar",), "a RAR archive", "unpack it: unrar x %s"),
     ((".json", ".jsonl", ".ndjson"), "JSON", _SAVE_AS),
     ((".xls", ".xlsm", ".xlsb", ".ods", ".numbers"), "a spreadsheet of an older or other kind", _SAVE_AS + " or .xlsx"),
     ((".doc", ".docx", ".odt", ".rtf"), "a document", "if a list of photos is in it, " + _SAVE_AS),
@@ -63,13 +58,10 @@ def other_kind(path, start):
         path: its name.
         start: its first bytes.
     """
-    name = path.lower()
-    if start[257:262] == b"ustar":
-        name = ".tar"
     for suffixes, kind, remedy in _OTHERS:
-        if name.endswith(suffixes):
-            return f"{kind}; {remedy.replace('%s', shlex.quote(path))}"
-    return formats.kind_of(start[: formats.START_BYTES])
+        if path.lower().endswith(suffixes):
+            return f"{kind}; {remedy}"
+    return formats.kind_of(start, path)
 
 
 def read_rows(path, need_label=False):
@@ -153,8 +145,8 @@ _READ_FAILURES = (csv.Error, OSError, EOFError, zlib.error)
 def _cannot_read(path, line, error):
     """Returns the exception for one of _READ_FAILURES at a line."""
     reason = getattr(error, "strerror", None) or str(error)
-    if getattr(error, "errno", None) in STORAGE_ERRORS:
-        return StorageLost(f"{path}: cannot be read any more ({reason})")
+    if is_storage_error(error):
+        return storage_lost(path, error)
     if line <= 1:
         return UsageError(f"{path}: cannot be read ({reason})")
     return UsageError(f"{path}, line {line}: cannot be read as text in columns ({reason})")
@@ -165,10 +157,10 @@ def _open_text(path):
     """The table as a text file. Raises UsageError where it is no text, and one of _READ_FAILURES."""
     with contextlib.ExitStack() as held:
         file: typing.Any = held.enter_context(open(path, "rb"))
-        start = file.peek(START_BYTES)
+        start = file.peek(formats.START_BYTES)
         if start[:2] == b"\x1f\x8b":
             file = io.BufferedReader(held.enter_context(gzip.GzipFile(fileobj=file)))
-            start = file.peek(START_BYTES)
+            start = file.peek(formats.START_BYTES)
         photo = formats.format_of(start)
         kind = f"a {photo} photo" if photo else other_kind(path, start)
         if kind not in ("", "text"):
@@ -212,7 +204,7 @@ def _check_header(path, header, needed):
             " or ".join(missing),
             "<TAB>".join(header)[:200] or "empty",
         )
-        if any(os.path.splitext(name)[1].lower() in formats.SUFFIXES for name in header):
+        if any(suffix_of(name) in formats.SUFFIXES for name in header):
             message += (
                 "\nIf it is a list of photos, write such a line above the first; or give the names on standard input: "
                 f"picnic-edge classify BUNDLE - < {shlex.quote(path)}"

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from edge_runtime.console import say
-from edge_runtime.errors import StorageLost, UsageError
+from edge_runtime.errors import StorageLost, UsageError, storage_lost
 from edge_runtime.sources import video_container
 from edge_runtime.sources.items import Frame
 
@@ -186,7 +186,7 @@ class Video:
         try:
             yield
         except OSError as error:
-            raise StorageLost(f"{self._name}: cannot be read any more ({error.strerror or error})")
+            raise storage_lost(self._name, error)
 
     def close(self):
         """Frees the file. May be called any number of times."""

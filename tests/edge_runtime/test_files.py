@@ -47,7 +47,7 @@ def read(path):
 
 
 def write(path, content="new"):
-    with files.whole_file(str(path)) as file:
+    with files.atomic_file(str(path)) as file:
         file.write(content)
 
 
@@ -72,7 +72,7 @@ def test_a_link_stays_and_what_it_leads_to_is_written(tmp_path, older):
 def test_the_temporary_file_lies_beside_the_target(tmp_path):
     (tmp_path / "disk").mkdir()
     (tmp_path / "link.tsv").symlink_to(os.path.join("disk", "target.tsv"))
-    with files.whole_file(str(tmp_path / "link.tsv")):
+    with files.atomic_file(str(tmp_path / "link.tsv")):
         assert len(os.listdir(str(tmp_path / "disk"))) == 1 and sorted(os.listdir(str(tmp_path))) == [
             "disk",
             "link.tsv",
@@ -162,7 +162,7 @@ def test_a_file_system_without_modes_takes_a_file_too(tmp_path, monkeypatch):
 def test_a_folder_takes_the_place_of_no_device_or_fifo(tmp_path):
     os.mkfifo(str(tmp_path / "fifo"))
     with pytest.raises(NotADirectoryError):
-        with files.whole_folder(str(tmp_path / "fifo")):
+        with files.atomic_folder(str(tmp_path / "fifo")):
             pytest.fail("this was work for nothing")
     assert stat.S_ISFIFO(os.stat(str(tmp_path / "fifo")).st_mode) and beside(tmp_path / "fifo") == ["fifo"]
 

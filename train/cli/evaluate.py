@@ -9,7 +9,7 @@ import typing
 
 from edge_runtime import files
 from edge_runtime.bundle.reading import Bundle
-from edge_runtime.console import print_json, say
+from edge_runtime.console import format_table, print_json, say
 from edge_runtime.errors import PicnicError, UsageError
 from edge_runtime.machine.libraries import require
 from edge_runtime.text import printable
@@ -141,26 +141,25 @@ def _print_one(result):
 
 
 def _side_by_side(results):
-    """Returns a table of what several bundles reached, as text, in the order of results."""
-    lines = [
-        ("bundle", "id", "engine", "accuracy", "macro-F1", "95 % interval", "against first", "ECE", "MB", "images/s")
+    """Returns the figures of several bundles as a table, in the order of results."""
+    header = ["bundle", "id", "engine", "accuracy", "macro-F1", "95 % interval", "against first"]
+    rows = [
+        [
+            result["bundle"],
+            result["bundle_id"],
+            result["engine"],
+            f"{result['accuracy']:.4f}",
+            f"{result['macro_f1']:.4f}",
+            "{:.3f} to {:.3f}".format(*result["macro_f1_interval"]),
+            f"+{result['only_it_is_right']} -{result['only_first_is_right']}",
+            f"{result['expected_calibration_error']:.3f}",
+            f"{result['model_bytes'] / 1e6:.1f}",
+            f"{result['images_per_s']:.1f}",
+        ]
+        for result in results
     ]
-    for result in results:
-        lines.append(
-            (
-                printable(result["bundle"]),
-                result["bundle_id"],
-                result["engine"],
-                f"{result['accuracy']:.4f}",
-                f"{result['macro_f1']:.4f}",
-                "%.3f to %.3f" % tuple(result["macro_f1_interval"]),
-                "+%(only_it_is_right)d -%(only_first_is_right)d" % result,
-                f"{result['expected_calibration_error']:.3f}",
-                f"{result['model_bytes'] / 1000000.0:.1f}",
-                f"{result['images_per_s']:.1f}",
-            )
-        )
-    widths = [max(len(cell) for cell in column) for column in zip(*lines)]
-    rows = ("  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in lines)
-    last = "%d photos; against first: so many that only this bundle answers right, that only the first does"
-    return "\n".join(rows) + "\n" + last % results[0]["photos"]
+    table = format_table(header + ["ECE", "MB", "images/s"], rows)
+    return (
+        f"{table}\n{results[0]['photos']} photos; against first: photos that only this bundle gets right (+) and that "
+        "only the first gets right (-)"
+    )

@@ -4,6 +4,7 @@ import argparse
 import os
 import typing
 
+from edge_runtime import files
 from edge_runtime.bundle.manifest import OUTPUT_NAME
 from edge_runtime.bundle.reading import Bundle
 from edge_runtime.console import say
@@ -72,7 +73,7 @@ def main(argv=None):
     session = inner.open_session(bundle, sorted({heat.LAST_BLOCK, OUTPUT_NAME} | set(blocks)))
     problems: typing.List[Problem] = []
     found = explain_photos(session, bundle.class_names, items, blocks, options.label, problems)
-    try:
+    with files.named(f"--out {options.out}"):
         os.makedirs(options.out, exist_ok=True)
         explained, shown = write_pictures(options.out, found, {os.path.realpath(item.path) for item in items})
         pages.write_page(
@@ -88,8 +89,6 @@ def main(argv=None):
             problems=[(printable(name), what) for name, what in problems[:PAGE_PROBLEMS]],
             problem_count=len(problems),
         )
-    except OSError as error:
-        raise UsageError(f"--out {options.out}: cannot be written ({error.strerror})")
     checks.report_problems(problems, None, strict=False)
     if len(shown) < explained:
         say(f"the page shows the first {len(shown)} of {explained} photos; the pictures of all are beside it")

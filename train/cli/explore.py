@@ -6,7 +6,6 @@ import os
 from edge_runtime import files
 from edge_runtime.bundle.reading import Bundle
 from edge_runtime.console import say
-from edge_runtime.errors import UsageError
 from edge_runtime.machine.libraries import require
 from edge_runtime.text import plain_json, printable
 from train.data import checks
@@ -51,11 +50,9 @@ def main(argv=None):
     document["warnings"] = warnings + warnings_of(seen, document)
     if options.bundle:
         document["label_check"] = check_labels(seen, session, bundle)
-    try:
+    with files.named(f"--report {options.report}"):
         files.write_json(os.path.join(options.report, "explore.json"), plain_json(document))
         write_page(os.path.join(options.report, "explore.html"), document, seen)
-    except OSError as error:
-        raise UsageError(f"--report {options.report}: cannot be written ({error.strerror})")
     checks.report_problems([Problem(one["file"], one["problem"]) for one in document["problems"]], None, strict=False)
     for warning in document["warnings"]:
         say("warning: " + printable(warning["text"]))

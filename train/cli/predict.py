@@ -46,7 +46,7 @@ def main(argv=None):
         raise UsageError(f"{options.photos}: has no {'photos' if os.path.isdir(options.photos) else 'rows'}")
     unreadable = []
     with Classifier.open(options.bundle, options.engine) as classifier:
-        with files.named(f"--out {options.out}"), formats.whole_table(options.out, COLUMNS, suffix) as write:
+        with files.named(f"--out {options.out}"), formats.atomic_table(options.out, COLUMNS, suffix) as write:
             for found in progress(classifier.classify(items), len(items), "predict"):
                 write([found.name, found.label])
                 if found.error:

@@ -8,7 +8,7 @@ import typing
 
 from edge_runtime import files
 from edge_runtime.console import progress, say
-from edge_runtime.errors import ImageError, SomeInputsFailed, UsageError
+from edge_runtime.errors import ImageError, SomeInputsFailed
 from edge_runtime.machine import cpu
 from edge_runtime.photos import memory
 from edge_runtime.photos.read import read_photo
@@ -115,14 +115,12 @@ def report_problems(problems, path, strict):
         more = f", and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
         say(f"  {len(names)}: {what}: {', '.join(names[:_SHOWN])}{more}")
     if path:
-        try:
+        with files.named(path):
             os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
-            with files.whole_file(path) as file:
+            with files.atomic_file(path) as file:
                 write = text_formats.row_writer(file, ["file", "problem"], ".tsv")
                 for problem in problems:
                     write(problem)
-        except OSError as error:
-            raise UsageError(f"{path}: the list of these photos cannot be written ({error.strerror})")
         say(f"  the whole list: {path}")
     if strict:
         raise SomeInputsFailed(f"--strict: {len(problems)} labelled photos cannot be used (listed above)")

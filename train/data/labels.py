@@ -7,6 +7,7 @@ import typing
 from edge_runtime.bundle import manifest
 from edge_runtime.console import say
 from edge_runtime.errors import UsageError
+from edge_runtime.files import suffix_of
 from edge_runtime.photos import formats
 from edge_runtime.sources import registry, table
 from edge_runtime.sources.items import Root
@@ -60,7 +61,7 @@ def read_labels(source, images_folder=None, warnings=None):
         for name in others:
             rows.append(Photo(name, os.path.join(source, name), os.path.dirname(name)))
             reasons.append(f"{os.path.splitext(name)[1]} is no format that can be read; convert it to JPEG or PNG")
-        unnamed = items.passed_over - collections.Counter(os.path.splitext(name)[1].lower() for name in others)
+        unnamed = items.passed_over - collections.Counter(suffix_of(name) for name in others)
         if unnamed:
             say(f"{source}: {passed_over_text(unnamed)}")
     elif not os.path.lexists(source):

@@ -423,7 +423,7 @@ def draw_photo(label: str, rng) -> Tuple[np.ndarray, List[int]]:
 
 def _write_table(path: Path, rows: Sequence[Sequence[object]]) -> None:
     """Tab-separated rows in UTF-8, put in place in one step."""
-    with files.whole_file(str(path)) as file:
+    with files.atomic_file(str(path)) as file:
         file.write("".join("\t".join(map(str, row)) + "\n" for row in rows))
 
 

@@ -153,5 +153,5 @@ def _unused_name(path, used):
 
 def _write_png(path, rgb):
     _, encoded = cv2.imencode(".png", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))
-    with files.whole_file(path) as file:
+    with files.atomic_file(path) as file:
         file.buffer.write(encoded.tobytes())

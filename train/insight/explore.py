@@ -35,13 +35,13 @@ Lists are in a fixed order, each split sorted by file: the same photos give the 
 
 import collections
 import concurrent.futures
-import os
 import typing
 
 import numpy as np
 
 from edge_runtime.console import progress, say
 from edge_runtime.errors import ImageError, UsageError
+from edge_runtime.files import suffix_of
 from edge_runtime.machine import cpu
 from edge_runtime.photos import formats
 from edge_runtime.sources.storage import reason_of
@@ -272,7 +272,7 @@ def _spread(values, digits):
 
 
 def _has_wrong_suffix(photo, facts):
-    suffix = os.path.splitext(photo.file)[1].lower()
+    suffix = suffix_of(photo.file)
     return suffix != "" and formats.SUFFIXES.get(suffix) != facts.format
 
 

@@ -5,8 +5,8 @@ import typing
 
 import numpy as np
 
+from edge_runtime import console
 from edge_runtime.machine.libraries import require
-from edge_runtime.text import printable
 
 ClassScore = typing.NamedTuple(
     "ClassScore",
@@ -64,14 +64,13 @@ def score(truth, predicted, class_names):
 
 def format_table(table):
     """Returns the per-class table as text, worst F1 first."""
-    width = max([len(printable(row.label)) for row in table] + [5])
-    lines = ["%-*s  precision  recall     F1  photos" % (width, "class")]
-    for row in sorted(table, key=lambda row: row.f1):
-        lines.append(
-            "%-*s  %9.3f  %6.3f  %5.3f  %6d"
-            % (width, printable(row.label), row.precision, row.recall, row.f1, row.photos)
-        )
-    return "\n".join(lines)
+    return console.format_table(
+        ["class", "precision", "recall", "F1", "photos"],
+        [
+            [row.label, f"{row.precision:.3f}", f"{row.recall:.3f}", f"{row.f1:.3f}", f"{row.photos}"]
+            for row in sorted(table, key=lambda row: row.f1)
+        ],
+    )
 
 
 def bootstrap_intervals(truth, predicted, class_names, seed=0):

@@ -13,7 +13,7 @@ from edge_runtime import files
 from edge_runtime.classifier import Prediction
 from edge_runtime.console import say
 from edge_runtime.engines import selection
-from edge_runtime.errors import ImageError, PicnicError, UsageError
+from edge_runtime.errors import ImageError, PicnicError
 from edge_runtime.machine import cpu, libraries
 from edge_runtime.machine.libraries import require
 from edge_runtime.photos import read, spec
@@ -139,23 +139,21 @@ def write_report(
         problem_count=len(problems),
     )
     top = min(3, len(bundle.class_names))
-    try:
+    with files.named(f"--report {folder}"):
         os.makedirs(folder, exist_ok=True)
         document = results[0] if len(results) == 1 else {"bundles": results}
         files.write_json(os.path.join(folder, "evaluation.json"), plain_json(document))
-        with files.whole_file(os.path.join(folder, "per_class.tsv")) as file:
+        with files.atomic_file(os.path.join(folder, "per_class.tsv")) as file:
             write = text_formats.row_writer(file, metrics.ClassScore._fields, ".tsv")
             for row in table:
                 write(row)
-        with files.whole_file(os.path.join(folder, "predictions.tsv")) as file:
+        with files.atomic_file(os.path.join(folder, "predictions.tsv")) as file:
             write = text_formats.row_writer(file, ["truth"] + columns_of(top), ".tsv")
             for photo, own in zip(photos, probabilities):
                 write([photo.label] + row_of(Prediction(photo.file, bundle.class_names, own), top))
             for problem in problems:
                 write([""] + row_of(Prediction(problem.file, bundle.class_names, None, problem.what), top))
         pages.write_page(os.path.join(folder, "evaluation.html"), "evaluate.html", **page)
-    except OSError as error:
-        raise UsageError(f"--report {folder}: cannot be written ({error.strerror})")
     say(f"written: {os.path.join(folder, ', '.join(FILES))}")
 
 

@@ -91,7 +91,7 @@ class Checkpoint:
         ).encode("utf-8")
         try:
             os.makedirs(self.folder, exist_ok=True)
-            with files.whole_file(self.path, binary=True) as file:
+            with files.atomic_file(self.path, binary=True) as file:
                 np.savez(file, facts=np.frombuffer(text, np.uint8), **dict(arrays, **self.kept_arrays))
             self.is_ours = True
         except OSError as error:
@@ -107,5 +107,5 @@ class Checkpoint:
         """Forgets the state: the training is done. What else lies in its folder stays."""
         with contextlib.suppress(OSError):
             os.unlink(self.path)
-            files.remove_torn(self.path)
+            files.remove_leftovers(self.path)
             os.rmdir(self.folder)

@@ -57,7 +57,7 @@ def export_bundle(out, base, head, class_names, photos, probabilities, metrics, 
     """
     check_target(out)  # it was when the training began
     say("exporting the bundle")
-    with _telling_of_a_full_disk(out), files.whole_folder(out) as folder:
+    with _telling_of_a_full_disk(out), files.atomic_folder(out) as folder:
         files.remove_abandoned(os.path.dirname(os.path.realpath(out)))
         graph = _freeze(base, head)
         _save_model(graph, os.path.join(folder, "saved_model"))

@@ -15,6 +15,7 @@ import zlib
 
 import numpy as np
 
+from edge_runtime import files
 from edge_runtime.console import progress, say
 from edge_runtime.errors import ImageError, UsageError
 from edge_runtime.machine.libraries import require
@@ -59,10 +60,8 @@ def compute_features(base, photos, sums):
         rows = _read_rows(file)
         missing = {sums[photo.path]: photo.path for photo in photos if sums[photo.path] not in rows}
         if missing:
-            try:
+            with files.named(file.name):
                 _append(file, base, missing, rows)
-            except OSError as error:
-                raise UsageError(f"{file.name}: the features cannot be written ({error.strerror})")
         records = np.memmap(file, _RECORD, mode="r")
         own = [sums[photo.path] for photo in photos]
         own_rows = np.array([rows[name] for name in own], int)

@@ -255,7 +255,7 @@ def test_a_full_disk_says_so(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     with open_annotator(str(tmp_path / "out")) as annotator:
-        monkeypatch.setattr(files, "whole_file", full)
+        monkeypatch.setattr(files, "atomic_file", full)
         with pytest.raises(UsageError, match="No space left on device"):
             annotator.write(prediction_of(photo_item(tmp_path, "a.jpg")))
 

@@ -370,7 +370,7 @@ def test_the_command_ends_with_2_for_what_is_no_bundle(tmp_path):
 def test_a_folder_half_written_leaves_the_old_one_and_no_litter(tmp_path, reason):
     write_bytes(tmp_path / "kept" / "a.txt", b"old")
     with pytest.raises(reason):
-        with files.whole_folder(str(tmp_path / "kept")) as folder:
+        with files.atomic_folder(str(tmp_path / "kept")) as folder:
             write_bytes(os.path.join(folder, "a.txt"), b"new")
             raise reason()
     assert content_of(tmp_path) == {"kept/a.txt": b"old"}
@@ -378,44 +378,44 @@ def test_a_folder_half_written_leaves_the_old_one_and_no_litter(tmp_path, reason
 
 
 def test_a_folder_is_not_there_under_its_name_before_it_is_whole(tmp_path):
-    with files.whole_folder(str(tmp_path / "new")):
+    with files.atomic_folder(str(tmp_path / "new")):
         assert not os.path.exists(str(tmp_path / "new"))
     assert os.listdir(str(tmp_path)) == ["new"]
 
 
 @pytest.mark.parametrize("machine", [platform.machine(), "riscv64"], ids=["renameat2", "no renameat2"])
-def test_a_whole_folder_takes_the_place_of_the_old_one(tmp_path, monkeypatch, machine):
+def test_an_atomic_folder_takes_the_place_of_the_old_one(tmp_path, monkeypatch, machine):
     monkeypatch.setattr(platform, "machine", lambda: machine)
     write_bytes(tmp_path / "kept" / "old.txt", b"old")
-    with files.whole_folder(str(tmp_path / "kept")) as folder:
+    with files.atomic_folder(str(tmp_path / "kept")) as folder:
         write_bytes(os.path.join(folder, "sub", "new.txt"), b"new")
     assert content_of(tmp_path) == {"kept/sub/new.txt": b"new"}
     assert os.listdir(str(tmp_path)) == ["kept"]
 
 
-def test_the_folders_above_a_whole_folder_are_made(tmp_path):
-    with files.whole_folder(str(tmp_path / "a" / "b" / "c")) as folder:
+def test_the_folders_above_an_atomic_folder_are_made(tmp_path):
+    with files.atomic_folder(str(tmp_path / "a" / "b" / "c")) as folder:
         write_bytes(os.path.join(folder, "x"), b"")
     assert content_of(tmp_path) == {"a/b/c/x": b""}
 
 
-def test_a_whole_folder_written_through_a_link_leaves_the_link(tmp_path):
+def test_an_atomic_folder_written_through_a_link_leaves_the_link(tmp_path):
     write_bytes(tmp_path / "real" / "old.txt", b"old")
     os.symlink("real", str(tmp_path / "link"))
-    with files.whole_folder(str(tmp_path / "link")) as folder:
+    with files.atomic_folder(str(tmp_path / "link")) as folder:
         write_bytes(os.path.join(folder, "new.txt"), b"new")
     assert os.readlink(str(tmp_path / "link")) == "real"
     assert content_of(tmp_path / "real") == {"new.txt": b"new"}
     assert sorted(os.listdir(str(tmp_path))) == ["link", "real"]
 
 
-def test_a_whole_folder_may_have_the_longest_name_there_is(tmp_path):
-    with files.whole_folder(str(tmp_path / ("x" * 255))) as folder:
+def test_an_atomic_folder_may_have_the_longest_name_there_is(tmp_path):
+    with files.atomic_folder(str(tmp_path / ("x" * 255))) as folder:
         write_bytes(os.path.join(folder, "a"), b"")
     assert os.listdir(str(tmp_path)) == ["x" * 255]
 
 
-@pytest.mark.parametrize("write", [files.whole_folder, files.whole_file])
+@pytest.mark.parametrize("write", [files.atomic_folder, files.atomic_file])
 def test_what_appears_is_as_open_to_others_as_the_umask_says(tmp_path, write):
     mask = os.umask(0o027)
     try:
@@ -424,22 +424,22 @@ def test_what_appears_is_as_open_to_others_as_the_umask_says(tmp_path, write):
     finally:
         os.umask(mask)
     mode = os.stat(str(tmp_path / "new")).st_mode & 0o777
-    assert mode == (0o750 if write is files.whole_folder else 0o640)
+    assert mode == (0o750 if write is files.atomic_folder else 0o640)
 
 
 @pytest.mark.parametrize("reason", [ZeroDivisionError, KeyboardInterrupt])
 def test_a_file_half_written_leaves_the_old_one_and_no_litter(tmp_path, reason):
     path = write_bytes(tmp_path / "a.txt", b"old")
     with pytest.raises(reason):
-        with files.whole_file(path) as file:
+        with files.atomic_file(path) as file:
             file.write("new")
             raise reason()
     assert content_of(tmp_path) == {"a.txt": b"old"}
 
 
-def test_a_whole_file_takes_the_place_of_the_old_one(tmp_path):
+def test_an_atomic_file_takes_the_place_of_the_old_one(tmp_path):
     path = write_bytes(tmp_path / "a.txt", b"old")
-    with files.whole_file(path) as file:
+    with files.atomic_file(path) as file:
         file.write("latin\udcfc\n")
     assert content_of(tmp_path) == {"a.txt": b"latin\xfc\n"}
 

@@ -1253,7 +1253,7 @@ def test_a_folder_that_goes_away_in_mid_run_stops_it_and_resumes_to_the_same_fil
         losing(patch, os.path.join(GREEN, "01.jpg"), lambda: os.rename(folder, folder + ".away"))
         assert exit_code(bundle, *source, "--out", out, "--batch", "2") == StorageLost.exit_code == 4
     said = capsys.readouterr().err
-    assert "went away" in said and folder in said and "No photo gets an error for that" in said
+    assert "went away" in said and folder in said and "No photo is marked as failed" in said
     assert os.path.exists(folder + ".away") and not os.path.exists(out)
     os.rename(folder + ".away", folder)
     assert exit_code(bundle, *source, "--out", out, "--batch", "2", "--resume") == 0
@@ -1342,7 +1342,7 @@ def test_a_disk_in_the_source_that_goes_away_before_its_turn_resumes_to_the_same
             patch.setattr(classify, "open_sources", open_and_lose)
             assert exit_code(*command, out) == StorageLost.exit_code
     said = capsys.readouterr().err
-    assert os.path.join(folder, GREEN) in said and "No photo gets an error for that" in said and not out.exists()
+    assert os.path.join(folder, GREEN) in said and "No photo is marked as failed" in said and not out.exists()
     os.rmdir(os.path.join(folder, GREEN))
     with mount(os.path.join(folder, GREEN)):
         fill()
