@@ -499,8 +499,7 @@ def test_what_is_submitted_is_collected_with_the_same_answers_and_checks():
     "record, best",
     [
         (None, 8),
-        ({"batch_profile": {"min": 1, "opt": 16, "max": 32}, "max_batch": 32}, 16),
-        ({"max_batch": 4}, 4),
+        ({"batch_profile": {"min": 1, "opt": 16, "max": 32}}, 16),
         ({"batch_profile": {"opt": "many"}}, 8),
         ({}, 8),
     ],

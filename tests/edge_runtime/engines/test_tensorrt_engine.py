@@ -407,7 +407,7 @@ def test_zero_copy_is_left_aside_with_a_word_on_a_gpu_with_memory_of_its_own(bun
         with open_engine(bundle, NAME, max_batch=4) as engine:
             assert engine._slots[0].pieces[0].device
             assert agrees(engine.infer(sample.images[:4]), sample, 4)
-    said = "PICNIC_EDGE_ZERO_COPY=1 is left aside: this GPU has memory of its own"
+    said = "PICNIC_EDGE_ZERO_COPY=1 is ignored: this GPU has dedicated memory"
     assert [record.getMessage() for record in caplog.records] == ["%s: %s" % (NAME, said)]
 
 
