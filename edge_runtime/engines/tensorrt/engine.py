@@ -296,7 +296,7 @@ class TensorRtEngine(AsynchronousEngine):
         if batch.failure:
             raise EngineError(batch.failure)
         if batch.answers is None:
-            raise EngineError(f"{self.name}: the engine is closed, and the batch was not finished")
+            raise EngineError(f"{self.name}: the engine is closed, this batch was not finished")
         return batch.answers
 
     def _take_off(self, batch):
