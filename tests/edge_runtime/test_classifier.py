@@ -253,14 +253,10 @@ def test_a_table_has_the_rows_that_classify_writes(pristine_bundle, classifier, 
     table = classifier.classify_table(paths)
     assert list(table.columns) == ["file", "label", "confidence", "error"]
     assert table.confidence.dtype == float and np.isnan(table.confidence[2])
-    done = picnic_edge(
-        "classify", pristine_bundle, *paths, "--engine", classifier.engine.name, "--batch", "4", "--json"
-    )
-    rows = json.loads(done.stdout.decode())["results"]
-    expected = pandas.DataFrame(rows, columns=table.columns)
-    pandas.testing.assert_frame_equal(
-        table.drop(columns="file"), expected.drop(columns="file").astype({"confidence": float})
-    )
+    options = ["--engine", classifier.engine.name, "--batch", "4", "--json"]
+    results = json.loads(picnic_edge("classify", pristine_bundle, *paths, *options).stdout.decode())["results"]
+    expected = pandas.DataFrame(results, columns=table.columns).astype({"confidence": float})
+    pandas.testing.assert_frame_equal(table.drop(columns="file"), expected.drop(columns="file"))
     assert list(table.file) == paths
 
 
