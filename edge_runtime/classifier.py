@@ -10,7 +10,7 @@ from edge_runtime.bundle.reading import Bundle
 from edge_runtime.engines.selection import open_engine
 from edge_runtime.machine import cpu
 from edge_runtime.machine.libraries import require
-from edge_runtime.photos import jpeg_hardware, memory
+from edge_runtime.photos import jpeg_hardware, memory_budget
 from edge_runtime.photos.read import read_image
 from edge_runtime.pipeline.classify_items import classify_items
 from edge_runtime.pipeline.load import name_of
@@ -104,7 +104,7 @@ class Classifier:
             MissingRequirement: the engine's library or its GPU is missing; for "auto": no engine can run here.
             OutOfMemory: there is not enough memory to load the engine.
         """
-        memory.decode_budget()  # a wrong setting is noticed before the first photo
+        memory_budget.decode_budget()  # a wrong setting is noticed before the first photo
         checked_bundle = Bundle.open(bundle)
         opened_engine = open_engine(checked_bundle, engine, batch_size)
         return cls(checked_bundle, opened_engine, opened_engine.max_batch)

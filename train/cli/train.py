@@ -1,7 +1,6 @@
 """picnic-edge train"""
 
 import argparse
-import collections
 import contextlib
 import datetime
 import fcntl
@@ -23,14 +22,13 @@ from edge_runtime.machine.libraries import require
 from edge_runtime.photos import read
 from edge_runtime.results import text_formats
 from edge_runtime.text import printable
-from train.data import checks, photo_facts, split
-from train.data.labels import read_labels
-from train.data.warnings import of_conflicts, of_counts, of_labels, of_leak, of_val_split, of_views
-from train.insight import metrics, report
-from train.model import export, recipe, workers
+from train.data import split
+from train.data.dataset import read_dataset
+from train.insight import report
+from train.model import export, metrics, recipe, tf_setup, workers
 from train.model.augment import MIXES, augment, mix
 from train.model.checkpoint import Checkpoint
-from train.model.network import build_base, limit_gpu_memory, load_tensorflow, set_seed
+from train.model.network import build_base
 
 VERSIONS = (
     "picnic-edge",
@@ -44,7 +42,9 @@ VERSIONS = (
     "opencv-python-headless",
 )
 
+
 INTERRUPTED = ".interrupted"  # what Ctrl-C leaves: BUNDLE.interrupted
+
 
 _SAMPLES, _VARIANTS = 8, 6  # of augmented photos in the report
 
@@ -182,14 +182,14 @@ def main(argv=None):
         files.claim_folder(options.tensorboard, "--tensorboard")
     started = time.perf_counter()
     sums: typing.Dict[str, str] = {}
-    training, validation = read_photos(options, sums)
+    training, validation = read_dataset(options, sums)
 
-    load_tensorflow()
-    limit_gpu_memory(options.gpu_memory_fraction)
+    tf_setup.load_tensorflow()
+    tf_setup.limit_gpu_memory(options.gpu_memory_fraction)
     strategy = workers.new_strategy()
     class_names = sorted({photo.label for photo in training})
     say(f"training: {len(training)} photos, {len(class_names)} classes; validation: {len(validation)} photos")
-    set_seed(options.seed)
+    tf_setup.set_seed(options.seed)
     with strategy.scope():
         base, weights_id = build_base(options.weights, [photo.path for photo in training])
     say(f"InceptionV3 with {weights_id} weights")
@@ -203,7 +203,7 @@ def main(argv=None):
         refit=options.refit,
         seed=options.seed,
     )
-    identity = dict(settings._asdict(), weights=weights_id, photos=split.identity(training, validation, sums, True))
+    identity = dict(settings._asdict(), weights=weights_id, photos=split.dataset_id(training, validation, sums, True))
     checkpoint = Checkpoint(os.path.normpath(options.out) + ".training", identity, options.resume, started)
     watch = _watch(options.tensorboard if worker == 0 else None)
     with _saying_where_the_state_is(checkpoint):
@@ -232,7 +232,7 @@ def main(argv=None):
         "seed": options.seed,
         "weights": weights_id,
         "photos": len(trained_on),
-        "photos_id": split.identity(training, validation, sums),
+        "photos_id": split.dataset_id(training, validation, sums),
         "photos_sha256": sorted(sums[photo.path][:16] for photo in trained_on),
         "refitted": done.refitted,
         "workers": worker_count,
@@ -384,75 +384,3 @@ def _log_run(out, arguments, done, figures, record, minutes):
             write(list(row.values()))
     except OSError as error:
         say(f"{path}: this run cannot be added ({error.strerror})")
-
-
-def read_photos(options, sums):
-    """Reads, checks and splits the labelled photos of the options. Returns (training, validation) lists of Photo.
-
-    Enters {path: sha256 of the photo's bytes} into sums.
-    """
-    warnings: typing.List[dict] = []
-    likeness: typing.Dict[str, photo_facts.Likeness] = {}
-    photos, problems = read_labels(options.labels, options.images, warnings)
-    listed = [(options.labels, photos)]
-    photos, unreadable = checks.check_photos(photos, sums, likeness)
-    problems += unreadable
-    if options.val:
-        val_images = options.val_images if options.val_images is not None else options.images
-        validation, val_problems = read_labels(options.val, val_images, warnings)
-        listed.append((options.val, validation))
-        validation, val_unreadable = checks.check_photos(validation, sums, likeness)
-        validation, val_copies = checks.drop_copies(validation, sums)
-        photos, copies = checks.drop_copies(photos, sums)
-        photos, shared = checks.drop_shared(photos, validation, sums)
-        if len(shared) * 2 > len(validation):
-            say("more than half of the validation photos are training photos: is --val-images missing?")
-        photos, small = checks.drop_small_classes(photos)
-        validation, unknown = checks.drop_unknown_labels(validation, {photo.label for photo in photos})
-        problems += val_problems + val_unreadable + val_copies + copies + shared + small + unknown
-    else:
-        photos, copies = checks.drop_copies(photos, sums)
-        photos, small = checks.drop_small_classes(photos)
-        problems += copies + small
-        photos, validation, of_split = _split(photos, likeness, options)
-    every = photos + validation
-    alike = photo_facts.groups_alike([likeness[photo.path] for photo in every])
-    groups = [[every[index] for index in group] for group in alike]
-    if options.val:
-        leaking = split.count_leaking(photos, validation, groups)
-        of_split = of_leak(leaking, len(validation), "picnic-edge explore with the same --val shows which")
-        counts = collections.Counter(photo.label for photo in photos)
-        of_split += of_counts(counts, {photo.label for photo in validation})
-    conflicts = [group for group in groups if len({photo.label for photo in group}) > 1]
-    warnings += of_labels(listed) + of_split + of_conflicts(conflicts, "picnic-edge explore shows them")
-    for warning in warnings:
-        say("warning: " + printable(warning["text"]))
-    checks.report_problems(problems, os.path.normpath(options.out) + ".problems.tsv", options.strict)
-    if len({photo.label for photo in photos}) >= 2 and not validation:
-        raise UsageError(f"--val {options.val}: none of its photos can be used; the reasons are above")
-    if len({photo.label for photo in photos}) < 2:
-        raise UsageError(
-            "%s: %d usable photos of %d classes; at least 2 classes with 2 photos each are needed"
-            % (options.labels, len(photos), len({photo.label for photo in photos}))
-        )
-    return photos, validation
-
-
-def _split(photos, likeness, options):
-    """Splits photos by --val-split. Returns (training, validation, warnings)."""
-    labels = [photo.label for photo in photos]
-    groups = photo_facts.groups_of_frames([likeness[photo.path] for photo in photos], labels)
-    training, validation = split.split(photos, options.val_split, options.seed, groups)
-    leaking = split.count_leaking(training, validation, [[photos[index] for index in group] for group in groups])
-    if groups and not leaking:
-        say(
-            "%d photos look like another of their class: each of their %d groups is kept on one side of the split; "
-            "validation: %.1f %%" % (sum(map(len, groups)), len(groups), 100.0 * len(validation) / len(photos))
-        )
-    counts = collections.Counter(labels)
-    warnings = of_views(labels, groups)
-    views = {label for warning in warnings for label in warning["labels"]}
-    warnings += of_counts(counts, {photo.label for photo in validation} | views)
-    warnings += of_leak(leaking, len(validation), "give photos of other places and days with --val")
-    clamped = sum(int(round(options.val_split * count)) in (0, count) for count in counts.values())
-    return training, validation, warnings + of_val_split(options.val_split, clamped, len(validation), len(photos))

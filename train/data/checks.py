@@ -10,24 +10,24 @@ from edge_runtime import files
 from edge_runtime.console import progress, say
 from edge_runtime.errors import ImageError, SomeInputsFailed
 from edge_runtime.machine import cpu
-from edge_runtime.photos import memory
+from edge_runtime.photos import memory_budget
 from edge_runtime.photos.read import read_photo
 from edge_runtime.results import text_formats
 from edge_runtime.sources import storage
 from edge_runtime.text import printable
-from train.data import photo_facts
+from train.data import similarity
 from train.data.labels import Photo, labels_as_text, partition
 
 _SHOWN = 10  # problems of one kind that are spelled out on the screen; the file has them all
 
 
-def check_photos(photos, sums, likeness=None):
+def check_photos(photos, sums, fingerprints=None):
     """Opens every photo.
 
     Args:
         photos: list of Photo.
         sums: dict that {path: sha256 of the bytes} is entered into.
-        likeness: dict that {path: train.data.photo_facts.Likeness} is entered into, or None.
+        fingerprints: dict that {path: train.data.similarity.Fingerprint} is entered into, or None.
 
     Returns:
         (readable photos, problems).
@@ -35,9 +35,9 @@ def check_photos(photos, sums, likeness=None):
     Raises:
         StorageLost: what they are read from went away.
     """
-    memory.decode_budget()  # a wrong setting is noticed before the first photo
+    memory_budget.decode_budget()  # a wrong setting is noticed before the first photo
     with concurrent.futures.ThreadPoolExecutor(cpu.core_count()) as pool:
-        reasons = pool.map(lambda photo: _why_unreadable(photo, sums, likeness), photos)
+        reasons = pool.map(lambda photo: _why_unreadable(photo, sums, fingerprints), photos)
         return partition(photos, progress(reasons, len(photos), "check photos"))
 
 
@@ -126,12 +126,12 @@ def report_problems(problems, path, strict):
         raise SomeInputsFailed(f"--strict: {len(problems)} labelled photos cannot be used (listed above)")
 
 
-def _why_unreadable(photo, sums, likeness):
+def _why_unreadable(photo, sums, fingerprints):
     try:
         read = read_photo(photo.path)
         sums[photo.path] = read.sha256
-        if likeness is not None:
-            likeness[photo.path] = photo_facts.likeness(read.picture, read.sha256)
+        if fingerprints is not None:
+            fingerprints[photo.path] = similarity.fingerprint(read.picture, read.sha256)
     except ImageError as error:
         return storage.reason_of(photo, error)
     return ""

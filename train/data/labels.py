@@ -9,9 +9,9 @@ from edge_runtime.console import say
 from edge_runtime.errors import UsageError
 from edge_runtime.files import suffix_of
 from edge_runtime.photos import formats
-from edge_runtime.sources import registry, table
+from edge_runtime.sources import listing, registry, table
 from edge_runtime.sources.items import Root
-from edge_runtime.sources.names import is_left_out, passed_over_text
+from edge_runtime.sources.names import passed_over_text
 from edge_runtime.text import printable
 from train.data.warnings import is_undecoded, of_encoding
 
@@ -96,13 +96,9 @@ def labels_as_text(labels):
 
 
 def _other_pictures(folder):
-    """Returns the names of pictures below a folder that the walk over photos passes by, relative to it and sorted."""
-    names = []
-    for place, folders, found in os.walk(folder):
-        folders[:] = [name for name in folders if not is_left_out(name)]
-        found = [name for name in found if name.lower().endswith(_OTHER_SUFFIXES) and not is_left_out(name)]
-        names += [os.path.join(place, name) for name in found]
-    return sorted(os.path.relpath(name, folder) for name in names)
+    """Returns the names of pictures below a folder in formats that are not read, relative to it and sorted."""
+    files = (path for path, kind, _ in listing.walk(folder) if kind == listing.FILE)
+    return sorted(os.path.relpath(path, folder) for path in files if path.lower().endswith(_OTHER_SUFFIXES))
 
 
 def partition(photos, reasons):

@@ -7,8 +7,6 @@ import typing
 
 import numpy as np
 
-IMBALANCE = 5  # largest class to smallest, from which classes are weighted
-
 
 def split(photos, share, seed, groups=()):
     """Splits photos class by class; photos that look alike go to the same side.
@@ -21,7 +19,7 @@ def split(photos, share, seed, groups=()):
         share: of each class that goes to validation, 0..1, as nearly as whole groups allow; at least 1 photo stays on
             either side.
         seed: same seed, same photos: same split.
-        groups: lists of indices of photos of one class that look alike (train.data.photo_facts.groups_of_frames).
+        groups: lists of indices of photos of one class that look alike (train.data.similarity.frame_groups).
 
     Returns:
         (training photos, validation photos), both in the order of photos.
@@ -66,29 +64,8 @@ def count_leaking(training, validation, groups):
     return sum(len(judged.intersection(group)) for group in groups if not known.isdisjoint(group))
 
 
-def class_indices(photos, class_names):
-    """Returns int [n]: where each photo's label stands in class_names."""
-    index = {name: position for position, name in enumerate(class_names)}
-    return np.array([index[photo.label] for photo in photos], int)
-
-
-def identity(training, validation, sums, ordered=False):
+def dataset_id(training, validation, sums, ordered=False):
     """Returns a name for what is learned from: the photos' bytes, labels and split; their order too if `ordered`."""
     parts = [[(sums[photo.path], photo.label) for photo in photos] for photos in (training, validation)]
     parts = parts if ordered else [sorted(part) for part in parts]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
-
-
-def class_weights(labels, class_count):
-    """Returns float32 [class_count]: what a photo of each class counts, so that all classes count alike.
-
-    The mean over the photos is 1. Where the largest class has at most IMBALANCE times the photos of the smallest, all
-    weights are 1.
-
-    Args:
-        labels: int [n], indices of classes, each at least once.
-    """
-    counts = np.bincount(labels, minlength=class_count)
-    if counts.max() <= IMBALANCE * counts.min():
-        return np.ones(class_count, np.float32)
-    return (len(labels) / (class_count * counts)).astype(np.float32)

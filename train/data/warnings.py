@@ -264,7 +264,7 @@ def of_views(labels, groups):
 
     Args:
         labels: of each photo.
-        groups: lists of indices of photos of one class that look alike (train.data.photo_facts.groups_of_frames).
+        groups: lists of indices of photos of one class that look alike (train.data.similarity.frame_groups).
     """
     counts = collections.Counter(labels)
     views = sorted(labels[group[0]] for group in groups if len(group) == counts[labels[group[0]]])

@@ -17,7 +17,8 @@ import typing
 from edge_runtime.cli.run import run_verb
 from edge_runtime.console import say
 from train.cli import train
-from train.model import fine_tune, network, recipe, workers
+from train.data import dataset
+from train.model import fine_tune, network, recipe, tf_setup, workers
 from train.model.checkpoint import Checkpoint
 
 _MUCH = 1e3  # an epsilon beside which a gradient's size is nothing: Adam becomes SGD with momentum
@@ -75,11 +76,11 @@ def _train(name, options):
             setattr(module, key, value)
     say(f"== {name}")
     sums: typing.Dict[str, str] = {}
-    training, validation = train.read_photos(options, sums)
+    training, validation = dataset.read_dataset(options, sums)
     class_names = sorted({photo.label for photo in training})
-    network.load_tensorflow()
+    tf_setup.load_tensorflow()
     strategy = workers.new_strategy()
-    network.set_seed(options.seed)
+    tf_setup.set_seed(options.seed)
     with strategy.scope():
         base, _ = network.build_base(options.weights, [photo.path for photo in training])
     settings = recipe.Settings(

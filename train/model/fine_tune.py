@@ -13,7 +13,8 @@ from edge_runtime.photos import read, spec
 from train.data.batches import photo_batches
 from train.model import workers
 from train.model.augment import augment, mix
-from train.model.network import low_precision, scale
+from train.model.network import scale
+from train.model.tf_setup import low_precision
 
 DROPOUT = 0.2  # of the pooled features
 

@@ -22,12 +22,13 @@ from edge_runtime.console import progress, say
 from edge_runtime.errors import UsageError
 from edge_runtime.machine.libraries import require
 from edge_runtime.photos import read
-from train.data import split
+from train.data import classes
 from train.data.batches import photo_batches
-from train.insight import metrics
-from train.model import calibrate, fine_tune, workers
+from train.model import calibrate, fine_tune, metrics, workers
 from train.model.features import compute_features
-from train.model.network import Network, build_head, scale, set_seed, train_head
+from train.model.head import build_head, train_head
+from train.model.network import Network, scale
+from train.model.tf_setup import set_seed
 
 BLOCKS = 8
 FINE_TUNE_EPOCHS = 16  # where the time allows them
@@ -90,8 +91,8 @@ def train(base, strategy, training, validation, class_names, sums, settings, che
     place = [len(checkpoint.kept), checkpoint.facts.get("epoch", 0)]
     if list(workers.mean(strategy, place)) != place:
         raise UsageError(f"--resume: the workers' folders {checkpoint.folder} differ; copy the chief's to all")
-    labels, val_labels = (split.class_indices(photos, class_names) for photos in (training, validation))
-    weights = split.class_weights(labels, len(class_names))
+    labels, val_labels = (classes.class_indices(photos, class_names) for photos in (training, validation))
+    weights = classes.class_weights(labels, len(class_names))
     if weights.max() > 1:
         say(f"classes are weighted: a photo counts from {weights.min():.2f} to {weights.max():.2f}")
     if "head" in checkpoint.kept:
@@ -150,7 +151,7 @@ def train(base, strategy, training, validation, class_names, sums, settings, che
     refitted = False
     if settings.refit and not interrupted:
         photos, all_labels = training + validation, np.concatenate([labels, val_labels])
-        weights = split.class_weights(all_labels, len(class_names))
+        weights = classes.class_weights(all_labels, len(class_names))
         say(f"refit: learning from all {len(photos)} photos")
         if np.argmin(history.get("fine_tune", {}).get("val_loss", [0])):  # fine-tuning did better than the head alone
             epochs = _refit_epochs(plan.epochs)

@@ -17,7 +17,7 @@ import pytest
 
 from benchmarks.bench import roofline
 from convert import cli as convert
-from edge_runtime.bundle import listing, manifest
+from edge_runtime.bundle import checksums, manifest
 from edge_runtime.bundle.reading import Bundle
 from edge_runtime.engines.modules import create_engine
 from edge_runtime.engines.record import EngineInfo
@@ -30,10 +30,10 @@ from tests import helpers
 from tests.conftest import BUILD
 from tests.train.insight.test_inner import softmax
 from train.cli import evaluate, predict, train
-from train.data import labels
-from train.insight import inner, metrics
+from train.data import dataset, labels
+from train.insight import inner
 from train.insight import report as reports
-from train.model import recipe
+from train.model import metrics, recipe
 from train.model.checkpoint import Checkpoint
 from train.model.export import MAX_DIFFERENCE_RANDOM
 
@@ -141,8 +141,12 @@ def test_manifest_says_how_it_was_trained(bundle, samples, train_rows):
     assert not os.path.exists(bundle.path + ".problems.tsv")
 
 
+def test_the_manifest_fits_its_schema(bundle):
+    helpers.check_manifest(bundle)
+
+
 def test_manifest_lists_every_file_and_nothing_else(bundle):
-    found = set(listing.list_files(bundle.path)) - {"manifest.json"}
+    found = set(checksums.list_files(bundle.path)) - {"manifest.json"}
     assert set(bundle.manifest["files"]) == found
     assert {"model.onnx", "saved_model/saved_model.pb", "sample/sample.json", "sample/probabilities.npy"} <= found
     assert not [name for name in found if name.endswith((".pkl", ".pickle", ".h5"))]
@@ -358,7 +362,7 @@ def test_evaluating_the_training_table_again_finds_the_figures_of_the_manifest(
     options = train.parser().parse_args(
         [samples + "/train.tsv", "--images", samples + "/photos", "--out", bundle.path, "--weights", "none"]
     )
-    _, validation = train.read_photos(options, {})
+    _, validation = dataset.read_dataset(options, {})
     folder = os.path.join(samples, "photos")
     table = tmp_path / "validation.tsv"
     helpers.write_table(table, [(photo.file, photo.label) for photo in validation])
@@ -505,7 +509,7 @@ def test_copies_among_the_validation_photos_are_set_aside(tmp_path, capsys):
         [str(tmp_path / "train.tsv"), "--images", str(tmp_path / "photos"), "--val", str(tmp_path / "val.tsv")]
         + ["--val-images", str(tmp_path / "val"), "--out", str(tmp_path / "bundle")]
     )
-    _, validation = train.read_photos(options, {})
+    _, validation = dataset.read_dataset(options, {})
     assert {photo.file for photo in validation}.isdisjoint(["again.jpg", "copy.jpg"])
     assert "has copies under several labels" in capsys.readouterr().err
 

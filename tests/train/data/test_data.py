@@ -16,7 +16,7 @@ from edge_runtime.sources import registry
 from tests import helpers
 from tests.train.insight.test_explore import drawn
 from train.cli import train
-from train.data import checks, labels, photo_facts, split
+from train.data import checks, classes, dataset, labels, similarity, split
 from train.data.labels import Photo
 
 
@@ -34,11 +34,11 @@ def no_long_work(monkeypatch):
     def started():
         raise AssertionError("training went on")
 
-    monkeypatch.setattr("train.model.network.load_tensorflow", started)
+    monkeypatch.setattr("train.model.tf_setup.load_tensorflow", started)
 
 
 def read_options(*arguments):
-    return train.read_photos(train.parser().parse_args([str(argument) for argument in arguments]), {})
+    return dataset.read_dataset(train.parser().parse_args([str(argument) for argument in arguments]), {})
 
 
 def labelled(**counts):
@@ -278,7 +278,7 @@ def test_where_most_classes_are_one_group_they_are_split_all_the_same(groups):
 def test_frames_of_one_film_are_on_one_side(tmp_path, capsys):
     write_films(tmp_path / "films", {"milk": 5, "soap": 5, "tea": 5})
     options = train.parser().parse_args([str(tmp_path / "films"), "--out", str(tmp_path / "bundle")])
-    training, validation = train.read_photos(options, {})
+    training, validation = dataset.read_dataset(options, {})
     films = [{photo.file.split("-")[0] for photo in side} for side in (training, validation)]
     assert films[0].isdisjoint(films[1]) and len(films[0]) == 12 and len(films[1]) == 3
     said = capsys.readouterr().err
@@ -287,9 +287,9 @@ def test_frames_of_one_film_are_on_one_side(tmp_path, capsys):
     )
     assert "warning" not in said
     # What the split was before: the network would be asked for what it has learned by heart.
-    likeness = {}
-    photos, _ = checks.check_photos(labels.read_labels(str(tmp_path / "films"))[0], {}, likeness)
-    groups = photo_facts.groups_of_frames([likeness[photo.path] for photo in photos], [photo.label for photo in photos])
+    fingerprints = {}
+    photos, _ = checks.check_photos(labels.read_labels(str(tmp_path / "films"))[0], {}, fingerprints)
+    groups = similarity.frame_groups([fingerprints[photo.path] for photo in photos], [photo.label for photo in photos])
     training, validation = split.split(photos, 0.2, 0)
     leaking = split.count_leaking(training, validation, [[photos[index] for index in group] for group in groups])
     assert leaking == len(validation) == 36
@@ -443,9 +443,9 @@ def test_a_copy_of_a_validation_photo_is_left_out_too(photos, tmp_path, capsys):
 
 def test_classes_are_weighted_when_one_has_more_than_five_times_another_s_photos():
     even = np.repeat([0, 1], [10, 2])
-    assert split.class_weights(even, 2).tolist() == [1, 1]
+    assert classes.class_weights(even, 2).tolist() == [1, 1]
     uneven = np.repeat([0, 1], [11, 2])
-    weights = split.class_weights(uneven, 2)
+    weights = classes.class_weights(uneven, 2)
     assert weights * [11, 2] == pytest.approx([6.5, 6.5])  # both classes count alike
     assert weights[uneven].mean() == pytest.approx(1)
 
@@ -453,18 +453,18 @@ def test_classes_are_weighted_when_one_has_more_than_five_times_another_s_photos
 def test_the_data_s_name_depends_on_photos_labels_and_split_alone():
     photos = labelled(a=3, b=3)
     sums = {photo.path: photo.file for photo in photos}
-    name = split.identity(photos[:4], photos[4:], sums)
-    assert split.identity(photos[3::-1], photos[4:], sums) == name
-    assert split.identity(photos[:5], photos[5:], sums) != name
-    assert split.identity(photos[:4], [photo._replace(label="a") for photo in photos[4:]], sums) != name
-    assert split.identity(photos[:4], photos[4:], dict(sums, **{photos[0].path: "other"})) != name
+    name = split.dataset_id(photos[:4], photos[4:], sums)
+    assert split.dataset_id(photos[3::-1], photos[4:], sums) == name
+    assert split.dataset_id(photos[:5], photos[5:], sums) != name
+    assert split.dataset_id(photos[:4], [photo._replace(label="a") for photo in photos[4:]], sums) != name
+    assert split.dataset_id(photos[:4], photos[4:], dict(sums, **{photos[0].path: "other"})) != name
 
 
 def test_the_order_of_photos_counts_where_it_is_asked_for():
     photos = labelled(a=1, b=2)
     sums = {photo.path: photo.file for photo in photos}
-    assert split.identity(photos, photos[:2], sums, True) != split.identity(photos[::-1], photos[:2], sums, True)
-    assert split.identity(photos, photos[:2], sums, True) != split.identity(photos, photos[1::-1], sums, True)
+    assert split.dataset_id(photos, photos[:2], sums, True) != split.dataset_id(photos[::-1], photos[:2], sums, True)
+    assert split.dataset_id(photos, photos[:2], sums, True) != split.dataset_id(photos, photos[1::-1], sums, True)
 
 
 def test_validation_photos_with_unknown_labels_are_set_aside(photos, tmp_path, capsys):

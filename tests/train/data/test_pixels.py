@@ -11,13 +11,13 @@ from edge_runtime.photos import read
 from edge_runtime.sources.registry import open_source
 from tests import helpers
 from train.data.batches import photo_batches, untuned
-from train.model import network
+from train.model import network, tf_setup
 
 
 @pytest.fixture(scope="module", autouse=True)
 def tensorflow():
     pytest.importorskip("tensorflow", reason="training needs TensorFlow")
-    network.load_tensorflow()
+    tf_setup.load_tensorflow()
 
 
 def pipeline_pixels(paths, batch_size=4):

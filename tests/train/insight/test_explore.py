@@ -16,9 +16,9 @@ from edge_runtime.files import sha256_of
 from edge_runtime.machine import libraries
 from tests import helpers
 from train.cli import explore as verb
-from train.data import photo_facts
+from train.data import photo_facts, similarity
 from train.data.labels import Photo
-from train.insight import explore, label_errors
+from train.insight import explore, explore_page, label_errors
 
 LABELS = ("milk", "soap", "tea")
 
@@ -230,7 +230,7 @@ def test_counts_leaks_films_and_cameras_are_warned_of(planted, tmp_path):
     assert set(warnings) == {"leak", "conflicts", "one_view", "unvalidated", "few_photos", "one_size"}
 
 
-# ---- likeness
+# ---- similarity
 
 
 def facts_of(tmp_path, *pictures):
@@ -247,7 +247,7 @@ def test_copies_are_alike_and_other_pictures_are_not(tmp_path):
     jpeg = cv2.imdecode(cv2.imencode(".jpg", rgb, [cv2.IMWRITE_JPEG_QUALITY, 20])[1], cv2.IMREAD_COLOR)
     copies = [rgb, jpeg, cv2.resize(rgb, (150, 220)), (rgb * 0.6).astype(np.uint8)]
     others = [drawn(8), rgb[:, ::-1], rgb[:, 100:]]
-    assert photo_facts.groups_alike(facts_of(tmp_path, *(copies + others))) == [[0, 1, 2, 3]]
+    assert similarity.similar_groups(facts_of(tmp_path, *(copies + others))) == [[0, 1, 2, 3]]
 
 
 def test_the_same_carton_in_another_colour_is_another_product(tmp_path):
@@ -257,8 +257,8 @@ def test_the_same_carton_in_another_colour_is_another_product(tmp_path):
         np.clip(grey[:, :, None] * np.array(tint), 0, 255).astype(np.uint8) for tint in ((1, 0.4, 0.4), (0.4, 0.4, 1))
     )
     facts = facts_of(tmp_path, red, blue)
-    assert photo_facts.bits_apart(*facts) <= photo_facts.MOST_BITS_APART
-    assert photo_facts.groups_alike(facts) == []
+    assert similarity.differing_bits(*facts) <= similarity.MAX_BITS_APART
+    assert similarity.similar_groups(facts) == []
 
 
 def test_uniform_photos_are_like_none(tmp_path, monkeypatch):
@@ -266,9 +266,9 @@ def test_uniform_photos_are_like_none(tmp_path, monkeypatch):
     walls = [stains + np.uint8(grey) for grey in (60, 99, 110)]
     plain = [helpers.two_greys(grey, 200, 300) for grey in (10, 99, 100, 252)]
     facts = facts_of(tmp_path, *(walls + plain))
-    assert photo_facts.groups_alike(facts) == []
-    monkeypatch.setattr(photo_facts, "UNIFORM", 0)
-    assert photo_facts.groups_alike(facts) == [[0, 1, 2], [3, 4, 5, 6]]  # what they would be taken for
+    assert similarity.similar_groups(facts) == []
+    monkeypatch.setattr(similarity, "UNIFORM", 0)
+    assert similarity.similar_groups(facts) == [[0, 1, 2], [3, 4, 5, 6]]  # what they would be taken for
 
 
 @pytest.mark.parametrize(
@@ -281,7 +281,7 @@ def test_uniform_photos_are_like_none(tmp_path, monkeypatch):
 def test_the_hash_is_that_of_imagehash(seed, expected):
     """imagehash 4.3.2: phash(hash_size=16) of these pictures, shrunk to 64 x 64."""
     rgb = np.random.RandomState(seed).randint(0, 256, (256, 256, 3)).astype(np.uint8)
-    assert np.packbits(photo_facts.likeness(rgb, "").hash_bits).tobytes().hex() == expected
+    assert np.packbits(similarity.fingerprint(rgb, "").hash_bits).tobytes().hex() == expected
 
 
 def test_products_before_a_camera_that_stands_still_are_kept_apart(tmp_path):
@@ -291,8 +291,8 @@ def test_products_before_a_camera_that_stands_still_are_kept_apart(tmp_path):
         rgb[200:240, 150:190] = drawn(seed // 3)[:40, :40]
         pictures.append(np.clip(rgb.astype(int) + seed, 0, 255).astype(np.uint8))
     facts = facts_of(tmp_path, *pictures)
-    assert photo_facts.groups_alike(facts, photo_facts.FRAME_BITS_APART) == [list(range(6))]
-    assert photo_facts.groups_of_frames(facts, ["tea"] * 3 + ["milk"] * 3) == [[3, 4, 5], [0, 1, 2]]
+    assert similarity.similar_groups(facts, similarity.FRAME_BITS_APART) == [list(range(6))]
+    assert similarity.frame_groups(facts, ["tea"] * 3 + ["milk"] * 3) == [[3, 4, 5], [0, 1, 2]]
 
 
 def test_groups_do_not_depend_on_the_size_of_a_block(tmp_path, monkeypatch):
@@ -300,15 +300,15 @@ def test_groups_do_not_depend_on_the_size_of_a_block(tmp_path, monkeypatch):
     pictures = [np.clip(rgb.astype(int) + place, 0, 255).astype(np.uint8) for place, rgb in enumerate(pictures)]
     facts = facts_of(tmp_path, *pictures)
     expected = [[0, 1, 12]] + [[first, first + 1] for first in range(2, 12, 2)]
-    assert photo_facts.groups_alike(facts) == expected
-    monkeypatch.setattr(photo_facts, "_CELLS_AT_ONCE", 1)
-    assert photo_facts.groups_alike(facts) == expected
+    assert similarity.similar_groups(facts) == expected
+    monkeypatch.setattr(similarity, "_CELLS_AT_ONCE", 1)
+    assert similarity.similar_groups(facts) == expected
 
 
 def test_many_equal_photos_make_one_group(tmp_path):
     (fact,) = facts_of(tmp_path, drawn(1))
     facts = [fact._replace(sha256="%d" % number) for number in range(3000)]
-    assert photo_facts.groups_alike(facts) == [list(range(3000))]
+    assert similarity.similar_groups(facts) == [list(range(3000))]
 
 
 def test_real_photos_hold_no_flood(grocery, tmp_path):
@@ -396,7 +396,7 @@ def test_names_that_are_not_utf_8_are_in_the_document_for_strict_readers_and_can
 def test_a_large_group_shows_every_split_and_label():
     photos = [{"split": "train", "file": "%d" % number, "label": "a"} for number in range(50)]
     photos += [{"split": "val", "file": "v", "label": "a"}, {"split": "train", "file": "b", "label": "b"}]
-    shown, left = explore._pick(photos)
+    shown, left = explore_page.pick(photos)
     assert [photo["file"] for photo in shown][:3] == ["0", "v", "b"]
     assert (len(shown), left) == (6, 46)
 
@@ -404,12 +404,12 @@ def test_a_large_group_shows_every_split_and_label():
 def test_page_is_bounded_for_many_classes(tmp_path):
     (fact,) = facts_of(tmp_path, drawn(1))
     seen = [
-        explore.Seen("train", Photo("%d.jpg" % number, "", "class %04d" % (number // 3)), fact)
+        explore.ReadablePhoto("train", Photo("%d.jpg" % number, "", "class %04d" % (number // 3)), fact)
         for number in range(3600)
     ]
-    sheets = explore._sheets(seen)
+    sheets = explore_page.contact_sheets(seen)
     assert (len(sheets), sum(len(photos) for _, _, photos in sheets)) == (1200, 1200)
-    few = explore._sheets(seen[:30])
+    few = explore_page.contact_sheets(seen[:30])
     assert [len(photos) for _, _, photos in few] == [3] * 10
 
 
@@ -441,7 +441,7 @@ def test_nothing_readable_is_a_finding(tmp_path, capsys):
     assert (len(found["problems"]), found["widths"]) == (2, None)
     assert found["classes"] == [{"label": "a", "train": 0}, {"label": "b", "train": 0}]
     assert "is empty (0 bytes)" in page
-    assert "train: 0 of 2 listed photos usable, 0 classes" in capsys.readouterr().out
+    assert "train: 0 of 2 photos usable, 0 classes" in capsys.readouterr().out
 
 
 def test_one_class_and_one_photo(tmp_path):
@@ -526,18 +526,18 @@ def test_a_photo_that_goes_away_costs_its_own_label_check_only(tiny_bundle, tmp_
     for label in ("blue things", "red"):
         for number in range(10):
             write(tmp_path / "photos" / label / ("%02d.png" % number), number)
-    look_at = explore.look_at_all
+    look_at_photos = explore.look_at_photos
 
-    def look_and_lose(listed):
-        found = look_at(listed)
+    def look_and_lose(splits):
+        result = look_at_photos(splits)
         os.unlink(str(tmp_path / "photos" / "red" / "04.png"))
-        return found
+        return result
 
-    monkeypatch.setattr(verb, "look_at_all", look_and_lose)
+    monkeypatch.setattr(explore, "look_at_photos", look_and_lose)
     found, _ = run(tmp_path / "photos", "--report", tmp_path / "report", "--bundle", tiny_bundle)
     assert found["label_check"]["judged"] == 19
     said = capsys.readouterr().err
-    assert "red/04.png could be read before, now it cannot (No such file or directory): its label is not judged" in said
+    assert "red/04.png can no longer be read (No such file or directory): its label is not judged" in said
 
 
 def test_drawn_features_with_swapped_labels():
@@ -549,8 +549,8 @@ def test_drawn_features_with_swapped_labels():
     for index in (3, 47, 110):
         labels[index] = "class %d" % ((truth[index] + 2) % 6)
     issues = label_errors.find_issues(features, labels)
-    assert {issue.index for issue in issues} == {3, 47, 110}
-    assert all(issue.suggested == "class %d" % truth[issue.index] for issue in issues)
+    assert {issue.photo for issue in issues} == {3, 47, 110}
+    assert all(issue.suggested == "class %d" % truth[issue.photo] for issue in issues)
     assert [issue.self_confidence for issue in issues] == sorted(issue.self_confidence for issue in issues)
 
 
@@ -564,7 +564,7 @@ def test_few_photos_with_right_labels_are_not_suspected():
 @pytest.mark.parametrize("features", [np.zeros((12, 8), np.float32), np.eye(12, 4, dtype=np.float32)])
 def test_features_that_tell_nothing_cost_nothing(features):
     issues = label_errors.find_issues(features, ["a"] * 6 + ["b"] * 6)
-    assert len({issue.index for issue in issues}) == len(issues) <= 12
+    assert len({issue.photo for issue in issues}) == len(issues) <= 12
     assert all(0 <= issue.self_confidence <= issue.confidence <= 1 for issue in issues)
 
 

@@ -13,7 +13,8 @@ from edge_runtime.photos import read
 from tests import helpers
 from tests.conftest import shared_path
 from train.insight import heat
-from train.model import network
+from train.model import network, tf_setup
+from train.model.head import train_head
 
 BLUE, GREEN, RED = range(3)  # as in sorted(helpers.COLOURS)
 
@@ -48,7 +49,7 @@ def test_it_is_what_automatic_differentiation_finds():
     """On InceptionV3 (random weights) with a random head, for every class of three photos."""
     tensorflow = require("tensorflow")
     keras = tensorflow.keras
-    network.set_seed(3)
+    tf_setup.set_seed(3)
     base = keras.applications.InceptionV3(include_top=False, weights=None, input_shape=(299, 299, 3))
     pixels = np.random.RandomState(0).randint(0, 256, (3, 299, 299, 3)).astype(np.float32)
     block = base(network.scale(pixels), training=False)
@@ -147,8 +148,8 @@ def test_heat_lies_on_the_product(samples):
         blocks[name] = last_block.predict(network.scale(pixels), batch_size=16, verbose=0)
         targets[name] = np.array([labels.index(label) for _, label in rows])
     features = {name: block.mean(axis=(1, 2)) for name, block in blocks.items()}
-    network.set_seed(0)
-    head, _, _ = network.train_head(features["train"], targets["train"], np.ones(len(labels), np.float32), epochs=40)
+    tf_setup.set_seed(0)
+    head, _, _ = train_head(features["train"], targets["train"], np.ones(len(labels), np.float32), epochs=40)
     kernel, _ = head.get_weights()
     answers = head.predict(features["test"], verbose=0).argmax(axis=1)
     assert (answers == targets["test"]).mean() >= 0.75  # else the maps need not lie on anything

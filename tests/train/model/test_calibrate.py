@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from tests.train.model.test_network import tensorflow  # noqa: F401 (a fixture)
-from train.model import calibrate, network
+from train.model import calibrate, network, tf_setup
+from train.model.head import build_head
 
 
 def photos(temperature, count=20000, classes=5):
@@ -51,8 +52,8 @@ def test_a_few_photos_that_are_all_right_are_no_reason_to_be_sure_of_everything(
 
 
 def test_a_folded_head_gives_the_scaled_probabilities(tensorflow):  # noqa: F811
-    network.set_seed(0)
-    head = network.build_head(4)
+    tf_setup.set_seed(0)
+    head = build_head(4)
     features = np.random.RandomState(0).rand(6, network.FEATURES).astype(np.float32)
     before = head.predict(features, verbose=0)
     calibrate.fold_temperature(head, 2.5)

@@ -11,7 +11,7 @@ from edge_runtime.errors import UsageError
 from edge_runtime.files import sha256_of
 from tests import helpers
 from train.data.labels import Photo
-from train.model import features, network
+from train.model import features, network, tf_setup
 
 LEVELS = list(range(5, 250, 13))  # 19 photos: one whole batch and a smaller one
 
@@ -42,7 +42,7 @@ class Base:
 @pytest.fixture(scope="module")
 def tensorflow():
     found = pytest.importorskip("tensorflow", reason="training needs TensorFlow")
-    network.load_tensorflow()
+    tf_setup.load_tensorflow()
     return found
 
 

@@ -9,7 +9,7 @@ import pytest
 from edge_runtime.photos import read
 from tests import helpers
 from tests.train.model.tune_once import small_network, weights_of
-from train.data import split
+from train.data import classes
 from train.data.labels import Photo
 from train.model import fine_tune, recipe
 from train.model.checkpoint import Checkpoint
@@ -33,10 +33,10 @@ def tune(
     network = small_network()
     before = {layer.name: layer.get_weights() for layer in network.base.layers}
     names = sorted(helpers.COLOURS)
-    labels = split.class_indices(photos, names)
+    labels = classes.class_indices(photos, names)
     validation = validation or photos[::2]
     validate = (
-        recipe._validator(validation, split.class_indices(validation, names), names) if stage == "fine-tune" else None
+        recipe._validator(validation, classes.class_indices(validation, names), names) if stage == "fine-tune" else None
     )
     history, interrupted = fine_tune.fine_tune(
         network,
@@ -150,7 +150,7 @@ def test_timing_a_few_steps_leaves_the_network_as_it_was(photos):
     before = weights_of(network)
     names = sorted(helpers.COLOURS)
     plan = fine_tune.Plan("fine-tune", 1, 3, 6e-4, 1.0, None, 0)
-    labels = split.class_indices(photos, names)
+    labels = classes.class_indices(photos, names)
     seconds = fine_tune.seconds_per_photo(network, photos, labels, np.ones(len(names), np.float32), plan)
     assert 0 < seconds < 10
     for value, old in zip(weights_of(network), before):

@@ -10,7 +10,7 @@ from edge_runtime.photos import read
 from tests import helpers
 from tests.train.model.tune_once import small_network, weights_of
 from train.cli.train import _unfamiliar_sample
-from train.data import labels, split
+from train.data import classes, labels, split
 from train.model import calibrate, recipe, workers
 from train.model import fine_tune as model_fine_tune
 from train.model.checkpoint import Checkpoint
@@ -50,7 +50,7 @@ class Training:
         self.states = states
         self.training, self.validation = split.split(photos, 0.25, 0)
         self.sums = {photo.path: sha256_of(photo.path) for photo in photos}
-        self.val_labels = split.class_indices(self.validation, sorted(helpers.COLOURS))
+        self.val_labels = classes.class_indices(self.validation, sorted(helpers.COLOURS))
 
     def __call__(self, state, resume=False, watch=None, **settings):
         network = small_network()

@@ -10,11 +10,13 @@ import numpy as np
 from edge_runtime.machine import cpu
 from edge_runtime.machine.libraries import require
 from tests import helpers
-from train.data import split
+from train.data import classes
 from train.data.labels import read_labels
 from train.model import fine_tune, recipe, workers
 from train.model.checkpoint import Checkpoint
-from train.model.network import FEATURES, Network, build_head, set_seed
+from train.model.head import build_head
+from train.model.network import FEATURES, Network
+from train.model.tf_setup import set_seed
 
 
 def small_network():
@@ -46,7 +48,7 @@ def main(folder, out, mix=None):
     network = small_network()
     photos, _ = read_labels(folder)
     names = sorted(helpers.COLOURS)
-    labels = split.class_indices(photos, names)
+    labels = classes.class_indices(photos, names)
     weights, plan = np.ones(len(names), np.float32), fine_tune.Plan("fine-tune", 1, 3, 6e-4, 1.0, mix, 0)
     assert fine_tune.seconds_per_photo(network, photos, labels, weights, plan) > 0
     history, _ = fine_tune.fine_tune(

@@ -5,7 +5,7 @@ import pytest
 
 from edge_runtime.classifier import Prediction
 from edge_runtime.results.rows import UNKNOWN, row_of
-from train.insight import metrics
+from train.model import metrics
 
 NAMES = ["apples", "bread", "cheese", "dill"]
 

@@ -1,4 +1,4 @@
-"""How good the labels are: accuracy, macro-F1, per class; how far their confidences can be trusted."""
+"""How good a model is: accuracy and macro-F1, figures per class, and how far its confidences can be trusted."""
 
 import collections
 import typing
@@ -8,32 +8,61 @@ import numpy as np
 from edge_runtime import console
 from edge_runtime.machine.libraries import require
 
-ClassScore = typing.NamedTuple(
-    "ClassScore",
-    [("label", str), ("precision", float), ("recall", float), ("f1", float), ("photos", int)],
-)
-ReliabilityBin = typing.NamedTuple(
-    "ReliabilityBin",
-    [
-        ("low", float),  # confidences above low, up to and including high
-        ("high", float),
-        ("photos", int),
-        ("confidence", float),  # mean over the bin's photos, 0..1; 0 where it has none
-        ("accuracy", float),  # likewise
-    ],
-)
-Coverage = typing.NamedTuple(
-    "Coverage",
-    [
-        ("threshold", float),
-        ("coverage", float),  # share of the photos that get an answer, 0..1
-        ("accuracy", typing.Optional[float]),  # of those; None where there are none
-    ],
-)
+
+class ClassScore(typing.NamedTuple):
+    """How well one class is recognised."""
+
+    label: str
+    precision: float  # 0..1, as recall and f1
+    recall: float
+    f1: float
+    photos: int  # that are of this class
+
+
+class ReliabilityBin(typing.NamedTuple):
+    """The photos whose confidence is above low, up to and including high."""
+
+    low: float
+    high: float
+    photos: int
+    confidence: float  # mean over the bin's photos, 0..1; 0 where it has none
+    accuracy: float  # likewise
+
+
+class Coverage(typing.NamedTuple):
+    """What a threshold of confidence does."""
+
+    threshold: float
+    coverage: float  # share of the photos that get an answer, 0..1
+    accuracy: typing.Optional[float]  # of those; None where there are none
+
+
+class Answers(typing.NamedTuple):
+    """A model's labels beside the true ones, photo by photo."""
+
+    class_names: list  # the model's, then those that it does not know, sorted
+    truth: list  # class name of each photo
+    predicted: list  # likewise
+    truth_index: np.ndarray  # int [photos], of the true class among the model's, -1 where it does not know it
+
 
 THRESHOLDS = tuple(percent / 100 for percent in list(range(0, 100, 5)) + [99])  # of `classify --threshold`
 _RESAMPLES = 1000
 _INTERVAL_PERCENT = 95
+
+
+def answers_of(class_names, labels, probabilities):
+    """Returns the Answers of a model.
+
+    Args:
+        class_names: list of the model's classes.
+        labels: list of the photos' true classes.
+        probabilities: float32 [photos, classes of the model].
+    """
+    names = class_names + sorted(set(labels) - set(class_names))
+    index = {name: position for position, name in enumerate(class_names)}
+    truth_index = np.array([index.get(label, -1) for label in labels], int)
+    return Answers(names, labels, [names[best] for best in probabilities.argmax(axis=1)], truth_index)
 
 
 def score(truth, predicted, class_names):
@@ -81,7 +110,8 @@ def bootstrap_intervals(truth, predicted, class_names, seed=0):
     multinomial distribution, which is what is done here: its cost does not grow with n.
 
     Args:
-        truth, predicted, class_names: as `score` takes them; at least one photo.
+        truth, predicted: sequences of class names, of equal length, not empty; a prediction may be "".
+        class_names: all classes.
         seed: same seed, same intervals.
 
     Returns:
@@ -94,15 +124,15 @@ def bootstrap_intervals(truth, predicted, class_names, seed=0):
     draws = np.random.RandomState(seed).multinomial(len(truth), counts / counts.sum(), _RESAMPLES).astype(np.float64)
     index = {name: position for position, name in enumerate(class_names)}
     is_truth, is_predicted = np.zeros((2, len(pairs), len(class_names)))
-    for row, (true, found) in enumerate(pairs):
-        for marks, name in ((is_truth, true), (is_predicted, found)):
+    for row, pair in enumerate(pairs):
+        for marks, name in zip((is_truth, is_predicted), pair):
             if name in index:  # an empty prediction is no class
                 marks[row, index[name]] = 1
-    right = np.array([true == found for true, found in pairs], np.float64)
+    right = np.array([true == answer for true, answer in pairs], np.float64)
     accuracy = draws.dot(right) / len(truth)
-    found_right = draws.dot(is_truth * right[:, None])  # [resamples, classes]
+    true_positives = draws.dot(is_truth * right[:, None])  # [resamples, classes]
     photos = draws.dot(is_truth) + draws.dot(is_predicted)  # 2 tp + fp + fn
-    f1 = 2 * found_right / np.maximum(photos, 1)
+    f1 = 2 * true_positives / np.maximum(photos, 1)
     macro_f1 = f1.sum(axis=1) / np.maximum((photos > 0).sum(axis=1), 1)
     return _interval(accuracy), _interval(macro_f1)
 
@@ -130,23 +160,26 @@ def reliability_bins(probabilities, truth, bins=15):
 
 
 def expected_calibration_error(probabilities, truth, bins=15):
-    """Returns how far confidence and accuracy lie apart, 0 (none) to 1: the mean over the photos' reliability_bins.
+    """Returns the mean gap between confidence and accuracy, 0 (none) to 1: over reliability_bins, by their photos.
 
     Guo et al. 2017 (arXiv:1706.04599), equation 3.
 
     Args:
-        probabilities, truth, bins: as reliability_bins takes them.
+        probabilities: float32 [n, classes], rows that sum to 1.
+        truth: int [n], indices of the true classes; -1 for a class that the model does not know.
+        bins: how many.
     """
-    found = reliability_bins(probabilities, truth, bins)
-    apart = sum(row.photos * abs(row.accuracy - row.confidence) for row in found)
-    return apart / max(sum(row.photos for row in found), 1)
+    rows = reliability_bins(probabilities, truth, bins)
+    gap = sum(row.photos * abs(row.accuracy - row.confidence) for row in rows)
+    return gap / max(sum(row.photos for row in rows), 1)
 
 
 def coverage(probabilities, truth, thresholds=THRESHOLDS):
     """Returns what `classify --threshold P` would do on these photos, as one Coverage per threshold.
 
     Args:
-        probabilities, truth: as reliability_bins takes them; at least one photo.
+        probabilities: float32 [n, classes], n >= 1, rows that sum to 1.
+        truth: int [n], indices of the true classes; -1 for a class that the model does not know.
         thresholds: photos whose confidence is below it are answered `unknown`.
     """
     confidence, right = _answers(probabilities, truth)
@@ -160,9 +193,8 @@ def coverage(probabilities, truth, thresholds=THRESHOLDS):
 
 def _answers(probabilities, truth):
     """Returns (confidence of each photo's label, whether the label is right)."""
-    confidence = probabilities.max(axis=1).astype(
-        np.float64
-    )  # compared as edge_runtime.results.rows.row_of compares it
+    # In float64, in which edge_runtime.results.rows.row_of compares it with a threshold.
+    confidence = probabilities.max(axis=1).astype(np.float64)
     return confidence, probabilities.argmax(axis=1) == np.asarray(truth)
 
 
