@@ -91,9 +91,7 @@ def labelled_photos(bundle, source, images_folder=None):
 def _warn_if_few(sample):
     if len(sample.names) < ENOUGH_PHOTOS:
         count = len(sample.names)
-        say(
-            f"only {count} photos to check the engine on: for a surer result give --calibration {ENOUGH_PHOTOS} or more"
-        )
+        say(f"only {count} photos to check the engine on: give {ENOUGH_PHOTOS} or more with --calibration")
     return sample
 
 

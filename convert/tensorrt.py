@@ -206,7 +206,7 @@ def _precision_flags(tensorrt, config, precision, max_batch, pictures):
 
 
 def _calibrator(tensorrt, pictures, batch, device_memory):
-    """Returns an IInt8EntropyCalibrator2 that feeds pictures in batches of the profile's size, the last filled up."""
+    """Returns an IInt8EntropyCalibrator2 that feeds pictures in the profile's batch size, the last one filled up."""
     cuda = require("pycuda.driver")
     order = np.arange(-(-len(pictures) // batch) * batch) % len(pictures)
     batches = iter(order.reshape(-1, batch))
