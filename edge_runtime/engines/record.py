@@ -5,7 +5,7 @@ import shlex
 import typing
 
 from edge_runtime.bundle import manifest
-from edge_runtime.engines.modules import LIBRARIES, module_of
+from edge_runtime.engines.kinds import LIBRARIES, module_of
 from edge_runtime.machine import cpu, libraries
 
 ENGINE_JSON = "engine.json"

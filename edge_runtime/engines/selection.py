@@ -5,7 +5,7 @@ import os
 import shlex
 
 from edge_runtime.bundle import checksums, manifest, signing
-from edge_runtime.engines.modules import LIBRARIES, create_engine, module_of
+from edge_runtime.engines.kinds import LIBRARIES, create_engine, module_of
 from edge_runtime.engines.record import (
     DEFAULT_BATCH,
     MAX_BATCH,

@@ -16,7 +16,7 @@ from edge_runtime.bundle.manifest import INPUT_NAME, OUTPUT_NAME
 from edge_runtime.bundle.reading import Sample
 from edge_runtime.bundle.writing import check_target, write_manifest
 from edge_runtime.console import progress, say
-from edge_runtime.engines.modules import create_engine
+from edge_runtime.engines.kinds import create_engine
 from edge_runtime.engines.record import EngineInfo
 from edge_runtime.errors import ImageError, ParityError, UsageError
 from edge_runtime.machine import cpu

@@ -19,7 +19,7 @@ from benchmarks.bench import roofline
 from convert import cli as convert
 from edge_runtime.bundle import checksums, manifest
 from edge_runtime.bundle.reading import Bundle
-from edge_runtime.engines.modules import create_engine
+from edge_runtime.engines.kinds import create_engine
 from edge_runtime.engines.record import EngineInfo
 from edge_runtime.errors import UsageError
 from edge_runtime.files import sha256_of

@@ -11,7 +11,7 @@ import pytest
 
 from convert import parity
 from edge_runtime.bundle.reading import Bundle
-from edge_runtime.engines.modules import create_engine
+from edge_runtime.engines.kinds import create_engine
 from edge_runtime.engines.record import EngineInfo
 from tests.conftest import BUILD
 from train.model.export import MAX_DIFFERENCE_RANDOM

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from edge_runtime.bundle.reading import Bundle
-from edge_runtime.engines.modules import create_engine
+from edge_runtime.engines.kinds import create_engine
 from edge_runtime.engines.record import EngineInfo
 from edge_runtime.errors import ParityError, UsageError
 from edge_runtime.photos import read
