@@ -186,7 +186,7 @@ def _save_sample(folder, sample):
     np.save(os.path.join(folder, "probabilities.npy"), sample.probabilities, allow_pickle=False)
 
 
-def in_turn(photos):
+def class_turns(photos):
     """Returns the indices of all photos, taken from the classes in turn: any first part has all classes alike."""
     by_label = collections.defaultdict(list)
     for index, photo in enumerate(photos):

@@ -49,7 +49,7 @@ Plan = typing.NamedTuple(
 )
 
 
-def fine_tune(network, photos, labels, class_weights, validate, plan, checkpoint, watch):
+def fine_tune(network, photos, labels, class_weights, validate, plan, checkpoint, on_epoch):
     """Trains the last blocks of the base together with the head, in place.
 
     Batch norms stay in inference mode: the statistics of small batches would undo what ImageNet taught them.
@@ -63,7 +63,7 @@ def fine_tune(network, photos, labels, class_weights, validate, plan, checkpoint
             weights of the epoch with the least are kept. Or None: the last ones are kept.
         plan: a Plan.
         checkpoint: train.model.checkpoint.Checkpoint: the state is saved there after each epoch, and taken up from
-        there. watch: function of (stage, epoch, {name: value}), called after each epoch.
+        there. on_epoch: function of (stage, epoch, {name: value}), called after each epoch.
 
     Returns:
         (history, interrupted): {"loss": [value per epoch], and what validate returns: [value before the first epoch and
@@ -96,7 +96,7 @@ def fine_tune(network, photos, labels, class_weights, validate, plan, checkpoint
                         trainer.keep()
                 for name, value in figures.items():
                     history[name].append(value)
-                watch(plan.stage, epoch, figures)
+                on_epoch(plan.stage, epoch, figures)
                 checkpoint.save({"stage": plan.stage, "epoch": epoch + 1, "history": history}, trainer.state())
                 shown = "  ".join("%s %.3f" % item for item in figures.items())
                 per_epoch_s = (time.perf_counter() - started) / (epoch + 1 - first)

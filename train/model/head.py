@@ -28,7 +28,9 @@ PATIENCE_EPOCHS = 15
 _HEAD_BATCH = 32
 
 
-def train_head(features, labels, class_weights, epochs, val_features=None, val_labels=None, watch=None, stage="head"):
+def train_head(
+    features, labels, class_weights, epochs, val_features=None, val_labels=None, on_epoch=None, stage="head"
+):
     """Trains dropout -> dense -> softmax on cached features; with validation photos it stops early on their loss.
 
     It trains on standardized features, which the returned head does not need: the standardization is folded into its
@@ -40,7 +42,7 @@ def train_head(features, labels, class_weights, epochs, val_features=None, val_l
         class_weights: float32 [classes], what a photo of each class counts in the loss.
         epochs: at most so many; training stops PATIENCE_EPOCHS after the best, whose weights are kept. Without
             validation photos exactly so many.
-        watch: None or a function of (stage, epoch, {name: value}), called after each epoch.
+        on_epoch: None or a function of (stage, epoch, {name: value}), called after each epoch.
         stage: names it there and on the screen.
 
     Returns:
@@ -78,8 +80,8 @@ def train_head(features, labels, class_weights, epochs, val_features=None, val_l
             history.setdefault(name, []).append(float(value))
         if epoch % 5 == 0:
             say(f"{stage}: epoch {epoch + 1}  " + "  ".join("%s %.3f" % item for item in logs.items()))
-        if watch:
-            watch(stage, epoch, logs)
+        if on_epoch:
+            on_epoch(stage, epoch, logs)
 
     options = {"epochs": epochs, "callbacks": [keras.callbacks.LambdaCallback(on_epoch_end=show)]}
     if val_features is not None:

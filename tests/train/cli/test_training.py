@@ -86,7 +86,7 @@ def compared_photos(bundle):
 
 def recorded(words, interrupted=False):
     done = recipe.Outcome(None, None, {"fine_tune": {"loss": [2.0, 1.5, 1.2]}}, {}, False, interrupted)
-    return train._command_for_the_same(words, train.parser().parse_args(words), done)[2:]
+    return train._reproducing_command(words, train.parser().parse_args(words), done)[2:]
 
 
 def test_the_recorded_command_makes_as_many_epochs_on_a_machine_of_another_speed():
@@ -101,7 +101,7 @@ def test_the_report_s_samples_show_what_fine_tuning_sees(words, tmp_path):
     photos = [labels.Photo(file, str(tmp_path / file), label) for file, label in helpers.write_photos(tmp_path)]
     os.remove(photos[0].path)  # since it was learned from
     photos = photos[:5]
-    rows = train._augmented_samples(photos, train.parser().parse_args(["t.tsv", "--out", "b"] + words))
+    rows = train._augmentation_examples(photos, train.parser().parse_args(["t.tsv", "--out", "b"] + words))
     originals = [read.read_image(photo.path) for photo in photos[1:]]
     assert len(rows) == 4 and {len(row) for row in rows} == {7}
     for row in rows:
@@ -109,7 +109,7 @@ def test_the_report_s_samples_show_what_fine_tuning_sees(words, tmp_path):
     changed = [sum(not np.array_equal(row[0], picture) for picture in row[1:]) for row in rows]
     # cutmix alone leaves about half as they are, and one of four has itself to be mixed with
     assert sum(changed) == 24 if "cutmix" not in words else 3 <= sum(changed) <= 20
-    assert train._augmented_samples(photos[:1], train.parser().parse_args(["t.tsv", "--out", "b"] + words)) == []
+    assert train._augmentation_examples(photos[:1], train.parser().parse_args(["t.tsv", "--out", "b"] + words)) == []
 
 
 def test_class_names_are_those_of_the_table_sorted(bundle, train_rows):
@@ -358,7 +358,7 @@ def test_evaluating_the_training_table_again_finds_the_figures_of_the_manifest(
     options = train.parser().parse_args(
         [samples + "/train.tsv", "--images", samples + "/photos", "--out", bundle.path, "--weights", "none"]
     )
-    _, validation = dataset.read_dataset(options, {})
+    validation = dataset.read_dataset(options).validation
     folder = os.path.join(samples, "photos")
     table = tmp_path / "validation.tsv"
     helpers.write_table(table, [(photo.file, photo.label) for photo in validation])
@@ -436,14 +436,14 @@ def test_ctrl_c_leaves_a_bundle_of_the_best_so_far(samples, tmp_path):
     process.send_signal(signal.SIGINT)
     _, said = process.communicate()
     assert process.returncode == 130
-    assert "the best so far is in %s.interrupted; to go on, give the same command with --resume" % out in said
+    assert "the best model so far is in %s.interrupted; to continue, give the same command with --resume" % out in said
     assert "Traceback" not in said
     assert len(Bundle.open(out + ".interrupted").manifest["metrics"]["history"]["fine_tune"]["val_loss"]) >= 2
     assert not os.path.exists(out)
     resumed = start_training(samples, out, "--resume")
     _, said = resumed.communicate()
     assert resumed.returncode == 0 and "fine-tune: going on after epoch 1" in said
-    assert "%s.interrupted is from an interrupted training and not needed any more" % out in said
+    assert "%s.interrupted is from an interrupted training and no longer needed" % out in said
     Bundle.open(out)
 
 
@@ -452,7 +452,7 @@ def test_ctrl_c_leaves_a_bundle_of_the_best_so_far(samples, tmp_path):
 
 @pytest.fixture
 def no_reading(monkeypatch):
-    monkeypatch.setattr(train, "read_labels", None)
+    monkeypatch.setattr(train, "read_dataset", None)
 
 
 def test_an_out_that_is_something_else_is_refused_and_left_alone(tmp_path, no_reading):
@@ -480,14 +480,14 @@ def test_where_an_interrupted_training_would_go_is_left_alone_too(tmp_path, no_r
 
 def test_ctrl_c_between_the_stages_says_where_the_state_is(tmp_path, capsys):
     state = Checkpoint(str(tmp_path / "bundle.training"), {}, resume=False)
-    for said in ("", "interrupted: the state is in %s; to go on, give" % state.path):
-        with pytest.raises(KeyboardInterrupt), train._saying_where_the_state_is(state):
+    for said in ("", "interrupted: the state is in %s; to continue, give" % state.path):
+        with pytest.raises(KeyboardInterrupt), train._state_named_on_failure(state):
             raise KeyboardInterrupt
         assert capsys.readouterr().err.startswith(said)
         state.keep("head", {})
-    with pytest.raises(UsageError, match="disk"), train._saying_where_the_state_is(state):
+    with pytest.raises(UsageError, match="disk"), train._state_named_on_failure(state):
         raise UsageError("a full disk")
-    assert capsys.readouterr().err.startswith("the state is in %s; to go on, give" % state.path)
+    assert capsys.readouterr().err.startswith("the state is in %s; to continue, give" % state.path)
 
 
 def test_copies_among_the_validation_photos_are_set_aside(tmp_path, capsys):
@@ -505,7 +505,7 @@ def test_copies_among_the_validation_photos_are_set_aside(tmp_path, capsys):
         [str(tmp_path / "train.tsv"), "--images", str(tmp_path / "photos"), "--val", str(tmp_path / "val.tsv")]
         + ["--val-images", str(tmp_path / "val"), "--out", str(tmp_path / "bundle")]
     )
-    _, validation = dataset.read_dataset(options, {})
+    validation = dataset.read_dataset(options).validation
     assert {photo.file for photo in validation}.isdisjoint(["again.jpg", "copy.jpg"])
     assert "has copies under several labels" in capsys.readouterr().err
 

@@ -38,7 +38,9 @@ def no_long_work(monkeypatch):
 
 
 def read_options(*arguments):
-    return dataset.read_dataset(train.parser().parse_args([str(argument) for argument in arguments]), {})
+    """Returns (training, validation) photos."""
+    data = dataset.read_dataset(train.parser().parse_args([str(argument) for argument in arguments]))
+    return data.training, data.validation
 
 
 def labelled(**counts):
@@ -97,7 +99,7 @@ def test_nested_class_folders_keep_their_whole_name(tmp_path):
     helpers.write_photo(tmp_path / "stray.jpg", helpers.photo((9, 9, 9)))
     found, problems = labels.read_labels(str(tmp_path))
     assert [photo.label for photo in found] == ["Dairy/Apple", "Fruit/Apple", "Fruit/Pear"]
-    assert problems == [labels.Problem("stray.jpg", "lies in no class folder")]
+    assert problems == [labels.Problem("stray.jpg", "is not in a class folder")]
 
 
 def test_more_columns_in_any_order_are_ignored(photos, tmp_path):
@@ -278,12 +280,13 @@ def test_where_most_classes_are_one_group_they_are_split_all_the_same(groups):
 def test_frames_of_one_film_are_on_one_side(tmp_path, capsys):
     write_films(tmp_path / "films", {"milk": 5, "soap": 5, "tea": 5})
     options = train.parser().parse_args([str(tmp_path / "films"), "--out", str(tmp_path / "bundle")])
-    training, validation = dataset.read_dataset(options, {})
+    training, validation, _, _ = dataset.read_dataset(options)
     films = [{photo.file.split("-")[0] for photo in side} for side in (training, validation)]
     assert films[0].isdisjoint(films[1]) and len(films[0]) == 12 and len(films[1]) == 3
     said = capsys.readouterr().err
     assert (
-        "180 photos look like another of their class: each of their 15 groups is kept on one side of the split" in said
+        "180 photos look like another photo of their class: each of their 15 groups stays on one side"
+        in said
     )
     assert "warning" not in said
     # What the split was before: the network would be asked for what it has learned by heart.
@@ -625,7 +628,7 @@ def test_a_bundle_among_the_photos_is_no_class(photos, tiny_bundle):
     left, problems = labels.read_labels(str(folder))
     assert sorted(photo.file for photo in left) == sorted(name for name, _ in rows)
     samples = [name for name in os.listdir(os.path.join(tiny_bundle, "sample")) if name.endswith(".png")]
-    assert [problem.what for problem in problems] == ["lies in a bundle"] * len(samples) and samples
+    assert [problem.what for problem in problems] == ["is in a bundle"] * len(samples) and samples
 
 
 @pytest.mark.parametrize("option", ["--report", "--tensorboard"])
@@ -712,7 +715,7 @@ def test_raw_photos_are_named_as_problems_and_heic_is_tried(photos, capsys):
     helpers.write_bytes(folder / "red" / "b.heic", b"")
     left, problems = labels.read_labels(str(folder))
     assert len(left) == len(rows) + 1
-    assert problems == [labels.Problem("red/a.CR2", ".CR2 is no format that can be read; convert it to JPEG or PNG")]
+    assert problems == [labels.Problem("red/a.CR2", ".cr2 is not a format that can be read; convert it to JPEG or PNG")]
     assert "passed over" not in capsys.readouterr().err
 
 

@@ -208,7 +208,7 @@ def test_names_that_no_terminal_can_show_get_into_the_sample(tmp_path, answers, 
 def test_the_classes_take_turns():
     labels = "a" * 7 + "b" * 2 + "c" * 4
     photos = [Photo(str(index), str(index), label) for index, label in enumerate(labels)]
-    order = export.in_turn(photos)
+    order = export.class_turns(photos)
     assert [labels[index] for index in order] == list("abcabcacacaaa")
     assert sorted(order) == list(range(13))
 
