@@ -16,8 +16,12 @@ from train.model.random_base import calibrate_batch_norm
 FEATURES = 2048
 
 
-# base: float32 [n, 299, 299, 3] in [-1, 1] -> float32 [n, 2048]; head: features -> float32 [n, classes] probabilities
-Network = typing.NamedTuple("Network", [("base", typing.Any), ("head", typing.Any), ("strategy", typing.Any)])
+class Network(typing.NamedTuple):
+    """A whole network."""
+
+    base: typing.Any  # Keras model, float32 [n, 299, 299, 3] in [-1, 1] -> float32 [n, 2048]
+    head: typing.Any  # Keras model, float32 [n, 2048] features -> float32 [n, classes] probabilities
+    strategy: typing.Any  # tf.distribute strategy that both were built under
 
 
 _CALIBRATION_BATCH = 8

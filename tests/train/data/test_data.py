@@ -284,10 +284,7 @@ def test_frames_of_one_film_are_on_one_side(tmp_path, capsys):
     films = [{photo.file.split("-")[0] for photo in side} for side in (training, validation)]
     assert films[0].isdisjoint(films[1]) and len(films[0]) == 12 and len(films[1]) == 3
     said = capsys.readouterr().err
-    assert (
-        "180 photos look like another photo of their class: each of their 15 groups stays on one side"
-        in said
-    )
+    assert "180 photos look like another photo of their class: each of their 15 groups stays on one side" in said
     assert "warning" not in said
     # What the split was before: the network would be asked for what it has learned by heart.
     fingerprints = {}
@@ -306,7 +303,7 @@ def test_one_film_for_each_class_is_split_and_said(tmp_path, capsys):
     assert (
         "4 of 4 validation photos look like a training photo: accuracy may be higher on them than on new photos" in said
     )
-    assert "2 classes whose photos all look alike, as the frames of a film do: 'milk', 'soap'" in said
+    assert "2 classes whose photos all look alike, like frames of a film: 'milk', 'soap'" in said
 
 
 def test_validation_photos_that_look_like_training_photos_are_said(tmp_path, capsys):
@@ -512,9 +509,7 @@ def test_senseless_options_exit_with_2(arguments, tmp_path, capsys):
 def test_a_share_that_was_clamped_is_said_with_what_it_came_to(photos, tmp_path, capsys):
     training, validation = read_options(photos[0], "--out", tmp_path / "bundle", "--val-split", "0.01")
     assert len(validation) == 3
-    expected = (
-        "warning: --val-split 0.01 comes to none or all of the photos of 3 classes: one of them was left on that "
-    )
+    expected = "warning: --val-split 0.01 is none or all of the photos of 3 classes: one photo stays on that "
     assert expected + "side; in all 3 of 12 photos are validation photos, 25.0 %" in capsys.readouterr().err
     read_options(photos[0], "--out", tmp_path / "bundle", "--val-split", "0.25")
     assert "--val-split" not in capsys.readouterr().err
@@ -531,7 +526,7 @@ def test_train_says_what_is_odd_about_the_labels_before_the_work(photos, tmp_pat
     done = helpers.picnic_edge("train", tmp_path / "t.tsv", "--images", folder, "--out", tmp_path / "b", "--strict")
     assert done.returncode == 3, done.stderr
     said = "\n".join(line for line in done.stderr.splitlines() if line.startswith("warning: "))
-    for expected in ("t.tsv is not UTF-8 (line 6: 'gr\\udcfcn')", "train, val: taken for classes", "class 'unknown'"):
+    for expected in ("t.tsv is not UTF-8 (line 6: 'gr\\udcfcn')", "train, val: read as classes", "class 'unknown'"):
         assert expected in said
     assert "'Red' (3 photos) and 'red' (1 photo)" in said and "3 classes with fewer than 10 photos" in said
     assert len(said.splitlines()) == 6
