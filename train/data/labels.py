@@ -106,7 +106,8 @@ def _other_pictures(folder):
 
 def _rows_of_table(source, images_folder):
     """Returns (Photos, the reason against each or "", warnings about the table's encoding)."""
-    photos, reasons, warnings = [], [], []
+    photos, reasons = [], []
+    warnings: typing.List[dict] = []
     folder = table.images_folder_of(source, images_folder)
     for row, path, root in table.table_rows(source, folder, need_label=True):
         photos.append(Photo(row.file or f"line {row.line}", path, row.label, root))

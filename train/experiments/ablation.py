@@ -43,16 +43,16 @@ VARIANTS: typing.Dict[str, tuple] = {
 def main(argv=None):
     """Trains all variants and prints a line for each. Raises PicnicError as the exit codes say."""
     arguments = sys.argv[1:] if argv is None else list(argv)
-    place = arguments.index("--") if "--" in arguments else len(arguments)
+    separator = arguments.index("--") if "--" in arguments else len(arguments)
     this = argparse.ArgumentParser(
         prog="python -m train.experiments.ablation",
         description="Train with each part of the recipe left out; say what it gains on the validation photos.",
         epilog="example: python -m train.experiments.ablation -- train.tsv --val val.tsv --fine-tune-epochs 4",
     )
     this.add_argument("--only", nargs="+", choices=list(VARIANTS), metavar="VARIANT", help=", ".join(VARIANTS))
-    names = this.parse_args(arguments[:place]).only or list(VARIANTS)
+    names = this.parse_args(arguments[:separator]).only or list(VARIANTS)
     with tempfile.TemporaryDirectory() as scratch:
-        train_options = arguments[place + 1 :] + ["--out", os.path.join(scratch, "bundle")]
+        train_options = arguments[separator + 1 :] + ["--out", os.path.join(scratch, "bundle")]
         options = train.parser().parse_args(train_options)
         if not options.fine_tune:
             options.fine_tune = recipe.BLOCKS
@@ -61,8 +61,8 @@ def main(argv=None):
             for number, name in enumerate(names):
                 head_alone, best, minutes = pool.apply(_train, (name, options))
                 if not number:
-                    print("| the head alone | %.3f | %.3f | %.3f | |" % head_alone)
-                print("| %s | %.3f | %.3f | %.3f | %.1f |" % (name, *best, minutes), flush=True)
+                    print(f"| the head alone | {' | '.join(f'{value:.3f}' for value in head_alone)} | |")
+                print(f"| {name} | {' | '.join(f'{value:.3f}' for value in best)} | {minutes:.1f} |", flush=True)
 
 
 def _train(name, options):

@@ -334,7 +334,7 @@ def _targets(labels, class_count):
 
 
 def _mixed(pixels, targets, weights, random, kind):
-    """Returns (pixels, targets, weights) of a batch whose photos are mixed: a label counts as much as its photo shows."""
+    """Mixes the photos of a batch and, in the same shares, their labels. Returns (pixels, targets, weights)."""
     pixels, others, shares = mix(pixels, random, kind)
     own, other = shares * weights, (1 - shares) * weights[others]
     weights = own + other

@@ -8,37 +8,37 @@ import numpy as np
 from edge_runtime import console
 from edge_runtime.machine.libraries import require
 
-ClassScore = typing.NamedTuple(
-    "ClassScore",
-    [("label", str), ("precision", float), ("recall", float), ("f1", float), ("photos", int)],
-)
-
-ReliabilityBin = typing.NamedTuple(
-    "ReliabilityBin",
-    [
-        ("low", float),  # confidences above low, up to and including high
-        ("high", float),
-        ("photos", int),
-        ("confidence", float),  # mean over the bin's photos, 0..1; 0 where it has none
-        ("accuracy", float),  # likewise
-    ],
-)
-
-Coverage = typing.NamedTuple(
-    "Coverage",
-    [
-        ("threshold", float),
-        ("coverage", float),  # share of the photos that get an answer, 0..1
-        ("accuracy", typing.Optional[float]),  # of those; None where there are none
-    ],
-)
-
-
 THRESHOLDS = tuple(percent / 100 for percent in list(range(0, 100, 5)) + [99])  # of `classify --threshold`
-
 _RESAMPLES = 1000
-
 _INTERVAL_PERCENT = 95
+
+
+class ClassScore(typing.NamedTuple):
+    """The figures of one class, each 0..1."""
+
+    label: str
+    precision: float
+    recall: float
+    f1: float
+    photos: int
+
+
+class ReliabilityBin(typing.NamedTuple):
+    """The photos whose confidences are above low, up to and including high."""
+
+    low: float
+    high: float
+    photos: int
+    confidence: float  # mean over the bin's photos, 0..1; 0 if it has none
+    accuracy: float  # the same
+
+
+class Coverage(typing.NamedTuple):
+    """What a threshold for the confidence does."""
+
+    threshold: float
+    coverage: float  # share of the photos that get an answer, 0..1
+    accuracy: typing.Optional[float]  # of these photos; None if there are none
 
 
 def score(truth, predicted, class_names):
@@ -46,7 +46,7 @@ def score(truth, predicted, class_names):
 
     Args:
         truth, predicted: sequences of class names, of equal length; a prediction may be "" (unreadable photo), which
-            is wrong like any other wrong label.
+            counts as wrong.
         class_names: all classes, in the order of the table.
 
     Returns:
@@ -79,19 +79,20 @@ def format_table(table):
 
 
 def bootstrap_intervals(truth, predicted, class_names, seed=0):
-    """Returns where accuracy and macro-F1 of `score` may lie for other photos like these.
+    """Returns confidence intervals of accuracy and macro-F1 for other photos of the same kind.
 
     Percentile bootstrap over photos (Efron 1979, "Bootstrap Methods: Another Look at the Jackknife"): 95 % of 1000
-    resamples lie between the two ends. Drawing n photos with replacement is drawing their confusion matrix from a
-    multinomial distribution, which is what is done here: its cost does not grow with n.
+    resamples lie between the two ends. Drawing n photos with replacement is the same as drawing their confusion matrix
+    from a multinomial distribution. That is what this does: its cost does not grow with n.
 
     Args:
-        truth, predicted, class_names: as `score` takes them; at least one photo.
-        seed: same seed, same intervals.
+        truth, predicted: sequences of class names, of equal length, at least one; a prediction may be "".
+        class_names: all classes.
+        seed: the same seed gives the same intervals.
 
     Returns:
         ((low, high) of the accuracy, (low, high) of macro-F1): each 0..1. In every resample the mean goes over the
-        classes that occur in it, as in `score`.
+        classes that occur in it.
     """
     cells = collections.Counter(zip(truth, predicted))
     pairs = sorted(cells)  # in one order, so that the seed decides
@@ -99,15 +100,15 @@ def bootstrap_intervals(truth, predicted, class_names, seed=0):
     draws = np.random.RandomState(seed).multinomial(len(truth), counts / counts.sum(), _RESAMPLES).astype(np.float64)
     index = {name: position for position, name in enumerate(class_names)}
     is_truth, is_predicted = np.zeros((2, len(pairs), len(class_names)))
-    for row, (true, found) in enumerate(pairs):
-        for marks, name in ((is_truth, true), (is_predicted, found)):
+    for row, (true, answer) in enumerate(pairs):
+        for marks, name in ((is_truth, true), (is_predicted, answer)):
             if name in index:  # an empty prediction is no class
                 marks[row, index[name]] = 1
-    right = np.array([true == found for true, found in pairs], np.float64)
+    right = np.array([true == answer for true, answer in pairs], np.float64)
     accuracy = draws.dot(right) / len(truth)
-    found_right = draws.dot(is_truth * right[:, None])  # [resamples, classes]
+    true_positives = draws.dot(is_truth * right[:, None])  # [resamples, classes]
     photos = draws.dot(is_truth) + draws.dot(is_predicted)  # 2 tp + fp + fn
-    f1 = 2 * found_right / np.maximum(photos, 1)
+    f1 = 2 * true_positives / np.maximum(photos, 1)
     macro_f1 = f1.sum(axis=1) / np.maximum((photos > 0).sum(axis=1), 1)
     return _interval(accuracy), _interval(macro_f1)
 
@@ -135,24 +136,27 @@ def reliability_bins(probabilities, truth, bins=15):
 
 
 def expected_calibration_error(probabilities, truth, bins=15):
-    """Returns how far confidence and accuracy lie apart, 0 (none) to 1: the mean over the photos' reliability_bins.
+    """Returns the mean difference of confidence and accuracy over the reliability_bins, weighted by photos: 0..1.
 
     Guo et al. 2017 (arXiv:1706.04599), equation 3.
 
     Args:
-        probabilities, truth, bins: as reliability_bins takes them.
+        probabilities: float32 [n, classes], rows that sum to 1.
+        truth: int [n], indices of the true classes; -1 for a class that the model does not know.
+        bins: how many.
     """
-    found = reliability_bins(probabilities, truth, bins)
-    apart = sum(row.photos * abs(row.accuracy - row.confidence) for row in found)
-    return apart / max(sum(row.photos for row in found), 1)
+    rows = reliability_bins(probabilities, truth, bins)
+    difference = sum(row.photos * abs(row.accuracy - row.confidence) for row in rows)
+    return difference / max(sum(row.photos for row in rows), 1)
 
 
 def coverage(probabilities, truth, thresholds=THRESHOLDS):
-    """Returns what `classify --threshold P` would do on these photos, as one Coverage per threshold.
+    """Returns the effect of `classify --threshold P` on photos, one Coverage per threshold.
 
     Args:
-        probabilities, truth: as reliability_bins takes them; at least one photo.
-        thresholds: photos whose confidence is below it are answered `unknown`.
+        probabilities: float32 [n, classes], rows that sum to 1, at least one.
+        truth: int [n], indices of the true classes; -1 for a class that the model does not know.
+        thresholds: photos with a confidence below it get the answer `unknown`.
     """
     confidence, right = _answers(probabilities, truth)
     result = []
@@ -165,9 +169,7 @@ def coverage(probabilities, truth, thresholds=THRESHOLDS):
 
 def _answers(probabilities, truth):
     """Returns (confidence of each photo's label, whether the label is right)."""
-    confidence = probabilities.max(axis=1).astype(
-        np.float64
-    )  # compared as edge_runtime.results.rows.row_of compares it
+    confidence = probabilities.max(axis=1).astype(np.float64)  # edge_runtime.results.rows.row_of compares float64 too
     return confidence, probabilities.argmax(axis=1) == np.asarray(truth)
 
 

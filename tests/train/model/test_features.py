@@ -202,11 +202,11 @@ def test_a_cache_that_another_training_holds_is_left_alone(tensorflow, cache, ph
         base = Base(tensorflow)
         assert_right(compute(base, photos))
     assert base.photos == 19 and sha256_of(path) == before
-    assert "features are computed for this training alone" in capsys.readouterr().err
+    assert "features are computed for this training only" in capsys.readouterr().err
 
 
 def test_a_home_that_cannot_be_written_costs_no_training(tensorflow, photos, tmp_path, monkeypatch, capsys):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     assert_right(compute(Base(tensorflow), photos))
-    assert "features are computed for this training alone" in capsys.readouterr().err
+    assert "features are computed for this training only" in capsys.readouterr().err
