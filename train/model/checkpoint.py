@@ -19,7 +19,7 @@ class Checkpoint:
 
     Attributes:
         facts, arrays: the state within the current stage: plain values, {name: numpy array}.
-        kept: {name: plain value}, results of finished stages; kept_arrays: {name: numpy array}, the same.
+        results, result_arrays: of finished stages: {name: plain value}, {name: numpy array}.
         path: the file that holds the state.
         is_ours: whether the file holds a state of this training.
     """
@@ -39,7 +39,7 @@ class Checkpoint:
         self.folder = folder
         self.path = path = os.path.join(folder, _STATE)
         self.facts, self.arrays = {}, {}
-        self.kept, self.kept_arrays = {}, {}
+        self.results, self.result_arrays = {}, {}
         self.is_ours = False
         self._earlier_s = 0.0
         self._identity = identity
@@ -55,7 +55,7 @@ class Checkpoint:
             with open(path, "rb") as file, np.load(file, allow_pickle=False) as state:
                 saved = json.loads(state["facts"].tobytes().decode("utf-8"))
                 self.arrays = {name: state[name] for name in saved["arrays"]}
-                self.kept_arrays = {name: state[name] for name in saved["kept_arrays"]}
+                self.result_arrays = {name: state[name] for name in saved["kept_arrays"]}
                 saved_identity = saved["identity"]
         except Exception as error:  # numpy and zipfile raise many kinds for a damaged file
             raise UsageError(f"{path}: cannot be read ({error}); start without --resume")
@@ -66,7 +66,7 @@ class Checkpoint:
                 f"--resume: {folder} is the state of another training:\n  {lines}\n"
                 "Give the same options and photos, or start without --resume"
             )
-        self.facts, self.kept, self._earlier_s = saved["facts"], saved["kept"], saved.get("seconds", 0.0)
+        self.facts, self.results, self._earlier_s = saved["facts"], saved["kept"], saved.get("seconds", 0.0)
         self.is_ours = True
 
     def seconds(self):
@@ -81,23 +81,23 @@ class Checkpoint:
                 "identity": self._identity,
                 "facts": facts,
                 "arrays": sorted(arrays),
-                "kept": self.kept,
-                "kept_arrays": sorted(self.kept_arrays),
+                "kept": self.results,
+                "kept_arrays": sorted(self.result_arrays),
                 "seconds": self.seconds(),
             }
         ).encode("utf-8")
         try:
             os.makedirs(self.folder, exist_ok=True)
             with files.atomic_file(self.path, binary=True) as file:
-                np.savez(file, facts=np.frombuffer(text, np.uint8), **dict(arrays, **self.kept_arrays))
+                np.savez(file, facts=np.frombuffer(text, np.uint8), **dict(arrays, **self.result_arrays))
             self.is_ours = True
         except OSError as error:
             say(f"{self.folder}: the state cannot be written ({error}); training continues without it")
 
-    def keep(self, name, value, **arrays):
+    def add_result(self, name, value, **arrays):
         """Saves the result of a finished stage; removes the state within that stage."""
-        self.kept[name] = value
-        self.kept_arrays.update(arrays)
+        self.results[name] = value
+        self.result_arrays.update(arrays)
         self.save({}, {})
 
     def remove(self):

@@ -141,10 +141,10 @@ def _frequent_garbage_collection():
     rarely for copies of 90 MB: memory would rise from 1.6 to 7.3 GiB (with this, to 3.2). The half a million objects
     from before the block are frozen: looking through them each time took longer than tf2onnx itself.
     """
-    done = threading.Event()
+    stopped = threading.Event()
 
     def collect():
-        while not done.wait(0.5):
+        while not stopped.wait(0.5):
             gc.collect()
 
     thread = threading.Thread(target=collect, daemon=True)
@@ -154,7 +154,7 @@ def _frequent_garbage_collection():
     try:
         yield
     finally:
-        done.set()
+        stopped.set()
         thread.join()
         if hasattr(gc, "freeze"):
             gc.unfreeze()

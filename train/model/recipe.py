@@ -98,7 +98,7 @@ def train(base, strategy, data, settings, checkpoint, on_epoch):
     Raises:
         UsageError: workers that resume from different states; a photo that cannot be read any more.
     """
-    progress_made = [len(checkpoint.kept), checkpoint.facts.get("epoch", 0)]
+    progress_made = [len(checkpoint.results), checkpoint.facts.get("epoch", 0)]
     if list(workers.mean(strategy, progress_made)) != progress_made:
         raise UsageError(f"--resume: the workers' folders {checkpoint.folder} differ; copy the chief's to all")
     labels, val_labels = (class_indices(photos, data.class_names) for photos in (data.training, data.validation))
@@ -109,10 +109,10 @@ def train(base, strategy, data, settings, checkpoint, on_epoch):
 
     network, history, interrupted = _train_head(base, strategy, run, weights)
     plan = _plan(network, run, weights, interrupted)
-    if "validated" in checkpoint.kept:
-        history, calibration = checkpoint.kept["validated"]
-        probabilities = checkpoint.kept_arrays["val_probabilities"]
-        _set_weights(network, checkpoint.kept_arrays)
+    if "validated" in checkpoint.results:
+        history, calibration = checkpoint.results["validated"]
+        probabilities = checkpoint.result_arrays["val_probabilities"]
+        _set_weights(network, checkpoint.result_arrays)
     else:
         if settings.blocks and not interrupted:
             validate = _validator(data.validation, val_labels, data.class_names)
@@ -123,7 +123,7 @@ def train(base, strategy, data, settings, checkpoint, on_epoch):
         probabilities, calibration = _calibrate(network, run)
         if not interrupted:
             arrays = _get_weights(network)
-            checkpoint.keep("validated", [history, calibration], val_probabilities=probabilities, **arrays)
+            checkpoint.add_result("validated", [history, calibration], val_probabilities=probabilities, **arrays)
     refitted = False
     if settings.refit and not interrupted:
         refitted, interrupted = _refit(network, run, plan, history, probabilities)
@@ -134,9 +134,9 @@ def train(base, strategy, data, settings, checkpoint, on_epoch):
 def _train_head(base, strategy, run, weights):
     """Trains the head, or takes it from the checkpoint. Returns (Network, history, interrupted)."""
     data, checkpoint = run.data, run.checkpoint
-    if "head" in checkpoint.kept:
-        kernel, bias = checkpoint.kept_arrays["head_kernel"], checkpoint.kept_arrays["head_bias"]
-        history, interrupted = dict(checkpoint.kept["head"]), False
+    if "head" in checkpoint.results:
+        kernel, bias = checkpoint.result_arrays["head_kernel"], checkpoint.result_arrays["head_bias"]
+        history, interrupted = dict(checkpoint.results["head"]), False
     else:
         features, val_features = (
             compute_features(base, photos, data.sums) for photos in (data.training, data.validation)
@@ -146,7 +146,7 @@ def _train_head(base, strategy, run, weights):
         )
         kernel, bias = head.get_weights()
         if not interrupted:
-            checkpoint.keep("head", dict(history), head_kernel=kernel, head_bias=bias)
+            checkpoint.add_result("head", dict(history), head_kernel=kernel, head_bias=bias)
     with strategy.scope():
         head = build_head(len(data.class_names))
     head.set_weights([kernel, bias])
@@ -167,12 +167,12 @@ def _plan(network, run, weights, interrupted):
     )
     if not settings.blocks or settings.fine_tune_epochs or interrupted:
         return plan
-    if "epochs" not in checkpoint.kept:
+    if "epochs" not in checkpoint.results:
         photo_s = fine_tune.seconds_per_photo(network, training, run.labels, weights, plan)
         elapsed_s = workers.mean(network.strategy, [checkpoint.seconds()])[0]
         epochs = _epochs_in(elapsed_s, photo_s, len(training), len(run.data.validation), settings)
-        checkpoint.keep("epochs", epochs)
-    return plan._replace(epochs=checkpoint.kept["epochs"])
+        checkpoint.add_result("epochs", epochs)
+    return plan._replace(epochs=checkpoint.results["epochs"])
 
 
 def _calibrate(network, run):
@@ -209,7 +209,7 @@ def _refit(network, run, plan, history, probabilities):
             network, photos, labels, weights, None, plan, checkpoint, run.on_epoch
         )
         refitted_arrays = _get_weights(network)
-        means = {name: 0.5 * (checkpoint.kept_arrays[name] + value) for name, value in refitted_arrays.items()}
+        means = {name: 0.5 * (checkpoint.result_arrays[name] + value) for name, value in refitted_arrays.items()}
         _set_weights(network, means)
     else:
         epochs = int(np.argmin(history["val_loss"])) + 1
@@ -224,7 +224,7 @@ def _refit(network, run, plan, history, probabilities):
     refitted = not interrupted and accuracy >= _accuracy(probabilities, run.val_labels)
     if not refitted:
         say(f"refit: {'interrupted' if interrupted else 'made it worse'}: the validated model is kept")
-        _set_weights(network, checkpoint.kept_arrays)
+        _set_weights(network, checkpoint.result_arrays)
     return refitted, interrupted
 
 

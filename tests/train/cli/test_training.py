@@ -484,7 +484,7 @@ def test_ctrl_c_between_the_stages_says_where_the_state_is(tmp_path, capsys):
         with pytest.raises(KeyboardInterrupt), train._state_named_on_failure(state):
             raise KeyboardInterrupt
         assert capsys.readouterr().err.startswith(said)
-        state.keep("head", {})
+        state.add_result("head", {})
     with pytest.raises(UsageError, match="disk"), train._state_named_on_failure(state):
         raise UsageError("a full disk")
     assert capsys.readouterr().err.startswith("the state is in %s; to continue, give" % state.path)

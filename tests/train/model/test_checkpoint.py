@@ -13,7 +13,7 @@ from train.model.checkpoint import Checkpoint
 
 def saved(folder):
     state = Checkpoint(folder, {"seed": 1, "photos": "abc"}, resume=False)
-    state.keep("head", {"loss": [1.0]}, kernel=np.arange(6.0).reshape(2, 3))
+    state.add_result("head", {"loss": [1.0]}, kernel=np.arange(6.0).reshape(2, 3))
     state.save({"stage": "fine-tune", "epoch": 2}, {"0/0": np.ones(3, np.float32)})
     return state
 
@@ -23,9 +23,9 @@ def test_what_was_saved_is_taken_up_again(tmp_path):
     saved(folder)
     found = Checkpoint(folder, {"seed": 1, "photos": "abc"}, resume=True)
     assert found.facts == {"stage": "fine-tune", "epoch": 2}
-    assert found.kept == {"head": {"loss": [1.0]}}
+    assert found.results == {"head": {"loss": [1.0]}}
     assert found.arrays["0/0"].tolist() == [1, 1, 1] and found.arrays["0/0"].dtype == np.float32
-    assert found.kept_arrays["kernel"].tolist() == [[0, 1, 2], [3, 4, 5]]
+    assert found.result_arrays["kernel"].tolist() == [[0, 1, 2], [3, 4, 5]]
     assert os.listdir(folder) == ["state.npz"]
 
 
