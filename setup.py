@@ -9,6 +9,7 @@ with open("picnic_edge.py", encoding="utf-8") as source:
 with open("README.md", encoding="utf-8") as readme:
     LONG_DESCRIPTION = readme.read()
 
+PANDAS = "pandas>=1.1"
 ONNXRUNTIME = ["onnxruntime>=1.10,<2"]
 OPENVINO = ["openvino>=2024.0; python_version >= '3.9'"]
 ONNX = [
@@ -31,6 +32,7 @@ TRAIN = ONNX + [
     "tf2onnx>=1.16,<1.17; python_version >= '3.8' and python_version < '3.10'",
     "tf2onnx>=1.9,<1.15; python_version < '3.8'",
     "scikit-learn>=0.24",
+    PANDAS,  # train.insight.evaluate.evaluate, in notebooks
 ]
 REPORTS = ONNX + [
     "jinja2>=3,<4",  # the pages
@@ -41,11 +43,12 @@ REPORTS = ONNX + [
 ]
 LOADGEN = ["mlcommons-loadgen>=6,<7; python_version >= '3.9' and platform_machine == 'x86_64'"]  # has wheels there
 PARQUET = ["pyarrow>=6"]
-TABLES = PARQUET + ["pandas>=1.1", "openpyxl>=3"]
+TABLES = PARQUET + [PANDAS, "openpyxl>=3"]
 HEIF = ["pillow-heif>=0.9,<2"]
 DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.5,<10", "mkdocstrings[python]>=0.26,<2"]  # Python 3.9 and newer
 CHECKS = [
     "pytest>=7,<10",
+    "jsonschema>=3.2,<5",  # tests hold bench.json to its schema
     "pytest-xdist>=2.5,<4",  # two files of tests at a time
     "coverage>=7.10,<8; python_version >= '3.9'",  # make test COVERAGE=1; older ones do not follow processes
     "ruff>=0.6,<1; python_version >= '3.8'",
@@ -73,6 +76,7 @@ setup(
     package_dir={"": "."},
     packages=find_packages(include=["edge_runtime*", "convert*", "train*", "benchmarks*"]),
     package_data={
+        "edge_runtime.bundle": ["manifest.schema.json"],
         "edge_runtime.pages": ["*.html"],
         "train.insight.pages": ["*.html"],
         "benchmarks.bench": ["pages/*.html", "schema.json"],

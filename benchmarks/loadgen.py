@@ -49,7 +49,6 @@ NAME = "LoadGen scenario, unofficial: not an MLPerf result"
 SCENARIOS = ("SingleStream", "MultiStream", "Offline", "Server")
 MODES = ("quick", "full")
 DETAIL_LOG = "mlperf_log_detail.txt"
-
 _MIN_DURATION_MS = {"quick": 3000, "full": 600000}
 # Photos of the one query in Offline, queries elsewhere. Below 64 (SingleStream), 662 (MultiStream) and 459 (Server, and
 # none of them late) early stopping calls every run INVALID. Full: as MLPerf asks of an image classifier.

@@ -1,4 +1,4 @@
-"""Builds that may use up the machine's memory run in a process of their own: it may be killed, the tool goes on."""
+"""A function in a process of its own: if the system kills it for lack of memory, the tool itself goes on."""
 
 import multiprocessing
 import os
@@ -13,12 +13,13 @@ from edge_runtime.machine import jetson, memory
 from edge_runtime.machine.processes import die_with_parent
 
 HEARTBEAT_S = 30
+_LESS_MEMORY = "--workspace-mib 256 and --max-batch 1"
 
 
 class ChildError(RuntimeError):
-    """The function raised what is no PicnicError, or ended its process; the message is its traceback, or says how.
+    """The function raised another exception than a PicnicError, or ended its process. The message says which, or how.
 
-    errno: of the OSError that it raised.
+    errno: of an OSError that it raised.
     """
 
     errno: typing.Optional[int] = None
@@ -29,14 +30,13 @@ def run_in_child(what, function, *arguments):
 
     Args:
         what: for messages, such as "tf-trt-fp16".
-        function: of a module; it, the arguments and what it returns can be pickled. Standard output and error are the
-            tool's own.
+        function: of a module; it, the arguments and the result can be pickled. It shares standard output and error.
 
     Returns:
-        what the function returned.
+        the function's result.
 
     Raises:
-        PicnicError: the one that the function raised.
+        PicnicError: the function raised it.
         MissingRequirement: the system killed the process (SIGKILL), as it does when memory runs out.
         ChildError: anything else.
     """
@@ -70,10 +70,10 @@ def run_in_child(what, function, *arguments):
 
 
 def memory_text():
-    """Returns what memory is left, for people."""
+    """Returns how much memory is free, as text."""
     info = memory.memory_info()
-    figures = tuple(info.get(name, 0) >> 20 for name in ("MemAvailable", "SwapFree"))
-    return "%d MiB of memory and %d MiB of swap free" % figures
+    available_mib, swap_mib = (info.get(name, 0) >> 20 for name in ("MemAvailable", "SwapFree"))
+    return f"{available_mib} MiB of memory and {swap_mib} MiB of swap free"
 
 
 def _child(parent, sender, function, arguments):
@@ -83,12 +83,11 @@ def _child(parent, sender, function, arguments):
         answer = (None, function(*arguments))
     except PicnicError as error:
         answer = (error, None)
-    except KeyboardInterrupt:  # the parent got it too
+    except KeyboardInterrupt:  # the parent is interrupted, too
         return
     except Exception as error:
         if is_out_of_memory(error):
-            less = "stop other programs, or give it less (--workspace-mib 256, --max-batch 1)"
-            answer = (OutOfMemory(f"there is not enough memory for it ({error}); {less}"), None)
+            answer = (OutOfMemory(f"not enough memory ({error}); stop other programs, or use {_LESS_MEMORY}"), None)
         else:
             answer = (traceback.format_exc(), error.errno if isinstance(error, OSError) else None)
     sender.send(answer)
@@ -97,9 +96,8 @@ def _child(parent, sender, function, arguments):
 def _died(what, code, before):
     if code == -signal.SIGKILL:
         return MissingRequirement(
-            "building %s was killed by the system, which does that when memory runs out (before it: %s).\n"
-            "Stop other programs, or give it less (--workspace-mib 256, --max-batch 1), or add swap:\n%s"
-            % (what, before, jetson.SWAP_COMMANDS)
+            f"building {what} was killed by the system, most likely because memory ran out (before it: {before}).\n"
+            f"Stop other programs, or use {_LESS_MEMORY}, or add swap:\n{jetson.SWAP_COMMANDS}"
         )
     how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-    return ChildError(f"building {what} ended its process with {how}; what it said is above")
+    return ChildError(f"building {what} ended its process with {how}; its messages are above")

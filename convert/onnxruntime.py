@@ -1,4 +1,4 @@
-"""ONNX Runtime: the graph rewritten for this CPU, saved so that opening it is quick; fp32, and int8 by its own tool."""
+"""ONNX Runtime: the graph optimized for this CPU and saved, to open it fast; fp32, and int8 by its own tool."""
 
 import contextlib
 import inspect
@@ -41,7 +41,7 @@ def build(bundle, settings, folder):
         model = _quantized(model, settings.calibration.images, scratch)
     session(model, cpu.core_count(), optimize=True, save_as=os.path.join(folder, OPTIMIZED_MODEL))
     if settings.precision == "int8":
-        shutil.rmtree(scratch)  # after a failure it goes with the folder; till then it shows that the disk is full
+        shutil.rmtree(scratch)  # after a failure it stays until the disk was checked: see convert.conversion
     return {"libraries": {"onnxruntime": libraries.library_version("onnxruntime")}, "gpu": None}
 
 
@@ -58,14 +58,14 @@ def _quantized(model, pictures, scratch):
     nodes = onnx.load(fused).graph.node
     how = _how_to_quantize(quantization, [node.name for node in nodes if node.op_type == "Softmax"])
     if "optimize_model" in inspect.signature(quantization.quantize_static).parameters:
-        how["optimize_model"] = False  # is done; older versions write the outcome beside the model
+        how["optimize_model"] = False  # already done; older versions write the result beside the model
     with _working_in(scratch), _without_warnings():
         quantization.quantize_static(fused, quantized, _Photos(pictures), **how)
     return quantized
 
 
 class _Photos:
-    """Feeds the network for calibration; what onnxruntime.quantization.CalibrationDataReader describes."""
+    """Feeds the network for calibration, with the method of onnxruntime.quantization.CalibrationDataReader."""
 
     def __init__(self, pictures):
         self._feeds = iter([{INPUT_NAME: picture[None]} for picture in pictures])
@@ -74,8 +74,8 @@ class _Photos:
         return next(self._feeds, None)
 
 
-def _how_to_quantize(quantization, left_out):
-    """Returns the arguments of quantize_static that suit this CPU. left_out: names of nodes that stay as they are."""
+def _how_to_quantize(quantization, excluded):
+    """Returns the arguments of quantize_static that suit this CPU. excluded: names of nodes that are not quantized."""
     arm = platform.machine() == "aarch64"
     vnni = {"avx_vnni", "avx512_vnni"} & set(cpu.cpu_features())
     return {
@@ -84,16 +84,16 @@ def _how_to_quantize(quantization, left_out):
         "weight_type": quantization.QuantType.QInt8,
         "per_channel": True,
         "reduce_range": not (arm or vnni),  # on older x86 CPUs the sum of two 8-bit products overflows
-        # Relu: or half of the 8 bits of a convolution's output go to what Relu then cuts off. Softmax: some versions
-        # want to know its range even where it is left out.
+        # Relu: without it half of the 8 bits of a convolution's output go to values that Relu removes. Softmax: some
+        # versions need its range even where it is excluded.
         "op_types_to_quantize": ["Conv", "Relu", "Concat", "MaxPool", "AveragePool", "Softmax"],
-        "nodes_to_exclude": left_out,
+        "nodes_to_exclude": excluded,
     }
 
 
 @contextlib.contextmanager
 def _working_in(folder):
-    """Makes folder the current one for a while: older versions of the quantizer leave files there."""
+    """Makes folder the current one in the block: older versions of the quantizer leave files there."""
     before = os.getcwd()
     os.chdir(folder)
     try:
@@ -104,7 +104,7 @@ def _working_in(folder):
 
 @contextlib.contextmanager
 def _without_warnings():
-    """Keeps the quantizer from recommending what was done before it."""
+    """Silences the quantizer, which recommends what was already done."""
     logging.disable(logging.WARNING)
     try:
         yield

@@ -35,7 +35,7 @@ def build(bundle, settings, folder):
         facts for engine.json.
 
     Raises:
-        MissingRequirement: as check.
+        MissingRequirement: OpenVINO (for int8: NNCF) is not installed, or the CPU has no bf16 instructions.
     """
     check(settings.precision)
     openvino = require("openvino")

@@ -1,4 +1,4 @@
-"""TensorRT: the bundle's ONNX model, made readable for the TensorRT here, built into a plan for the GPU here.
+"""TensorRT: the bundle's ONNX model, built into a plan for this machine's TensorRT and GPU.
 
 Not yet run on hardware: written from TensorRT's and pycuda's sources, tested with a simulator of both.
 """
@@ -14,24 +14,27 @@ import typing
 import numpy as np
 
 from convert.child import memory_text, run_in_child
+from convert.tensorrt_model import write_model
 from edge_runtime import files
 from edge_runtime.bundle.manifest import INPUT_NAME, OUTPUT_NAME
 from edge_runtime.console import say
 from edge_runtime.engines.tensorrt import context, engine, versions
-from edge_runtime.errors import BundleError, MissingRequirement
-from edge_runtime.machine import jetson
+from edge_runtime.errors import MissingRequirement
+from edge_runtime.machine import jetson, memory
 from edge_runtime.machine.libraries import require
-from edge_runtime.machine.memory import memory_info
 from edge_runtime.photos import spec
 
 PRECISIONS = ("fp16", "fp32", "int8")
-MAX_OPSET = 13  # TensorRT 8.2 reads no newer one, and does not say so
-_LEAST_WORKSPACE_MIB = 256
-_MOST_WORKSPACE_MIB = 1024  # what NVIDIA's own benchmarks give an Inception on a TX2
+
+_MIN_WORKSPACE_MIB = 256
+
+_MAX_WORKSPACE_MIB = 1024  # what NVIDIA's own benchmarks give an Inception on a TX2
+
 _LOW_MEMORY_BYTES = 2 << 30
-_SHOWN_EVERY_S = 10
-_SHOWN_LENGTH = 150
-_HALF_CHECK_PHOTOS = 8
+
+_PROGRESS_EVERY_S = 10
+
+_PROGRESS_LENGTH = 150
 
 
 def check(precision):
@@ -45,7 +48,7 @@ def check(precision):
 
 
 def build(bundle, settings, folder):
-    """Writes the plan into folder; in a process of its own, which may need more memory than there is.
+    """Writes the plan into folder, in a process of its own: the system may kill it when memory runs out.
 
     fp16 lets TensorRT choose half precision layer by layer; from TensorRT 11 on, modelopt's autocast chooses it in the
     model. int8 is entropy calibration by settings.calibration.
@@ -54,142 +57,54 @@ def build(bundle, settings, folder):
         facts for engine.json: libraries, gpu, input_dtype, workspace_mib.
 
     Raises:
-        MissingRequirement: tensorrt, pycuda, onnx, a GPU or memory is missing, or TensorRT refused the model; with the
-            reasons that it gave.
-        BundleError: the model is not one that can be made readable.
+        MissingRequirement: tensorrt, pycuda, onnx, a GPU or memory is missing, or TensorRT refused the model and gave
+            reasons, which the message has.
+        BundleError: TensorRT cannot read the model, and it cannot be changed so that it can.
     """
-    here = context.local_facts()
+    facts = context.local_facts()
     onnx, tensorrt = require("onnx"), require("tensorrt")
     workspace_mib = settings.workspace_mib or default_workspace_mib(context.gpu().total_memory())
-    say(f"TensorRT {tensorrt.__version__} on {here['gpu']['name']}; this takes minutes on a board")
+    say(f"TensorRT {tensorrt.__version__} on {facts['gpu']['name']}; this takes minutes on a board")
     _warn_of_low_memory()
     scratch = os.path.join(folder, "scratch")
     os.mkdir(scratch)
     model = os.path.join(scratch, "model.onnx")
     pictures = os.path.join(scratch, "pictures.npy")
-    input_dtype = _write_readable(onnx, tensorrt, bundle, settings, model)
+    input_dtype = write_model(onnx, tensorrt, bundle, settings, model)
     if settings.precision == "int8":
         np.save(pictures, settings.calibration.images)
     run_in_child(
         f"tensorrt-{settings.precision}",
         build_plan,
         *(model, os.path.join(folder, engine.PLAN), settings.precision, settings.max_batch, workspace_mib),
-        *(pictures, timing_cache_path(here)),
+        *(pictures, timing_cache_path(facts)),
     )
-    shutil.rmtree(scratch)  # after a failure it goes with the folder; till then it shows that the disk is full
-    return dict(here, input_dtype=input_dtype, workspace_mib=workspace_mib)
+    shutil.rmtree(scratch)  # after a failure it stays until the disk was checked: see convert.conversion
+    return dict(facts, input_dtype=input_dtype, workspace_mib=workspace_mib)
 
 
 def default_workspace_mib(gpu_memory_bytes):
-    """Returns a quarter of the memory that the build may count on, between 256 and 1024 MiB.
+    """Returns a quarter of the memory that the build can use, between 256 and 1024 MiB.
 
-    A board's GPU shares the board's memory, of which TensorRT and the weights need their part too; a card has its own.
+    A board's GPU shares the board's memory, which TensorRT and the weights need too; a card has its own memory.
 
     Args:
         gpu_memory_bytes: the GPU's total memory.
     """
-    free_bytes = min(gpu_memory_bytes, memory_info().get("MemAvailable", gpu_memory_bytes))
-    return max(_LEAST_WORKSPACE_MIB, min(_MOST_WORKSPACE_MIB, (free_bytes >> 20) // 4))
+    free_bytes = min(gpu_memory_bytes, memory.memory_info().get("MemAvailable", gpu_memory_bytes))
+    return max(_MIN_WORKSPACE_MIB, min(_MAX_WORKSPACE_MIB, (free_bytes >> 20) // 4))
 
 
-def timing_cache_path(here):
-    """Returns where the measured times of a GPU's kernels are kept: $XDG_CACHE_HOME or ~/.cache, picnic-edge/tensorrt.
+def timing_cache_path(facts):
+    """Returns the file of a GPU's kernel timings, in $XDG_CACHE_HOME or ~/.cache, picnic-edge/tensorrt.
 
     Args:
-        here: as edge_runtime.engines.tensorrt.context.local_facts() gives it.
+        facts: result of edge_runtime.engines.tensorrt.context.local_facts().
     """
     cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    parts = (here["gpu"]["name"], here["gpu"]["compute_capability"], here["libraries"]["tensorrt"])
+    parts = (facts["gpu"]["name"], facts["gpu"]["compute_capability"], facts["libraries"]["tensorrt"])
     name = "-".join(re.sub(r"[^A-Za-z0-9.]+", "-", part) for part in parts)
     return os.path.join(cache, "picnic-edge", "tensorrt", name + ".timing")
-
-
-# --- the model
-
-
-def check_model(model):
-    """Checks that an onnx.ModelProto is one that all TensorRT versions can be given.
-
-    Raises:
-        BundleError: its opset is newer than 13, or it has another input than one of type uint8.
-    """
-    opsets = [entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")]
-    if not opsets or max(opsets) > MAX_OPSET:
-        raise BundleError(f"its model.onnx has opset {opsets}, TensorRT is given up to {MAX_OPSET}; train again")
-    uint8 = require("onnx").TensorProto.UINT8
-    inputs = [(value.name, value.type.tensor_type.elem_type) for value in model.graph.input]
-    if inputs != [(INPUT_NAME, uint8)]:
-        raise BundleError(f"its model.onnx has the inputs {inputs}, not one of uint8; train again")
-
-
-def cast_comes_first(model):
-    """Whether all that an onnx.ModelProto does with its input is to cast it to a floating-point type.
-
-    That much TensorRT 8.5 and newer can do with uint8, and no more.
-    """
-    types = require("onnx").TensorProto
-    users = [node for node in model.graph.node if INPUT_NAME in node.input]
-    return bool(users) and all(
-        node.op_type == "Cast" and node.attribute[0].i in (types.FLOAT, types.FLOAT16) for node in users
-    )
-
-
-def with_float_input(model):
-    """Returns a copy of an onnx.ModelProto that takes the same values, 0..255, as float32.
-
-    The Casts of the input to float32 are left out: nothing is left in the graph that knows uint8.
-
-    Raises:
-        BundleError: the graph does something else with its input.
-    """
-    if not cast_comes_first(model):
-        raise BundleError("its model.onnx does not begin with a Cast of its uint8 input; train again")
-    onnx = require("onnx")
-    changed = onnx.ModelProto()
-    changed.CopyFrom(model)
-    graph = changed.graph
-    graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.FLOAT
-    needless = [node for node in graph.node if INPUT_NAME in node.input and _casts_to(node, onnx.TensorProto.FLOAT)]
-    gone = {node.output[0] for node in needless}
-    for node in needless:
-        graph.node.remove(node)
-    for node in graph.node:
-        for place, name in enumerate(node.input):
-            if name in gone:
-                node.input[place] = INPUT_NAME
-    return changed
-
-
-def _casts_to(node, element_type):
-    return node.op_type == "Cast" and node.attribute[0].i == element_type
-
-
-def _write_readable(onnx, tensorrt, bundle, settings, path):
-    """Writes the bundle's model as the TensorRT here reads it. Returns the type of its input, as numpy names it."""
-    model = onnx.load_model_from_string(bundle.read("model.onnx"))
-    try:
-        check_model(model)
-        # How the calibration of a uint8 input works is not documented.
-        keep = versions.takes_uint8(tensorrt) and settings.precision != "int8" and cast_comes_first(model)
-        onnx.save(model if keep else with_float_input(model), path)
-    except BundleError as error:
-        raise BundleError(f"{bundle.path}: {error}")
-    if settings.precision == "fp16" and not versions.has_precision_flags(tensorrt):
-        onnx.save(_half(path, settings.calibration.images[:_HALF_CHECK_PHOTOS], keep), path)
-    return "uint8" if keep else "float32"
-
-
-def _half(path, pictures, uint8):
-    """Returns the model in a file with what may be in half precision in it; its input and output stay as they are."""
-    autocast = require("modelopt.onnx.autocast")
-    photos = os.path.join(os.path.dirname(path), "photos.npz")  # by which autocast sees how large the values get
-    np.savez(photos, **{INPUT_NAME: pictures if uint8 else pictures.astype(np.float32)})
-    return autocast.convert_to_mixed_precision(
-        onnx_path=path, low_precision_type="fp16", keep_io_types=True, calibration_data=photos
-    )
-
-
-# --- the build, in the child process
 
 
 def check_int8():
@@ -217,33 +132,33 @@ def build_plan(model, plan, precision, max_batch, workspace_mib, pictures, timin
         max_batch: the profile is 1 to this, and best at this.
         workspace_mib: memory for the layers beside the tensors.
         pictures: for int8: .npy file of uint8 [n, 299, 299, 3].
-        timing_cache: file of an earlier build's measurements, there or not; replaced by this build's.
+        timing_cache: file of earlier builds' measurements; it need not exist, and is replaced.
 
     Raises:
         MissingRequirement: TensorRT refused; with its reasons.
     """
     tensorrt = require("tensorrt")
-    with context.gpu_context(), _last_line_shown() as note:
+    with context.gpu_context(), _progress_of_log() as note:
         log = engine.make_log(tensorrt, note)
         builder = _start_builder(tensorrt, log, precision)
         network = versions.create_network(builder)
-        parser = tensorrt.OnnxParser(network, log)  # held to the end: the network may use the weights where it put them
+        parser = tensorrt.OnnxParser(network, log)  # kept to the end: the network may use the parser's weights
         _parse(tensorrt, parser, network, log, model)
         config = builder.create_builder_config()
         versions.set_workspace(tensorrt, config, workspace_mib << 20)
         _add_profile(builder, config, max_batch)
         cache = _use_timing_cache(config, timing_cache)
-        with _precision_set(tensorrt, config, precision, max_batch, pictures):
+        with _precision_flags(tensorrt, config, precision, max_batch, pictures):
             blob = builder.build_serialized_network(network, config)
         if blob is None:
             raise MissingRequirement(
-                "TensorRT built nothing; most often the workspace (--workspace-mib, now %d) or the memory is too small "
-                "(%s):\n%s" % (workspace_mib, memory_text(), log.reason())
+                f"TensorRT built nothing; most often the workspace (--workspace-mib, now {workspace_mib}) or the "
+                f"memory is too small ({memory_text()}):\n{log.reason()}"
             )
         with open(plan, "wb") as file:
             file.write(blob)
         if cache is not None:
-            _keep_timing_cache(cache, timing_cache)
+            _save_timing_cache(cache, timing_cache)
 
 
 def _parse(tensorrt, parser, network, log, path):
@@ -251,9 +166,8 @@ def _parse(tensorrt, parser, network, log, path):
         read = parser.parse(file.read())
     if not read:
         reasons = [str(parser.get_error(index)) for index in range(parser.num_errors)]
-        raise MissingRequirement(
-            "TensorRT %s cannot read the model:\n%s" % (tensorrt.__version__, "\n".join(reasons) or log.reason())
-        )
+        reason = "\n".join(reasons) or log.reason()
+        raise MissingRequirement(f"TensorRT {tensorrt.__version__} cannot read the model:\n{reason}")
     names = [network.get_input(index).name for index in range(network.num_inputs)]
     names += [network.get_output(index).name for index in range(network.num_outputs)]
     if names != [INPUT_NAME, OUTPUT_NAME]:
@@ -269,8 +183,8 @@ def _add_profile(builder, config, max_batch):
 
 
 @contextlib.contextmanager
-def _precision_set(tensorrt, config, precision, max_batch, pictures):
-    """Sets a precision's flags; for int8, what the calibration needs is held for the length of the block."""
+def _precision_flags(tensorrt, config, precision, max_batch, pictures):
+    """Sets a precision's flags. For int8 the calibrator and its GPU memory exist as long as the block."""
     if precision != "fp32" and versions.has_precision_flags(tensorrt):
         config.set_flag(tensorrt.BuilderFlag.FP16)
     if precision != "int8":
@@ -280,19 +194,19 @@ def _precision_set(tensorrt, config, precision, max_batch, pictures):
     photos = np.load(pictures, allow_pickle=False)
     cuda = require("pycuda.driver")
     try:
-        memory = cuda.mem_alloc(max_batch * photos[0].size * np.dtype(np.float32).itemsize)
+        device_memory = cuda.mem_alloc(max_batch * photos[0].size * np.dtype(np.float32).itemsize)
     except cuda.Error as error:
         raise MissingRequirement(f"the GPU has no memory for {max_batch} photos ({error}); try a smaller --max-batch")
     try:
-        calibrator = _calibrator(tensorrt, photos, max_batch, memory)  # TensorRT does not keep it alive
+        calibrator = _calibrator(tensorrt, photos, max_batch, device_memory)  # TensorRT does not keep it alive
         config.int8_calibrator = calibrator
         yield
     finally:
-        memory.free()
+        device_memory.free()
 
 
-def _calibrator(tensorrt, pictures, batch, memory):
-    """Returns an IInt8EntropyCalibrator2 that shows pictures in batches of the profile's size, the last filled up."""
+def _calibrator(tensorrt, pictures, batch, device_memory):
+    """Returns an IInt8EntropyCalibrator2 that feeds pictures in batches of the profile's size, the last filled up."""
     cuda = require("pycuda.driver")
     order = np.arange(-(-len(pictures) // batch) * batch) % len(pictures)
     batches = iter(order.reshape(-1, batch))
@@ -309,54 +223,54 @@ def _calibrator(tensorrt, pictures, batch, memory):
             chosen = next(batches, None)
             if chosen is None:
                 return None
-            cuda.memcpy_htod(memory, pictures[chosen].astype(np.float32))
-            return [int(memory)]
+            cuda.memcpy_htod(device_memory, pictures[chosen].astype(np.float32))
+            return [int(device_memory)]
 
         def read_calibration_cache(self):
             return None
 
         def write_calibration_cache(self, cache):
-            """The photos may differ the next time: nothing is kept."""
+            """Stores nothing: the photos may differ next time."""
 
     return Calibrator()
 
 
 def _use_timing_cache(config, path):
-    """Gives the builder what earlier builds measured. Returns the cache that it will add to, None without one."""
-    kept = b""
+    """Gives the builder the measurements of earlier builds. Returns the cache that it adds to, None without one."""
+    earlier = b""
     with contextlib.suppress(OSError):
         with open(path, "rb") as file:
-            kept = file.read()
-    for content in (kept, b""):  # one that TensorRT does not like is started anew
+            earlier = file.read()
+    for content in (earlier, b""):  # if TensorRT refuses the earlier one, an empty one
         cache = config.create_timing_cache(content)
         if cache is not None and config.set_timing_cache(cache, False):
             return cache
     return None
 
 
-def _keep_timing_cache(cache, path):
+def _save_timing_cache(cache, path):
     content = cache.serialize()
     try:
         if content is None:
-            raise OSError("TensorRT gave none")
+            raise OSError("TensorRT returned none")
         os.makedirs(os.path.dirname(path), exist_ok=True)
         with files.atomic_file(path, binary=True) as file:
             file.write(content)
     except OSError as error:
-        say(f"{path}: the measured times are not kept ({error}); the next build takes as long")
+        say(f"{path}: the timing cache cannot be saved ({error}); the next build takes as long as this one")
 
 
 @contextlib.contextmanager
-def _last_line_shown():
-    """Yields a function that takes log lines; every 10 s the time since the start and the newest line are shown."""
+def _progress_of_log():
+    """Yields a function that takes log lines. Prints the time since the start and the newest line every 10 s."""
     newest, done, started = ["no message yet"], threading.Event(), time.monotonic()
 
     def note(line):
         newest[0] = line
 
     def show():
-        while not done.wait(_SHOWN_EVERY_S):
-            say(f"TensorRT, {time.monotonic() - started:.0f} s: {newest[0][:_SHOWN_LENGTH]}")
+        while not done.wait(_PROGRESS_EVERY_S):
+            say(f"TensorRT, {time.monotonic() - started:.0f} s: {newest[0][:_PROGRESS_LENGTH]}")
 
     thread = threading.Thread(target=show, daemon=True)
     thread.start()
@@ -368,9 +282,9 @@ def _last_line_shown():
 
 
 def _warn_of_low_memory():
-    info = memory_info()
+    info = memory.memory_info()
     if info and info.get("MemAvailable", 0) + info.get("SwapFree", 0) < _LOW_MEMORY_BYTES:
         say(
-            "warning: %s; the build may be killed for want of memory. Stop other programs, or add swap:\n%s"
-            % (memory_text(), jetson.SWAP_COMMANDS)
+            f"warning: {memory_text()}; the build may be killed when memory runs out. Stop other programs, or add swap:"
+            f"\n{jetson.SWAP_COMMANDS}"
         )

@@ -19,19 +19,19 @@ from edge_runtime.photos import spec
 PRECISIONS = ("fp16", "fp32")
 _WORKSPACE_MIB = 512  # a Jetson's GPU shares the board's memory, and TensorFlow's own default takes 1 GiB or all of it
 
-Coverage = typing.NamedTuple(
-    "Coverage",
-    [
-        ("segments", list),  # names of the TRTEngineOps
-        ("ops_in_engines", int),
-        ("ops", int),  # all that compute: without inputs, outputs and constants
-    ],
-)
 _NO_COMPUTATION = {"Const", "Placeholder", "Identity", "NoOp", "_Arg", "_Retval", "TRTEngineOp"}
 
 
+class Coverage(typing.NamedTuple):
+    """How much of a graph runs in TensorRT."""
+
+    segments: typing.List[str]  # names of the TRTEngineOps
+    ops_in_engines: int
+    ops: int  # all that compute: without inputs, outputs and constants
+
+
 def check(precision):
-    """Raises MissingRequirement: TensorFlow, its TensorRT or a GPU is missing. Asked in a process of its own."""
+    """Raises MissingRequirement: TensorFlow, its TensorRT or a GPU is missing. Checked in a process of its own."""
     run_in_child(f"tf-trt-{precision}", tf_trt.local_facts)
 
 
@@ -51,17 +51,10 @@ def build(bundle, settings, folder):
     workspace_mib = settings.workspace_mib or _WORKSPACE_MIB
     name = f"tf-trt-{settings.precision}"
     facts = run_in_child(name, convert, source, target, settings.precision, settings.max_batch, workspace_mib)
-    say(
-        "%s: %d of %d operations run in TensorRT, in %d segment%s, for batches of %s"
-        % (
-            name,
-            facts["ops_in_engines"],
-            facts["ops"],
-            len(facts["segments"]),
-            "" if len(facts["segments"]) == 1 else "s",
-            " and ".join(str(batch) for batch in facts["batches"]),
-        )
-    )
+    segments = "1 segment" if len(facts["segments"]) == 1 else f"{len(facts['segments'])} segments"
+    batches = " and ".join(map(str, facts["batches"]))
+    share = f"{facts['ops_in_engines']} of {facts['ops']} operations"
+    say(f"{name}: {share} run in TensorRT, in {segments}, for batches of {batches}")
     return facts
 
 
@@ -75,17 +68,17 @@ def convert(source, target, precision, max_batch, workspace_mib):
         workspace_mib: memory that TensorRT may use on the GPU beside the weights.
 
     Returns:
-        as build.
+        facts for engine.json: libraries, gpu, segments, ops_in_engines, ops, batches.
 
     Raises:
         MissingRequirement: TensorFlow, its TensorRT or a GPU is missing, or an engine could not be built.
         BundleError: there is no source.
     """
-    found = tf_trt.probe()
-    tf_trt.require_tensorrt(found)
+    versions = tf_trt.probe()
+    tf_trt.require_tensorrt(versions)
     gpu = tf_trt.require_gpu()
     if not os.path.isdir(source):
-        raise BundleError(f"{source}: is missing, and is what TF-TRT converts; train again")
+        raise BundleError(f"{source}: is missing, which TF-TRT converts; train again")
     slow = tf_trt.slow_protobuf()
     if slow:
         say("warning: " + slow)
@@ -94,24 +87,24 @@ def convert(source, target, precision, max_batch, workspace_mib):
     # conversion_params alone is what TensorFlow 2.6 to 2.17 all take.
     converter = module.TrtGraphConverterV2(
         input_saved_model_dir=source,
-        conversion_params=_parameters(module, found.tensorflow, precision, len(batches), workspace_mib),
+        conversion_params=_parameters(module, versions.tensorflow, precision, len(batches), workspace_mib),
     )
     converted = converter.convert()
     coverage = cover(converted.graph.as_graph_def())
     if not coverage.segments:
         raise MissingRequirement(
-            f"TF-TRT put none of the {coverage.ops} operations into TensorRT: what it said is above; use --to tensorrt"
+            f"TF-TRT put none of the {coverage.ops} operations into TensorRT: its messages are above; use --to tensorrt"
         )
     # Smallest first: a batch that a built engine can hold builds none of its own.
     converter.build(input_fn=lambda: ((_pictures(batch),) for batch in batches))
     converter.save(target)
     for segment in coverage.segments:
         _check_engines(target, segment, len(batches))
-    return dict(coverage._asdict(), libraries=tf_trt.libraries(found), gpu=gpu, batches=batches)
+    return dict(coverage._asdict(), libraries=tf_trt.libraries(versions), gpu=gpu, batches=batches)
 
 
 def cover(graph_def):
-    """Counts what of a converted GraphDef runs in TensorRT (Coverage)."""
+    """Returns the Coverage of a converted GraphDef."""
     functions = {function.signature.name: function.node_def for function in graph_def.library.function}
     nodes = collections.deque(graph_def.node)
     segments, inside, outside = [], 0, 0
@@ -132,8 +125,8 @@ def _count(nodes):
 
 
 def _parameters(module, tensorflow, precision, engine_count, workspace_mib):
-    # TensorFlow 2.6 hands False to the converted operations before build(), which then builds nothing; later ones set
-    # it in save(). With an engine for the largest batch, 2.6 finds nothing to build when it runs either.
+    # With False TensorFlow 2.6 builds nothing in build(); later versions set it in save(). As there is an engine for
+    # the largest batch, 2.6 has nothing to build at run time either.
     late = tuple(int(part) for part in tensorflow.split(".")[:2]) < (2, 7)
     return module.DEFAULT_TRT_CONVERSION_PARAMS._replace(
         precision_mode=precision.upper(),
@@ -145,14 +138,14 @@ def _parameters(module, tensorflow, precision, engine_count, workspace_mib):
 
 
 def _pictures(batch):
-    """A batch of grey pictures: an engine's shape is what counts."""
+    """Returns a batch of grey pictures: only the shape matters for building."""
     return np.full([batch] + spec.INPUT_SPEC["shape"], 128, np.uint8)
 
 
 def _check_engines(saved_model, segment, expected):
-    """Raises MissingRequirement when a segment's engines were not all saved.
+    """Raises MissingRequirement when some of a segment's engines are missing.
 
-    TensorFlow writes a record for each engine that it could build, and goes on without the others.
+    TensorFlow writes a record for each engine that it could build, and ignores the others.
     """
     path = os.path.join(saved_model, "assets", "trt-serialized-engine." + segment.split("/")[-1])
     built = 0
@@ -161,6 +154,6 @@ def _check_engines(saved_model, segment, expected):
         built = sum(1 for _ in tensorflow.data.TFRecordDataset(path))
     if built != expected:
         raise MissingRequirement(
-            "TF-TRT built %d of %d engines of %s: what TensorRT said is above. Most often memory is short: stop other "
-            "programs, or try --max-batch 1, or another --workspace-mib" % (built, expected, segment)
+            f"TF-TRT built {built} of {expected} engines of {segment}: TensorRT's messages are above. Most often "
+            "there is not enough memory: stop other programs, or try --max-batch 1, or another --workspace-mib"
         )

@@ -11,7 +11,7 @@ from edge_runtime.bundle.reading import Bundle
 from edge_runtime.engines.selection import open_engine
 from edge_runtime.errors import ImageError
 from edge_runtime.machine import cpu
-from edge_runtime.photos import jpeg_hardware, memory
+from edge_runtime.photos import jpeg_hardware, memory_budget
 from edge_runtime.photos.picture import check_picture, fit_image
 from edge_runtime.photos.read import read_image
 from edge_runtime.pipeline import classify_items
@@ -85,7 +85,7 @@ class Classifier:
         Raises:
             UsageError, BundleError, MissingRequirement: as edge_runtime.engines.open_engine.
         """
-        memory.decode_budget()  # a wrong setting is noticed before the first photo
+        memory_budget.decode_budget()  # a wrong setting is noticed before the first photo
         opened = Bundle.open(bundle)
         opened_engine = open_engine(opened, engine, batch_size)
         return cls(opened, opened_engine, opened_engine.max_batch)

@@ -1,6 +1,7 @@
 """What several tests share: a bundle small enough to be made in milliseconds, photos, the command line."""
 
 import concurrent.futures
+import json
 import os
 import subprocess
 import sys
@@ -196,6 +197,14 @@ def write_blocks_bundle(folder):
         onnx.save(model, os.path.join(temporary, "model.onnx"))
         writing.write_manifest(temporary, names, {}, {})
     return str(folder)
+
+
+def check_manifest(bundle):
+    """Raises jsonschema.ValidationError where a bundle's manifest.json does not fit its schema."""
+    import jsonschema
+
+    with open(os.path.join(os.path.dirname(manifest.__file__), "manifest.schema.json"), encoding="utf-8") as schema:
+        jsonschema.validate(bundle.manifest, json.load(schema))
 
 
 def with_manifest(tiny, metrics, training):

@@ -1,6 +1,6 @@
-"""The measurements of one open engine. Warm-up and measurement run the same step; nothing is clipped or averaged away.
+"""Measures one open engine. Warm-up and measurement run the same step; every call counts, no outlier is dropped.
 
-Photos lie ready in memory before the clock starts: a timed call is the engine's infer and nothing else.
+Photos are in memory before the clock starts: a timed call is the engine's infer and nothing else.
 """
 
 import math
@@ -13,14 +13,14 @@ from edge_runtime.results import text_formats
 from edge_runtime.results.rows import columns_of, row_of
 
 PERCENTILES = (("p50", 50), ("p90", 90), ("p95", 95), ("p99", 99), ("p99_9", 99.9))
-_LEAST_CALLS = 3
+_MIN_CALLS = 3
 _WARM_UP_CALLS = 3
-_MOST_WARM_UP_CALLS = 20
-_SETTLED = 0.9  # warm is what gets no faster than this times its best, three calls in a row
+_MAX_WARM_UP_CALLS = 20
+_SETTLED = 0.9  # an engine is warm when three calls in a row are not faster than this times its best
 
 
 def make_batches(pictures, batch):
-    """Returns the photos as a list of contiguous batches, uint8 [batch, 299, 299, 3] each; too few are used again.
+    """Returns the photos as a list of contiguous batches, uint8 [batch, 299, 299, 3] each; too few are repeated.
 
     Args:
         pictures: uint8 [n, 299, 299, 3], n >= 1.
@@ -32,13 +32,13 @@ def make_batches(pictures, batch):
 
 def warm_up(engine, batches):
     """Calls an engine until it gets no faster. Returns the milliseconds of each call, the first being the cold one."""
-    taken: typing.List[float] = []
+    calls_ms: typing.List[float] = []
     best, settled = float("inf"), 0
-    while settled < _WARM_UP_CALLS and len(taken) < _MOST_WARM_UP_CALLS:
-        taken.append(_step(engine, batches, len(taken)))
-        settled = 0 if taken[-1] < _SETTLED * best else settled + 1
-        best = min(best, taken[-1])
-    return taken
+    while settled < _WARM_UP_CALLS and len(calls_ms) < _MAX_WARM_UP_CALLS:
+        calls_ms.append(_step(engine, batches, len(calls_ms)))
+        settled = 0 if calls_ms[-1] < _SETTLED * best else settled + 1
+        best = min(best, calls_ms[-1])
+    return calls_ms
 
 
 def window(engine, batches, seconds):
@@ -56,7 +56,7 @@ def window(engine, batches, seconds):
     _step(engine, batches, 0)
     latencies_ms: typing.List[float] = []
     cpu_s, started = time.process_time(), time.perf_counter()
-    while time.perf_counter() - started < seconds or len(latencies_ms) < _LEAST_CALLS:
+    while time.perf_counter() - started < seconds or len(latencies_ms) < _MIN_CALLS:
         latencies_ms.append(_step(engine, batches, len(latencies_ms)))
     took_s = time.perf_counter() - started
     return {
@@ -68,13 +68,13 @@ def window(engine, batches, seconds):
 
 
 def end_to_end(classifier, items, out, seconds=0.0):
-    """Classifies photo files into a table, as `picnic-edge classify` does, and returns where the time went.
+    """Classifies photo files into a table with the code of `picnic-edge classify`, and measures where the time goes.
 
     Args:
         classifier: an open Classifier.
         items: list of edge_runtime.sources.items.Item.
         out: name of the table to write.
-        seconds: all items are gone through once, and again as long as less time than this has passed.
+        seconds: all items are classified once, and again until this much time has passed.
 
     Returns:
         dict: photos, seconds, images_per_s, cpu_s (core time of this process), batch, and per photo in milliseconds
@@ -98,9 +98,9 @@ def end_to_end(classifier, items, out, seconds=0.0):
         "wait_ms": took_s - classifier.stats.infer_s,
         "write_ms": write_s,
     }
-    found = {name: 1000 * value / photos for name, value in stages_s.items()}
+    per_photo_ms = {name: 1000 * value / photos for name, value in stages_s.items()}
     return dict(
-        found,
+        per_photo_ms,
         photos=photos,
         seconds=took_s,
         images_per_s=photos / took_s,
@@ -112,14 +112,14 @@ def end_to_end(classifier, items, out, seconds=0.0):
 def percentiles(latencies_ms):
     """Returns {"p50_ms", "p90_ms", "p95_ms", "p99_ms", "p99_9_ms", "mean_ms", "max_ms", "calls"} of all calls.
 
-    A percentile is a duration that occurred: the smallest that so many of all are no longer than.
+    A percentile is a duration that occurred: the smallest one that at least so many calls did not exceed.
     """
     ordered = sorted(latencies_ms)
-    found = {
-        name + "_ms": ordered[max(1, int(math.ceil(len(ordered) * rank / 100.0 - 1e-9))) - 1]
+    figures = {
+        name + "_ms": ordered[max(1, int(math.ceil(len(ordered) * rank / 100 - 1e-9))) - 1]
         for name, rank in PERCENTILES
     }
-    return dict(found, mean_ms=sum(ordered) / len(ordered), max_ms=ordered[-1], calls=len(ordered))
+    return dict(figures, mean_ms=sum(ordered) / len(ordered), max_ms=ordered[-1], calls=len(ordered))
 
 
 def _step(engine, batches, number):

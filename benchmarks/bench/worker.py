@@ -1,4 +1,4 @@
-"""An engine in a process of its own: its memory is its own, and a crash costs nobody else's figures.
+"""An engine in a process of its own: its memory is measured alone, and its crash costs no other engine's figures.
 
 The process opens the engine, answers requests one at a time, and waits in between without using a core, so that several
 engines can be open side by side and be measured in turns.
@@ -28,23 +28,22 @@ from edge_runtime.machine.processes import die_with_parent
 GPU_KINDS = ("tensorrt", "tf-trt")  # built for a largest batch; their memory is the GPU's
 END_TO_END = "end_to_end"
 _GRACE_S = 5
-_MOST_PICTURES = 32  # in the batches of the model-only windows: a copy per batch size is in the peak of memory
+_MAX_PICTURES = 32  # in the batches of the model-only windows: a copy per batch size is in the peak of memory
 
-Task = typing.NamedTuple(
-    "Task",
-    [
-        ("bundle", str),  # its folder
-        ("engine", str),
-        ("batches", list),  # photos per call, in the order of measuring
-        ("items", list),  # edge_runtime.sources.items.Item of the end-to-end run
-        ("scratch", str),  # an existing folder
-        ("opener", typing.Callable),  # as edge_runtime.engines.open_engine(bundle, name, max_batch)
-    ],
-)
+
+class Task(typing.NamedTuple):
+    """What a worker opens."""
+
+    bundle: str  # its folder
+    engine: str  # its name
+    batches: typing.List[int]  # photos per call, in the order of measuring
+    items: list  # edge_runtime.sources.items.Item of the end-to-end run
+    scratch: str  # an existing folder
+    opener: typing.Callable  # edge_runtime.engines.selection.open_engine, or a function with the same arguments
 
 
 class EngineFailed(Exception):  # noqa: N818
-    """This engine cannot be measured any further; the message is the reason, its first line says it in short.
+    """This engine cannot be measured any further. The message is the reason; its first line is the short form.
 
     invalid: it, or its bundle, is corrupt or built for another machine.
     """
@@ -55,7 +54,7 @@ class EngineFailed(Exception):  # noqa: N818
 
 
 class Worker:
-    """The parent's side: start it, ask it, close it. Not to be shared between threads."""
+    """The parent's side: starts the process, sends requests, closes it. For one thread only."""
 
     def __init__(self, task):
         """Starts the process and waits until the engine is open and warm.
@@ -67,7 +66,7 @@ class Worker:
         self._connection, theirs = context.Pipe()
         self._busy = True
         self._process: typing.Any = context.Process(target=_serve, args=(theirs, os.getpid(), task), daemon=True)
-        # Ctrl-C is the parent's affair: the child starts with it blocked, until it ignores it.
+        # Only the parent handles Ctrl-C: the child starts with SIGINT blocked, and then ignores it.
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
         try:
             self._process.start()
@@ -81,7 +80,7 @@ class Worker:
             raise
 
     def ask(self, request, *arguments):
-        """Returns what a public method of _Subject answers to the arguments.
+        """Calls a public method of _Subject in the process and returns its result.
 
         Raises:
             EngineFailed: it failed, or its process ended.
@@ -94,7 +93,7 @@ class Worker:
     def close(self):
         """Ends the process. May be called any number of times."""
         self._connection.close()
-        if not self._busy:  # it ends by itself
+        if not self._busy:  # it ends as soon as the connection is closed
             self._process.join(_GRACE_S)
         if self._process.is_alive():
             os.kill(self._process.pid, signal.SIGKILL)
@@ -114,37 +113,37 @@ class Worker:
 
 def largest_batch(info):
     """Returns the largest batch that an engine was built for, None where it takes any."""
-    record = info.record or {}
-    if info.kind not in GPU_KINDS:
+    profile = (info.record or {}).get("batch_profile")
+    if info.kind not in GPU_KINDS or not isinstance(profile, dict):
         return None
-    profile = record.get("batch_profile")
-    found = profile.get("max") if isinstance(profile, dict) else record.get("max_batch")
-    return found if isinstance(found, int) and found > 0 else None
+    largest = profile.get("max")
+    return largest if isinstance(largest, int) and largest > 0 else None
 
 
 def _how_it_ended(code):
     if code == -signal.SIGKILL:
-        return "its process was killed by the system, which does that when memory runs out"
+        return "its process was killed by the system, most likely because memory ran out"
     if code is not None and code < 0:
         return f"its process crashed ({signal.Signals(-code).name})"
-    return f"its process ended with exit code {code}; what it said is above"
+    return f"its process ended with exit code {code}; its own messages are above"
 
 
 def _serve(connection, parent, task):
-    """What the child does: opens the engine, then answers until the parent goes."""
+    """The child's main function: opens the engine, then answers requests until the parent closes the connection."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
     die_with_parent(parent)
-    os.dup2(2, 1)  # the document on standard output is the parent's
+    os.dup2(2, 1)  # standard output is for the parent's document
     subject: typing.Any = None
-    request, arguments = _Subject, (task,)  # type: typing.Tuple[typing.Callable, tuple]
+    request: typing.Callable = _Subject
+    arguments: tuple = (task,)
     while True:
         reason, value = "", None
         try:
             value = request(*arguments)
         except (PicnicError, EngineError) as error:
             reason, value = str(error) or type(error).__name__, isinstance(error, BundleError)
-        except Exception as error:  # each library has exceptions of its own
+        except Exception as error:  # each library has its own exceptions
             traceback.print_exc()
             text = str(error).strip().splitlines() or [""]
             reason = f"{type(error).__name__}: {text[0]}"
@@ -154,13 +153,13 @@ def _serve(connection, parent, task):
                 value = subject.facts
             connection.send((reason, value))
             name, arguments = connection.recv()
-        except (EOFError, OSError):  # the parent has what it wanted
+        except (EOFError, OSError):  # the parent closed the connection
             return
         request = getattr(subject, name)
 
 
 class _Subject:
-    """The child's side: the open engine, and what can be asked of it (the public methods)."""
+    """The child's side: the open engine. Its public methods are the requests."""
 
     def __init__(self, task):
         self._task = task
@@ -170,7 +169,7 @@ class _Subject:
         self._engine = task.opener(self._bundle, task.engine, max(task.batches))
         load_s = time.perf_counter() - started
         self._classifier = Classifier(self._bundle, self._engine, max(task.batches))
-        few = self._pictures[:_MOST_PICTURES]
+        few = self._pictures[:_MAX_PICTURES]
         self._batches = {size: measure.make_batches(few, size) for size in task.batches}
         started = time.perf_counter()
         calls_ms = [measure.warm_up(self._engine, self._batches[size]) for size in task.batches]
@@ -192,14 +191,14 @@ class _Subject:
     def end_to_end(self, seconds):
         """Times a window of photo files: measure.end_to_end."""
         out = os.path.join(self._task.scratch, f"{os.getpid()}.tsv")
-        found = measure.end_to_end(self._classifier, self._task.items, out, seconds)
+        figures = measure.end_to_end(self._classifier, self._task.items, out, seconds)
         failed = self._classifier.stats.failed
         if failed:
-            raise EngineError(f"{self._engine.name}: it fails on {failed} of {found['photos']} photos")
-        return found
+            raise EngineError(f"{self._engine.name}: it fails on {failed} of {figures['photos']} photos")
+        return figures
 
     def accuracy(self, labelled):
-        """Scores the engine on labelled photos, as convert.parity.labelled_photos returns them."""
+        """Scores the engine on labelled photos, a list that convert.parity.labelled_photos returned."""
         answers = self._classifier.classify(item for item, _ in labelled)
         rows = [
             (label, answer.probabilities.argmax())
@@ -208,15 +207,15 @@ class _Subject:
         ]
         if not rows:
             return {"labelled_photos": 0, "top1": None, "macro_f1": None}
-        truth, found = np.array(rows).T
+        truth, predicted = np.array(rows).T
         return {
             "labelled_photos": len(rows),
-            "top1": float(np.mean(truth == found)),
-            "macro_f1": parity.macro_f1(truth, found),
+            "top1": float(np.mean(truth == predicted)),
+            "macro_f1": parity.macro_f1(truth, predicted),
         }
 
     def memory(self):
-        """Returns {"peak_rss_bytes", "gpu_memory_bytes"} so far; the GPU's is None where nothing tells it."""
+        """Returns {"peak_rss_bytes", "gpu_memory_bytes"} so far; the GPU's is None where it is unknown."""
         return {"peak_rss_bytes": peak_memory_bytes(), "gpu_memory_bytes": _gpu_memory_bytes(os.getpid())}
 
     def loadgen(self, scenario, mode, folder):
@@ -225,7 +224,7 @@ class _Subject:
 
 
 def _gpu_memory_bytes(pid):
-    """Returns what nvidia-smi says of a process; a Jetson has none, its GPU works in the machine's memory."""
+    """Returns a process's GPU memory from nvidia-smi. A Jetson has none: its GPU uses the machine's memory."""
     command = ["nvidia-smi", "--query-compute-apps=pid,used_memory", "--format=csv,noheader,nounits"]
     for line in jetson.output_of(*command).splitlines():
         fields = [field.strip() for field in line.split(",")]

@@ -1,1 +1,1 @@
-"""Power meters: watts of boards, processors and GPUs, and energy per image."""
+"""Energy while a block of code runs: meter.Meter samples one source of power; one module per kind of source."""

@@ -9,7 +9,9 @@ import sys
 import tempfile
 import time
 
-from benchmarks.bench import bench, cli, compare
+from benchmarks.bench import cli, compare, document, summary, turns
+from benchmarks.bench.plan import make_plan
+from benchmarks.bench.subject import Subject
 from edge_runtime.bundle.reading import Bundle
 from edge_runtime.cli.options import positive
 from edge_runtime.cli.run import run_verb
@@ -36,7 +38,7 @@ def main(argv=None):
     options = cli.parser().parse_args([own.bundle] + (["--images", own.images] if own.images else []))
     silent = found = 0
     with tempfile.TemporaryDirectory() as scratch:
-        plan = cli.make_plan(bundle, options, scratch)
+        plan = make_plan(bundle, options, scratch)
         before = _run(bundle, own.engine, plan)
         for number in range(own.tries):
             planted = _run(bundle, own.engine, plan._replace(opener=open_slower))
@@ -73,10 +75,10 @@ def open_slower(bundle, name, max_batch):
 
 def _run(bundle, engine, plan):
     say(f"-- a run of {engine}{', planted' if plan.opener is open_slower else ''}")
-    result = cli.document(bundle, plan, ["compare_trial"], bundle.path)
-    subject = bench.Subject(engine)
-    bench.run(bundle, [subject], plan)
-    result.update(engines=[bench.summarize(subject)], partial=False)
+    result = document.new_document(bundle, plan, ["compare_trial"], bundle.path)
+    subject = Subject(engine)
+    turns.run(bundle, [subject], plan)
+    result.update(engines=[summary.summarize(subject)], partial=False)
     if "skipped" in result["engines"][0] or subject.problem:
         raise MissingRequirement(f"{engine}: {subject.problem}")
     return result

@@ -28,7 +28,7 @@ from PIL import Image
 from edge_runtime.cli.run import run_verb
 from edge_runtime.console import say
 from edge_runtime.errors import ImageError, PicnicError
-from edge_runtime.photos import decode, memory, spec
+from edge_runtime.photos import decode, memory_budget, spec
 
 HANG_S = 5.0
 BUDGET_MIB = 256
@@ -219,7 +219,7 @@ def _outcome(data):
 
 def _child(seed, start, count):
     """Decodes mutations; writes a line before and after each."""
-    os.environ[memory.SETTING] = str(BUDGET_MIB)
+    os.environ[memory_budget.SETTING] = str(BUDGET_MIB)
     photos = base_photos()
     write = sys.stdout.write
     for number in range(start, count):
@@ -331,13 +331,13 @@ def _measure_threads():
     side = int(spec.MAX_PIXELS**0.5)
     code = (
         "import sys, warnings\nfrom concurrent.futures import ThreadPoolExecutor\nwarnings.simplefilter('ignore')\n"
-        "from benchmarks.experiments import fuzz_photos\nfrom edge_runtime.photos import images, memory\n"
-        "def read(_):\n"
-        "    try:\n        images.read_image(sys.argv[2])\n        return 'decoded'\n"
-        "    except images.ImageError as error:\n        return str(error)\n"
+        "from benchmarks.experiments import fuzz_photos\nfrom edge_runtime.photos import decode, memory_budget, read\n"
+        "def read_one(_):\n"
+        "    try:\n        read.read_image(sys.argv[2])\n        return 'decoded'\n"
+        "    except read.ImageError as error:\n        return str(error)\n"
         "with ThreadPoolExecutor(int(sys.argv[1])) as pool:\n"
-        "    said = set(pool.map(read, range(int(sys.argv[1]))))\n"
-        "print('%6d  %7d  %7d  %s' % (int(sys.argv[1]), memory.decode_budget().size_bytes >> 20,"
+        "    said = set(pool.map(read_one, range(int(sys.argv[1]))))\n"
+        "print('%6d  %7d  %7d  %s' % (int(sys.argv[1]), memory_budget.decode_budget().size_bytes >> 20,"
         " fuzz_photos._peak_bytes() >> 20, ', '.join(said)))"
     )
     print(f"\nPNGs of {side} x {side} pixels, one for each thread\nthreads  budget  peak MiB")
@@ -351,17 +351,18 @@ def _measure_threads():
             print(f"{mode}, a file of {os.path.getsize(path) >> 10} KiB")
             for threads in (2, 6):
                 for setting in ("", "2048"):
-                    environment = dict(os.environ, **{memory.SETTING: setting})
+                    environment = dict(os.environ, **{memory_budget.SETTING: setting})
                     subprocess.run([sys.executable, "-c", code, str(threads), path], env=environment, check=False)
 
 
 def _measure_memory():
     """Prints for large photos what decoding takes and what was reserved for it, each in a process of its own."""
     code = (
-        "import sys\nfrom benchmarks.experiments import fuzz_photos\nfrom edge_runtime.photos import images, memory\n"
-        "images.decode_image(fuzz_photos._saved(fuzz_photos.Image.fromarray(fuzz_photos._drawn(99, 99)), 'JPEG'))\n"
-        "before = fuzz_photos._peak_bytes(reset=True)\nimages.read_image(sys.argv[1])\n"
-        "print(fuzz_photos._peak_bytes() - before, memory.decode_budget().peak_bytes)"
+        "import sys\nfrom benchmarks.experiments import fuzz_photos\n"
+        "from edge_runtime.photos import decode, memory_budget, read\n"
+        "decode.decode_image(fuzz_photos._saved(fuzz_photos.Image.fromarray(fuzz_photos._drawn(99, 99)), 'JPEG'))\n"
+        "before = fuzz_photos._peak_bytes(reset=True)\nread.read_image(sys.argv[1])\n"
+        "print(fuzz_photos._peak_bytes() - before, memory_budget.decode_budget().peak_bytes)"
     )
     rgb = cv2.resize(_drawn(1000, 1500), (6000, 4000))
     picture = Image.fromarray(rgb)
@@ -400,7 +401,7 @@ def _measure_memory():
             done = subprocess.run(
                 [sys.executable, "-c", code, path],
                 stdout=subprocess.PIPE,
-                env=dict(os.environ, **{memory.SETTING: "4096"}),
+                env=dict(os.environ, **{memory_budget.SETTING: "4096"}),
                 check=False,
             )
             took, reserved = (int(word) / 24e6 for word in done.stdout.split() or (0, 0))

@@ -19,10 +19,10 @@ from edge_runtime.cli.run import run_verb
 from edge_runtime.console import say
 from edge_runtime.errors import SomeInputsFailed
 from edge_runtime.pipeline.latency import Latency
-from edge_runtime.sources import kinds, live
+from edge_runtime.sources import kinds, live, newest
 
-_MOST_GROWTH_BYTES = 16 << 20
-_MOST_GROWTH = 2  # threads or files: one may be on its way when it is counted
+_MAX_GROWTH_BYTES = 16 << 20
+_MAX_GROWTH = 2  # threads or files: one may be on its way when it is counted
 _MAX_DELAY_S = 0.05
 
 
@@ -58,10 +58,10 @@ def soak(classifier, source, seconds, every_s):
 
     Yields:
         after every every_s seconds and at the end: {"seconds", "rows", "rss_bytes", "threads", "open_files", "latency",
-        and live.Counts}, each since the start, latency since the line before.
+        and newest.Counts}, each since the start, latency since the line before.
     """
     started_s = time.perf_counter()
-    totals, rows, latency = dict(vars(live.Counts())), 0, Latency()
+    totals, rows, latency = dict(vars(newest.Counts())), 0, Latency()
     lines = 0
     while time.perf_counter() - started_s < seconds:  # a video file ends; it is played again
         remaining_s = seconds - (time.perf_counter() - started_s)
@@ -89,7 +89,7 @@ def judge(lines):
         - max(line[name] for line in lines[quarter : 2 * quarter] or lines)
         for name in ("rss_bytes", "threads", "open_files")
     }
-    limits = {"rss_bytes": _MOST_GROWTH_BYTES, "threads": _MOST_GROWTH, "open_files": _MOST_GROWTH}
+    limits = {"rss_bytes": _MAX_GROWTH_BYTES, "threads": _MAX_GROWTH, "open_files": _MAX_GROWTH}
     lost = lines[-1]["taken"] - lines[-1]["rows"]
     flat = all(growth[name] <= limit for name, limit in limits.items()) and not lost
     return {"flat": flat, "growth": growth, "lost": lost, "lines": len(lines)}

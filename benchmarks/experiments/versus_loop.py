@@ -19,7 +19,7 @@ import time
 import numpy as np
 
 from benchmarks import rivals
-from benchmarks.bench import cli, measure
+from benchmarks.bench import measure, plan
 from edge_runtime.bundle.reading import Bundle
 from edge_runtime.classifier import Classifier
 from edge_runtime.cli.run import run_verb
@@ -90,7 +90,7 @@ def main(argv=None):
     parser.add_argument("--loop-photos", type=int, default=200, metavar="N", help="for the usual loops (default 200)")
     options = parser.parse_args(argv)
     bundle = Bundle.open(options.bundle)
-    items = cli.readable(list(open_source(options.photos)), options.photos)
+    items = plan.readable(list(open_source(options.photos)), options.photos)
     paths = [item.path for item in items]
     decoded, every_pixel, engines = [], [], collections.defaultdict(list)
     for number in range(options.rounds):

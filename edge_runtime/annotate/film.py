@@ -12,8 +12,8 @@ from edge_runtime.annotate.drawing import padded
 from edge_runtime.annotate.target import Target
 from edge_runtime.errors import MissingRequirement, UsageError
 from edge_runtime.photos.picture import shrink_picture
-from edge_runtime.sources import live
 from edge_runtime.sources.items import Frame
+from edge_runtime.sources.video import Video
 
 CODECS = {".mp4": "mp4v", ".avi": "MJPG"}  # that every OpenCV's ffmpeg writes
 
@@ -96,7 +96,7 @@ class Film(Target):
 
     def _place(self):
         # OpenCV tells no error while it writes.
-        with contextlib.closing(live.open_video(self._temporary)) as written:
+        with contextlib.closing(Video(self._temporary)) as written:
             whole = written.frame_count >= self._written
         if not whole:
             raise UsageError(f"--annotate {self._path}: could not be written whole; is the disk full?")

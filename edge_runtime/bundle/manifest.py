@@ -1,4 +1,4 @@
-"""manifest.json: what it holds, and how it is read."""
+"""manifest.json: its names and versions, and how it is read. manifest.schema.json beside this file describes it."""
 
 import hashlib
 import json
@@ -7,25 +7,19 @@ import os
 from edge_runtime.errors import BundleError, UsageError
 
 FORMAT_VERSION = 1
-
 MANIFEST = "manifest.json"
-
+INPUT_NAME, OUTPUT_NAME = "images", "probabilities"  # of model.onnx
 ADVICE = "train again, or copy the bundle again"
-
-_LARGEST_JSON = 256 << 20  # bytes; a manifest has 20 per photo of the training
-
-INPUT_NAME = "images"
-
-OUTPUT_NAME = "probabilities"
+_MAX_JSON_BYTES = 256 << 20  # a manifest has 20 per photo of the training
 
 
 def read_json(path):
-    """Returns what a JSON file of a bundle holds. Raises OSError, ValueError or RecursionError: it cannot be read."""
-    if os.path.exists(path) and not os.path.isfile(path):  # a pipe would be waited for, a device read without end
+    """Returns the value in a JSON file of a bundle. Raises OSError, ValueError or RecursionError: it cannot be read."""
+    if os.path.exists(path) and not os.path.isfile(path):  # a pipe would block, a device never end
         raise ValueError("it is no regular file")
     with open(path, encoding="utf-8") as file:
-        if os.fstat(file.fileno()).st_size > _LARGEST_JSON:
-            raise ValueError(f"it is larger than {_LARGEST_JSON >> 20} MiB")
+        if os.fstat(file.fileno()).st_size > _MAX_JSON_BYTES:
+            raise ValueError(f"it is larger than {_MAX_JSON_BYTES >> 20} MiB")
         return json.load(file)
 
 
@@ -50,13 +44,13 @@ def read_manifest(path):
     version = manifest.get("format_version") if isinstance(manifest, dict) else None
     if version != FORMAT_VERSION:
         raise BundleError(
-            "%s: has bundle format %s, this version reads %d; update picnic-edge, or train again"
-            % (path, version, FORMAT_VERSION)
+            f"{path}: has bundle format {version}, this version reads {FORMAT_VERSION}; "
+            "update picnic-edge, or train again"
         )
     return manifest
 
 
 def identity_of(manifest):
-    """A short name for what the bundle computes: its classes, its input spec and its files' sums."""
+    """Returns the bundle's id: 12 hexadecimal digits, from its classes, its input spec and its files' sums."""
     content = [manifest.get("class_names"), manifest.get("input_spec"), manifest.get("files")]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]

@@ -1,4 +1,4 @@
-"""Whether an ONNX file names other files as parts of it: told from its bytes, for the board has no onnx package."""
+"""Finds out whether an ONNX file keeps weights in other files. It reads the bytes: the board has no onnx package."""
 
 # Where onnx.proto has tensors: {message: {number of a field: the message in it}}.
 _INSIDE = {
@@ -24,11 +24,11 @@ def names_other_files(data):
         data: bytes of an ONNX file.
 
     Raises:
-        ValueError: it is none.
+        ValueError: data is no ONNX file.
     """
-    waiting = [("model", 0, len(data))]
-    while waiting:
-        message, place, end = waiting.pop()
+    pending = [("model", 0, len(data))]
+    while pending:
+        message, place, end = pending.pop()
         while place < end:
             key, place = _number(data, place, end)
             field, kind = (key & 0xFFFFFFFF) >> 3, key & 7
@@ -39,7 +39,7 @@ def names_other_files(data):
             elif kind == 2:
                 size, place = _number(data, place, end)
                 if field in _INSIDE[message]:
-                    waiting.append((_INSIDE[message][field], place, place + size))
+                    pending.append((_INSIDE[message][field], place, place + size))
                 place += size
             elif kind in _FIXED_BYTES:
                 place += _FIXED_BYTES[kind]

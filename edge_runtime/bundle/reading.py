@@ -1,16 +1,4 @@
-"""The bundle: the folder that training writes, the converter adds engines to, and everything else reads.
-
-BUNDLE/manifest.json        format version, class names, input spec, metrics, training, sha256 and size of every file,
-                            and where there was a key a signature (see edge_runtime/bundle/signing.py)
-BUNDLE/model.onnx           opset 13, uint8 [N, 299, 299, 3] "images" -> float32 [N, classes] "probabilities"
-BUNDLE/saved_model/         the same graph, frozen, for TensorFlow and TF-TRT
-BUNDLE/sample/              photos kept at 299 x 299 with the model's own answers: what engines are checked against
-BUNDLE/engines/<id>/        engine files and engine.json (see edge_runtime/engines)
-
-Only files that the manifest lists are opened. That all are there, with their sizes, is checked when the bundle is
-opened; a file's sum when it is read, so that a start reads no more than it uses. Sums and the id tell a damaged file
-from a sound one. They do not tell who made the bundle: see docs/bundle-format.md.
-"""
+"""Opens a bundle and reads its files, checked against the manifest."""
 
 import io
 import json
@@ -20,23 +8,19 @@ import typing
 import numpy as np
 
 from edge_runtime.bundle import signing
-from edge_runtime.bundle.listing import advising, check_files, checked_bytes, checked_path
+from edge_runtime.bundle.checksums import advising, check_files, checked_bytes, checked_path
 from edge_runtime.bundle.manifest import ADVICE, MANIFEST, identity_of, read_manifest
 from edge_runtime.errors import BundleError, ImageError
 from edge_runtime.photos import decode, spec
 
-Sample = typing.NamedTuple(
-    "Sample",
-    [
-        ("names", list),  # of the photos, as in the training table
-        ("images", np.ndarray),  # uint8 [n, 299, 299, 3]
-        ("labels", list),  # the true class names
-        (
-            "probabilities",
-            np.ndarray,
-        ),  # float32 [n, classes], the model's own answers to exactly these images
-    ],
-)
+
+class Sample(typing.NamedTuple):
+    """The photos of a bundle that its engines are checked against."""
+
+    names: list  # of the photos, as in the training table
+    images: np.ndarray  # uint8 [n, 299, 299, 3]
+    labels: list  # the true class names
+    probabilities: np.ndarray  # float32 [n, classes], the model's own answers to exactly these images
 
 
 class Bundle:
@@ -51,7 +35,7 @@ class Bundle:
 
     @classmethod
     def open(cls, path, need_signature=True):
-        """Reads a bundle's manifest, and looks whether every file that it lists is there with its size.
+        """Reads a bundle's manifest, and checks that every file that it lists is there with its size.
 
         Args:
             path: the bundle's folder.
@@ -85,19 +69,19 @@ class Bundle:
             raise BundleError(f"{path}: the manifest was changed after training; train again")
         if manifest.get("input_spec") != spec.INPUT_SPEC:
             raise BundleError(
-                "%s: made for another input spec than this version's; expected %s, got %s.\n"
-                "Use the version that trained it, or train again." % (path, spec.INPUT_SPEC, manifest.get("input_spec"))
+                f"{path}: made for another input spec than this version's; expected {spec.INPUT_SPEC}, "
+                f"got {manifest.get('input_spec')}.\nUse the version that trained it, or train again."
             )
         with advising(ADVICE):
             check_files(path, bundle.files)
         return bundle
 
     def file(self, name):
-        """Returns the full name of a file of the bundle, which is not checked."""
+        """Returns the path of a file of the bundle, which is not checked."""
         return os.path.join(self.path, *name.split("/"))
 
     def checked(self, name):
-        """Returns the full name of a file, or of a folder, of the bundle after checking its sums.
+        """Returns the path of a file, or of a folder, of the bundle after checking its sums.
 
         Raises:
             BundleError: it is not listed, missing or corrupt, or a file in the folder is not listed.
@@ -106,25 +90,29 @@ class Bundle:
             return checked_path(self.path, name, self.files)
 
     def read(self, name):
-        """Returns the content of a file of the bundle: the same bytes that were checked. Raises as checked."""
+        """Returns the content of a file of the bundle: the same bytes that were checked.
+
+        Raises:
+            BundleError: it is not listed, missing or corrupt.
+        """
         with advising(ADVICE):
             return checked_bytes(self.path, name, self.files)
 
     def lists(self, name):
         """Tells whether the bundle has a file or a folder of this name."""
-        return name in self.files or any(listed.startswith(name + "/") for listed in self.files)
+        return name in self.files or any(file.startswith(name + "/") for file in self.files)
 
     def sha256(self, name):
         """Returns the recorded sha256 of a file of the bundle."""
         return self.files[name]["sha256"]
 
     def sample(self):
-        """Returns the Sample of photos that engines are checked against. Raises BundleError: it is no such."""
+        """Returns the Sample of photos that engines are checked against. Raises BundleError: it is garbled."""
         data, answers = self.read("sample/sample.json"), self.read("sample/probabilities.npy")
         try:
             photos = json.loads(data.decode("utf-8"))
             names, labels = [photo["file"] for photo in photos], [photo["label"] for photo in photos]
-            # As they are, also one that an augmentation made a single colour.
+            # decode_large takes also a photo that an augmentation made a single colour.
             pixels = [
                 decode.decode_large(self.read(f"sample/{index:03d}.png"), spec.SIDE) for index in range(len(photos))
             ]

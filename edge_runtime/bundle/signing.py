@@ -1,8 +1,8 @@
 """Signatures of a bundle's manifest.json and of its engines' engine.json, by a secret key: HMAC-SHA256.
 
-Where the environment variable PICNIC_EDGE_KEY_FILE names a file with a key, what is written is signed, and what is read
-must be. The signature is over the document without the field "signature", as JSON with sorted keys and no spaces; the
-documents hold the sums of all other files. A bundle that was written before there was a key is signed by
+Where the environment variable PICNIC_EDGE_KEY_FILE names a file with a key, documents are signed when they are written,
+and must be signed when they are read. The signature is over the document without the field "signature", as JSON with
+sorted keys and no spaces; the documents hold the sums of all other files. This signs an older bundle:
 
     PICNIC_EDGE_KEY_FILE=key python -m edge_runtime.cli.sign_bundle BUNDLE
 """
@@ -20,33 +20,34 @@ from edge_runtime.errors import BundleError, UsageError
 KEY_FILE = "PICNIC_EDGE_KEY_FILE"
 FIELD = "signature"
 ALGORITHM = "HMAC-SHA256"
-_SHORTEST, _LONGEST = 32, 1 << 16  # bytes of a key
+_MIN_BYTES, _MAX_BYTES = 32, 1 << 16  # of a key
 
 log = logging.getLogger("picnic_edge")
 
 
 def key():
-    """Returns the key that PICNIC_EDGE_KEY_FILE names, None where it is not set. Raises UsageError: it is no key."""
+    """Returns the key in the file that PICNIC_EDGE_KEY_FILE names, None where it is unset. Raises UsageError."""
     path = os.environ.get(KEY_FILE)
     if path == "":
         raise UsageError(f"{KEY_FILE} is set, but empty: expected the name of a file with a key; or unset it")
-    return _read_key(path) if path is not None else None
+    return None if path is None else _read_key(path)
 
 
 @functools.lru_cache(maxsize=1)
 def _read_key(path):
     try:
-        if os.path.exists(path) and not os.path.isfile(path):  # a pipe would be waited for
+        if os.path.exists(path) and not os.path.isfile(path):  # a pipe would block
             raise UsageError(f"{KEY_FILE}={path}: expected a regular file with a key")
         with open(path, "rb") as file:
             mode = os.fstat(file.fileno()).st_mode
-            secret = file.read(_LONGEST + 1)
+            secret = file.read(_MAX_BYTES + 1)
     except OSError as error:
         raise UsageError(f"{KEY_FILE}={path}: cannot be read ({error.strerror})")
-    if not _SHORTEST <= len(secret) <= _LONGEST:
+    if not _MIN_BYTES <= len(secret) <= _MAX_BYTES:
         raise UsageError(
-            "%s=%s: expected a key of %d to %d bytes, got %s; `head -c %d /dev/urandom > FILE` makes one"
-            % (KEY_FILE, path, _SHORTEST, _LONGEST, "more" if len(secret) > _LONGEST else len(secret), _SHORTEST)
+            f"{KEY_FILE}={path}: expected a key of {_MIN_BYTES} to {_MAX_BYTES} bytes, got "
+            f"{'more' if len(secret) > _MAX_BYTES else len(secret)}; "
+            f"`head -c {_MIN_BYTES} /dev/urandom > FILE` makes one"
         )
     if mode & (stat.S_IRGRP | stat.S_IROTH):
         log.warning("%s=%s: other users can read the key; chmod 600 makes it yours alone", KEY_FILE, path)
@@ -54,7 +55,7 @@ def _read_key(path):
 
 
 def signed(document):
-    """Returns a dict that is to be written as JSON with a signature where there is a key, without one elsewhere."""
+    """Returns a copy of a dict for JSON with a signature where there is a key, without one elsewhere."""
     document = {name: value for name, value in document.items() if name != FIELD}
     secret = key()
     if secret:
@@ -74,8 +75,8 @@ def require_signature(path, document):
     secret = key()
     if not secret:
         return
-    found = document.get(FIELD)
-    value = found.get("value") if isinstance(found, dict) and found.get("algorithm") == ALGORITHM else None
+    field = document.get(FIELD)
+    value = field.get("value") if isinstance(field, dict) and field.get("algorithm") == ALGORITHM else None
     try:
         expected = _signature(document, secret)
     except RecursionError:
@@ -89,6 +90,6 @@ def require_signature(path, document):
 
 def _signature(document, secret):
     document = {name: value for name, value in document.items() if name != FIELD}
-    document = json.loads(json.dumps(document))  # as it is read again: keys are texts then, and sorted as such
+    document = json.loads(json.dumps(document))  # as the reader gets it: with text for keys, sorted as text
     content = json.dumps(document, sort_keys=True, separators=(",", ":"))
     return hmac.new(secret, content.encode(), hashlib.sha256).hexdigest()

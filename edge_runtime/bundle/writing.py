@@ -1,4 +1,4 @@
-"""Writing a bundle: its manifest, and whether it may be written where it should be."""
+"""Writes a bundle's manifest, and checks that a bundle may be written where it should be."""
 
 import datetime
 import os
@@ -6,7 +6,7 @@ import shutil
 
 from edge_runtime import files
 from edge_runtime.bundle import signing
-from edge_runtime.bundle.listing import list_files
+from edge_runtime.bundle.checksums import list_files
 from edge_runtime.bundle.manifest import FORMAT_VERSION, MANIFEST, identity_of, is_bundle
 from edge_runtime.errors import UsageError
 from edge_runtime.photos import spec
@@ -20,7 +20,7 @@ def write_manifest(folder, class_names, metrics, training):
     Args:
         folder: holds all of the bundle's files, but no manifest yet.
         class_names: in the order of the model's outputs.
-        metrics: dict of plain values: what the model reached on its validation photos.
+        metrics: dict of plain values: the model's figures on its validation photos.
         training: dict of plain values: command, seed, data, weights, versions.
     """
     manifest = {
@@ -37,17 +37,18 @@ def write_manifest(folder, class_names, metrics, training):
 
 
 def check_target(path):
-    """Raises UsageError when a bundle may not be written under this name, because something else lies there."""
+    """Raises UsageError where no bundle can be written: something else is there, the key is wrong, the disk is full."""
     if os.path.lexists(path):
         inside = set(os.listdir(path)) if os.path.isdir(path) else {""}
         if inside and not is_bundle(path):
             raise UsageError(f"{path}: exists and is no bundle; give --out another name")
         if inside - _CONTENT:
             raise UsageError(
-                "%s: would be replaced, and holds more than a bundle: %s; move that away, or give --out another name"
-                % (path, ", ".join(sorted(ascii(name) for name in inside - _CONTENT)[:5]))
+                f"{path}: would be replaced, and holds more than a bundle: "
+                f"{', '.join(sorted(ascii(name) for name in inside - _CONTENT)[:5])}; "
+                "move that away, or give --out another name"
             )
-    signing.key()  # what is wrong with it is told before the long work
+    signing.key()  # a wrong one is reported before the long work
     parent = os.path.dirname(os.path.abspath(path))
     while not os.path.lexists(parent):
         parent = os.path.dirname(parent)

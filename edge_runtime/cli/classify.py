@@ -27,6 +27,7 @@ from edge_runtime.secrets import is_address, shown_address
 from edge_runtime.sources import kinds, live
 from edge_runtime.sources.names import passed_over_text
 from edge_runtime.sources.registry import count_sources, open_sources
+from edge_runtime.sources.video import Video
 
 # How long a photo waits for others to fill its batch, unless --max-delay-ms says otherwise: a camera's frame, and one
 # named on standard input whose answer goes to standard output, where somebody may be waiting for it.
@@ -354,7 +355,7 @@ def _open_items(options, stop):
         with live.open_live(options.source, stop, options.max_fps, options.seconds, options.frames) as frames:
             yield frames
     elif _is_timed(options):
-        with live.open_video(options.source) as frames:
+        with Video(options.source) as frames:
             yield frames
     else:
         yield open_sources(options.sources, options.images, options.null, stop)

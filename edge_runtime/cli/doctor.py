@@ -35,7 +35,7 @@ from edge_runtime.machine.jetson import (
 )
 from edge_runtime.machine.libraries import INSTALL
 from edge_runtime.machine.memory import memory_available_bytes, memory_info
-from edge_runtime.photos import memory
+from edge_runtime.photos import memory_budget
 
 Check = typing.NamedTuple(
     "Check",
@@ -272,10 +272,10 @@ def _memory(root):
 
 
 def _decode_memory():
-    """What edge_runtime.photos.memory lets all photos that are decoded at a time take together."""
-    text = f"{memory.default_bytes() >> 20} MiB for the photos decoded at a time"
-    source = memory.SETTING if os.environ.get(memory.SETTING) else "a quarter of what is free"
-    return Check("decode memory", "ok", f"{text} ({source}; {memory.SETTING}=N changes it)", "")
+    """What edge_runtime.photos.memory_budget lets all photos that are decoded at a time take together."""
+    text = f"{memory_budget.default_bytes() >> 20} MiB for the photos decoded at a time"
+    source = memory_budget.SETTING if os.environ.get(memory_budget.SETTING) else "a quarter of what is free"
+    return Check("decode memory", "ok", f"{text} ({source}; {memory_budget.SETTING}=N changes it)", "")
 
 
 def _swap(root, jetson):

@@ -5,7 +5,7 @@ import os
 import sys
 
 from edge_runtime import files
-from edge_runtime.bundle import listing, manifest, reading, signing
+from edge_runtime.bundle import checksums, manifest, reading, signing
 from edge_runtime.cli.run import run_verb
 from edge_runtime.console import say
 from edge_runtime.engines.record import ENGINE_JSON
@@ -33,8 +33,8 @@ def main(argv=None):
     if not signing.key():
         raise UsageError(f"{signing.KEY_FILE} is not set: it names the file with the key")
     bundle = reading.Bundle.open(options.bundle, need_signature=False)
-    with listing.advising(manifest.ADVICE):
-        listing.check_files(bundle.path, bundle.files, sums=True)
+    with checksums.advising(manifest.ADVICE):
+        checksums.check_files(bundle.path, bundle.files, sums=True)
     _sign(bundle.file(manifest.MANIFEST), bundle.manifest)
     problems = []
     for info in list_engines(bundle):
@@ -43,7 +43,7 @@ def main(argv=None):
         try:
             if info.record["source"]["bundle_id"] != bundle.id:
                 raise CorruptFile(f"{info.path}: was made from bundle {info.record['source']['bundle_id']}")
-            listing.check_files(info.path, info.files, sums=True)
+            checksums.check_files(info.path, info.files, sums=True)
             _sign(os.path.join(info.path, ENGINE_JSON), info.record)
         except CorruptFile as error:
             problems.append(str(error))

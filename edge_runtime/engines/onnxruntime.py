@@ -3,7 +3,7 @@
 import os
 import typing
 
-from edge_runtime.bundle.listing import checked_bytes
+from edge_runtime.bundle.checksums import checked_bytes
 from edge_runtime.bundle.manifest import INPUT_NAME, OUTPUT_NAME
 from edge_runtime.engines.base import Engine
 from edge_runtime.machine.libraries import require

@@ -7,7 +7,7 @@ import typing
 
 import numpy as np
 
-from edge_runtime.bundle.listing import checked_path
+from edge_runtime.bundle.checksums import checked_path
 from edge_runtime.engines.base import Engine
 from edge_runtime.machine.libraries import require
 from edge_runtime.photos import spec

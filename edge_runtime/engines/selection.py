@@ -4,7 +4,7 @@ import logging
 import os
 import shlex
 
-from edge_runtime.bundle import listing, manifest, signing
+from edge_runtime.bundle import checksums, manifest, signing
 from edge_runtime.engines.modules import LIBRARIES, create_engine, module_of
 from edge_runtime.engines.record import (
     DEFAULT_BATCH,
@@ -104,8 +104,8 @@ def check_engine(bundle, info):
     def check(info):
         _check(bundle, info)
         for name in module_of(info.kind).FILES if info.record is not None else ():
-            with listing.advising(_advice(bundle, info)):
-                listing.checked_path(info.path, name, info.files)
+            with checksums.advising(_advice(bundle, info)):
+                checksums.checked_path(info.path, name, info.files)
         return info
 
     return _or_newer(bundle, info, check)
@@ -132,8 +132,8 @@ def _check(bundle, info):
     problem = mismatch(bundle, info.kind, info.record)
     if problem:
         raise BundleError(f"{info.path}: {problem}; {advice}")
-    with listing.advising(advice):
-        listing.check_files(info.path, info.files)
+    with checksums.advising(advice):
+        checksums.check_files(info.path, info.files)
 
 
 def _advice(bundle, info):
@@ -147,7 +147,7 @@ def _open(bundle, info, max_batch, threads):
 def _open_checked(bundle, info, max_batch, threads):
     _check(bundle, info)
     try:
-        with listing.advising(_advice(bundle, info)):
+        with checksums.advising(_advice(bundle, info)):
             return create_engine(info, len(bundle.class_names), max_batch or best_batch(info), threads).open()
     except PicnicError:
         raise

@@ -5,7 +5,7 @@ import typing
 
 import numpy as np
 
-from edge_runtime.bundle.listing import checked_path
+from edge_runtime.bundle.checksums import checked_path
 from edge_runtime.bundle.manifest import INPUT_NAME, OUTPUT_NAME
 from edge_runtime.engines.base import Engine
 from edge_runtime.machine.libraries import require
@@ -17,7 +17,7 @@ class TensorFlowEngine(Engine):
 
     def _open(self):
         tensorflow = require("tensorflow")
-        folder = checked_path(*os.path.split(self._path()), listed=self.info.files)
+        folder = checked_path(*os.path.split(self._path()), entries=self.info.files)
         self._model = tensorflow.saved_model.load(folder)  # kept: its function does not hold its variables
         self._function = self._model.signatures["serving_default"]
 

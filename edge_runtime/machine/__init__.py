@@ -1,1 +1,1 @@
-"""Facts about this machine: processor, memory, Jetson boards, installed libraries."""
+"""This machine: processor, memory, Jetson boards, installed libraries, child processes."""

@@ -1,15 +1,20 @@
-"""The limits of a container: control groups, version 1 and 2."""
+"""Reads the limits of a container from its control groups, version 1 and 2."""
 
 import os
 import re
 
 
 def control_groups(controller, root):
-    """Yields the folders of the control groups (version 1 and 2) that this process is in, and of those above them."""
+    """Yields the folders of this process's control groups, and of those above them.
+
+    Args:
+        controller: "cpu" or "memory".
+        root: folder that stands for /, for what is read from /proc and /sys.
+    """
     for mount in read_small(root, "proc/self/mountinfo").splitlines():
         fields, _, more = mount.partition(" - ")
-        place, options = fields.split(), more.split()
-        if len(place) < 5 or len(options) < 3:
+        names, options = fields.split(), more.split()
+        if len(names) < 5 or len(options) < 3:
             continue
         if options[0] == "cgroup2":
             wanted = ""
@@ -18,7 +23,7 @@ def control_groups(controller, root):
         else:
             continue
         # The part of the hierarchy that is mounted, and where: inside a container it may begin at its own group.
-        top, mounted_at = (_without_octals(text) for text in place[3:5])
+        top, mounted_at = (_without_octals(text) for text in names[3:5])
         for line in read_small(root, "proc/self/cgroup").splitlines():
             _, controllers, path = (line.split(":", 2) + ["", ""])[:3]
             if wanted not in controllers.split(","):
@@ -34,7 +39,7 @@ def control_groups(controller, root):
 
 
 def _without_octals(text):
-    """Returns a name of /proc/self/mountinfo as it is: a space there is \\040."""
+    """Decodes a name of /proc/self/mountinfo, in which a space is \\040."""
     return re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal.group(1), 8)), text)
 
 

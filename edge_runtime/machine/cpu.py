@@ -1,4 +1,4 @@
-"""The processor: cores that may be used, instruction sets; and this machine as plain values."""
+"""The processor: how many cores may be used, which instruction sets it has; and a description of this machine."""
 
 import os
 import platform
@@ -29,7 +29,7 @@ _CPU_FEATURES = (
 
 
 def describe():
-    """Returns a dict of plain values: system, architecture, cpu, cores, features, memory_bytes, python."""
+    """Returns this machine as plain values: system, architecture, cpu, cpu_features, cores, memory_bytes, python."""
     cpu = cpu_info()
     return {
         "system": platform.platform(),
@@ -62,7 +62,11 @@ def core_count(root="/"):
 
 
 def cpu_features(info=None):
-    """Returns the sorted instruction sets of _CPU_FEATURES that a CPU has: this one, or one of cpu_info."""
+    """Returns the sorted instruction sets of _CPU_FEATURES that a CPU has.
+
+    Args:
+        info: a dict of cpu_info; None for this machine's CPU.
+    """
     info = cpu_info() if info is None else info
     flags = (info.get("flags") or info.get("Features") or "").split()
     return sorted(set(flags) & set(_CPU_FEATURES))

@@ -1,7 +1,7 @@
-"""What a Jetson board is and how it is set: read from files and from NVIDIA's tools, from neither with root's rights.
+"""Facts about a Jetson board and its settings, from files and NVIDIA's tools; nothing here needs root.
 
-Functions that read files take the folder that stands for /, so that recorded ones can be read.
-Sources: jetson_stats (chips), L4T's release notes (JetPack), nvpmodel and jetson_clocks as boards print them.
+Functions that read files take the folder that stands for /, so that the files of a recorded board can be read.
+Sources: jetson_stats (chips), L4T's release notes (JetPack), the output of nvpmodel and jetson_clocks on boards.
 """
 
 import glob
@@ -10,7 +10,12 @@ import re
 import subprocess
 import typing
 
-Chip = typing.NamedTuple("Chip", [("name", str), ("compute_capability", str)])
+
+class Chip(typing.NamedTuple):
+    """A family of Jetson boards, and the compute capability of its GPU."""
+
+    name: str
+    compute_capability: str
 
 
 # Part of /proc/device-tree/compatible -> the board's family and its GPU
@@ -36,7 +41,7 @@ _JETPACKS = {
 # Named gp10b, gv11b, ga10b or gpu, by board and release
 _GPU_CLOCKS = ("sys/class/devfreq/*.g[pva]*", "sys/devices/*.gp10b/devfreq/*.gp10b")
 
-# 4 GiB in a file. nvzramconfig keeps its swap in the memory itself, where it does not help a build.
+# 4 GiB in a file. nvzramconfig's swap is compressed memory, which does not help a build.
 SWAP_COMMANDS = (
     "sudo systemctl disable nvzramconfig\n"
     "sudo fallocate -l 4G /swapfile && sudo chmod 600 /swapfile && sudo mkswap /swapfile && sudo swapon /swapfile\n"
@@ -77,17 +82,16 @@ def model(root="/"):
 def chip(root="/"):
     """Returns the Chip of a Jetson, None on other machines. The name in the device tree changes with releases."""
     compatible = read(root, "proc/device-tree/compatible").split()
-    return next((found for name, found in _CHIPS if name in compatible), None)
+    return next((family for name, family in _CHIPS if name in compatible), None)
 
 
 def l4t(root="/"):
     """Returns the release of Linux for Tegra, such as "32.7.1", "" where there is none."""
-    found = re.search(r"R(\d+) \(release\), REVISION: ([\d.]+)", read(root, "etc/nv_tegra_release"))
-    if found:
-        return "%s.%s" % found.groups()
+    match = re.search(r"R(\d+) \(release\), REVISION: ([\d.]+)", read(root, "etc/nv_tegra_release"))
+    if match:
+        return ".".join(match.groups())
     package = output_of("dpkg-query", "--showformat=${Version}", "--show", "nvidia-l4t-core")
-    packaged = re.match(r"(\d+\.\d+\.\d+)", package)
-    return packaged.group(1) if packaged else ""
+    return _first_group(r"^(\d+\.\d+\.\d+)", package)
 
 
 def jetpack(release):
@@ -99,46 +103,47 @@ def jetpack(release):
 
 def power_mode(text):
     """Returns the name in what `nvpmodel -q` prints, such as "MAXN", "" where there is none."""
-    found = re.search(r"NV Power Mode: *(\S+)", text)
-    return found.group(1) if found else ""
+    return _first_group(r"NV Power Mode: *(\S+)", text)
 
 
 def gpu_clock(root="/", text=""):
-    """Returns the GPU's (least, most) clock in MHz; both are the same where jetson_clocks has pinned it.
+    """Returns the GPU's (lowest, highest) clock in MHz; both are the same where jetson_clocks has pinned it.
 
     Args:
         root: folder that stands for /, whose sysfs is read first.
         text: what `jetson_clocks --show` prints, which needs root's rights.
 
     Returns:
-        (least, most), or None where neither says it.
+        (lowest, highest), or None where it is not known.
     """
-    for folder in [found for pattern in _GPU_CLOCKS for found in sorted(glob.glob(os.path.join(root, pattern)))]:
-        least, most = read(folder, "min_freq"), read(folder, "max_freq")
-        if least.isdigit() and most.isdigit():
-            return int(least) // 1000000, int(most) // 1000000
-    found = re.search(r"^GPU MinFreq=(\d+) MaxFreq=(\d+)", text, re.MULTILINE)
-    return (int(found.group(1)) // 1000000, int(found.group(2)) // 1000000) if found else None
+    for folder in [path for pattern in _GPU_CLOCKS for path in sorted(glob.glob(os.path.join(root, pattern)))]:
+        lowest, highest = read(folder, "min_freq"), read(folder, "max_freq")
+        if lowest.isdigit() and highest.isdigit():
+            return int(lowest) // 1000000, int(highest) // 1000000
+    match = re.search(r"^GPU MinFreq=(\d+) MaxFreq=(\d+)", text, re.MULTILINE)
+    return (int(match.group(1)) // 1000000, int(match.group(2)) // 1000000) if match else None
 
 
 def real_swap_bytes(root="/"):
-    """Returns the size of all swap that is not compressed memory (zram), as a Jetson's is from the factory."""
+    """Returns the size of all swap that is not compressed memory (zram), the only swap of a new Jetson."""
     lines = [line.split() for line in read(root, "proc/swaps").splitlines()[1:]]
     return sum(int(line[2]) for line in lines if len(line) > 2 and "zram" not in line[0] and line[2].isdigit()) * 1024
 
 
 def cuda_version(root="/"):
     """Returns the version of the CUDA toolkit under /usr/local/cuda, such as "10.2.300", "" where there is none."""
-    old = re.search(r"CUDA Version ([\d.]+)", read(root, "usr/local/cuda/version.txt"))
-    new = re.search(r'"cuda"\s*:\s*{[^}]*"version"\s*:\s*"([\d.]+)"', read(root, "usr/local/cuda/version.json"))
-    found = old or new
-    return found.group(1) if found else ""
+    old = _first_group(r"CUDA Version ([\d.]+)", read(root, "usr/local/cuda/version.txt"))
+    new = r'"cuda"\s*:\s*{[^}]*"version"\s*:\s*"([\d.]+)"'
+    return old or _first_group(new, read(root, "usr/local/cuda/version.json"))
 
 
 def cameras(root="/"):
     """Returns [(device, name)] of the cameras that Linux sees, such as ("/dev/video0", "vi-output, ov5693 2-0036")."""
-    found = []
-    for path in sorted(glob.glob(os.path.join(root, "dev/video[0-9]*"))):
-        device = os.path.basename(path)
-        found.append(("/dev/" + device, read(root, f"sys/class/video4linux/{device}/name") or "unnamed"))
-    return found
+    devices = [os.path.basename(path) for path in sorted(glob.glob(os.path.join(root, "dev/video[0-9]*")))]
+    return [(f"/dev/{name}", read(root, f"sys/class/video4linux/{name}/name") or "unnamed") for name in devices]
+
+
+def _first_group(pattern, text):
+    """Returns the first group of a regular expression in a text, "" where it does not match."""
+    match = re.search(pattern, text)
+    return match.group(1) if match else ""

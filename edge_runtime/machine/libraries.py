@@ -1,4 +1,4 @@
-"""Libraries: imported late, by name, with an error that says how to get them; and their versions."""
+"""Imports libraries late, with an error that says how to install them; and finds their versions."""
 
 import importlib
 import os
@@ -6,38 +6,7 @@ import sys
 
 from edge_runtime.errors import MissingRequirement
 
-# distribution -> others that bring the same library
-OTHER_DISTRIBUTIONS = {
-    "onnxruntime": ("onnxruntime-gpu", "onnxruntime-openvino"),
-    "opencv-python-headless": ("opencv-python", "opencv-contrib-python"),
-    "tensorflow": ("tensorflow-cpu", "tensorflow-gpu", "tf-nightly"),
-}
-
-
-def library_version(name):
-    """Returns the version of a library by its distribution, or by another that brings it; None where there is none."""
-    found = map(distribution_version, (name,) + OTHER_DISTRIBUTIONS.get(name, ()))
-    return next((version for version in found if version is not None), None)
-
-
-def distribution_version(name):
-    """Returns the version of an installed distribution (as pip names it), None where it is not installed."""
-    try:
-        from importlib import metadata
-    except ImportError:  # Python < 3.8
-        import pkg_resources
-
-        try:
-            return pkg_resources.get_distribution(name).version
-        except pkg_resources.DistributionNotFound:
-            return None
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-# module -> what brings it
+# module -> how to install it
 INSTALL = {
     "onnxruntime": "pip install onnxruntime",
     "openvino": "pip install 'openvino>=2024' (Python 3.9 or newer)",
@@ -59,18 +28,48 @@ INSTALL = {
     "pandas": "pip install pandas; on a Jetson: sudo apt-get install python3-pandas",
 }
 
+# distribution -> others with the same library
+OTHER_DISTRIBUTIONS = {
+    "onnxruntime": ("onnxruntime-gpu", "onnxruntime-openvino"),
+    "opencv-python-headless": ("opencv-python", "opencv-contrib-python"),
+    "tensorflow": ("tensorflow-cpu", "tensorflow-gpu", "tf-nightly"),
+}
+
+
+def library_version(name):
+    """Returns the version of a library, by its distribution or by another one with it; None where none is installed."""
+    versions = map(distribution_version, (name,) + OTHER_DISTRIBUTIONS.get(name, ()))
+    return next((version for version in versions if version is not None), None)
+
+
+def distribution_version(name):
+    """Returns the version of an installed distribution (as pip names it), None where it is not installed."""
+    try:
+        from importlib import metadata
+    except ImportError:  # Python < 3.8
+        import pkg_resources
+
+        try:
+            return pkg_resources.get_distribution(name).version
+        except pkg_resources.DistributionNotFound:
+            return None
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
 
 def require(module):
     """Imports a module by name. Raises MissingRequirement (exit code 4) that names the cause and the command."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow's chatter at start-up; errors are still shown
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # hides TensorFlow's notes at start-up, not its errors
     if module.split(".")[0] in ("openvino", "nncf"):
-        # Importing them reports the use to Intel over the network; where they do not find this package they do not.
+        # They report their use to Intel over the network when they are imported, unless this package is missing.
         sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     try:
         return importlib.import_module(module)
     except (ImportError, OSError) as error:  # OSError: a shared library that cannot be loaded
         top = module.split(".")[0]
         raise MissingRequirement(
-            "%s is needed here and cannot be imported (%s).\nTo get it: %s"
-            % (top, error, INSTALL.get(top, f"pip install {top}"))
+            f"{top} is needed here and cannot be imported ({error}).\n"
+            f"To get it: {INSTALL.get(top, f'pip install {top}')}"
         ) from error

@@ -1,4 +1,4 @@
-"""Memory: the system's, the container's, this process's."""
+"""How much memory the system, the container and this process have and use."""
 
 import contextlib
 import os
@@ -7,13 +7,13 @@ from edge_runtime.machine.control_groups import control_groups, read_small
 
 
 def memory_available_bytes(root="/"):
-    """Returns how much memory this process may still take: the system's, or what its container's limit leaves of it.
+    """Returns how many bytes of memory this process may still take, by the system and by its container's limit.
 
     Args:
-        root: as for core_count.
+        root: folder that stands for /, for what is read from /proc and /sys.
 
     Returns:
-        bytes, None where nothing says it.
+        bytes, None where neither is known.
     """
     available = memory_info(os.path.join(root, "proc/meminfo")).get("MemAvailable")
     for folder in control_groups("memory", root):
@@ -23,8 +23,8 @@ def memory_available_bytes(root="/"):
             stat = dict(
                 line.split()[:2] for line in read_small(folder, "memory.stat").splitlines() if len(line.split()) > 1
             )
-            # Files that are only cached count as used, and are dropped when memory is wanted. In version 1 only the
-            # total is with the groups below.
+            # Cached files count as used, though they are dropped when memory is needed. In version 1 only the total
+            # includes the groups below.
             cached = int(stat.get("total_inactive_file") or stat.get("inactive_file") or 0)
             left = max(0, int(limit) - int(usage) + cached)
             available = left if available is None else min(available, left)
@@ -42,8 +42,8 @@ def memory_info(path="/proc/meminfo"):
 
 
 def peak_memory_bytes():
-    """Returns the largest resident size this process has had."""
-    # getrusage also knows what the process that started this one had taken.
+    """Returns the largest resident size that this process has had."""
+    # getrusage would include the memory of the process that started this one.
     with contextlib.suppress(OSError), open("/proc/self/status", encoding="ascii", errors="replace") as file:
         for line in file:
             if line.startswith("VmHWM:"):

@@ -1,15 +1,15 @@
-"""From a photo's file to the uint8 picture that the network takes. The only such code in the product: training's
+"""Decodes a photo's file to the uint8 picture that the network takes. The only such code in the product: training's
 tf.data pipeline calls the same functions, so that a photo cannot look different on the device.
 
-Steps: tell the format by the first bytes -> read the header -> reserve the memory that decoding takes -> decode (a JPEG
-at the smallest DCT scale that still covers the input size), transparency over white -> resize -> RGB, EXIF orientation
-(on the small picture: swapping channels, turning and mirroring commute with squashing to a square, and cost next to
-nothing there).
+Steps: recognize the format by the first bytes -> read the header -> reserve the memory that decoding takes -> decode (a
+JPEG at the smallest DCT scale that still covers the input size), transparency over white -> resize -> RGB, EXIF
+orientation (on the small picture: swapping channels, turning and mirroring commute with squashing to a square, and cost
+next to nothing there).
 
-Which decoder is given what (benchmarks/experiments/fuzz_photos.py tries them): JPEGs go to simplejpeg, since it says
-where data is lost; still WebPs, BMPs and JPEGs in CMYK to OpenCV; the rest to Pillow: PNGs (only their critical chunks,
-see edge_runtime/photos/png.py; OpenCV would write to standard error of what it cannot decode), transparency, GIF, TIFF,
-animated WebP, and HEIC and AVIF where it can.
+Which decoder gets which format (benchmarks/experiments/fuzz_photos.py tries them): JPEGs go to simplejpeg, since it
+reports lost data; still WebPs, BMPs and JPEGs in CMYK to OpenCV; the rest to Pillow: PNGs (only their critical chunks,
+see edge_runtime/photos/png.py; OpenCV would write to standard error about what it cannot decode), transparency, GIF,
+TIFF, animated WebP, and HEIC and AVIF where it can.
 """
 
 import functools
@@ -21,31 +21,25 @@ import numpy as np
 from PIL import Image
 
 from edge_runtime.errors import ImageError
-from edge_runtime.photos import jpeg, memory, png
+from edge_runtime.photos import jpeg, memory_budget, png
 from edge_runtime.photos.header import TIFF_PHOTOMETRIC, header_of, pillow_orientation
 from edge_runtime.photos.picture import check_picture, fit_image, shrink_picture, turn_upright
 from edge_runtime.photos.spec import SIDE
 
-_Decoded = typing.NamedTuple(
-    "_Decoded",
-    [
-        ("pixels", np.ndarray),  # uint8 [height, width, 3]
-        ("bgr", bool),  # the order of the channels; else RGB
-        ("orientation", int),  # EXIF's, that is left to undo
-    ],
-)
-
 _REDUCED = {8: cv2.IMREAD_REDUCED_COLOR_8, 4: cv2.IMREAD_REDUCED_COLOR_4, 2: cv2.IMREAD_REDUCED_COLOR_2}
-
 _STRIP_BYTES = 16 << 20  # of RGBA that is laid over white at a time
-
 _NO_MEMORY = -4  # cv::Error::StsNoMem
+# Of the decoders that make the whole picture, measured with benchmarks/experiments/fuzz_photos.py --memory
+_BYTES_PER_PIXEL = {"GIF": 8, "BMP": 8, "TIFF": 20, "HEIF": 16, "AVIF": 18}
+_FIXED_BYTES = 1 << 20  # for the small picture, and for what libraries keep
 
-# Bytes a pixel of the decoders that make the whole picture, measured with benchmarks/experiments/fuzz_photos.py
-# --memory
-_NEED = {"GIF": 8, "BMP": 8, "TIFF": 20, "HEIF": 16, "AVIF": 18}
 
-_NEED_ALWAYS_BYTES = 1 << 20  # for the small picture, and what libraries keep for themselves
+class _Decoded(typing.NamedTuple):
+    """A decoded picture that is not turned upright yet."""
+
+    pixels: np.ndarray  # uint8 [height, width, 3]
+    bgr: bool  # the order of the channels; else RGB
+    orientation: int  # EXIF's, not applied yet
 
 
 def decode_image(data, scaled=True):
@@ -65,7 +59,18 @@ def decode_image(data, scaled=True):
 
 
 def decode_large(data, side):
-    """Decodes an encoded photo for people to look at; as read_large, from the bytes of the file."""
+    """Decodes an encoded photo for people to look at, in its own proportions; it may be of one colour.
+
+    Args:
+        data: the bytes of the file.
+        side: the longer side of the result in pixels, at most.
+
+    Returns:
+        uint8 array [height, width, 3], RGB, upright.
+
+    Raises:
+        ImageError: not a photo, damaged, wholly transparent, or too large. MemoryError.
+    """
     return decode_for_people(io.BytesIO(data), len(data), side)
 
 
@@ -97,8 +102,8 @@ def _decoded(stream, size_bytes, header, side, resize, digest=None):
     """
     scale = _scale(header, side)
     what = f"{header.format} of {header.width} x {header.height} pixels"
-    need_bytes = size_bytes + _need_bytes(header, size_bytes, scale) + _NEED_ALWAYS_BYTES
-    with memory.decode_budget().reserve(need_bytes, what):
+    need_bytes = size_bytes + _need_bytes(header, size_bytes, scale) + _FIXED_BYTES
+    with memory_budget.decode_budget().reserve(need_bytes, what):
         return _read_and_decode(stream, header, scale, need_bytes, resize, digest)  # nothing large outlives the call
 
 
@@ -123,7 +128,7 @@ def _scale(header, side):
 
 
 def _need_bytes(header, size_bytes, scale):
-    """Returns how much memory decoding takes at most, beside the file's own bytes."""
+    """Returns how many bytes decoding takes at most, beside the file's own."""
     pixels, facts = header.width * header.height, header.facts
     if header.format == "JPEG":
         out = 3 * -(-header.width // scale) * -(-header.height // scale) * (4 if facts.components == 4 else 1)
@@ -136,7 +141,7 @@ def _need_bytes(header, size_bytes, scale):
         return size_bytes + 7 * pixels + 5 * min(4 * pixels, _STRIP_BYTES)
     if header.format == "WEBP":
         return (24 if facts.alpha or facts.animated else 10) * pixels
-    return 2 * size_bytes + _NEED[header.format] * pixels
+    return 2 * size_bytes + _BYTES_PER_PIXEL[header.format] * pixels
 
 
 def _decode(data, header, scale, need_bytes):
@@ -198,28 +203,31 @@ def _pillow(data, kind):
 def _over_white(picture, alpha_may_be_unset=False):
     """Lays a Pillow picture over white, as product photos stand. Returns uint8 [height, width, 3], RGB.
 
-    A strip at a time, so that no second picture of its size is made on the way.
+    A strip at a time, so that no second picture of its size is made.
+
+    Args:
+        alpha_may_be_unset: a picture that is wholly transparent counts as opaque.
 
     Raises:
-        ImageError: nothing of it can be seen; but with alpha_may_be_unset it is opaque then.
+        ImageError: the picture is wholly transparent.
     """
     if picture.mode in ("RGB", "L", "1", "CMYK", "YCbCr") and "transparency" not in picture.info:
         return _in_strips(picture, lambda strip: strip if strip.mode == "RGB" else strip.convert("RGB"))
-    seen = False
+    visible = False
 
     def over_white(strip):
-        nonlocal seen
+        nonlocal visible
         strip = strip.convert("RGBA")
         alpha = strip.getchannel("A")
-        seen = seen or alpha.getextrema()[1] > 0
+        visible = visible or alpha.getextrema()[1] > 0
         white = Image.new("RGB", strip.size, "white")
         white.paste(strip, mask=alpha)
         return white
 
     rgb = _in_strips(picture, over_white)
-    if not seen and alpha_may_be_unset:
+    if not visible and alpha_may_be_unset:
         return _in_strips(picture, lambda strip: strip.convert("RGB"))
-    if not seen:
+    if not visible:
         raise ImageError("is wholly transparent")
     return rgb
 

@@ -20,7 +20,7 @@ SUFFIXES = {
     ".hif": "HEIF",
     ".avif": "AVIF",
 }
-# Camera raw files. Most begin as a TIFF does, and what a TIFF reader shows of them is a small preview.
+# Camera raw files. Most begin as a TIFF does, and a TIFF reader shows only their small preview.
 RAW_SUFFIXES = (".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".pef", ".srw")
 
 CAMERA_RAW = "a camera raw file; convert it to JPEG"

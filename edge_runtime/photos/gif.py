@@ -1,4 +1,4 @@
-"""The beginning of a GIF file, up to its first picture."""
+"""Checks the beginning of a GIF file, up to its first picture."""
 
 from edge_runtime.errors import ImageError
 
@@ -7,13 +7,13 @@ _MAX_BLOCKS = 10000  # before the first picture
 
 
 def check_start(stream):
-    """Sees to it that a picture begins near the start: Pillow looks for one byte by byte, in a file of any size.
+    """Checks that a picture begins near the start: Pillow would search the whole file for one, byte by byte.
 
     Args:
         stream: seekable binary file that begins as a GIF does.
 
     Raises:
-        ImageError: there is none.
+        ImageError: no picture begins near the start.
     """
     stream.seek(10)
     flags = stream.read(1)

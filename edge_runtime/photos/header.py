@@ -1,4 +1,4 @@
-"""What a photo's header says, before its pixels are decoded: format, size, orientation."""
+"""Reads a photo's header (format, size, orientation) before its pixels are decoded."""
 
 import contextlib
 import importlib
@@ -9,33 +9,34 @@ import typing
 from PIL import Image
 
 from edge_runtime.errors import ImageError
-from edge_runtime.photos import formats, gif, jpeg, memory, png, webp
+from edge_runtime.photos import formats, gif, jpeg, memory_budget, png, webp
 from edge_runtime.photos.spec import MAX_PIXELS
 
-Header = typing.NamedTuple(
-    "Header",
-    [
-        ("format", str),  # one of edge_runtime.photos.formats.PHOTO_FORMATS
-        ("width", int),  # as stored
-        ("height", int),
-        ("orientation", int),  # EXIF's, 1 (upright) to 8: how it is to be turned
-        ("facts", typing.Any),  # what the format's own reader returned
-    ],
-)
-
-
 _EXIF_ORIENTATION = 0x0112
-
 _TIFF_BITS, TIFF_PHOTOMETRIC, _TIFF_PLANES = 258, 262, 284
 
 
+class Header(typing.NamedTuple):
+    """A photo's header."""
+
+    format: str  # one of edge_runtime.photos.formats.PHOTO_FORMATS
+    width: int  # as stored
+    height: int
+    orientation: int  # EXIF's, 1 (upright) to 8: how the picture must be turned
+    facts: typing.Any  # of the format's own reader: jpeg.Facts, png.Facts, webp.Facts; else Pillow's mode
+
+
 def read_header(data):
-    """Returns the Header of an encoded photo, its pixels not decoded. Raises ImageError as decode_image does."""
+    """Returns the Header of an encoded photo, given its bytes. Raises ImageError: not a photo, damaged or too large."""
     return header_of(io.BytesIO(data), len(data))
 
 
 def header_of(stream, size_bytes):
-    """Returns the Header of a photo in a seekable binary file. Raises ImageError, and OSErrors of the file."""
+    """Returns the Header of a photo, given as a seekable binary file.
+
+    Raises:
+        ImageError: not a photo, damaged or too large. OSError: the file cannot be read.
+    """
     stream.seek(0)
     start = stream.read(formats.START_BYTES)
     kind = formats.format_of(start)
@@ -48,8 +49,8 @@ def header_of(stream, size_bytes):
     else:
         if kind == "GIF":
             gif.check_start(stream)
-        # Pillow may read the whole file, and copies it then, to learn its size in pixels.
-        with memory.decode_budget().reserve(2 * size_bytes, f"{kind} of {size_bytes} bytes"):
+        # To find the size in pixels Pillow may read the whole file, and copies it then.
+        with memory_budget.decode_budget().reserve(2 * size_bytes, f"{kind} of {size_bytes} bytes"):
             picture = _open_with_pillow(stream, kind)
             facts, (width, height) = picture.mode, picture.size
             orientation = pillow_orientation(picture) if kind in ("TIFF", "AVIF") else 1
@@ -85,7 +86,7 @@ def _open_with_pillow(stream, kind):
 
 
 def _check_tiff(picture):
-    """Raises ImageError for what Pillow decodes to other pixels."""
+    """Raises ImageError for a TIFF that Pillow decodes to wrong pixels."""
     bits = picture.tag_v2.get(_TIFF_BITS, (1,))
     if picture.tag_v2.get(_TIFF_PLANES) == 2 and len(bits) > 1 and max(bits) > 8:
         raise ImageError(
@@ -94,7 +95,7 @@ def _check_tiff(picture):
 
 
 def _check_heif(kind):
-    """Makes Pillow read HEIC or AVIF. Raises ImageError where nothing here can."""
+    """Enables HEIC or AVIF in Pillow. Raises ImageError where the library for it is missing."""
     Image.init()
     if kind in Image.OPEN:
         return

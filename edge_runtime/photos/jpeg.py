@@ -1,6 +1,6 @@
-"""What a JPEG file holds besides its pixels, and whether the data of its picture is whole.
+"""Reads the header of a JPEG file, decodes it, and refuses it where data of its picture is missing.
 
-Decoders paint what is missing grey and continue. libjpeg-turbo warns, which simplejpeg passes on, and OpenCV does not.
+Decoders paint missing data grey and continue. libjpeg-turbo warns; simplejpeg passes the warning on, OpenCV does not.
 """
 
 import io
@@ -12,30 +12,14 @@ import simplejpeg
 
 from edge_runtime.errors import ImageError
 
-Facts = typing.NamedTuple(
-    "Facts",
-    [
-        ("width", int),
-        ("height", int),
-        ("components", int),  # 1 grey, 3 colour, 4 CMYK
-        ("sampling", list),  # per component (horizontal, vertical) factors
-        ("progressive", bool),
-        ("huffman", bool),  # its code; else arithmetic coding, or lossless
-        ("buffered", bool),  # the decoder keeps all coefficients: progressive, or a scan per component
-        ("exif", bytes),  # the first EXIF block, b"" for none
-        ("xmp", bytes),
-        ("scan_start", int),  # where the first start-of-scan marker is
-    ],
-)
-
 _EOI, _SOS, _DQT, _DHT, _DRI, _APP1, _APP14 = 0xD9, 0xDA, 0xDB, 0xC4, 0xDD, 0xE1, 0xEE
 _FRAMES = (0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF)
-_READ = (0xC0, 0xC1, 0xC2, 0xC3, 0xC9, 0xCA)  # baseline, extended, progressive, lossless; with arithmetic coding
+_SUPPORTED = (0xC0, 0xC1, 0xC2, 0xC3, 0xC9, 0xCA)  # baseline, extended, progressive, lossless; with arithmetic coding
 _NEEDED = _FRAMES + (_DQT, _DHT, _DRI, _APP14, 0xCC)  # segments that the picture's pixels depend on
 _HEADER_BYTES = 64 << 20  # of segments before the picture; more is no photo
 _GARBAGE_BYTES = 1 << 20  # between them
 _READ_BYTES = 1 << 12
-# What libjpeg says of a sound picture (jerror.h). All else, be it a warning or an error, means that data is lost.
+# Warnings of libjpeg about sound pictures (jerror.h). Every other warning or error means that data is lost.
 _HARMLESS = ("Unknown Adobe color transform", "bad ICC marker", "unknown JFIF revision", "Invalid SOS parameters")
 _UNSUPPORTED = ("Unsupported color conversion",)
 _UNSUPPORTED_CODE = ("Unsupported JPEG process", "not supported", "not implemented")  # of frames without Huffman codes
@@ -45,10 +29,38 @@ _RUN_BYTES = 64  # of zeros that no encoder writes in a row, unless zeros are it
 _MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd7\xff]")  # inside a scan there are no others
 
 
+class Facts(typing.NamedTuple):
+    """The header of a JPEG file."""
+
+    width: int
+    height: int
+    components: int  # 1 grey, 3 colour, 4 CMYK
+    sampling: list  # per component (horizontal, vertical) factors
+    progressive: bool
+    huffman: bool  # its code; else arithmetic coding, or lossless
+    buffered: bool  # the decoder keeps all coefficients: progressive, or a scan per component
+    exif: bytes  # the first EXIF block, b"" for none
+    xmp: bytes
+    scan_start: int  # where the first start-of-scan marker is
+
+
+class _Scan(typing.NamedTuple):
+    """One scan of a picture."""
+
+    components: list  # of each (its id, the numbers of its DC and its AC table)
+    first: int  # coefficient, 0..63
+    last: int
+    high: int  # bits below which were missing before, 0 in a first scan
+    low: int  # bits below which are still missing
+    tables: dict  # (0 DC or 1 AC, number) -> the symbol whose code is zeros
+    start: int  # of its data
+    end: int
+
+
 def read_facts(stream):
     """Reads a JPEG's header, as far as its picture begins.
 
-    Garbage between segments is passed over, as libjpeg does; what belongs to a thumbnail is not looked at.
+    Garbage between segments is skipped, as in libjpeg; a thumbnail is ignored.
 
     Args:
         stream: seekable binary file.
@@ -67,7 +79,7 @@ def read_facts(stream):
             count = body[5] if len(body) > 5 else 0
             if count not in (1, 3, 4) or len(body) < 6 + 3 * count:
                 raise _damaged("a broken frame header")
-            if marker not in _READ:
+            if marker not in _SUPPORTED:
                 raise ImageError(f"is damaged, or a JPEG of a kind that is not read (its frame is 0x{marker:x})")
             if body[0] != 8:
                 raise ImageError(f"is a JPEG of {body[0]} bits, of which only those of 8 are read; convert it")
@@ -152,7 +164,7 @@ def decode(data, facts, scale):
     if problem and not _is_kind(problem, unsupported):
         # The message is the first one only. Without the segments that the pixels do not depend on, and without bytes
         # too many before the end mark, nothing harmless stands before what may be lost.
-        data = _bare(data, facts)
+        data = _without_metadata(data, facts)
         picture, problem = _decode(data, facts, scale, colours)
     left_over = 0
     extraneous = _EXTRANEOUS.search(problem)
@@ -194,7 +206,7 @@ def _decode(data, facts, scale, colours):
     return picture, ""
 
 
-def _bare(data, facts):
+def _without_metadata(data, facts):
     """Returns the file without what its pixels do not depend on: other segments, and what is behind the picture."""
     parts = [b"\xff\xd8"]
     for marker, place, body in _segments(io.BytesIO(data)):
@@ -202,21 +214,6 @@ def _bare(data, facts):
             parts.append(data[place : place + 4 + len(body)])
     end = find_end(data, facts)
     return b"".join(parts + [data[facts.scan_start : end + 2]])
-
-
-_Scan = typing.NamedTuple(
-    "_Scan",
-    [
-        ("components", list),  # of each (its id, the numbers of its DC and its AC table)
-        ("first", int),  # coefficient, 0..63
-        ("last", int),
-        ("high", int),  # bits below which were missing before, 0 in a first scan
-        ("low", int),  # bits below which are still missing
-        ("tables", dict),  # (0 DC or 1 AC, number) -> the symbol whose code is zeros
-        ("start", int),  # of its data
-        ("end", int),
-    ],
-)
 
 
 def _check_scans(data, facts, end):
@@ -246,7 +243,7 @@ def _check_scans(data, facts, end):
 
 
 def _has_run(data, start, end):
-    """Whether a part of a file has _RUN_BYTES zeros in a row."""
+    """Tells whether a part of a file has _RUN_BYTES zeros in a row."""
     if end - start < _RUN_BYTES:  # also where a broken scan claims to begin behind the end
         return False
     # Such a run holds eight bytes of zeros that begin at a multiple of eight, for which numpy looks fast.
@@ -255,7 +252,7 @@ def _has_run(data, start, end):
 
 
 def _zeros_are_flat(scan, progressive):
-    """Whether zeros code a flat area in a scan: DC 0 is "no change", AC 0 "end of block", and of several blocks."""
+    """Tells whether zeros code a flat area in a scan: DC 0 is "no change", AC 0 "end of block" (or of several)."""
     if progressive and scan.first == 0:
         return scan.high > 0 or all(scan.tables.get((0, dc)) == 0 for _, dc, _ in scan.components)
     if progressive:

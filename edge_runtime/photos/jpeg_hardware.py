@@ -1,13 +1,13 @@
-"""The JPEG decoder in a Jetson's hardware (nvjpegdec, with the resize in its VIC), through GStreamer for Python.
+"""Decodes JPEGs with a Jetson's hardware (nvjpegdec, with the resize in its VIC), through GStreamer for Python.
 
-NOT YET RUN ON A BOARD: written from NVIDIA's element names; the code around them runs in the tests with GStreamer's own
-jpegdec in their place. Off unless the environment says PICNIC_EDGE_JPEG=hardware. Its pixels are close to those of
+NOT YET RUN ON A BOARD: written from NVIDIA's element names; the tests run it with GStreamer's own jpegdec in their
+place. It is off unless the environment variable PICNIC_EDGE_JPEG is "hardware". Its pixels are close to those of
 edge_runtime.photos.decode, not the same: the VIC shrinks a photo to twice the network's input, and only the last
 halving is an average of all pixels. Before relying on it, compare the top-1 of `picnic-edge bench --labels` with and
 without it.
 
-Why not through OpenCV: cv2.VideoCapture feeds no bytes, so each photo would be a file and a pipeline of its own, which
-takes 12 ms to build (GStreamer 1.22, x86) where decoding takes 8.
+Why not through OpenCV: cv2.VideoCapture takes no bytes, so each photo would need a file and a pipeline of its own,
+which takes 12 ms to build (GStreamer 1.22, x86), while decoding takes 8 ms.
 """
 
 import os
@@ -24,36 +24,30 @@ from edge_runtime.photos.picture import check_picture, fit_image, turn_upright
 
 SWITCH = "PICNIC_EDGE_JPEG"
 _TWICE = 2 * spec.SIDE
-_LEAST_SIDE = 2 * _TWICE  # smaller photos are quick to decode without it
-_PATIENCE_S = 5
-_MOST_DIFFERENCE = 3.0  # mean over the test picture's pixels, of 255; a wrong colour range differs by 8 and more
+_MIN_SIDE = 2 * _TWICE  # smaller photos are quick to decode without it
+_TIMEOUT_S = 5
+_MAX_DIFFERENCE = 3.0  # mean over the test picture's pixels, of 255; a wrong colour range differs by 8 and more
 _ELEMENTS = "nvjpegdec ! video/x-raw ! nvvidconv"
-_PIPELINE = (
-    "appsrc name=photo format=time caps=image/jpeg ! jpegparse ! %s ! "
-    "video/x-raw, format=(string)BGRx, width=(int)%d, height=(int)%d ! appsink name=picture sync=false max-buffers=1"
-)
 
 
 def open_decoder():
-    """Returns an open HardwareDecoder where it is switched on, else None.
+    """Returns an open HardwareDecoder where PICNIC_EDGE_JPEG=hardware, else None.
 
     Raises:
-        MissingRequirement: PICNIC_EDGE_JPEG=hardware, and there is no such hardware, or it shows other colours.
+        MissingRequirement: there is no such hardware, or it decodes to other colours.
     """
-    if os.environ.get(SWITCH) != "hardware":
-        return None
-    return HardwareDecoder()
+    return HardwareDecoder() if os.environ.get(SWITCH) == "hardware" else None
 
 
 class HardwareDecoder:
-    """One pipeline, kept open, for one photo at a time; threads wait for their turn.
+    """One open pipeline, for one photo at a time; threads wait for their turn.
 
     Attributes:
         failures: photos that the hardware did not decode within 5 s, and that were decoded without it.
     """
 
     def __init__(self, elements=_ELEMENTS):
-        """Opens the decoder and lets it decode a drawn picture.
+        """Opens the decoder and tests it with a drawn picture.
 
         Raises:
             MissingRequirement: no GStreamer for Python, no such elements, or the picture comes out different.
@@ -73,17 +67,26 @@ class HardwareDecoder:
             raise
 
     def decode_image(self, data):
-        """Decodes as images.decode_image does, but that it sees damage only where the end of a JPEG is missing.
+        """Decodes an encoded photo for the network.
 
         Large baseline JPEGs in colour go through the hardware, all else (and what it fails on) through
-        images.decode_image. Which way a photo takes depends on the photo alone.
+        decode.decode_image. The hardware notices damage only where the end of a JPEG is missing.
+
+        Args:
+            data: the bytes of the file.
+
+        Returns:
+            uint8 array [299, 299, 3], RGB, upright.
+
+        Raises:
+            ImageError: not a photo, damaged, one colour, wholly transparent, or too large. MemoryError.
         """
         header = read_header(data)
         if not _suits(header) or jpeg.find_end(data, header.facts) < 0:
             return decode.decode_image(data)
         with self._lock:
             bgrx = None
-            if not self._closed:  # by another user: it would be opened again for good
+            if not self._closed:  # else it would be opened again, and never closed
                 bgrx = self._decode(data, (header.width, header.height))
                 if bgrx is None:
                     self.failures += 1
@@ -96,7 +99,7 @@ class HardwareDecoder:
         return picture
 
     def read_image(self, path):
-        """Reads a photo as images.read_image does."""
+        """Reads a photo for the network from its path. Returns and raises what read.read_image does."""
         return self.decode_image(read.read_bytes(path))
 
     def close(self):
@@ -106,9 +109,9 @@ class HardwareDecoder:
             self._stop()
 
     def _decode(self, data, size):
-        """Returns the photo as uint8 [598, 598, 4], BGRx; None where the hardware does not give it."""
+        """Returns the photo as uint8 [598, 598, 4], BGRx; None where the hardware fails."""
         if self._pipeline is None or size != self._size:
-            # Another size in the same pipeline would be negotiated anew on the way, on which NVIDIA's elements differ.
+            # Another size in the same pipeline would be negotiated again; NVIDIA's elements differ in that.
             self._stop()
             self._start(size)
         gst = self._gst
@@ -116,11 +119,11 @@ class HardwareDecoder:
         photo = gst.Buffer.new_wrapped(data)
         photo.pts = self._number * gst.MSECOND
         self._pipeline.get_by_name("photo").emit("push-buffer", photo)
-        sample = self._pipeline.get_by_name("picture").emit("try-pull-sample", _PATIENCE_S * gst.SECOND)
+        sample = self._pipeline.get_by_name("picture").emit("try-pull-sample", _TIMEOUT_S * gst.SECOND)
         if sample is None:
             return None
         picture = sample.get_buffer()
-        if picture.pts != photo.pts:  # of another photo: never hand that out
+        if picture.pts != photo.pts:  # another photo's picture
             return None
         pixels = np.frombuffer(picture.extract_dup(0, picture.get_size()), np.uint8)
         if pixels.size % _TWICE or pixels.size < _TWICE * _TWICE * 4:
@@ -128,7 +131,11 @@ class HardwareDecoder:
         return pixels.reshape(_TWICE, -1)[:, : _TWICE * 4].reshape(_TWICE, _TWICE, 4)  # rows may be padded
 
     def _start(self, size):
-        pipeline = self._gst.parse_launch(_PIPELINE % (self._elements, _TWICE, _TWICE))
+        pipeline = self._gst.parse_launch(
+            f"appsrc name=photo format=time caps=image/jpeg ! jpegparse ! {self._elements} ! "
+            f"video/x-raw, format=(string)BGRx, width=(int){_TWICE}, height=(int){_TWICE} ! "
+            "appsink name=picture sync=false max-buffers=1"
+        )
         pipeline.set_state(self._gst.State.PLAYING)
         self._pipeline, self._size = pipeline, size
 
@@ -144,18 +151,18 @@ class HardwareDecoder:
         ]
         if missing:
             raise MissingRequirement(
-                "%s=hardware: GStreamer here has no %s; NVIDIA's come with JetPack. Unset %s to decode without"
-                % (SWITCH, ", ".join(missing), SWITCH)
+                f"{SWITCH}=hardware: GStreamer here has no {', '.join(missing)}; NVIDIA's come with JetPack. "
+                f"Unset {SWITCH} to decode without"
             )
         done, data = cv2.imencode(".jpg", _test_picture(), [cv2.IMWRITE_JPEG_QUALITY, 95])
         picture = self.decode_image(data.tobytes())
         if self.failures:
             raise MissingRequirement(f"{SWITCH}=hardware: {self._elements} decodes no JPEG here")
         difference = np.abs(picture.astype(int) - decode.decode_image(data.tobytes())).mean()
-        if difference > _MOST_DIFFERENCE:
+        if difference > _MAX_DIFFERENCE:
             raise MissingRequirement(
-                "%s=hardware: %s shows a test picture %.1f of 255 off on average (at most %.1f): labels would suffer. "
-                "Unset %s" % (SWITCH, self._elements, difference, _MOST_DIFFERENCE, SWITCH)
+                f"{SWITCH}=hardware: {self._elements} decodes a test picture {difference:.1f} of 255 off on average "
+                f"(at most {_MAX_DIFFERENCE:.1f}): labels would suffer. Unset {SWITCH}"
             )
 
 
@@ -164,13 +171,13 @@ def _suits(header):
         header.format == "JPEG"
         and header.facts.components == 3
         and not header.facts.progressive
-        and min(header.width, header.height) >= _LEAST_SIDE
+        and min(header.width, header.height) >= _MIN_SIDE
     )
 
 
 def _test_picture():
     """Returns a BGR picture of all colours, dark to bright, from smooth to fine."""
-    side = _LEAST_SIDE
+    side = _MIN_SIDE
     down, right = np.mgrid[0:side, 0:side].astype(np.float32) / side
     waves = 40 * np.sin(right * 60) * np.sin(down * 40)
     picture = np.stack([255 * right, 255 * down, 255 * (1 - right)], axis=2) + waves[:, :, None]

@@ -1,4 +1,4 @@
-"""Decoded pictures, uint8 [height, width, 3]: squash to the input size, turn upright, refuse what shows nothing."""
+"""Decoded pictures, uint8 [height, width, 3]: squash, shrink, turn upright, refuse those that show nothing."""
 
 import cv2
 import numpy as np
@@ -20,8 +20,8 @@ def fit_image(rgb):
         ImageError: another dtype, number of dimensions or channels.
     """
     if not isinstance(rgb, np.ndarray) or rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3 or not rgb.size:
-        found = f"{getattr(rgb, 'dtype', type(rgb).__name__)} {getattr(rgb, 'shape', '')}"
-        raise ImageError(f"a frame must be a uint8 array [height, width, 3], RGB; got {found}")
+        actual = f"{getattr(rgb, 'dtype', type(rgb).__name__)} {getattr(rgb, 'shape', '')}"
+        raise ImageError(f"a frame must be a uint8 array [height, width, 3], RGB; got {actual}")
     height, width = rgb.shape[:2]
     if height > SIDE or width > SIDE:
         rgb = cv2.resize(rgb, (min(width, SIDE), min(height, SIDE)), interpolation=cv2.INTER_AREA)
@@ -50,12 +50,12 @@ def check_picture(rgb):
 
 
 def is_one_colour(picture):
-    """Whether a picture shows nothing: one colour all over, or black without a trace of variance.
+    """Tells whether a picture shows nothing: one colour all over, or black with next to no variance.
 
     Args:
         picture: uint8 [height, width, 3].
     """
-    # Every eighth pixel settles it for nearly all pictures.
+    # Every eighth pixel is enough to clear nearly all pictures.
     return _is_flat(picture[::8, ::8]) and _is_flat(picture)
 
 

@@ -1,4 +1,4 @@
-"""PNG files as their critical chunks alone.
+"""Reads PNG files, and reduces them to their critical chunks.
 
 Decoders differ on everything else in a PNG, and crash on some of it: OpenCV's versions show three different pictures
 for one animated PNG, refuse one with a wrong checksum in its text, or take gigabytes for a length that a chunk claims.
@@ -12,28 +12,27 @@ import zlib
 
 from edge_runtime.errors import ImageError
 
-Facts = typing.NamedTuple(
-    "Facts",
-    [
-        ("width", int),
-        ("height", int),
-        ("depth", int),  # bits per sample
-        ("colour", int),  # 0 grey, 2 RGB, 3 palette, 4 grey and alpha, 6 RGB and alpha
-        ("interlaced", bool),
-        ("transparent", bool),  # has a tRNS chunk
-        ("exif", bytes),  # as JPEG has it, b"" for none
-        ("xmp", bytes),
-        ("chunks", list),  # (place of the body, length) of the chunks to decode
-        # Of an animation whose first frame is not the default image: (width, height, [(place, length) of its pixels])
-        ("frame", typing.Any),
-    ],
-)
-
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_KEPT = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
+_CRITICAL = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
 _DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}  # colour -> depths
-_TEXT_BYTES = 1 << 20  # of one text chunk that is looked at for an orientation
+_MAX_METADATA_BYTES = 1 << 20  # a larger chunk of text or EXIF is ignored
 _MAX_CHUNKS = 1 << 20
+
+
+class Facts(typing.NamedTuple):
+    """The header of a PNG file, and where its chunks are."""
+
+    width: int
+    height: int
+    depth: int  # bits per sample
+    colour: int  # 0 grey, 2 RGB, 3 palette, 4 grey and alpha, 6 RGB and alpha
+    interlaced: bool
+    transparent: bool  # has a tRNS chunk
+    exif: bytes  # with the start that it has in a JPEG, b"" for none
+    xmp: bytes
+    chunks: list  # (place of the body, length) of the chunks to decode
+    # Of an animation whose first frame is not the default image: (width, height, [(place, length) of its pixels])
+    frame: typing.Any
 
 
 def read_facts(stream):
@@ -78,14 +77,14 @@ def read_facts(stream):
                 frame = (int.from_bytes(control[4:8], "big"), int.from_bytes(control[8:12], "big"), [])
         elif kind == b"fdAT" and frame and frames == 1 and length >= 4:
             frame[2].append((place + 12, length - 4))
-        elif kind == b"eXIf" and length < _TEXT_BYTES:
+        elif kind == b"eXIf" and length < _MAX_METADATA_BYTES:
             exif = exif or b"Exif\0\0" + stream.read(length)
-        elif kind in (b"tEXt", b"zTXt", b"iTXt") and length < _TEXT_BYTES:
-            more_exif, more_xmp = _notes(kind, stream.read(length))
+        elif kind in (b"tEXt", b"zTXt", b"iTXt") and length < _MAX_METADATA_BYTES:
+            more_exif, more_xmp = _text_metadata(kind, stream.read(length))
             exif, xmp = exif or more_exif, xmp or more_xmp
-        elif kind[0] & 0x20 == 0 and kind not in _KEPT:
+        elif kind[0] & 0x20 == 0 and kind not in _CRITICAL:
             raise _damaged(f"has an unknown critical chunk {kind.decode('ascii', 'backslashreplace')}")
-        if kind in _KEPT:
+        if kind in _CRITICAL:
             chunks.append((place + 8, length))
         place += 12 + length
     else:
@@ -123,7 +122,7 @@ def plain(data, facts):
 def first_frame(data, facts):
     """Returns the bytes of a PNG of the animation's first frame; facts.frame says whether there is one.
 
-    It is not shown. But a file in which it is broken is damaged, whatever its default image looks like.
+    It is never shown, but a file in which it is broken counts as damaged, whatever its default image looks like.
     """
     width, height, pixels = facts.frame
     parts = [SIGNATURE]
@@ -141,15 +140,15 @@ def _chunk(kind, body):
     return len(body).to_bytes(4, "big") + kind + body + zlib.crc32(kind + body).to_bytes(4, "big")
 
 
-def _notes(kind, body):
-    """Returns (EXIF, XMP) that a text chunk holds, b"" for what it does not; ImageMagick writes EXIF as hex digits."""
+def _text_metadata(kind, body):
+    """Returns (EXIF, XMP) of a text chunk, b"" for each that is missing; ImageMagick writes EXIF as hex digits."""
     keyword, _, rest = body.partition(b"\0")
     if keyword == b"XML:com.adobe.xmp" and kind == b"iTXt" and rest[:1] == b"\0":
         return b"", rest
     if keyword not in (b"Raw profile type exif", b"Raw profile type APP1") or kind == b"iTXt":
         return b"", b""
     try:
-        text = zlib.decompressobj().decompress(rest[1:], _TEXT_BYTES) if kind == b"zTXt" else rest
+        text = zlib.decompressobj().decompress(rest[1:], _MAX_METADATA_BYTES) if kind == b"zTXt" else rest
         digits = re.sub(rb"\s", b"", b"".join(text.split(b"\n")[3:]))
         return bytes.fromhex(digits.decode("ascii")), b""
     except (zlib.error, ValueError):

@@ -1,4 +1,4 @@
-"""A photo from its path: opened, read, decoded; whose fault it is when that fails."""
+"""Reads a photo by its path, and says what is at fault when that fails: the photo, the storage or the memory."""
 
 import contextlib
 import errno
@@ -12,19 +12,18 @@ import numpy as np
 
 from edge_runtime.errors import ImageError, PhotoMissing, is_storage_error, storage_lost
 from edge_runtime.files import suffix_of
-from edge_runtime.photos import formats, memory
+from edge_runtime.photos import formats, memory_budget
 from edge_runtime.photos.decode import decode_for_network, decode_for_people
 from edge_runtime.photos.header import Header
 
-Photo = typing.NamedTuple(
-    "Photo",
-    [
-        ("picture", np.ndarray),  # uint8 [299, 299, 3], RGB, upright
-        ("header", Header),
-        ("size_bytes", int),  # of the file
-        ("sha256", str),  # of the file's bytes
-    ],
-)
+
+class Photo(typing.NamedTuple):
+    """A photo for the network, and what is known of its file."""
+
+    picture: np.ndarray  # uint8 [299, 299, 3], RGB, upright
+    header: Header
+    size_bytes: int  # of the file
+    sha256: str  # of the file's bytes
 
 
 def read_image(path):
@@ -39,72 +38,90 @@ def read_image(path):
     Raises:
         ImageError: the file cannot be read or is no usable photo; the message says why. PhotoMissing: it is not there.
         StorageLost: the disk or network drive fails, or no more files can be opened.
-        MemoryError: there is not enough memory, also with no other photo beside it.
+        MemoryError: there is not enough memory, even for this photo alone.
     """
-    return _patiently(_read_image, path)
+    return _retry_alone(_read_image, path)
 
 
 def _read_image(path):
-    with _opened(path) as (stream, size_bytes):
+    with _open_regular(path) as (stream, size_bytes):
         return decode_for_network(stream, size_bytes, True)[0]
 
 
 def read_photo(path):
-    """Reads a photo for the network, with what is known of its file: a Photo. Raises as read_image."""
-    return _patiently(_read_photo, path)
+    """Reads a photo for the network, with what is known of its file.
+
+    Args:
+        path: file name (str or bytes).
+
+    Returns:
+        Photo.
+
+    Raises:
+        ImageError, PhotoMissing, StorageLost, MemoryError: as read_image.
+    """
+    return _retry_alone(_read_photo, path)
 
 
 def _read_photo(path):
     digest = hashlib.sha256()
-    with _opened(path) as (stream, size_bytes):
+    with _open_regular(path) as (stream, size_bytes):
         picture, header = decode_for_network(stream, size_bytes, True, digest)
     return Photo(picture, header, size_bytes, digest.hexdigest())
 
 
 def read_bytes(path):
-    """Returns the bytes of a regular file (never blocks on a pipe or device). Raises as read_image."""
-    with _opened(path) as (stream, size_bytes):
-        with memory.decode_budget().reserve(size_bytes, "a file"):
+    """Returns the bytes of a regular file; it never blocks on a pipe or a device.
+
+    Raises:
+        ImageError: the file cannot be read, or is larger than the memory budget. PhotoMissing: it is not there.
+        StorageLost: the disk or network drive fails, or no more files can be opened.
+    """
+    with _open_regular(path) as (stream, size_bytes):
+        with memory_budget.decode_budget().reserve(size_bytes, "a file"):
             return stream.read()
 
 
 def read_large(path, side):
-    """Reads a photo for people to look at, in its own proportions.
+    """Reads a photo for people to look at, in its own proportions; it may be of one colour.
 
     Args:
-        path, and what is raised: as read_image, but that a picture of one colour is fine.
+        path: file name (str or bytes).
         side: the longer side of the result in pixels, at most.
 
     Returns:
         uint8 array [height, width, 3], RGB, upright.
+
+    Raises:
+        ImageError, PhotoMissing, StorageLost, MemoryError: as read_image.
     """
-    return _patiently(functools.partial(_read_large, side=side), path)
+    return _retry_alone(functools.partial(_read_large, side=side), path)
 
 
 def _read_large(path, side):
-    with _opened(path) as (stream, size_bytes):
+    with _open_regular(path) as (stream, size_bytes):
         return decode_for_people(stream, size_bytes, side)
 
 
-def _patiently(read, path):
-    """Returns read(path). Where memory runs out it tries once more, with no other photo beside it."""
+def _retry_alone(read, path):
+    """Returns read(path). Where memory runs out it tries once more while no other photo is decoded."""
     try:
         return read(path)
     except MemoryError:
-        pass  # only here is what the first attempt had taken free again
-    with memory.decode_budget().alone():
+        pass  # only after the except block is the memory of the first attempt free
+    with memory_budget.decode_budget().alone():
         return read(path)
 
 
 @contextlib.contextmanager
-def _opened(path):
-    """Yields (a regular file opened for reading, its size in bytes); turns OSErrors into what read_image raises."""
+def _open_regular(path):
+    """Yields (a regular file, open for reading, its size in bytes); turns OSErrors into what read_image raises."""
     try:
         status = os.stat(path)
     except ValueError as error:  # a name with a NUL byte
         raise ImageError(str(error))
     except OSError as error:
-        raise _reading_failed(path, error)
+        raise _error_for(path, error)
     try:
         if not stat.S_ISREG(status.st_mode):
             raise ImageError("is a directory" if os.path.isdir(path) else "is not a regular file")
@@ -113,11 +130,11 @@ def _opened(path):
         with open(path, "rb", 0) as stream:  # unbuffered: a few bytes of the header, then all at once, in one piece
             yield stream, os.fstat(stream.fileno()).st_size
     except OSError as error:
-        raise _reading_failed(path, error)
+        raise _error_for(path, error)
 
 
-def _reading_failed(path, error):
-    """Returns the exception to raise for an OSError: whether the photo is at fault, or what it is read from."""
+def _error_for(path, error):
+    """Returns the exception to raise for an OSError of a photo or of its storage."""
     if error.errno == errno.ENOMEM:
         return MemoryError(error.strerror)
     if is_storage_error(error):

@@ -1,10 +1,10 @@
-"""What the network takes: written into every bundle, and checked when one is opened."""
+"""The pixels that the network takes, and the largest photo that is decoded."""
 
 import typing
 
 SIDE = 299
 
-# Written into every bundle; a reader refuses a bundle whose spec differs from its own.
+# Written into every bundle, and checked when one is opened: a bundle of another spec is refused.
 INPUT_SPEC: typing.Dict[str, typing.Any] = {
     "shape": [SIDE, SIDE, 3],
     "dtype": "uint8",
@@ -16,6 +16,5 @@ INPUT_SPEC: typing.Dict[str, typing.Any] = {
     "JPEG decoded at 1/8, 1/4 or 1/2 where that covers",
     "scaling": "x / 127.5 - 1, inside the graph",
 }
-
 
 MAX_PIXELS = 178956970  # Pillow's own limit for a decompression bomb: 512 MiB of RGB

@@ -1,23 +1,22 @@
-"""The header of a WebP file, read without its pixels (Pillow makes room for them when it opens the file)."""
+"""Reads the header of a WebP file without its pixels; Pillow would allocate memory for them when it opens the file."""
 
 import typing
 
 from edge_runtime.errors import ImageError
 
-Facts = typing.NamedTuple(
-    "Facts",
-    [
-        ("width", int),
-        ("height", int),
-        ("alpha", bool),
-        ("animated", bool),
-        ("exif", bytes),  # as JPEG has it, b"" for none
-        ("xmp", bytes),
-    ],
-)
-
-_NOTE_BYTES = 1 << 20  # of a block of EXIF or XMP that is looked at
+_MAX_METADATA_BYTES = 1 << 20  # a larger block of EXIF or XMP is ignored
 _MAX_CHUNKS = 100000
+
+
+class Facts(typing.NamedTuple):
+    """The header of a WebP file."""
+
+    width: int
+    height: int
+    alpha: bool
+    animated: bool
+    exif: bytes  # with the start that it has in a JPEG, b"" for none
+    xmp: bytes
 
 
 def read_facts(stream):
@@ -48,10 +47,10 @@ def read_facts(stream):
             break
         if head[:4] in (b"VP8X", b"VP8 ", b"VP8L"):
             shape = shape or _shape(head[:4], stream.read(min(length, 10)))
-        elif head[:4] == b"EXIF" and length < _NOTE_BYTES:
+        elif head[:4] == b"EXIF" and length < _MAX_METADATA_BYTES:
             body = stream.read(length)
             exif = exif or (body if body[:4] == b"Exif" else b"Exif\0\0" + body)
-        elif head[:4] == b"XMP " and length < _NOTE_BYTES:
+        elif head[:4] == b"XMP " and length < _MAX_METADATA_BYTES:
             xmp = xmp or stream.read(length)
         place += 8 + length + length % 2
     if shape is None or not shape[0] or not shape[1]:

@@ -1,32 +1,42 @@
-"""Folders as sources: walked in order, with little memory, whatever happens to them meanwhile."""
+"""Folders as sources: walked in order, with little memory, whatever happens to them on the way."""
 
 import errno
 import os
 import stat
 import typing
 
+from edge_runtime.sources import listing
 from edge_runtime.sources.items import Item, Root
-from edge_runtime.sources.listing import AT_ONCE, Entry, identity_of, is_folder, sorted_entries
+from edge_runtime.sources.listing import Entry, identity_of, sorted_entries
 from edge_runtime.sources.names import is_left_out, is_photo_name, looks_like_photo, pass_over
 from edge_runtime.sources.storage import check_mounts, check_root
 
-LEADS_NOWHERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)  # a link, or what was there a moment ago
+DANGLING_ERRORS = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)  # a link to nowhere, or a file deleted a moment ago
+
+LOOP_PROBLEM = "is a link back to a folder that contains it: not followed"
 
 
-LOOP = "is a link back to a folder that contains it: not followed"
+def folder_items(top, passed_over, prefix):
+    """Yields the Items of a folder and all below it, names sorted, depth first; see registry.open_source.
 
+    Only the names on the way down are kept. Links are followed, but not one back to a folder that contains it.
 
-def folder_items(root, passed_over, prefix):
-    """Walks depth first, names sorted, holding the names on the way down only; links are followed, loops are not."""
-    for name, problem, place in _walk(root, passed_over):
-        path = os.path.join(root.path, name)
-        yield Item(os.path.join(prefix, name), path, problem, place)
+    Args:
+        top: the folder's Root.
+        passed_over: Counter of suffixes, in which the files that are no photos are counted.
+        prefix: folder that the names begin with, "" for none.
+
+    Raises:
+        StorageLost: the folder, or a disk mounted in it, went away or fails.
+    """
+    for name, problem, root in _walk(top, passed_over):
+        yield Item(os.path.join(prefix, name), os.path.join(top.path, name), problem, root)
 
 
 def _walk(top, passed_over):
     """Yields (name relative to the folder top, a Root; problem or ""; the Root of the device it is on)."""
-    # (folder, what is to come of its entries, identities of it and of the folders above it, the Root of its device);
-    # no recursion: trees are deep
+    # (folder, an iterator of its further entries, identities of it and of the folders above it, the Root of its
+    # device); no recursion: trees are deep
     levels: typing.List[typing.Tuple[str, typing.Iterator[Entry], tuple, Root]] = [("", iter([("", True)]), (), top)]
     while levels:
         folder, entries, above, root = levels[-1]
@@ -56,7 +66,7 @@ def _walk(top, passed_over):
                 yield inner, "", root  # reading it says why not
             elif was_folder and not os.path.lexists(path):
                 yield inner, "went away before it was looked at", root
-            elif error.errno not in LEADS_NOWHERE:  # it may be a folder full of photos
+            elif error.errno not in DANGLING_ERRORS:  # it may be a folder full of photos
                 yield inner or ".", f"cannot be looked at ({error.strerror})", root
             continue
         if not is_folder:
@@ -72,52 +82,34 @@ def _walk(top, passed_over):
             yield inner or ".", f"cannot list this folder ({error.strerror})", root
             continue
         if identity in above:
-            yield inner, LOOP, root
+            yield inner, LOOP_PROBLEM, root
             continue
         if not inner:
-            check_root(top)  # another folder may have taken its place before its turn came
+            check_root(top)  # another folder may have replaced it since it was opened
         elif identity[0] != root.identity[0]:
             root = Root(path, identity)
-        # Now that it is listed: where a disk was mounted, an empty folder may be left, or nothing.
+        # Only now that it is listed: where a disk was mounted, an empty folder may remain, or nothing.
         check_mounts(top, path)
         if is_photo_name(inner):
             yield inner, "is a directory", root
         levels.append((inner, entries, above + (identity,), root))
 
 
-TOO_MANY = object()
-
-
 def count_folder(top):
-    """Yields once for each Item of a folder, in any order; _TOO_MANY when too many folders are still to be counted."""
-    pending: typing.List[typing.Tuple[str, tuple]] = [(top, ())]  # (folder, identities of the folders above it)
-    while pending:
-        folder, above = pending.pop()
-        try:
-            identity = identity_of(folder)
-            if identity in above:
-                yield folder
-                continue
-            inside = above + (identity,)
-            with os.scandir(folder) as entries:
-                if is_photo_name(folder) and above:
-                    yield folder
-                for entry in entries:
-                    if is_left_out(entry.name):
-                        continue
-                    if entry.is_dir(follow_symlinks=False) or (entry.is_symlink() and is_folder(entry.path)):
-                        pending.append((entry.path, inside))
-                    elif _is_item(entry.path):
-                        yield entry
-        except OSError:
-            yield folder
-        if len(pending) > AT_ONCE:
-            yield TOO_MANY
+    """Yields once for each Item of a folder, in any order; listing.TOO_MANY when it has too many folders to count."""
+    for path, kind, _ in listing.walk(top, listing.AT_ONCE):
+        if kind == listing.TOO_MANY:
+            yield listing.TOO_MANY
+        elif kind == listing.FOLDER:
+            if is_photo_name(path) and path != top:  # the Item that says so
+                yield path
+        elif kind != listing.FILE or _is_item(path):
+            yield path
 
 
 def _is_item(path):
-    """Whether a file in a folder is an Item: a photo, or what cannot be looked at."""
+    """Whether a file in a folder is an Item: a photo, or one that cannot be read."""
     try:
         return looks_like_photo(path)
     except OSError as error:
-        return error.errno not in LEADS_NOWHERE
+        return error.errno not in DANGLING_ERRORS

@@ -1,17 +1,24 @@
-"""Lists one folder in order, with bounded memory, also where it holds millions of names."""
+"""Lists folders with bounded memory, also where they hold millions of names.
+
+One folder in order: sorted_entries. A folder and all below it, in any order: walk. (The walk in order, which explains
+every failure, is folder.folder_items.)
+"""
 
 import os
 import stat
 import typing
 
+from edge_runtime.sources.names import is_left_out
+
 AT_ONCE = 50000  # names of one folder that are kept; a larger one is listed again for each further 50,000
 
+FOLDER, FILE, LOOP, FAILED, TOO_MANY = "folder", "file", "loop", "failed", "too many"  # what walk yields
 
 Entry = typing.Tuple[str, bool]  # a name in a folder; whether it is a folder itself, and no link to one
 
 
 def sorted_entries(folder):
-    """Returns an iterator of the entries of a folder, sorted; at most 2 * _AT_ONCE are held.
+    """Returns an iterator of the entries of a folder, sorted; at most 2 * AT_ONCE are kept.
 
     Raises:
         OSError: the folder cannot be listed; from the iterator: it can no longer.
@@ -48,7 +55,7 @@ def entries_of(folder):
     """Yields the entries of a folder in any order. Raises OSError."""
     with os.scandir(folder or os.curdir) as entries:
         for entry in entries:
-            yield entry.name, entry.is_dir(follow_symlinks=False)  # is in the listing: the file is not looked at
+            yield entry.name, entry.is_dir(follow_symlinks=False)  # known from the listing, without a system call
 
 
 def names_in(folder):
@@ -56,8 +63,46 @@ def names_in(folder):
     return (name for name, _ in entries_of(folder))
 
 
+def walk(top, max_pending=None):
+    """Walks a folder and all below it, in any order, without what is hidden or left there by systems.
+
+    Links are followed, but not one back to a folder that contains it. Kept are the names of the folders still to come.
+
+    Args:
+        top: the folder, "" for the current one.
+        max_pending: the walk ends early, with (top, TOO_MANY, None), once more folders than this are still to come.
+
+    Yields:
+        (path, FOLDER, None) for top and each folder below it, (path, FILE, None) for all else; (path, LOOP, None) for a
+        link that is not followed; (path, FAILED, the OSError) for a folder that cannot be listed, or not to its end.
+    """
+    pending: typing.List[typing.Tuple[str, tuple]] = [(top, ())]  # (folder, identities of the folders above it)
+    while pending:
+        folder, above = pending.pop()
+        try:
+            identity = identity_of(folder or os.curdir)
+            if identity in above:
+                yield folder, LOOP, None
+                continue
+            with os.scandir(folder or os.curdir) as entries:
+                yield folder, FOLDER, None
+                for entry in entries:
+                    if is_left_out(entry.name):
+                        continue
+                    path = os.path.join(folder, entry.name)
+                    if entry.is_dir(follow_symlinks=False) or (entry.is_symlink() and is_folder(path)):
+                        pending.append((path, above + (identity,)))
+                    else:
+                        yield path, FILE, None
+        except OSError as error:
+            yield folder, FAILED, error
+        if max_pending is not None and len(pending) > max_pending:
+            yield top, TOO_MANY, None
+            return
+
+
 def is_folder(path):
-    """Whether a path is a folder, or a link to one; False where it cannot be looked at."""
+    """Whether a path is a folder, or a link to one; False where that cannot be found out."""
     try:
         return stat.S_ISDIR(os.stat(path).st_mode)
     except OSError:

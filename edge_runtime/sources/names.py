@@ -131,8 +131,8 @@ def pass_over(passed_over, path):
     passed_over[suffix] += 1
 
 
-def check_named(path):
-    """Raises UsageError for a file that is given as a source and is no photo, where it is known what it is instead."""
+def check_file(path):
+    """Raises UsageError for a file, named as a source, that is no photo; if it is known what it is instead."""
     if is_photo_name(path):
         return
     try:

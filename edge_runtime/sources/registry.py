@@ -1,19 +1,18 @@
-"""Opens any source of photos by what it is: folder, pattern, table, standard input, single files."""
+"""Opens and counts sources of photos. kinds.py has the table of what a name means and who opens it."""
 
 import collections
-import glob
 import itertools
 import os
 import sys
 import typing
 
 from edge_runtime.errors import PicnicError, UsageError
-from edge_runtime.secrets import is_address, shown_address
-from edge_runtime.sources import table_reader
-from edge_runtime.sources.folder import TOO_MANY, count_folder, folder_items
+from edge_runtime.secrets import shown_address
+from edge_runtime.sources import kinds, table_reader
+from edge_runtime.sources.folder import count_folder, folder_items
 from edge_runtime.sources.items import Item, Items
-from edge_runtime.sources.listing import entries_of
-from edge_runtime.sources.names import check_named, is_litter, is_passed_over, pass_over, passed_over_text
+from edge_runtime.sources.listing import TOO_MANY, entries_of
+from edge_runtime.sources.names import check_file, is_litter, is_passed_over, pass_over, passed_over_text
 from edge_runtime.sources.near_miss import near_miss
 from edge_runtime.sources.pattern import pattern_items
 from edge_runtime.sources.stdin import standard_input_items
@@ -24,20 +23,22 @@ from edge_runtime.sources.table import images_folder_of, table_items
 def open_sources(sources, images_folder=None, null=False, stop=None):
     """Opens one source or several, which are read one after the other. Returns Items.
 
-    Of one source the names are as open_source gives them. Of several a folder's names begin with the folder as it was
-    given, so that they stay distinct. A shell puts whatever is there in the place of a pattern: as in a folder, what a
-    system leaves there (Thumbs.db) is left out, and a file that is no photo, no table and no video is counted in
-    passed_over.
+    Names from one source are those of open_source. With several sources, names in a folder begin with the folder as the
+    user named it, so that they stay distinct. A shell replaces a pattern with whatever it matches; so, as in a folder,
+    files that systems leave there (Thumbs.db) are left out, and a file that is no photo, no table and no video is
+    counted in passed_over.
 
     Args:
-        sources: list of sources; of several none may be "-".
-        images_folder, null, stop, and what is raised: as for open_source. Every source is looked at before the first
-            Item is given.
+        sources: list of sources; "-" only alone.
+        images_folder, null, stop: see open_source.
+
+    Raises:
+        UsageError, MissingRequirement: see open_source; for any of the sources, before the first Item.
     """
     if len(sources) == 1:
         return open_source(sources[0], images_folder, null, stop)
     passed_over: typing.Counter[str] = collections.Counter()
-    opened, folders = [], Folders()
+    parts, folders = [], Folders()
     for source in sources:
         if source == "-":
             raise UsageError("-: is standard input, and must be the only source")
@@ -46,36 +47,36 @@ def open_sources(sources, images_folder=None, null=False, stop=None):
         if is_passed_over(source):
             pass_over(passed_over, source)
         else:
-            opened.append(_open(source, images_folder, passed_over, folders, prefix=source))
-    return Items(itertools.chain.from_iterable(opened), passed_over)
+            parts.append(_open(source, images_folder, passed_over, folders, prefix=source))
+    return Items(itertools.chain.from_iterable(parts), passed_over)
 
 
 def open_source(source, images_folder=None, null=False, stop=None):
     """Opens a source. Returns Items, in the order in which results are written; each Item is one row of the output.
 
     A folder, a pattern with wildcards in its last part only, a table and standard input are streamed: memory does not
-    grow with what is there. A folder of a million files is listed again for every 50,000, which takes 0.6 s; so long
-    its first Item takes, too. The matches of other patterns are kept, about 150 bytes each.
+    grow with their length. A folder of a million files is listed again for every 50,000, which takes 0.6 s, as does its
+    first Item. The matches of other patterns are kept, about 150 bytes each.
 
-    In folders and patterns hidden files and folders and what systems leave there are left out (unless they are named);
-    what a name does not tell apart is a photo if its first bytes are one's; and what is no photo is counted in
-    passed_over.
+    In folders and patterns hidden files and folders and files that systems leave there are left out (unless the pattern
+    names them). Where a suffix does not say whether a file is a photo, its first bytes do. Files that are no photos are
+    counted in passed_over.
 
-    What changes in a folder meanwhile: a file that is gone when its turn comes still has its Item (and so its row with
-    the reason) if it had been listed; one that appears is given if its place in the order is yet to come. Nothing is
-    given twice or out of order. A folder inside that goes away on the way is an Item with the reason. Where the source
-    itself goes away, or a disk that was mounted in it, or a disk fails, StorageLost is raised on the way; so it is by
-    reason_of for a file that a table, a pattern or standard input names in a folder that went away.
+    While a folder is read it may change: a file that is deleted after it was listed still has its Item (and so a row
+    with the reason); a new file is read if its place in the order is still to come. No Item comes twice or out of
+    order. A folder inside that goes away is an Item with the reason. Where the source itself goes away, or a disk that
+    was mounted in it, or a disk fails, iterating raises StorageLost; storage.reason_of raises it for a file that a
+    table, a pattern or standard input names in a folder that went away.
 
     Args:
         source: file, folder (recursive, sorted), glob pattern, table (edge_runtime.sources.table_reader), or "-".
-        images_folder: where a table's file names start (default: the table's own folder).
+        images_folder: folder that a table's file names are relative to (default: the table's own folder).
         null: the names on standard input end with NUL, not with a newline.
-        stop: threading.Event that ends the waiting for standard input.
+        stop: threading.Event that ends waiting for standard input.
 
     Raises:
-        UsageError: nothing of that name, a source that is not made of photos, or a table that cannot be read.
-        MissingRequirement: what reads a table of that kind is not installed.
+        UsageError: nothing of that name, a source without photos, or a table that cannot be read.
+        MissingRequirement: a library that reads tables of that kind is not installed.
     """
     if source == "-":
         if sys.stdin is None:
@@ -87,22 +88,23 @@ def open_source(source, images_folder=None, null=False, stop=None):
 
 def _open(source, images_folder, passed_over, folders, prefix=""):
     """Returns an iterable of Item: see open_source. Of a folder the names begin with prefix."""
-    if source.startswith(("camera:", "csi:")) or is_address(source):
-        shown = shown_address(source)
-        raise UsageError(f"{shown}: a live source cannot be used here; give an image, a folder, a glob, a table or -")
-    if os.path.isdir(source):
+    kind = kinds.kind_of(source)
+    if kind in (kinds.CAMERA, kinds.CSI, kinds.STREAM):
+        name = shown_address(source)
+        raise UsageError(f"{name}: a live source cannot be used here; give an image, a folder, a glob, a table or -")
+    if kind == kinds.FOLDER:
         root = top_of(source)
         if root is not None:
             return folder_items(root, passed_over, prefix)
-    if os.path.lexists(source):
-        if table_reader.is_table(source):
-            folder = images_folder_of(source, images_folder)
-            if os.path.isfile(source):  # no pipe, which can be read only once
-                next(table_reader.read_rows(source), None)
-            return table_items(source, folder)
-        check_named(source)
+    if kind == kinds.TABLE:
+        folder = images_folder_of(source, images_folder)
+        if os.path.isfile(source):  # no pipe, which can be read only once
+            next(table_reader.read_rows(source), None)
+        return table_items(source, folder)
+    if kind in (kinds.FILE, kinds.VIDEO):
+        check_file(source)
         return [Item(source, source, "", folders.root_of(source))]
-    if glob.has_magic(source):
+    if kind == kinds.PATTERN:
         matches = pattern_items(source, passed_over)
         for first in matches:
             return itertools.chain([first], matches)
@@ -113,30 +115,31 @@ def _open(source, images_folder, passed_over, folders, prefix=""):
 
 
 def count_source(source, stop=None):
-    """Counts what open_source gives, for the ETA: without sorting, and without keeping names but a glob's matches.
+    """Counts what open_source gives, for the ETA, without sorting and without keeping names except a pattern's matches.
 
     Args:
-        source: as for open_source.
+        source: file, folder, pattern, table, or "-".
         stop: threading.Event that ends the counting.
 
     Returns:
-        the number of items as of now; None for standard input, for tables that are read whole (.xlsx, .parquet), for a
-        source that cannot be read (open_source says why),
-        for tens of thousands of folders beside each other (their names would have to be kept), and once stop is set.
+        the number of items as of now. None for standard input, for tables that are read whole (.xlsx, .parquet), for a
+        source that cannot be read (open_source says why), for a folder with tens of thousands of folders beside each
+        other (their names would have to be kept), and once stop is set.
     """
-    if source == "-" or source.lower().endswith(table_reader.READ_WHOLE):
+    kind = kinds.kind_of(source)
+    if kind == kinds.STDIN or source.lower().endswith(table_reader.READ_WHOLE):
         return None
     count = 0
     try:
-        if os.path.isdir(source):
-            counted = count_folder(source)
-        elif glob.has_magic(source) and not os.path.lexists(source):
-            counted = pattern_items(source, collections.Counter(), entries_of)
-        elif table_reader.is_table(source) and os.path.isfile(source):
-            counted = table_reader.read_rows(source)
+        if kind == kinds.FOLDER:
+            items = count_folder(source)
+        elif kind == kinds.PATTERN:
+            items = pattern_items(source, collections.Counter(), entries_of)
+        elif kind == kinds.TABLE and os.path.isfile(source):
+            items = table_reader.read_rows(source)
         else:
-            counted = open_source(source)
-        for item in counted:
+            items = open_source(source)
+        for item in items:
             if item is TOO_MANY or (stop is not None and stop.is_set()):
                 return None
             count += 1
@@ -146,7 +149,7 @@ def count_source(source, stop=None):
 
 
 def count_sources(sources, stop=None):
-    """Counts what open_sources gives: as count_source."""
+    """Counts what open_sources gives: a number, or None where count_source gives None for one of them."""
     count = 0
     for source in sources:
         if len(sources) == 1 or not (is_litter(os.path.basename(source)) or is_passed_over(source)):

@@ -13,9 +13,9 @@ import types
 import numpy as np
 import pytest
 
-from convert import cli, parity
+from convert import cli, conversion, reference
 from convert.child import ChildError
-from edge_runtime.bundle import listing, manifest, writing
+from edge_runtime.bundle import checksums, manifest, writing
 from edge_runtime.bundle.reading import Bundle
 from edge_runtime.cli.classify import main
 from edge_runtime.engines import modules
@@ -29,7 +29,7 @@ from tests import helpers
 
 @pytest.fixture(autouse=True)
 def short_timing(monkeypatch):
-    monkeypatch.setattr(cli, "_TIMED_S", 0.02)
+    monkeypatch.setattr(conversion, "SPEED_S", 0.02)
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +138,7 @@ def test_an_engine_is_published_with_its_facts_and_answers_as_the_original(
     assert record["images_per_s"] > 0
     folder = os.path.join(tiny_bundle, "engines", name)
     assert set(record["files"]) == set(os.listdir(folder)) - {"engine.json"} != set()
-    listing.check_files(folder, record["files"], sums=True)
+    checksums.check_files(folder, record["files"], sums=True)
     assert set(modules.module_of(target).FILES) <= set(record["files"])  # what it will open
 
     said = capsys.readouterr()
@@ -212,7 +212,7 @@ def test_the_command_that_makes_an_engine_again_makes_the_same(tiny_bundle, phot
 def test_the_speed_is_that_of_the_largest_batch_also_with_fewer_photos():
     sizes = []
     engine = types.SimpleNamespace(max_batch=5, infer=lambda batch: sizes.append(len(batch)))
-    assert cli._speed(engine, np.zeros((2, 1, 1, 3), np.uint8)) > 0
+    assert conversion._speed(engine, np.zeros((2, 1, 1, 3), np.uint8)) > 0
     assert set(sizes) == {5}
 
 
@@ -292,7 +292,7 @@ def test_the_gate_holds_on_calibration_photos(tiny_bundle, photos, monkeypatch):
 
 
 def test_no_more_than_the_limit_of_calibration_photos_is_used(tiny_bundle, photos, monkeypatch, capsys):
-    monkeypatch.setattr(parity, "MAX_PHOTOS", 4)
+    monkeypatch.setattr(reference, "MAX_PHOTOS", 4)
     convert(tiny_bundle, "onnxruntime", "--calibration", photos)
     found = engine_record(tiny_bundle, "onnxruntime-fp32")["parity"]
     assert found["photos"] == 4
@@ -379,7 +379,7 @@ def test_tensorrt_exits_with_4_and_says_what_to_install(tiny_bundle):  # tf-trt:
     "precision, library", [("fp32", "onnxruntime"), ("int8", "onnx"), ("int8", "onnxruntime.quantization")]
 )
 def test_onnxruntime_s_libraries_missing_exit_with_4_before_the_work(tiny_bundle, monkeypatch, precision, library):
-    monkeypatch.setattr(parity, "reference_sample", no_work)
+    monkeypatch.setattr(reference, "reference_sample", no_work)
     monkeypatch.setitem(sys.modules, library, None)  # importing it raises ImportError
     with pytest.raises(MissingRequirement, match=library.split(".")[0]):
         convert(tiny_bundle, "onnxruntime", "--precision", precision)
@@ -387,7 +387,7 @@ def test_onnxruntime_s_libraries_missing_exit_with_4_before_the_work(tiny_bundle
 
 
 def test_openvino_missing_exits_with_4_and_names_the_command(tiny_bundle, monkeypatch):
-    monkeypatch.setattr(parity, "reference_sample", no_work)
+    monkeypatch.setattr(reference, "reference_sample", no_work)
     monkeypatch.setitem(sys.modules, "openvino", None)  # importing it raises ImportError
     with pytest.raises(MissingRequirement, match="pip install 'openvino"):
         convert(tiny_bundle, "openvino")
@@ -395,7 +395,7 @@ def test_openvino_missing_exits_with_4_and_names_the_command(tiny_bundle, monkey
 
 
 def test_bf16_on_a_cpu_without_it_exits_with_4(tiny_bundle, monkeypatch):
-    monkeypatch.setattr(parity, "reference_sample", no_work)
+    monkeypatch.setattr(reference, "reference_sample", no_work)
 
     class Core:
         def get_property(self, device, name):
@@ -447,7 +447,7 @@ def test_another_engine_survives_a_failed_conversion(tiny_bundle, monkeypatch):
 
 
 def test_the_sample_s_photos_are_the_network_s_own_input(pristine_bundle):
-    sample = parity.reference_sample(Bundle.open(pristine_bundle))
+    sample = reference.reference_sample(Bundle.open(pristine_bundle))
     assert sample.images.shape == (12,) + tuple(spec.INPUT_SPEC["shape"])
     assert sample.images.dtype == np.uint8
     assert sorted(set(sample.labels)) == sorted(helpers.COLOURS)
@@ -458,7 +458,7 @@ def test_the_sample_s_photos_are_the_network_s_own_input(pristine_bundle):
 
 SLOW_BUILD = """
 import sys, time
-from convert import cli, onnxruntime
+from convert import cli, conversion, onnxruntime
 built = onnxruntime.build
 stage = sys.argv[1]
 
@@ -476,14 +476,14 @@ def build(bundle, settings, folder):
 
 onnxruntime.build = build
 if stage == "reading the photos":
-    cli.parity.reference_sample = lambda *_: stop()
+    conversion.reference.reference_sample = lambda *_: stop()
 if stage == "checking":
-    cli.parity.compare = lambda *_: stop()
+    conversion.parity.compare = lambda *_: stop()
 if stage == "before it is published":
-    cli.files._exchange = cli.files.os.rename = lambda *_: stop()
+    conversion.files._exchange = conversion.files.os.rename = lambda *_: stop()
 if stage == "after it is published":
-    cli.files.shutil.rmtree = lambda *_, **__: stop()
-cli._TIMED_S = 0.02
+    conversion.files.shutil.rmtree = lambda *_, **__: stop()
+conversion.SPEED_S = 0.02
 cli.main(sys.argv[2:])
 """
 
@@ -551,7 +551,12 @@ def test_a_conversion_at_work_is_not_cleaned_away_by_another(tiny_bundle):
 
 def test_conversions_of_the_same_bundle_at_the_same_time_all_succeed(tiny_bundle):
     targets = [("onnxruntime", "fp32"), ("onnxruntime", "fp32"), ("onnxruntime", "int8"), ("onnxruntime", "fp32")]
-    command = [sys.executable, "-c", "from convert import cli; cli._TIMED_S = 0.02; cli.main()", tiny_bundle]
+    command = [
+        sys.executable,
+        "-c",
+        "from convert import cli, conversion; conversion.SPEED_S = 0.02; cli.main()",
+        tiny_bundle,
+    ]
     running = [
         subprocess.Popen(
             command + ["--to", target, "--precision", precision, "--max-batch", str(number + 1)],
@@ -593,14 +598,14 @@ def no_work(*_):
 def test_a_bundle_that_cannot_be_written_to_exits_with_2_before_the_work(tiny_bundle, monkeypatch):
     access = os.access
     monkeypatch.setattr(os, "access", lambda path, mode: not mode & os.W_OK and access(path, mode))
-    monkeypatch.setattr(parity, "reference_sample", no_work)
+    monkeypatch.setattr(reference, "reference_sample", no_work)
     with pytest.raises(UsageError, match="bundle: .*read-only disk"):
         convert(tiny_bundle, "onnxruntime")
 
 
 def test_engines_that_is_no_folder_exits_with_2(tiny_bundle, monkeypatch):
     helpers.write_bytes(os.path.join(tiny_bundle, "engines"), b"")
-    monkeypatch.setattr(parity, "reference_sample", no_work)
+    monkeypatch.setattr(reference, "reference_sample", no_work)
     with pytest.raises(UsageError, match="engines: "):
         convert(tiny_bundle, "onnxruntime")
 
@@ -611,7 +616,7 @@ def disk_with(free_bytes):
 
 def test_a_disk_too_small_exits_with_2_before_the_work(tiny_bundle, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", disk_with(100))
-    monkeypatch.setattr(parity, "reference_sample", no_work)
+    monkeypatch.setattr(reference, "reference_sample", no_work)
     with pytest.raises(UsageError, match="0 MiB"):
         convert(tiny_bundle, "onnxruntime")
     assert not os.path.exists(os.path.join(tiny_bundle, "engines"))
@@ -711,7 +716,7 @@ def test_the_quantizer_leaves_nothing_where_the_command_runs(tiny_bundle, tmp_pa
 
 def test_nncf_missing_exits_with_4_and_names_the_command(tiny_bundle, monkeypatch):
     pytest.importorskip("openvino", reason="OpenVINO is not for this Python")
-    monkeypatch.setattr(parity, "reference_sample", no_work)
+    monkeypatch.setattr(reference, "reference_sample", no_work)
     monkeypatch.setitem(sys.modules, "nncf", None)  # importing it raises ImportError
     with pytest.raises(MissingRequirement, match="pip install nncf"):
         convert(tiny_bundle, "openvino", "--precision", "int8")

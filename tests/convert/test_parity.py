@@ -6,7 +6,7 @@ import types
 import numpy as np
 import pytest
 
-from convert import parity
+from convert import gate, parity, reference
 from edge_runtime.bundle.reading import Bundle, Sample
 from edge_runtime.engines.base import Engine
 from edge_runtime.errors import OutOfMemory, ParityError, UsageError
@@ -154,7 +154,7 @@ def test_values_that_are_not_finite_are_counted_and_their_photos_named(sample, v
     assert found.worst_photos[0] == sample.names[7]
     assert np.isfinite([found.max_abs_difference, found.mean_abs_difference, found.kl_divergence]).all()
     with pytest.raises(ParityError, match="3 of .*NaN(.|\n)*" + sample.names[7]):
-        parity.require_agreement("planted", found, 0.0)
+        gate.require_agreement("planted", found, 0.0)
 
 
 def test_an_engine_that_fails_is_refused(sample):
@@ -166,7 +166,7 @@ def test_worst_photos_with_odd_names_are_spelled_out(sample):
     odd = sample._replace(names=[name + "\n\x1b[2J\udcff" for name in sample.names])
     found = parity.compare(AnswersOfASample(odd, lambda rows: rows[:, ::-1]), odd, [1])
     with pytest.raises(ParityError) as refused:
-        parity.require_agreement("planted", found, 1.0)
+        gate.require_agreement("planted", found, 1.0)
     last = str(refused.value).split("\n")[-1]
     assert last.startswith("Most different: ") and "\\n\\x1b[2J\\xff" in last
 
@@ -188,11 +188,11 @@ def test_labels_are_read_from_a_table_and_from_class_folders(bundle, tmp_path, c
     rows = helpers.write_photos(tmp_path / "photos", per_class=2)
     more = [("red/00.jpg", "purple"), ("../x.jpg", "red"), ("red/01.jpg", "")]
     helpers.write_table(str(tmp_path / "labels.tsv"), rows + more)
-    found = parity.labelled_photos(bundle, str(tmp_path / "labels.tsv"), str(tmp_path / "photos"))
+    found = reference.labelled_photos(bundle, str(tmp_path / "labels.tsv"), str(tmp_path / "photos"))
     assert [(item.name, CLASSES[label]) for item, label in found] == rows
     assert all(os.path.isfile(item.path) for item, _ in found)
     assert "3 of 9 rows have no usable name or label" in capsys.readouterr().err
-    folders = parity.labelled_photos(bundle, str(tmp_path / "photos"))
+    folders = reference.labelled_photos(bundle, str(tmp_path / "photos"))
     assert sorted((item.name, CLASSES[label]) for item, label in folders) == sorted(rows)
 
 
@@ -211,13 +211,13 @@ def test_labels_that_cannot_be_used_are_wrong_usage(bundle, tmp_path, content, i
     if content is not None:
         table.write_text(content)
     with pytest.raises(UsageError, match=said):
-        parity.labelled_photos(bundle, str(table), images)
+        reference.labelled_photos(bundle, str(table), images)
 
 
 def scores(bundle, folder, rows, wrong):
     """Returns what compare_labelled says of an engine that answers class 0 for the first `wrong` photos."""
     helpers.write_table(str(folder / "labels.tsv"), rows)
-    labelled = parity.labelled_photos(bundle, str(folder / "labels.tsv"))
+    labelled = reference.labelled_photos(bundle, str(folder / "labels.tsv"))
     answers = [np.eye(3)[0 if place < wrong else label] for place, (_, label) in enumerate(labelled)]
     return parity.compare_labelled(bundle, labelled, answers)
 
@@ -236,8 +236,8 @@ def test_unreadable_labelled_photos_are_left_out(bundle, tmp_path, capsys):
     rows = helpers.write_photos(tmp_path, per_class=1)
     (tmp_path / "broken.jpg").write_bytes(b"nothing")
     helpers.write_table(str(tmp_path / "labels.tsv"), rows + [("broken.jpg", "red"), ("nosuch.jpg", "red")])
-    labelled = parity.labelled_photos(bundle, str(tmp_path / "labels.tsv"))
-    with parity._unconverted(bundle) as engine:
+    labelled = reference.labelled_photos(bundle, str(tmp_path / "labels.tsv"))
+    with reference.open_original(bundle) as engine:
         answers = parity.classify(bundle, engine, labelled)
     assert [answer is None for answer in answers] == [False] * 3 + [True] * 2
     found = parity.compare_labelled(bundle, labelled, answers)
@@ -254,10 +254,10 @@ def test_half_a_point_of_macro_f1_is_the_limit(sample, drop, refused):
     labelled.update(macro_f1_original=0.7, macro_f1_engine=0.7 - drop, macro_f1_drop=drop)
     found = found._replace(labelled=labelled)
     if not refused:
-        parity.require_macro_f1("planted", found)
+        gate.require_macro_f1("planted", found)
         return
     with pytest.raises(ParityError) as error:
-        parity.require_macro_f1("planted", found)
+        gate.require_macro_f1("planted", found)
     said = str(error.value)
     assert "macro-F1 is 0.51 points below the original's, 0.5 are allowed" in said
     assert "on 500 labelled photos" in said and "Most different: " in said

@@ -11,10 +11,10 @@ import types
 import numpy as np
 import pytest
 
-from convert import cli
+from convert import cli, conversion, tensorrt_model
 from convert import tensorrt as builder
-from convert.settings import Settings
-from edge_runtime.bundle import listing
+from convert.conversion import Settings
+from edge_runtime.bundle import checksums
 from edge_runtime.bundle.manifest import INPUT_NAME, OUTPUT_NAME
 from edge_runtime.bundle.reading import Bundle
 from edge_runtime.cli import classify
@@ -54,13 +54,13 @@ def some_model(request, tmp_path_factory):
 
 def test_the_model_with_a_float_input_answers_as_the_original(some_model):
     pictures = pictures_of(3)
-    changed = builder.with_float_input(some_model)
+    changed = tensorrt_model.with_float_input(some_model)
     onnx.checker.check_model(changed)
     assert np.array_equal(answers(changed, pictures.astype(np.float32)), answers(some_model, pictures))
 
 
 def test_nothing_in_the_model_with_a_float_input_knows_uint8(some_model):
-    graph = builder.with_float_input(some_model).graph
+    graph = tensorrt_model.with_float_input(some_model).graph
     assert graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.FLOAT
     assert [node.op_type for node in graph.node if node.op_type == "Cast"] == []
     assert len(graph.node) == len(some_model.graph.node) - 1
@@ -68,15 +68,15 @@ def test_nothing_in_the_model_with_a_float_input_knows_uint8(some_model):
 
 def test_the_original_model_stays_as_it_was(some_model):
     before = some_model.SerializeToString()
-    builder.with_float_input(some_model)
+    tensorrt_model.with_float_input(some_model)
     assert some_model.SerializeToString() == before
 
 
 def test_a_cast_to_half_precision_stays(pristine_bundle):
     model = model_of(pristine_bundle)
     model.graph.node[0].attribute[0].i = onnx.TensorProto.FLOAT16
-    changed = builder.with_float_input(model)
-    assert builder.cast_comes_first(model)
+    changed = tensorrt_model.with_float_input(model)
+    assert tensorrt_model.cast_comes_first(model)
     assert changed.graph.node[0].op_type == "Cast" and list(changed.graph.node[0].input) == [INPUT_NAME]
 
 
@@ -84,13 +84,13 @@ def test_a_model_that_does_not_begin_with_a_cast_is_refused(pristine_bundle):
     model = model_of(pristine_bundle)
     model.graph.node.insert(0, onnx.helper.make_node("Identity", [INPUT_NAME], ["same"]))
     model.graph.node[1].input[0] = "same"
-    assert not builder.cast_comes_first(model)
+    assert not tensorrt_model.cast_comes_first(model)
     with pytest.raises(BundleError, match="Cast"):
-        builder.with_float_input(model)
+        tensorrt_model.with_float_input(model)
 
 
 def test_the_bundle_s_model_passes_the_check(some_model):
-    builder.check_model(some_model)
+    tensorrt_model.check_model(some_model)
 
 
 @pytest.mark.parametrize("opsets, said", [([14], r"opset \[14\]"), ([], r"opset \[\]")])
@@ -99,19 +99,19 @@ def test_an_opset_that_tensorrt_misreads_is_refused(pristine_bundle, opsets, sai
     del model.opset_import[:]
     model.opset_import.extend(onnx.helper.make_opsetid("", number) for number in opsets)
     with pytest.raises(BundleError, match=said):
-        builder.check_model(model)
+        tensorrt_model.check_model(model)
 
 
 def test_opsets_of_other_domains_do_not_matter(pristine_bundle):
     model = model_of(pristine_bundle)
     model.opset_import.extend([onnx.helper.make_opsetid("ai.onnx.ml", 99)])
-    builder.check_model(model)
+    tensorrt_model.check_model(model)
 
 
 def test_another_input_is_refused(pristine_bundle):
-    model = builder.with_float_input(model_of(pristine_bundle))
+    model = tensorrt_model.with_float_input(model_of(pristine_bundle))
     with pytest.raises(BundleError, match="uint8"):
-        builder.check_model(model)
+        tensorrt_model.check_model(model)
 
 
 # --- what is chosen by the machine
@@ -123,7 +123,7 @@ def test_another_input_is_refused(pristine_bundle):
 )
 def test_the_workspace_is_a_quarter_of_the_memory_within_limits(monkeypatch, available_mib, gpu_mib, chosen):
     info = {} if available_mib is None else {"MemAvailable": available_mib << 20}
-    monkeypatch.setattr(builder, "memory_info", lambda: info)
+    monkeypatch.setattr(builder.memory, "memory_info", lambda: info)
     assert builder.default_workspace_mib(gpu_mib << 20) == chosen
 
 
@@ -135,11 +135,11 @@ def test_times_are_kept_per_gpu_and_version(monkeypatch, tmp_path):
 
 
 def test_low_memory_is_told_with_the_commands_for_swap(monkeypatch, capsys):
-    monkeypatch.setattr(builder, "memory_info", lambda: {"MemAvailable": 1500 << 20, "SwapFree": 100 << 20})
+    monkeypatch.setattr(builder.memory, "memory_info", lambda: {"MemAvailable": 1500 << 20, "SwapFree": 100 << 20})
     builder._warn_of_low_memory()
     said = capsys.readouterr().err
     assert "1500 MiB of memory and 100 MiB of swap free" in said and "swapon" in said
-    monkeypatch.setattr(builder, "memory_info", lambda: {"MemAvailable": 1500 << 20, "SwapFree": 600 << 20})
+    monkeypatch.setattr(builder.memory, "memory_info", lambda: {"MemAvailable": 1500 << 20, "SwapFree": 600 << 20})
     builder._warn_of_low_memory()
     assert capsys.readouterr().err == ""
 
@@ -163,7 +163,7 @@ def build(bundle, folder, *settings):
 def build_here(bundle, folder, precision="fp32", workspace_mib=64, max_batch=4):
     """The part of the child process, in this one. Returns the name of the plan."""
     model, plan, pictures = (os.path.join(str(folder), name) for name in ("model.onnx", "model.plan", "pictures.npy"))
-    onnx.save(builder.with_float_input(model_of(bundle)), model)
+    onnx.save(tensorrt_model.with_float_input(model_of(bundle)), model)
     np.save(pictures, Bundle.open(bundle).sample().images)
     times = os.path.join(str(folder), "cache", "times")
     builder.build_plan(model, plan, precision, max_batch, workspace_mib, pictures, times)
@@ -176,7 +176,7 @@ def convert(bundle, *options):
 
 @pytest.fixture(autouse=True)
 def short_timing(monkeypatch):
-    monkeypatch.setattr(cli, "_TIMED_S", 0.01)
+    monkeypatch.setattr(conversion, "SPEED_S", 0.01)
 
 
 @pytest.fixture
@@ -286,7 +286,7 @@ def test_what_cannot_be_made_here_is_refused_before_the_photos_are_read(
 ):
     simulated(version)
     monkeypatch.setitem(sys.modules, "modelopt", None)  # importing it raises ImportError
-    monkeypatch.setattr(cli.parity, "reference_sample", lambda *_: pytest.fail("the photos are read"))
+    monkeypatch.setattr("convert.reference.reference_sample", lambda *_: pytest.fail("the photos are read"))
     with pytest.raises(MissingRequirement, match=said):
         convert(tiny_bundle, "--precision", precision)
 
@@ -405,11 +405,11 @@ def test_a_build_that_the_system_kills_is_told_with_the_memory_and_the_commands_
     import picnic_edge
 
     simulated(kill_in_build=True)
-    before = listing.list_files(tiny_bundle)
+    before = checksums.list_files(tiny_bundle)
     assert picnic_edge.main(["convert", tiny_bundle, "--to", "tensorrt"]) == 4
     said = capsys.readouterr().err
     assert "killed by the system" in said and "MiB of memory" in said and "swapon" in said
-    assert listing.list_files(tiny_bundle) == before and not os.path.exists(os.path.join(tiny_bundle, "engines"))
+    assert checksums.list_files(tiny_bundle) == before and not os.path.exists(os.path.join(tiny_bundle, "engines"))
 
 
 def processes_with(text):
@@ -428,7 +428,7 @@ def processes_with(text):
 def test_kill_9_during_the_build_leaves_the_bundle_as_it_was_and_no_process(tiny_bundle, tmp_path, simulated):
     simulated()
     convert(tiny_bundle, "--precision", "fp32")
-    before = listing.list_files(tiny_bundle)
+    before = checksums.list_files(tiny_bundle)
     simulated(progress=["tactic"] * 600, build_s=60)
     mark = "PICNIC_EDGE_TEST_MARK=%s" % tmp_path
     environment = dict(os.environ, PICNIC_EDGE_TEST_MARK=str(tmp_path))
@@ -438,7 +438,7 @@ def test_kill_9_during_the_build_leaves_the_bundle_as_it_was_and_no_process(tiny
         wait_for(lambda: len(processes_with(mark)) >= 2 and busy(tiny_bundle))
         tool.send_signal(signal.SIGKILL)
     wait_for(lambda: processes_with(mark) == [])
-    after = listing.list_files(tiny_bundle)
+    after = checksums.list_files(tiny_bundle)
     assert {name: facts for name, facts in after.items() if ".unfinished/" not in name} == before
     simulated()
     with open_engine(Bundle.open(tiny_bundle)) as engine:
@@ -449,7 +449,7 @@ def test_kill_9_during_the_build_leaves_the_bundle_as_it_was_and_no_process(tiny
 
 def busy(bundle):
     """Whether a conversion has written the model that the child reads."""
-    return any(name.endswith("model.onnx") and "unfinished" in name for name in listing.list_files(bundle))
+    return any(name.endswith("model.onnx") and "unfinished" in name for name in checksums.list_files(bundle))
 
 
 def wait_for(condition, at_most_s=30):

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from convert import child, cli, tf_trt
-from convert.settings import Settings
+from convert.conversion import Settings
 from edge_runtime.bundle.reading import Bundle
 from edge_runtime.engines import tf_trt as engine_module
 from edge_runtime.engines.modules import create_engine
@@ -270,7 +270,7 @@ def test_the_verb_builds_in_a_process_of_its_own(fake, tiny_bundle, tmp_path, mo
 def test_the_probe_is_asked_before_the_photos_are_read(tiny_bundle, monkeypatch):
     monkeypatch.setattr(tf_trt, "run_in_child", lambda what, function: function())
     monkeypatch.setattr(engine_module, "probe", lambda: Probe("2.21.0", (0, 0, 0), None))
-    monkeypatch.setattr(cli.parity, "reference_sample", lambda *_: pytest.fail("the photos are read"))
+    monkeypatch.setattr("convert.reference.reference_sample", lambda *_: pytest.fail("the photos are read"))
     with pytest.raises(MissingRequirement, match="TensorFlow 2.21.0 .*TensorRT"):
         cli.main([tiny_bundle, "--to", "tf-trt"])
 

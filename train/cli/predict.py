@@ -1,4 +1,4 @@
-"""picnic-edge predict"""
+"""The verb predict: labels photos, and writes them as a submission."""
 
 import argparse
 import os
@@ -12,23 +12,27 @@ from edge_runtime.sources.registry import open_source
 from edge_runtime.sources.table import images_folder_of, table_items
 from train.data import checks, labels
 
-COLUMNS = ["file", "label"]
+_COLUMNS = ["file", "label"]
 
 
 def parser():
     """Returns the argument parser of `picnic-edge predict`."""
     this = argparse.ArgumentParser(
         prog="picnic-edge predict",
-        description="Label the photos of a TSV, in its order, as a submission with the columns file and label.",
+        description="Label the photos of a table, in its order, as a submission with the columns file and label.",
         epilog="example: picnic-edge predict bundle test.tsv --images photos --out labels.tsv",
     )
     this.add_argument("bundle", help="folder written by `picnic-edge train`")
-    this.add_argument("photos", metavar="TSV", help="table with the column file, or a folder")
-    this.add_argument("--images", metavar="DIR", help="where its file names start (default: the table's folder)")
+    this.add_argument("photos", metavar="TSV", help="table with the column file, or a folder of photos")
     this.add_argument(
-        "--out", metavar="FILE", required=True, help="the submission to write: .tsv, or .csv, .jsonl, .parquet"
+        "--images", metavar="DIR", help="where the table's file names start (default: the table's folder)"
     )
-    this.add_argument("--engine", default="auto", metavar="NAME", help="default auto: the fastest valid here")
+    this.add_argument(
+        "--out", metavar="FILE", required=True, help="submission to write: .tsv, .csv, .jsonl or .parquet"
+    )
+    this.add_argument(
+        "--engine", default="auto", metavar="NAME", help="engine to run (default auto: the fastest valid one)"
+    )
     return this
 
 
@@ -36,7 +40,7 @@ def main(argv=None):
     """Writes a submission. Raises PicnicError as the exit codes say."""
     options = parser().parse_args(argv)
     if os.path.exists(options.out) and os.path.exists(options.photos) and os.path.samefile(options.out, options.photos):
-        raise UsageError(f"--out {options.out}: is the table that the photos are read from; give another name")
+        raise UsageError(f"--out {options.out}: is the table that lists the photos; choose another name")
     suffix = formats.check_output(options.out)
     if os.path.isdir(options.photos):
         items = list(open_source(options.photos))
@@ -46,10 +50,10 @@ def main(argv=None):
         raise UsageError(f"{options.photos}: has no {'photos' if os.path.isdir(options.photos) else 'rows'}")
     unreadable = []
     with Classifier.open(options.bundle, options.engine) as classifier:
-        with files.named(f"--out {options.out}"), formats.atomic_table(options.out, COLUMNS, suffix) as write:
-            for found in progress(classifier.classify(items), len(items), "predict"):
-                write([found.name, found.label])
-                if found.error:
-                    unreadable.append(labels.Problem(found.name, found.error))
+        with files.named(f"--out {options.out}"), formats.atomic_table(options.out, _COLUMNS, suffix) as write:
+            for prediction in progress(classifier.classify(items), len(items), "predict"):
+                write([prediction.name, prediction.label])
+                if prediction.error:
+                    unreadable.append(labels.Problem(prediction.name, prediction.error))
     checks.report_problems(unreadable, None, strict=False)
     say(f"{len(items)} rows, {len(unreadable)} without a label, written to {os.path.normpath(options.out)}")

@@ -10,7 +10,7 @@ from edge_runtime import files
 from edge_runtime.console import progress, say
 from edge_runtime.errors import ImageError, SomeInputsFailed
 from edge_runtime.machine import cpu
-from edge_runtime.photos import memory
+from edge_runtime.photos import memory_budget
 from edge_runtime.photos.read import read_photo
 from edge_runtime.results import text_formats
 from edge_runtime.sources import storage
@@ -36,7 +36,7 @@ def check_photos(photos, sums, fingerprints=None):
     Raises:
         StorageLost: the disk or folder they are read from disappeared.
     """
-    memory.decode_budget()  # a wrong setting is noticed before the first photo
+    memory_budget.decode_budget()  # a wrong setting is noticed before the first photo
     with concurrent.futures.ThreadPoolExecutor(cpu.core_count()) as pool:
         reasons = pool.map(lambda photo: _why_unreadable(photo, sums, fingerprints), photos)
         return partition(photos, progress(reasons, len(photos), "check photos"))

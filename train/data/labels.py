@@ -9,9 +9,9 @@ from edge_runtime.console import say
 from edge_runtime.errors import UsageError
 from edge_runtime.files import suffix_of
 from edge_runtime.photos import formats
-from edge_runtime.sources import registry, table
+from edge_runtime.sources import listing, registry, table
 from edge_runtime.sources.items import Root
-from edge_runtime.sources.names import is_left_out, passed_over_text
+from edge_runtime.sources.names import passed_over_text
 from edge_runtime.text import printable
 from train.data.warnings import is_undecoded, of_encoding
 
@@ -95,13 +95,9 @@ def _label_problem(source, label):
 
 
 def _other_pictures(folder):
-    """Returns the names of pictures below a folder that the walk over photos ignores, relative to it and sorted."""
-    paths = []
-    for parent, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not is_left_out(name)]
-        pictures = [name for name in names if name.lower().endswith(_OTHER_SUFFIXES) and not is_left_out(name)]
-        paths += [os.path.join(parent, name) for name in pictures]
-    return sorted(os.path.relpath(path, folder) for path in paths)
+    """Returns the names of pictures below a folder in formats that are not read, relative to it and sorted."""
+    files = (path for path, kind, _ in listing.walk(folder) if kind == listing.FILE)
+    return sorted(os.path.relpath(path, folder) for path in files if path.lower().endswith(_OTHER_SUFFIXES))
 
 
 def _rows_of_table(source, images_folder):

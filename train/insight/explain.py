@@ -1,4 +1,4 @@
-"""picnic-edge explain"""
+"""What a network looks at in photos: heat maps, feature maps, and a page with both."""
 
 import os
 import re
@@ -11,72 +11,112 @@ from edge_runtime import files
 from edge_runtime.bundle.manifest import OUTPUT_NAME
 from edge_runtime.classifier import Prediction
 from edge_runtime.console import progress
-from edge_runtime.errors import ImageError
+from edge_runtime.errors import ImageError, UsageError
 from edge_runtime.photos import read
 from edge_runtime.sources.items import Item
+from edge_runtime.sources.registry import open_source
 from edge_runtime.sources.storage import reason_of
 from edge_runtime.text import printable
 from train.data.labels import Problem
 from train.insight import heat, inner, pages
 
 PAGE = "explain.html"
-
 _BATCH = 16  # photos whose feature maps are in memory together
-
 _TOP, _HEATS = 3, 2  # best labels with a bar, and with a heat map
-
-GRID_COLUMNS, GRID_ROWS = 8, 4  # channels in a picture of feature maps
-
+_COLUMNS, _ROWS = 8, 4  # channels in a picture of feature maps
 _CELL, _GAP = 70, 2  # pixels
-
-_GREY = 128  # of the gaps: seen on light pages and on dark ones
-
+_GREY = 128  # of the gaps: visible on light pages and on dark ones
 _PAGE_BYTES = 12 << 20  # of pictures in the page
-
-PAGE_PROBLEMS = 1000
-
-OWN_PICTURE = re.compile(f"-(heat|{'|'.join(inner.BLOCKS)})[.]png$")
-
-_NAME_BYTES = 200  # file systems allow 255, with what is put behind it
+_PAGE_PROBLEMS = 1000
+_OWN_PICTURE = re.compile(f"-(heat|{'|'.join(inner.BLOCKS)})[.]png$")
+_NAME_BYTES = 200  # file systems allow 255, with what is appended to it
 
 
-Explained = typing.NamedTuple(
-    "Explained",
-    [
-        ("item", Item),
-        ("rgb", np.ndarray),  # uint8 [299, 299, 3], as the network sees it
-        ("top", list),  # [(label, confidence)], best first
-        ("heats", list),  # [(label, float32 [299, 299], 0..1)], the one that was asked for first
-        ("blocks", dict),  # {block: float32 [height, width, channels]}
-    ],
-)
+class Explanation(typing.NamedTuple):
+    """What the network looks at in one photo."""
+
+    item: Item
+    rgb: np.ndarray  # uint8 [299, 299, 3], as the network sees it
+    top: list  # [(label, confidence)], best first
+    heats: list  # [(label, float32 [299, 299], 0..1)], the chosen label first
+    blocks: dict  # {block: float32 [height, width, channels]}
 
 
-def feature_maps(block):
-    """Draws the channels of a block that answer most to a photo, the strongest first.
+class Written(typing.NamedTuple):
+    """What write_explanations wrote."""
+
+    explained: int  # photos with pictures
+    on_page: int  # photos on the page, at most as many
+    problems: list  # Problem of each photo that cannot be read
+
+
+def items_of(sources, images_folder, out):
+    """Returns the Items of all sources, without the pictures that an earlier run wrote to a folder.
 
     Args:
-        block: float32 [height, width, channels], the block's output for one photo.
+        sources: as edge_runtime.sources.registry.open_source takes them. Where there are several, one that cannot be
+            opened is an unreadable photo.
+        images_folder: where a table's file names start, or None.
+        out: the folder of the pictures.
+
+    Raises:
+        UsageError: the only source cannot be opened.
+    """
+    out = os.path.realpath(out)
+    items = []
+    for source in sources:
+        try:
+            for item in open_source(source, images_folder):
+                folder, name = os.path.split(os.path.realpath(item.path))
+                if item.path == source or folder != out or not _OWN_PICTURE.search(name):
+                    items.append(item)
+        except UsageError as error:
+            if len(sources) == 1:
+                raise
+            items.append(Item(source, source, str(error)))
+    return items
+
+
+def write_explanations(folder, bundle, session, items, blocks, label=None):
+    """Writes the PNGs of every photo, none of them over one of the photos, and the page.
+
+    Args:
+        folder: made where it does not exist.
+        bundle: edge_runtime.bundle.reading.Bundle.
+        session: train.insight.inner.InnerSession of the bundle with the outputs heat.LAST_BLOCK, "probabilities" and
+            blocks.
+        items: list of edge_runtime.sources.items.Item.
+        blocks: list of names out of inner.BLOCKS.
+        label: class to show the heat for; None for the best one of each photo.
 
     Returns:
-        uint8 [4 rows, 8 columns of 70 pixels each, gaps of 2 pixels, 3], RGB: dark to bright from each channel's least
-        to its greatest value. Strong is a channel with a great mean.
+        Written.
+
+    Raises:
+        OSError: the folder cannot be written. StorageLost: what the photos are read from went away.
     """
-    strongest = np.argsort(-block.mean(axis=(0, 1)), kind="stable")[: GRID_COLUMNS * GRID_ROWS]
-    sheet = np.full((GRID_ROWS * (_CELL + _GAP) - _GAP, GRID_COLUMNS * (_CELL + _GAP) - _GAP, 3), _GREY, np.uint8)
-    for place, channel in enumerate(strongest):
-        values = block[:, :, channel] - block[:, :, channel].min()
-        grey = np.round(255 * values / max(values.max(), np.finfo(np.float32).tiny)).astype(np.uint8)
-        # Nearest: the reader sees how fine the network sees.
-        cell = cv2.resize(grey, (_CELL, _CELL), interpolation=cv2.INTER_NEAREST)
-        top, left = (index * (_CELL + _GAP) for index in divmod(place, GRID_COLUMNS))
-        coloured = cv2.applyColorMap(cell, cv2.COLORMAP_VIRIDIS)
-        sheet[top : top + _CELL, left : left + _CELL] = cv2.cvtColor(coloured, cv2.COLOR_BGR2RGB)
-    return sheet
+    problems: typing.List[Problem] = []
+    explanations = explain_photos(session, bundle.class_names, items, blocks, label, problems)
+    os.makedirs(folder, exist_ok=True)
+    explained, photos = _write_pictures(folder, explanations, {os.path.realpath(item.path) for item in items})
+    pages.write_page(
+        os.path.join(folder, PAGE),
+        PAGE,
+        title="What the network looks at",
+        bundle_id=bundle.id,
+        class_count=len(bundle.class_names),
+        last_block=heat.LAST_BLOCK,
+        channel_count=_COLUMNS * _ROWS,
+        explained=explained,
+        photos=photos,
+        problems=[(printable(name), what) for name, what in problems[:_PAGE_PROBLEMS]],
+        problem_count=len(problems),
+    )
+    return Written(explained, len(photos), problems)
 
 
 def explain_photos(session, class_names, items, blocks, label, problems):
-    """Yields Explained for each readable photo, in order; adds the others to problems."""
+    """Yields an Explanation of each readable photo, in order; appends a Problem of the others to problems."""
     with progress(total=len(items), what="explain") as bar:
         for start in range(0, len(items), _BATCH):
             batch = items[start : start + _BATCH]
@@ -92,30 +132,54 @@ def explain_photos(session, class_names, items, blocks, label, problems):
             if pictures:
                 outputs = session.run(np.stack(pictures))
                 for index, (item, rgb) in enumerate(zip(readable, pictures)):
-                    found = Prediction(item.name, class_names, outputs[OUTPUT_NAME][index])
-                    labels = [best for best, _ in found.top(_HEATS)]
+                    own = {name: values[index] for name, values in outputs.items()}
+                    prediction = Prediction(item.name, class_names, own[OUTPUT_NAME])
+                    labels = [best for best, _ in prediction.top(_HEATS)]
                     if label is not None:
                         labels = [label] + [best for best in labels if best != label]
-                    last_block = np.stack([outputs[heat.LAST_BLOCK][index]] * len(labels))
+                    last_block = np.stack([own[heat.LAST_BLOCK]] * len(labels))
                     maps = heat.grad_cam(last_block, session.kernel, [class_names.index(name) for name in labels])
-                    inside = {block: outputs[block][index] for block in blocks}
-                    yield Explained(item, rgb, found.top(_TOP), list(zip(labels, maps)), inside)
+                    inside = {block: own[block] for block in blocks}
+                    yield Explanation(item, rgb, prediction.top(_TOP), list(zip(labels, maps)), inside)
             bar.update(len(batch))
 
 
-def write_pictures(folder, found, inputs):
-    """Writes the PNGs of each Explained, none of them over one of the inputs (real paths).
+def feature_maps(block):
+    """Draws the channels of a block with the strongest response to a photo, strongest first.
+
+    Args:
+        block: float32 [height, width, channels], the block's output for one photo.
 
     Returns:
-        (their number, what the page shows of the first ones).
+        uint8 [286, 574, 3], RGB: 4 rows of 8 channels, 70 pixels each with gaps of 2, dark to bright from each
+        channel's smallest to its largest value. The strongest channel is the one with the largest mean.
+    """
+    strongest = np.argsort(-block.mean(axis=(0, 1)), kind="stable")[: _COLUMNS * _ROWS]
+    sheet = np.full((_ROWS * (_CELL + _GAP) - _GAP, _COLUMNS * (_CELL + _GAP) - _GAP, 3), _GREY, np.uint8)
+    for place, channel in enumerate(strongest):
+        values = block[:, :, channel] - block[:, :, channel].min()
+        grey = np.round(255 * values / max(values.max(), np.finfo(np.float32).tiny)).astype(np.uint8)
+        # Nearest, so that the places of the block can be told apart.
+        cell = cv2.resize(grey, (_CELL, _CELL), interpolation=cv2.INTER_NEAREST)
+        top, left = (index * (_CELL + _GAP) for index in divmod(place, _COLUMNS))
+        coloured = cv2.applyColorMap(cell, cv2.COLORMAP_VIRIDIS)
+        sheet[top : top + _CELL, left : left + _CELL] = cv2.cvtColor(coloured, cv2.COLOR_BGR2RGB)
+    return sheet
+
+
+def _write_pictures(folder, explanations, inputs):
+    """Writes the PNGs of each Explanation, none of them over one of the inputs (real paths).
+
+    Returns:
+        (number of explanations, what the page shows of the first ones).
     """
     used: typing.Dict[str, int] = {}
     root = os.path.realpath(folder)
-    shown: typing.List[dict] = []
+    entries: typing.List[dict] = []
     explained = page_bytes = 0
-    for photo in found:
+    for photo in explanations:
         explained += 1
-        heats = [(label, heat.overlay(photo.rgb, hot), bool(hot.any())) for label, hot in photo.heats]
+        heats = [(label, heat.overlay(photo.rgb, values), bool(values.any())) for label, values in photo.heats]
         sheets = {block: feature_maps(array) for block, array in photo.blocks.items()}
         name = _unused_name(photo.item.path, used)
         while any(os.path.join(root, f"{name}-{kind}.png") in inputs for kind in ["heat"] + list(sheets)):
@@ -131,16 +195,15 @@ def write_pictures(folder, found, inputs):
                 "top": photo.top,
                 "blocks": [(block, pages.picture(sheets[block]), array.shape) for block, array in photo.blocks.items()],
             }
-            data_urls = [entry["picture"]] + [each[1] for each in entry["heats"] + entry["blocks"]]
-            page_bytes += sum(len(url) for url in data_urls)
-            shown.append(entry)
-    return explained, shown
+            page_bytes += len(entry["picture"]) + sum(len(each[1]) for each in entry["heats"] + entry["blocks"])
+            entries.append(entry)
+    return explained, entries
 
 
 def _unused_name(path, used):
     """Returns the name of a photo's pictures: its own without suffix, numbered where another photo has that name.
 
-    used: {name: the number that it was given last}.
+    used: {name: its last number}.
     """
     stem = os.fsdecode(os.fsencode(os.path.splitext(os.path.basename(path))[0])[:_NAME_BYTES])
     name = stem

@@ -1,8 +1,8 @@
 """Labels that are likely wrong: confident learning (Northcutt et al., JAIR 2021, cleanlab) on the network's features.
 
-Every photo is judged by a classifier that has not seen it: logistic regression on the features of a bundle's network,
-trained on the other folds. How many labels are wrong is counted from the photos that it takes for another class with
-the confidence it usually has in that class.
+Each photo is judged by a classifier that was not trained on it: logistic regression on the features of a bundle's
+network, trained on the other folds. The number of wrong labels is estimated from the photos that it assigns to another
+class with at least its usual confidence in that class.
 """
 
 import collections
@@ -19,29 +19,29 @@ from edge_runtime.machine.libraries import require
 from edge_runtime.photos.read import read_image
 from train.insight import inner
 
-FOLDS = 5  # a class needs as many photos, so that four or more are there to learn it from
-# Chosen on 2,936 photos of 81 products, 145 of them with a label drawn by chance, on the features of a frozen network:
-# of 121 photos found, 118 are such; with cleanlab's default filter, prune_by_noise_rate, 109 of 156. With linear
-# discriminant analysis instead all are found, among 450 photos.
-_COMPONENTS = 128  # principal ones of the 2048 features, each scaled to variance 1: 3 s instead of minutes.
-# At most one for two photos that are learned from: with one for each, all photos lie equally far apart, and 41 of 54
-# right labels were found wrong (with half as many 0, and 6 of 9 planted ones in 3 trials, among 10).
+FOLDS = 5  # and the fewest photos of a class: four or more are left to learn it from
+# Chosen on 2,936 photos of 81 products, 145 of them with a random label, on the features of a frozen network: of 121
+# photos reported, 118 have a random label; with cleanlab's default filter, prune_by_noise_rate, 109 of 156. Linear
+# discriminant analysis reports all 145, among 450 photos.
+# Principal components of the 2048 features, each scaled to variance 1: 3 s instead of minutes. At most one for every
+# two training photos: with one for each, all photos are equally far apart, and 41 of 54 right labels were reported as
+# wrong; with half as many, 0 were, and 6 of 9 planted ones were reported in 3 trials, among 10.
+_COMPONENTS = 128
 _REGULARISATION = 0.1  # sklearn's C
 _BATCH = 16
 
-LabelIssue = typing.NamedTuple(
-    "LabelIssue",
-    [
-        ("index", int),  # of the photo
-        ("suggested", str),  # the class that the photo looks like
-        ("self_confidence", float),  # probability of the given label, 0..1
-        ("confidence", float),  # of the suggested one
-    ],
-)
+
+class LabelIssue(typing.NamedTuple):
+    """A label that is likely wrong."""
+
+    photo: int  # its index
+    suggested: str  # the class that the photo looks like
+    self_confidence: float  # probability of the photo's label, 0..1
+    confidence: float  # of the suggested one
 
 
 def load():
-    """Imports what find_issues needs. Raises MissingRequirement (exit code 4), so that it does before long work."""
+    """Imports the libraries of find_issues, to fail before long work. Raises MissingRequirement."""
     require("sklearn.linear_model")
     require("cleanlab.count")
     require("cleanlab.filter")
@@ -55,7 +55,8 @@ def compute_features(session, paths):
         paths: file names.
 
     Returns:
-        (features, problems): float32 [n, features] of the n photos that can be read, in order; {path: why it cannot}.
+        (features, problems): float32 [n, features] of the n photos that can be read, in order; {path: reason} of the
+        others.
     """
     problems = {}
     features = np.empty((0, 0), np.float32)
@@ -75,11 +76,11 @@ def compute_features(session, paths):
             batch = paths[start : start + _BATCH]
             readable = [rgb for rgb in pool.map(read, batch) if rgb is not None]
             if readable:
-                found = session.run(np.stack(readable))[inner.FEATURES]
-                if not count:  # of all photos at once: for a moment, joined pieces would take twice the memory
-                    features = np.empty((len(paths), found.shape[1]), np.float32)
-                features[count : count + len(found)] = found
-                count += len(found)
+                rows = session.run(np.stack(readable))[inner.FEATURES]
+                if not count:  # one array for all photos: joining the batches would take twice the memory for a moment
+                    features = np.empty((len(paths), rows.shape[1]), np.float32)
+                features[count : count + len(rows)] = rows
+                count += len(rows)
             bar.update(len(batch))
     return features[:count], problems
 
@@ -101,34 +102,35 @@ def find_issues(features, labels):
     Returns:
         list of LabelIssue, the least self-confident first.
     """
-    names, given = np.unique(labels, return_inverse=True)
-    probabilities = _out_of_fold(features, given)
-    # What later versions of cleanlab call filter_by="low_self_confidence": as many photos as confident learning counts
-    # errors. One process: cleanlab otherwise forks one per core, of a program that has threads.
-    count = require("cleanlab.count").num_label_issues(given, probabilities)
+    names, indices = np.unique(labels, return_inverse=True)
+    probabilities = _out_of_fold(features, indices)
+    # Later versions of cleanlab call this filter_by="low_self_confidence": confident learning estimates the number of
+    # errors, and as many of the least confident photos are returned. One process, because cleanlab would otherwise fork
+    # a program that has threads.
+    count = require("cleanlab.count").num_label_issues(indices, probabilities)
     ranked = require("cleanlab.filter").find_label_issues(
-        given, probabilities, filter_by="predicted_neq_given", return_indices_ranked_by="self_confidence", n_jobs=1
+        indices, probabilities, filter_by="predicted_neq_given", return_indices_ranked_by="self_confidence", n_jobs=1
     )
     issues = []
     for index in ranked[:count].tolist():
         best = int(probabilities[index].argmax())
-        confidences = float(probabilities[index, given[index]]), float(probabilities[index, best])
+        confidences = float(probabilities[index, indices[index]]), float(probabilities[index, best])
         issues.append(LabelIssue(index, str(names[best]), *confidences))
-    return sorted(issues, key=lambda issue: (round(issue.self_confidence, 4), issue.index))
+    return sorted(issues, key=lambda issue: (round(issue.self_confidence, 4), issue.photo))
 
 
-def _out_of_fold(features, given):
-    """Returns float [n, classes]: the probabilities of each photo by a classifier trained on other folds."""
+def _out_of_fold(features, indices):
+    """Returns float [n, classes]: each photo's probabilities by a classifier trained on the other folds."""
     folds = require("sklearn.model_selection").StratifiedKFold(FOLDS, shuffle=True, random_state=0)
-    learned_from = len(features) * (FOLDS - 1) // FOLDS
-    components = min(_COMPONENTS, features.shape[1], max(1, learned_from // 2))
+    training_photos = len(features) * (FOLDS - 1) // FOLDS
+    components = min(_COMPONENTS, features.shape[1], max(1, training_photos // 2))
     classifier = require("sklearn.pipeline").make_pipeline(
         require("sklearn.decomposition").PCA(components, random_state=0),
         require("sklearn.preprocessing").StandardScaler(),
         require("sklearn.linear_model").LogisticRegression(C=_REGULARISATION, max_iter=100),
     )
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # not fully converged is good enough to rank photos
+        warnings.simplefilter("ignore")  # without full convergence it ranks photos well enough
         return require("sklearn.model_selection").cross_val_predict(
-            classifier, features, given, cv=folds, method="predict_proba"
+            classifier, features, indices, cv=folds, method="predict_proba"
         )

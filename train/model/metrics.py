@@ -8,37 +8,61 @@ import numpy as np
 from edge_runtime import console
 from edge_runtime.machine.libraries import require
 
+
+class ClassScore(typing.NamedTuple):
+    """How well one class is recognised."""
+
+    label: str
+    precision: float  # 0..1, like recall and f1
+    recall: float
+    f1: float
+    photos: int  # that are of this class
+
+
+class ReliabilityBin(typing.NamedTuple):
+    """The photos whose confidence is above low, up to and including high."""
+
+    low: float
+    high: float
+    photos: int
+    confidence: float  # mean over the bin's photos, 0..1; 0 where it has none
+    accuracy: float  # likewise
+
+
+class Coverage(typing.NamedTuple):
+    """What a threshold of confidence does."""
+
+    threshold: float
+    coverage: float  # share of the photos that get an answer, 0..1
+    accuracy: typing.Optional[float]  # of those; None where there are none
+
+
+class Answers(typing.NamedTuple):
+    """A model's labels beside the true ones, photo by photo."""
+
+    class_names: list  # the model's, then those that it does not know, sorted
+    truth: list  # class name of each photo
+    predicted: list  # likewise
+    truth_index: np.ndarray  # int [photos], of the true class among the model's, -1 where it does not know it
+
+
 THRESHOLDS = tuple(percent / 100 for percent in list(range(0, 100, 5)) + [99])  # of `classify --threshold`
 _RESAMPLES = 1000
 _INTERVAL_PERCENT = 95
 
 
-class ClassScore(typing.NamedTuple):
-    """The figures of one class, each 0..1."""
+def answers_of(class_names, labels, probabilities):
+    """Returns the Answers of a model.
 
-    label: str
-    precision: float
-    recall: float
-    f1: float
-    photos: int
-
-
-class ReliabilityBin(typing.NamedTuple):
-    """The photos whose confidences are above low, up to and including high."""
-
-    low: float
-    high: float
-    photos: int
-    confidence: float  # mean over the bin's photos, 0..1; 0 if it has none
-    accuracy: float  # the same
-
-
-class Coverage(typing.NamedTuple):
-    """What a threshold for the confidence does."""
-
-    threshold: float
-    coverage: float  # share of the photos that get an answer, 0..1
-    accuracy: typing.Optional[float]  # of these photos; None if there are none
+    Args:
+        class_names: list of the model's classes.
+        labels: list of the photos' true classes.
+        probabilities: float32 [photos, classes of the model].
+    """
+    names = class_names + sorted(set(labels) - set(class_names))
+    index = {name: position for position, name in enumerate(class_names)}
+    truth_index = np.array([index.get(label, -1) for label in labels], int)
+    return Answers(names, labels, [names[best] for best in probabilities.argmax(axis=1)], truth_index)
 
 
 def score(truth, predicted, class_names):
@@ -46,7 +70,7 @@ def score(truth, predicted, class_names):
 
     Args:
         truth, predicted: sequences of class names, of equal length; a prediction may be "" (unreadable photo), which
-            counts as wrong.
+            is wrong like any other wrong label.
         class_names: all classes, in the order of the table.
 
     Returns:
@@ -79,20 +103,20 @@ def format_table(table):
 
 
 def bootstrap_intervals(truth, predicted, class_names, seed=0):
-    """Returns confidence intervals of accuracy and macro-F1 for other photos of the same kind.
+    """Returns where accuracy and macro-F1 of `score` may lie for other photos like these.
 
     Percentile bootstrap over photos (Efron 1979, "Bootstrap Methods: Another Look at the Jackknife"): 95 % of 1000
-    resamples lie between the two ends. Drawing n photos with replacement is the same as drawing their confusion matrix
-    from a multinomial distribution. That is what this does: its cost does not grow with n.
+    resamples lie between the two ends. Drawing n photos with replacement is drawing their confusion matrix from a
+    multinomial distribution, which is what is done here: its cost does not grow with n.
 
     Args:
-        truth, predicted: sequences of class names, of equal length, at least one; a prediction may be "".
+        truth, predicted: sequences of class names, of equal length, not empty; a prediction may be "".
         class_names: all classes.
-        seed: the same seed gives the same intervals.
+        seed: same seed, same intervals.
 
     Returns:
         ((low, high) of the accuracy, (low, high) of macro-F1): each 0..1. In every resample the mean goes over the
-        classes that occur in it.
+        classes that occur in it, as in `score`.
     """
     cells = collections.Counter(zip(truth, predicted))
     pairs = sorted(cells)  # in one order, so that the seed decides
@@ -100,8 +124,8 @@ def bootstrap_intervals(truth, predicted, class_names, seed=0):
     draws = np.random.RandomState(seed).multinomial(len(truth), counts / counts.sum(), _RESAMPLES).astype(np.float64)
     index = {name: position for position, name in enumerate(class_names)}
     is_truth, is_predicted = np.zeros((2, len(pairs), len(class_names)))
-    for row, (true, answer) in enumerate(pairs):
-        for marks, name in ((is_truth, true), (is_predicted, answer)):
+    for row, pair in enumerate(pairs):
+        for marks, name in zip((is_truth, is_predicted), pair):
             if name in index:  # an empty prediction is no class
                 marks[row, index[name]] = 1
     right = np.array([true == answer for true, answer in pairs], np.float64)
@@ -136,7 +160,7 @@ def reliability_bins(probabilities, truth, bins=15):
 
 
 def expected_calibration_error(probabilities, truth, bins=15):
-    """Returns the mean difference of confidence and accuracy over the reliability_bins, weighted by photos: 0..1.
+    """Returns the mean gap between confidence and accuracy, 0 (none) to 1: over reliability_bins, by their photos.
 
     Guo et al. 2017 (arXiv:1706.04599), equation 3.
 
@@ -146,17 +170,17 @@ def expected_calibration_error(probabilities, truth, bins=15):
         bins: how many.
     """
     rows = reliability_bins(probabilities, truth, bins)
-    difference = sum(row.photos * abs(row.accuracy - row.confidence) for row in rows)
-    return difference / max(sum(row.photos for row in rows), 1)
+    gap = sum(row.photos * abs(row.accuracy - row.confidence) for row in rows)
+    return gap / max(sum(row.photos for row in rows), 1)
 
 
 def coverage(probabilities, truth, thresholds=THRESHOLDS):
-    """Returns the effect of `classify --threshold P` on photos, one Coverage per threshold.
+    """Returns what `classify --threshold P` would do on these photos, as one Coverage per threshold.
 
     Args:
-        probabilities: float32 [n, classes], rows that sum to 1, at least one.
+        probabilities: float32 [n, classes], n >= 1, rows that sum to 1.
         truth: int [n], indices of the true classes; -1 for a class that the model does not know.
-        thresholds: photos with a confidence below it get the answer `unknown`.
+        thresholds: photos whose confidence is below it are answered `unknown`.
     """
     confidence, right = _answers(probabilities, truth)
     result = []
@@ -169,7 +193,8 @@ def coverage(probabilities, truth, thresholds=THRESHOLDS):
 
 def _answers(probabilities, truth):
     """Returns (confidence of each photo's label, whether the label is right)."""
-    confidence = probabilities.max(axis=1).astype(np.float64)  # edge_runtime.results.rows.row_of compares float64 too
+    # In float64, in which edge_runtime.results.rows.row_of compares it with a threshold.
+    confidence = probabilities.max(axis=1).astype(np.float64)
     return confidence, probabilities.argmax(axis=1) == np.asarray(truth)
 
 

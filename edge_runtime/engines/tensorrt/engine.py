@@ -24,7 +24,7 @@ import typing
 
 import numpy as np
 
-from edge_runtime.bundle.listing import checked_bytes
+from edge_runtime.bundle.checksums import checked_bytes
 from edge_runtime.bundle.manifest import INPUT_NAME, OUTPUT_NAME
 from edge_runtime.engines.base import Engine, EngineError
 from edge_runtime.engines.tensorrt import context, versions

@@ -9,7 +9,8 @@ import time
 import numpy as np
 import pytest
 
-from benchmarks.bench import bench, cli, compare
+from benchmarks.bench import cli, compare, permutation, turns
+from benchmarks.bench.plan import make_plan
 from benchmarks.experiments import compare_trial
 from edge_runtime.bundle.reading import Bundle
 from edge_runtime.engines.selection import open_engine
@@ -214,7 +215,7 @@ def test_small_differences_are_nobody_s_doing():
 
 
 def p_of(first, second, **options):
-    return compare.permutation_p([compare.Part(1.0, True, np.array(first), np.array(second))], **options)
+    return permutation.permutation_p([permutation.Part(1.0, True, np.array(first), np.array(second))], **options)
 
 
 def test_a_permutation_tells_chance_from_a_difference():
@@ -234,7 +235,7 @@ def test_a_permutation_tells_chance_from_a_difference():
 def test_a_permutation_s_level_is_kept():
     random = np.random.RandomState(0)
     ps = [
-        compare.permutation_p([compare.Part(0.5, False, random.randn(10), random.randn(13)) for _ in range(2)])
+        permutation.permutation_p([permutation.Part(0.5, False, random.randn(10), random.randn(13)) for _ in range(2)])
         for _ in range(100)
     ]
     assert 0.4 < np.mean(ps) < 0.6 and np.mean(np.array(ps) < 0.05) < 0.12
@@ -252,10 +253,10 @@ def test_disturbed_windows_of_one_run_alone_are_no_change():
 
 
 def test_holm_goes_on_as_long_as_it_may():
-    assert compare._holm([0.001, 0.018, 0.006, 0.009]) == [True, True, True, True]
-    assert compare._holm([0.008, 0.008, 0.008, 0.008]) == [False] * 4
-    assert compare._holm([0.001, 0.012, 0.012]) == [True, False, False]
-    assert compare._holm([]) == []
+    assert permutation.significant([0.001, 0.018, 0.006, 0.009]) == [True, True, True, True]
+    assert permutation.significant([0.008, 0.008, 0.008, 0.008]) == [False] * 4
+    assert permutation.significant([0.001, 0.012, 0.012]) == [True, False, False]
+    assert permutation.significant([]) == []
 
 
 def write(tmp_path, name, value):
@@ -389,12 +390,12 @@ def test_a_planted_engine_takes_longer_and_answers_the_same(tiny_bundle, monkeyp
 
 
 def test_a_real_run_of_the_trial(tiny_bundle, monkeypatch):
-    monkeypatch.setattr(bench, "COLD_STARTS", 0)
-    monkeypatch.setattr(bench, "LEAST_WINDOWS", 3)
-    monkeypatch.setattr(bench, "MOST_WINDOWS", 3)
+    monkeypatch.setattr(turns, "COLD_STARTS", 0)
+    monkeypatch.setattr(turns, "MIN_WINDOWS", 3)
+    monkeypatch.setattr(turns, "MAX_WINDOWS", 3)
     bundle = Bundle.open(tiny_bundle)
     options = cli.parser().parse_args([tiny_bundle, "--seconds", "0.03", "--batch", "2"])
-    plan = cli.make_plan(bundle, options, tiny_bundle)
+    plan = make_plan(bundle, options, tiny_bundle)
     result = compare_trial._run(bundle, "onnxruntime", plan._replace(opener=compare_trial.open_slower))
     assert len(result["engines"][0]["windows"]) == 9
     assert len(compare.compare(result, result)["figures"]) == 8

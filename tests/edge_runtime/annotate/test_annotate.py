@@ -18,8 +18,8 @@ from edge_runtime.annotate.folder import _inside
 from edge_runtime.classifier import Prediction
 from edge_runtime.errors import MissingRequirement, UsageError
 from edge_runtime.photos import decode
-from edge_runtime.sources import live
 from edge_runtime.sources.items import Frame, Item
+from edge_runtime.sources.video import Video
 from tests.helpers import COLOURS, NASTY_NAMES, encoded, photo, write_bytes, write_photo
 
 NAMES = sorted(COLOURS)
@@ -271,7 +271,7 @@ def test_a_video_of_a_video_has_its_frames_and_its_rate(tmp_path, name):
             annotator.write(prediction_of(frame(number, number / 20.0, (5 * number + 60, 30, 40))))
             assert not os.path.exists(path)
         annotator.write(prediction_of(frame(25, 1.25), error="cannot be read"))
-    video = live.open_video(path)
+    video = Video(path)
     pictures = [one.picture for one in video]
     assert video.frames_per_second == pytest.approx(20)
     assert [int(picture[50:200, 50:270, 0].mean()) for picture in pictures] == pytest.approx(
@@ -286,7 +286,7 @@ def test_a_camera_s_frames_are_shown_for_as_long_as_they_were_the_newest(tmp_pat
     with open_annotator(path, 10) as annotator:
         for number, time_s in enumerate([0.0, 0.1, 0.5, 0.52, 0.54, 0.6, 1.0]):  # 30 fps at times, none at others
             annotator.write(prediction_of(frame(number, time_s, (30 * number + 40, 30, 40))))
-    shown = [int(round((one.picture[50:200, 50:270, 0].mean() - 40) / 30)) for one in live.open_video(path)]
+    shown = [int(round((one.picture[50:200, 50:270, 0].mean() - 40) / 30)) for one in Video(path)]
     assert shown == [0, 1, 1, 1, 1, 2, 5, 5, 5, 5, 6]
 
 
@@ -296,7 +296,7 @@ def test_a_long_gap_is_cut_short_once_and_not_made_up_for(tmp_path, monkeypatch)
     with open_annotator(path, 10) as annotator:
         for number, time_s in enumerate([0.0, 0.1, 60.1, 60.2, 60.4, 130.4, 130.5]):
             annotator.write(prediction_of(frame(number, time_s, (30 * number + 40, 30, 40))))
-    shown = [int(round((one.picture[50:200, 50:270, 0].mean() - 40) / 30)) for one in live.open_video(path)]
+    shown = [int(round((one.picture[50:200, 50:270, 0].mean() - 40) / 30)) for one in Video(path)]
     assert shown == [0, 1] + [1] * 10 + [2, 3, 3, 4] + [4] * 10 + [5, 6]
 
 
@@ -305,7 +305,7 @@ def test_photos_of_any_size_go_into_a_video(tmp_path):
     with open_annotator(path) as annotator:
         for height, width in [(333, 501), (900, 200), (20, 700), (2000, 2000)]:
             annotator.write(prediction_of(photo((200, 30, 40), height=height, width=width)))
-    video = live.open_video(path)
+    video = Video(path)
     assert len(list(video)) == 4
     assert video.frames_per_second == 1
 

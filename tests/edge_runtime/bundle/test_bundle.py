@@ -16,7 +16,16 @@ from edge_runtime.bundle.manifest import MANIFEST, identity_of
 from edge_runtime.bundle.reading import Bundle
 from edge_runtime.engines.selection import open_engine
 from edge_runtime.errors import BundleError, UsageError
-from tests.helpers import COLOURS, add_tiny_saved_model, flip_byte, photo, picnic_edge, write_bytes, write_photo
+from tests.helpers import (
+    COLOURS,
+    add_tiny_saved_model,
+    check_manifest,
+    flip_byte,
+    photo,
+    picnic_edge,
+    write_bytes,
+    write_photo,
+)
 
 
 def refusal(folder, use=lambda opened: None):
@@ -54,6 +63,16 @@ def test_a_whole_bundle_opens(tiny_bundle):
     opened = Bundle.open(tiny_bundle)
     assert opened.class_names == sorted(COLOURS)
     assert opened.sha256("model.onnx") == files.sha256_of(opened.file("model.onnx"))
+
+
+def test_the_manifest_fits_its_schema_and_a_garbled_one_does_not(tiny_bundle):
+    import jsonschema
+
+    opened = Bundle.open(tiny_bundle)
+    check_manifest(opened)
+    del opened.manifest["files"]["model.onnx"]["sha256"]
+    with pytest.raises(jsonschema.ValidationError):
+        check_manifest(opened)
 
 
 def test_a_bundle_s_id_does_not_depend_on_where_it_lies(tiny_bundle, tmp_path):

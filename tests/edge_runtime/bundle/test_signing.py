@@ -15,7 +15,7 @@ from edge_runtime.cli import sign_bundle
 from edge_runtime.engines.record import ENGINE_JSON
 from edge_runtime.engines.selection import list_engines, open_engine
 from edge_runtime.errors import BundleError, UsageError
-from tests.helpers import COLOURS, flip_byte, photo, picnic_edge, write_bytes, write_photo
+from tests.helpers import COLOURS, check_manifest, flip_byte, photo, picnic_edge, write_bytes, write_photo
 
 ENGINE = "onnxruntime-fp32"
 
@@ -83,6 +83,11 @@ def test_a_bundle_that_was_written_with_a_key_opens_with_it_and_without_one(tiny
     assert Bundle.open(tiny_bundle).id == unsigned
     write_again(tiny_bundle)
     assert "signature" not in read(manifest_of(tiny_bundle))
+
+
+def test_a_signed_manifest_fits_its_schema(tiny_bundle, key):
+    write_again(tiny_bundle)
+    check_manifest(Bundle.open(tiny_bundle))
 
 
 def test_the_signature_is_the_one_that_is_documented(tiny_bundle, key):

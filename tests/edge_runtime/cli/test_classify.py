@@ -30,7 +30,7 @@ from edge_runtime.photos import jpeg_hardware
 from edge_runtime.photos import read as photos_read
 from edge_runtime.results import file_sink, journal
 from edge_runtime.results import rows as results_rows
-from edge_runtime.sources import live
+from edge_runtime.sources import connection, live
 from edge_runtime.sources.items import Items
 from tests.edge_runtime.sources import http_camera
 from tests.helpers import (
@@ -1494,7 +1494,7 @@ def test_a_driver_that_hangs_too_often_ends_with_4_and_its_rows_are_kept(bundle,
             pass
 
     for name, value in {"_SILENCE_S": 0.3, "OPEN_S": 0.3, "_MAX_HANGING_S": 0.3, "_FIRST_PAUSE_S": 0.01}.items():
-        monkeypatch.setattr(live, name, value)
+        monkeypatch.setattr(connection, name, value)
     monkeypatch.setattr(live, "open_camera", lambda _: Hangs())
     camera = Resumable(bundle, "camera:9", tmp_path / "out.tsv")
     try:

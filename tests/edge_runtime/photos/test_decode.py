@@ -18,7 +18,7 @@ from PIL import Image, ImageFile
 from edge_runtime.errors import ImageError, PhotoMissing, StorageLost
 from edge_runtime.photos import decode as photos_decode
 from edge_runtime.photos import header as photos_header
-from edge_runtime.photos import jpeg, memory, png, spec
+from edge_runtime.photos import jpeg, memory_budget, png, spec
 from edge_runtime.photos import read as photos_read
 from edge_runtime.photos.decode import decode_image, decode_large
 from edge_runtime.photos.picture import fit_image, is_one_colour
@@ -717,8 +717,8 @@ def test_a_photo_for_which_memory_is_short_once_is_tried_again_alone(tmp_path, m
         if not freed:
             taken = Taken()
             raise MemoryError("planted", id(taken))
-        with memory.decode_budget()._changed:
-            assert memory.decode_budget()._used_bytes == memory.decode_budget().size_bytes
+        with memory_budget.decode_budget()._changed:
+            assert memory_budget.decode_budget()._used_bytes == memory_budget.decode_budget().size_bytes
         return decode(*arguments)
 
     monkeypatch.setattr(jpeg, "decode", fail_once)
@@ -734,8 +734,8 @@ def test_a_photo_for_which_memory_is_short_twice_is_not_blamed(tmp_path, monkeyp
 
 @pytest.fixture
 def small_budget(monkeypatch):
-    budget = memory.Budget(1 << 20)
-    monkeypatch.setattr(memory, "_budget", budget)
+    budget = memory_budget.Budget(1 << 20)
+    monkeypatch.setattr(memory_budget, "_budget", budget)
     return budget
 
 
@@ -744,7 +744,7 @@ def test_what_never_fits_into_the_budget_is_an_error_that_says_so(suffix, small_
     reason = reason_of(encoded(np.zeros((800, 900, 3), np.uint8), suffix)) if suffix != "jpg" else None
     if suffix == "jpg":
         reason = reason_of(encoded(gradient(2300, 2300), "jpg", progressive=True))
-    assert "MiB of memory to decode" in reason and memory.SETTING in reason
+    assert "MiB of memory to decode" in reason and memory_budget.SETTING in reason
 
 
 def test_a_huge_file_is_refused_before_it_is_read(tmp_path, small_budget, monkeypatch):

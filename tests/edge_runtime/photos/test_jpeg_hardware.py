@@ -137,7 +137,7 @@ def test_threads_get_their_own_photos(decoder):
 
 
 def test_a_photo_that_the_hardware_does_not_decode_is_decoded_without_it(decoder, monkeypatch):
-    monkeypatch.setattr(jpeg_hardware, "_PATIENCE_S", 0.3)
+    monkeypatch.setattr(jpeg_hardware, "_TIMEOUT_S", 0.3)
     good = large()
     place = good.index(b"\xff\xda") + 12
     bad = good[: place + 10] + good[-2:]  # a header, hardly any pixels, an end
@@ -154,7 +154,7 @@ def test_a_photo_that_the_hardware_does_not_decode_is_decoded_without_it(decoder
 
 
 def test_a_pipeline_that_gives_nothing_costs_no_photo(decoder, monkeypatch):
-    monkeypatch.setattr(jpeg_hardware, "_PATIENCE_S", 0.05)
+    monkeypatch.setattr(jpeg_hardware, "_TIMEOUT_S", 0.05)
     stuck = jpeg_hardware.HardwareDecoder(SOFTWARE)
     monkeypatch.setattr(stuck, "_elements", "valve drop=true ! " + SOFTWARE)
     stuck._stop()

@@ -15,9 +15,11 @@ import numpy as np
 import pytest
 
 from edge_runtime.errors import MissingRequirement, StorageLost, UsageError
-from edge_runtime.sources import camera, kinds, live, stream, video_container
+from edge_runtime.sources import camera, connection, kinds, live, newest, stream, video_container
 from edge_runtime.sources import video as sources_video
+from edge_runtime.sources.connection import Device
 from edge_runtime.sources.delay import _JUDGED_FRAMES, Delay
+from edge_runtime.sources.video import Video
 from tests.conftest import shared_path
 from tests.edge_runtime.sources import http_camera, rtsp_server
 from tests.helpers import write_bytes
@@ -72,7 +74,7 @@ def frames_from(number):
     return (picture_of(seed) for seed in itertools.count(number))
 
 
-def live_of(cameras, stop=None, frames=None, seconds=20, **settings):
+def live_of(cameras, stop=None, frames=float("inf"), seconds=20, interval_s=0.0, is_sensor=True):
     """Returns a Live that opens these cameras one after the other (an exception is raised instead), the last again."""
     opened = []
 
@@ -83,13 +85,9 @@ def live_of(cameras, stop=None, frames=None, seconds=20, **settings):
             raise camera
         return camera
 
-    source = live.Live(
-        "camera:9", stop or threading.Event(), open_next, lambda: "look here", sensor=settings.pop("sensor", True)
-    )
-    source.frames = float("inf") if frames is None else frames
-    source.seconds = seconds
-    for name, value in settings.items():
-        setattr(source, name, value)
+    device = Device("camera:9", open_next, lambda: "look here", is_sensor)
+    limits = live.Limits(interval_s, seconds, frames)
+    source = live.Live(device, stop or threading.Event(), limits, newest.Counts())
     source.opened = opened
     return source
 
@@ -106,9 +104,9 @@ def taken_from(source):
 @pytest.fixture(autouse=True)
 def nothing_left(monkeypatch):
     """Everything is quick, and no thread stays."""
-    for name, value in {"OPEN_S": 1.2, "_SILENCE_S": 0.6, "_FIRST_PAUSE_S": 0.02, "_LONGEST_PAUSE_S": 0.1}.items():
-        monkeypatch.setattr(live, name, value)
-    monkeypatch.setattr(live, "_LOOK_S", 0.01)
+    times = {"OPEN_S": 1.2, "_SILENCE_S": 0.6, "_FIRST_PAUSE_S": 0.02, "_MAX_PAUSE_S": 0.1, "LOOK_S": 0.01}
+    for name, value in times.items():
+        monkeypatch.setattr(connection, name, value)
     Camera.released = threading.Event()
     before = set(threading.enumerate())
     yield
@@ -244,7 +242,7 @@ def test_a_source_that_is_none_is_refused(source):
 
 
 def test_a_video_gives_every_frame_in_order(clip):
-    with live.open_video(clip) as video:
+    with Video(clip) as video:
         frames = list(video)
     assert [frame.name for frame in frames] == ["%s#%d" % (clip, number) for number in range(40)]
     assert [number_in(frame.picture) for frame in frames] == list(range(40))
@@ -254,7 +252,7 @@ def test_a_video_gives_every_frame_in_order(clip):
 
 
 def test_a_video_s_frames_are_rgb(clip):
-    with live.open_video(clip) as video:
+    with Video(clip) as video:
         frame = next(video)
     assert frame.picture.dtype == np.uint8 and frame.picture.shape == (SIZE[1], SIZE[0], 3)
     red, green, blue = frame.picture[:, :20].mean(axis=(0, 1))
@@ -267,31 +265,31 @@ def test_a_video_s_frames_are_rgb(clip):
 def test_odd_names_of_videos(tmp_path, clip, name):
     path = os.path.join(str(tmp_path), os.fsdecode(name))
     os.rename(clip, path)
-    assert len(list(live.open_video(path))) == 40
+    assert len(list(Video(path))) == 40
 
 
 @pytest.mark.parametrize("content", [b"", b"this is no video", b"\x00\x00\x00\x18ftypmp42" + bytes(400)])
 def test_a_video_that_cannot_be_read_is_named(tmp_path, content):
     path = write_bytes(tmp_path / "bad.mp4", content)
     with pytest.raises(UsageError, match=r"bad\.mp4: .*video"):
-        live.open_video(path)
+        Video(path)
     with pytest.raises(UsageError, match=r"bad\.mp4"):
         live.open_live(path, threading.Event()).__enter__()
 
 
 def test_a_video_that_is_missing_or_no_file(tmp_path):
     with pytest.raises(UsageError, match=r"gone\.mp4: .*No such file"):
-        live.open_video(str(tmp_path / "gone.mp4"))
+        Video(str(tmp_path / "gone.mp4"))
     (tmp_path / "folder.mp4").mkdir()
     with pytest.raises(UsageError, match="regular file"):
-        live.open_video(str(tmp_path / "folder.mp4"))
+        Video(str(tmp_path / "folder.mp4"))
 
 
 def test_a_video_that_ends_early_gives_what_there_is_and_says_so(tmp_path, clip, capsys):
     with open(clip, "rb") as file:
         data = file.read()
     path = write_bytes(tmp_path / "torn.avi", data[: len(data) // 2])
-    with live.open_video(path) as video:
+    with Video(path) as video:
         *frames, torn, last = video
     numbers = [number_in(frame.picture) for frame in frames]
     assert 5 < len(numbers) < 36
@@ -323,7 +321,7 @@ def tells_places():
 @pytest.mark.parametrize("holes", [(7,), (0,), (19,), (5, 6, 7), (1, 2, 9, 18, 19)])
 def test_frames_behind_a_damaged_one_are_given_and_it_has_its_place(tmp_path, capsys, holes):
     path = with_damage(write_video(tmp_path / "hole.mp4", [numbered(number) for number in range(20)]), *holes)
-    with live.open_video(path) as video:
+    with Video(path) as video:
         frames = list(video)
     assert len(frames) == 20 and video.damaged == len(holes)
     assert [frame.name for frame in frames] == ["%s#%d" % (path, number) for number in range(20)]
@@ -368,7 +366,7 @@ def test_pictures_that_come_late_behind_damage_add_no_frames(tmp_path, monkeypat
             pass
 
     monkeypatch.setattr(sources_video, "open_capture", lambda *_: Capture())
-    with live.open_video(path) as video:
+    with Video(path) as video:
         frames = list(video)
     assert [frame.name for frame in frames] == ["%s#%d" % (path, number) for number in range(20)]
     assert [frame.time_s for frame in frames] == pytest.approx([number / 20.0 for number in range(20)])
@@ -377,7 +375,7 @@ def test_pictures_that_come_late_behind_damage_add_no_frames(tmp_path, monkeypat
 
 
 def test_the_video_with_a_hole_gives_29_of_30_frames():
-    with live.open_video(shared_path("data", "hard", "video_hole.mp4")) as video:
+    with Video(shared_path("data", "hard", "video_hole.mp4")) as video:
         frames = list(video)
     assert len(frames) == 30 and video.damaged == 1
     (lost,) = [number for number, frame in enumerate(frames) if frame.problem]
@@ -399,10 +397,10 @@ def test_a_video_whose_end_is_gone_has_a_row_for_each_frame_of_its_table(tmp_pat
         struct.pack_into(">I", moov, offset, struct.unpack_from(">I", moov, offset)[0] + len(moov))
     head = struct.unpack(">I", data[:4])[0]
     whole = data[:head] + bytes(moov) + data[head:start]
-    with live.open_video(write_bytes(tmp_path / "front.mp4", whole)) as video:
+    with Video(write_bytes(tmp_path / "front.mp4", whole)) as video:
         assert len(list(video)) == 20 and video.damaged == 0
     cut = write_bytes(tmp_path / "cut.mp4", whole[: len(moov) + (len(whole) - len(moov)) // 2])
-    with live.open_video(cut) as video:
+    with Video(cut) as video:
         frames = list(video)
     assert len(frames) == 20 and 5 < video.damaged < 15
     assert all("the file is cut short" in frame.problem for frame in frames[-5:])
@@ -460,7 +458,7 @@ def varying_ts(path):
 def test_a_sound_video_of_varying_rate_is_not_said_to_be_damaged(tmp_path, capfd, write, name):
     times = write(tmp_path / name)
     capfd.readouterr()
-    with live.open_video(str(tmp_path / name)) as video:
+    with Video(str(tmp_path / name)) as video:
         assert video.frame_count > 40  # a guess
         frames = list(video)
     assert len(frames) == 30 and video.damaged == 0
@@ -474,7 +472,7 @@ def test_a_webm_that_is_cut_short(tmp_path):
     with open(str(tmp_path / "a.webm"), "rb") as file:
         data = file.read()
     path = write_bytes(tmp_path / "cut.webm", data[: len(data) // 2])
-    with live.open_video(path) as video:
+    with Video(path) as video:
         frames = list(video)
     assert video.damaged == 1 and "cut short" in frames[-1].problem
 
@@ -489,11 +487,11 @@ def test_a_video_that_is_overwritten_between_its_frames_has_a_row_that_says_so(t
     with open(path, "rb") as file:
         data = bytearray(file.read())
     write_bytes(path, bytes(data) + bytes(500))  # appended to a sound one
-    with live.open_video(path) as video:
+    with Video(path) as video:
         assert len(list(video)) == 30 and video.damaged == 0
     starts = [found.start() for found in re.finditer(b"\xff\xd8\xff", data)]
     data[starts[12] - 20 : starts[14]] = bytes(starts[14] - starts[12] + 20)
-    with live.open_video(write_bytes(path, bytes(data))) as video:
+    with Video(write_bytes(path, bytes(data))) as video:
         *frames, last = video
     assert video.damaged == 1 and len(frames) < 30
     assert last.picture is None and "the file is damaged at byte" in last.problem
@@ -518,11 +516,11 @@ def test_a_video_that_is_overwritten_in_its_middle_has_a_row_that_says_so(tmp_pa
     with open(path, "rb") as file:
         data = bytearray(file.read())
     write_bytes(path, bytes(data) + bytes(500))  # appended to a sound one
-    with live.open_video(path) as video:
+    with Video(path) as video:
         assert len(list(video)) == 30 and video.damaged == 0
     middle = len(data) // 2
     data[middle : middle + 5000] = fill(5000)
-    with live.open_video(write_bytes(path, bytes(data))) as video:
+    with Video(write_bytes(path, bytes(data))) as video:
         *frames, last = video
     assert video.damaged == 1 and last.picture is None and "the file is damaged at byte" in last.problem
     assert not any(frame.problem for frame in frames)
@@ -534,11 +532,11 @@ def test_a_frame_of_an_avi_of_jpegs_that_is_overwritten_has_no_label(tmp_path, f
     write_video(path, [np.zeros((SIZE[1], SIZE[0], 3), np.uint8)] * 3 + busy_pictures())  # black: many zeros
     with open(path, "rb") as file:
         data = bytearray(file.read())
-    with live.open_video(path) as video:
+    with Video(path) as video:
         assert len(list(video)) == 33 and video.damaged == 0
     start = [found.start() for found in re.finditer(b"\xff\xd8\xff", data)][12]
     data[start + 1000 : start + 2500] = fill
-    with live.open_video(write_bytes(path, bytes(data))) as video:
+    with Video(write_bytes(path, bytes(data))) as video:
         frames = list(video)
     assert [frame.name for frame in frames] == ["%s#%d" % (path, number) for number in range(33)]
     assert [number for number, frame in enumerate(frames) if frame.problem] == [12] and video.damaged == 1
@@ -589,19 +587,19 @@ def test_a_disk_that_fails_is_neither_the_end_nor_damage(tmp_path, monkeypatch, 
         raise OSError(errno.EIO, "Input/output error")
 
     frames = []
-    with live.open_video(path) as video, pytest.raises(StorageLost, match="Input/output"):
+    with Video(path) as video, pytest.raises(StorageLost, match="Input/output"):
         for frame in video:
             frames.append(frame)
             monkeypatch.setattr(os, "pread", fails)
     with pytest.raises(StorageLost, match="Input/output"):
-        live.open_video(path)
+        Video(path)
     monkeypatch.undo()
     assert len(frames) == (1 if name == "clip.avi" else 7 if tells_places() else 19)  # an AVI's JPEGs are looked at
     assert not any(frame.problem for frame in frames)
 
 
 def test_a_video_that_somebody_writes_to_meanwhile(clip):
-    with live.open_video(clip) as video, pytest.raises(StorageLost, match="written"):
+    with Video(clip) as video, pytest.raises(StorageLost, match="written"):
         for number, _ in enumerate(video):
             if number == 3:
                 with open(clip, "ab") as file:
@@ -638,7 +636,7 @@ def test_a_video_that_was_filmed_upright_is_turned(tmp_path):
     matrix = data.index(b"tkhd") + 44
     data[matrix : matrix + 36] = struct.pack(">9i", 0, 1 << 16, 0, -(1 << 16), 0, 0, SIZE[1] << 16, 0, 1 << 30)
     write_bytes(path, bytes(data))
-    with live.open_video(path) as video:
+    with Video(path) as video:
         frame = next(video)
     assert frame.picture.shape == (SIZE[0], SIZE[1], 3)
     assert frame.picture[:20, :, 0].mean() > 200  # red was on the left, and is on the top after a turn to the right
@@ -649,11 +647,11 @@ def test_opening_and_closing_videos_leaves_nothing(clip):
     def handles():
         return len(os.listdir("/proc/self/fd")), threading.active_count(), len(os.listdir("/proc/self/task"))
 
-    with live.open_video(clip) as video:
+    with Video(clip) as video:
         next(video)
     before = handles()
     for number in range(100):
-        video = live.open_video(clip)
+        video = Video(clip)
         for _ in range(number % 3):
             next(video)
         video.close()
@@ -772,7 +770,7 @@ def test_frames_that_repeat_themselves_are_not_handed_out():
 
 
 def test_a_sensor_that_is_frozen_is_opened_again(monkeypatch, capsys):
-    monkeypatch.setattr(live, "_FROZEN_S", 0.2)
+    monkeypatch.setattr(connection, "_FROZEN_S", 0.2)
     source = live_of([Camera(itertools.repeat(picture_of(0))), Camera(frames_from(5))], frames=2)
     frozen, new = taken_from(source)
     assert np.array_equal(frozen.picture[:, :, ::-1], picture_of(0))
@@ -782,7 +780,7 @@ def test_a_sensor_that_is_frozen_is_opened_again(monkeypatch, capsys):
 
 
 def test_a_frozen_sensor_s_picture_is_not_new_when_it_is_opened_again(monkeypatch, capsys):
-    monkeypatch.setattr(live, "_FROZEN_S", 0.3)
+    monkeypatch.setattr(connection, "_FROZEN_S", 0.3)
     black = np.zeros((SIZE[1], SIZE[0], 3), np.uint8)
     frozen = [Camera(itertools.chain([black] * 3, itertools.repeat(picture_of(0)))) for _ in range(3)]
     source = live_of(frozen + [Camera(frames_from(5))], frames=2, seconds=10)
@@ -795,7 +793,7 @@ def test_a_frozen_sensor_s_picture_is_not_new_when_it_is_opened_again(monkeypatc
 
 
 def test_a_sensor_that_is_stuck_on_black_is_opened_again(monkeypatch, capsys):
-    monkeypatch.setattr(live, "_FROZEN_S", 0.1)
+    monkeypatch.setattr(connection, "_FROZEN_S", 0.1)
     black = np.zeros((SIZE[1], SIZE[0], 3), np.uint8)
     cameras = [Camera(itertools.repeat(black)), Camera(itertools.repeat(black)), Camera(frames_from(5))]
     source = live_of(cameras, frames=1, seconds=5)
@@ -807,23 +805,23 @@ def test_a_sensor_that_is_stuck_on_black_is_opened_again(monkeypatch, capsys):
 
 def test_a_stream_of_a_still_picture_that_comes_back_is_back_and_not_new():
     source = live_of(
-        [Camera([picture_of(0)] * 5 + ["fail"]), Camera(itertools.repeat(picture_of(0)))], sensor=False, seconds=1
+        [Camera([picture_of(0)] * 5 + ["fail"]), Camera(itertools.repeat(picture_of(0)))], is_sensor=False, seconds=1
     )
     assert len(taken_from(source)) == 1
     assert source.counts.reconnects == 1 and len(source.opened) == 2
 
 
 def test_a_stream_of_a_still_picture_is_left_alone(monkeypatch):
-    monkeypatch.setattr(live, "_FROZEN_S", 0.05)
-    source = live_of([Camera(itertools.repeat(picture_of(0)))], sensor=False, seconds=0.4)
+    monkeypatch.setattr(connection, "_FROZEN_S", 0.05)
+    source = live_of([Camera(itertools.repeat(picture_of(0)))], is_sensor=False, seconds=0.4)
     assert len(taken_from(source)) == 1
     assert source.counts.reconnects == 0 and source.counts.repeated > 10 and len(source.opened) == 1
 
 
 def test_a_frame_that_waited_too_long_is_not_handed_out(monkeypatch):
-    monkeypatch.setattr(live, "STALE_S", 0.1)
-    monkeypatch.setattr(live, "_SILENCE_S", 5)
-    monkeypatch.setattr(live, "OPEN_S", 5)
+    monkeypatch.setattr(newest, "STALE_S", 0.1)
+    monkeypatch.setattr(connection, "_SILENCE_S", 5)
+    monkeypatch.setattr(connection, "OPEN_S", 5)
 
     class Stalls(Camera):
         def grab(self):
@@ -954,24 +952,23 @@ def test_what_a_hung_read_gives_in_the_end_is_not_handed_out():
 
 
 def test_no_more_than_a_few_threads_hang():
-    source = live_of([Camera([picture_of(0), "hang"])] + [Camera(["hang"]) for _ in range(20)], seconds=5)
-    source.seconds = 4.0
+    source = live_of([Camera([picture_of(0), "hang"])] + [Camera(["hang"]) for _ in range(20)], seconds=4)
     assert len(taken_from(source)) == 1
-    assert len(source.opened) <= live._MAX_HANGING + 1
+    assert len(source.opened) <= connection._MAX_HANGING + 1
 
 
 def test_a_driver_that_hangs_too_often_ends_the_run_for_a_supervisor(monkeypatch):
-    monkeypatch.setattr(live, "_MAX_HANGING_S", 0.3)
+    monkeypatch.setattr(connection, "_MAX_HANGING_S", 0.3)
     source = live_of([Camera([picture_of(0), "hang"])] + [Camera(["hang"]) for _ in range(20)], seconds=60)
     frames = []
     with source, pytest.raises(MissingRequirement, match="camera:9: .*3 attempts"):
         for frame in source:
             frames.append(frame)
-    assert len(frames) == 1 and len(source.opened) == live._MAX_HANGING
+    assert len(frames) == 1 and len(source.opened) == connection._MAX_HANGING
 
 
 def test_a_driver_that_comes_back_in_time_is_opened_again(monkeypatch):
-    monkeypatch.setattr(live, "_MAX_HANGING_S", 10)
+    monkeypatch.setattr(connection, "_MAX_HANGING_S", 10)
     hanging = [Camera([picture_of(0), "hang"])] + [Camera(["hang"]) for _ in range(2)]
     source = live_of(hanging + [Camera(frames_from(5))], seconds=60, frames=2)
     with source:
@@ -989,7 +986,7 @@ def wait_until(condition):
 
 
 def test_a_camera_that_is_only_away_is_waited_for_without_end(monkeypatch):
-    monkeypatch.setattr(live, "_MAX_HANGING_S", 0.05)
+    monkeypatch.setattr(connection, "_MAX_HANGING_S", 0.05)
     source = live_of([Camera([picture_of(0), "fail"]), Camera([], opens=False)], seconds=1.0)
     assert len(taken_from(source)) == 1
     assert len(source.opened) > 5
@@ -1005,18 +1002,17 @@ def test_a_frame_from_before_the_outage_is_not_handed_out():
 
     failed = threading.Event()
     source = live_of([Fails([picture_of(0), picture_of(1), picture_of(2), "fail"]), Camera(frames_from(50))], frames=1)
-    source.interval_s = 0.0
     with source:
         assert failed.wait(10)
         # The reader ended with a frame in the mailbox; whoever comes later than it is lost gets a new one.
-        with source.changed:
-            source._look_after(time.perf_counter())
+        with source._changed:
+            source._connection.check(time.perf_counter())
         (frame,) = list(source)
     assert np.array_equal(frame.picture[:, :, ::-1], picture_of(47 + int(frame.name.split("#")[1])))
 
 
 def test_the_pauses_grow_up_to_a_limit(monkeypatch):
-    monkeypatch.setattr(live, "_STEADY_S", 1000)
+    monkeypatch.setattr(connection, "_STEADY_S", 1000)
     times = []
 
     class Timed(Camera):
@@ -1055,15 +1051,15 @@ def test_a_camera_that_fails_at_first_closes_it():
 
 
 def test_a_csi_camera_without_gstreamer(monkeypatch):
-    monkeypatch.setattr(live.cv2, "getBuildInformation", lambda: "  GStreamer:   NO\n")
+    monkeypatch.setattr(cv2, "getBuildInformation", lambda: "  GStreamer:   NO\n")
     with pytest.raises(MissingRequirement, match="GStreamer.*OpenCV(.|\n)*Jetson"):
         live.open_live("csi:0", threading.Event()).__enter__()
 
 
 def test_a_csi_camera_s_pipeline(monkeypatch):
     opened = []
-    monkeypatch.setattr(live.cv2, "getBuildInformation", lambda: "  GStreamer:   YES (1.14.5)\n")
-    monkeypatch.setattr(live.cv2, "VideoCapture", lambda *arguments: opened.append(arguments) or Camera(frames_from(0)))
+    monkeypatch.setattr(cv2, "getBuildInformation", lambda: "  GStreamer:   YES (1.14.5)\n")
+    monkeypatch.setattr(cv2, "VideoCapture", lambda *arguments: opened.append(arguments) or Camera(frames_from(0)))
     source = live.open_live("csi:1", threading.Event(), frames=2)
     assert len(taken_from(source)) == 2
     (pipeline, backend) = opened[0]
@@ -1077,7 +1073,7 @@ def test_a_csi_camera_s_pipeline(monkeypatch):
 
 
 def test_a_stream_that_is_not_there(monkeypatch):
-    monkeypatch.setattr(live, "OPEN_S", 5)
+    monkeypatch.setattr(connection, "OPEN_S", 5)
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))  # and does not listen
         port = unused.getsockname()[1]
@@ -1114,8 +1110,8 @@ def test_what_is_said_of_a_stream_that_does_not_answer(address, told):
 
 
 def test_a_camera_over_http(monkeypatch):
-    monkeypatch.setattr(live, "OPEN_S", 15)
-    monkeypatch.setattr(live, "_SILENCE_S", 5)
+    monkeypatch.setattr(connection, "OPEN_S", 15)
+    monkeypatch.setattr(connection, "_SILENCE_S", 5)
     with http_camera.serving(lambda number: cv2.imencode(".jpg", picture_of(number))[1].tobytes()) as place:
         address = "HTTP://%s/video.mjpg?token=Secret1" % place
         frames = taken_from(live.open_live(address, threading.Event(), frames=5, seconds=30))

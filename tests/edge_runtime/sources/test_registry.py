@@ -14,7 +14,6 @@ import pytest
 
 from edge_runtime.errors import ImageError, PhotoMissing, StorageLost, UsageError
 from edge_runtime.photos.read import read_image
-from edge_runtime.sources import folder as folder_source
 from edge_runtime.sources import listing, near_miss, registry, stdin, storage
 from edge_runtime.sources import names as sources_names
 from edge_runtime.sources.items import Item
@@ -185,8 +184,7 @@ def test_a_folder_whose_listing_is_refused_is_one_item_with_its_problem(folder, 
 
 @pytest.fixture
 def few_at_once(monkeypatch):
-    for module in (listing, folder_source):
-        monkeypatch.setattr(module, "AT_ONCE", 7)
+    monkeypatch.setattr(listing, "AT_ONCE", 7)
 
 
 @pytest.fixture
@@ -201,8 +199,7 @@ def large(tmp_path, few_at_once):
 
 @pytest.mark.parametrize("at_once", [1, 2, 7, 10, 19, 20, 31, 62, 63, 64, 1000])
 def test_a_large_folder_is_in_the_same_order_however_much_is_held(large, monkeypatch, at_once):
-    for module in (listing, folder_source):
-        monkeypatch.setattr(module, "AT_ONCE", at_once)
+    monkeypatch.setattr(listing, "AT_ONCE", at_once)
     found = names_of(large)
     # Folders stand where their own names do: "031" before "031.jpg".
     assert found == sorted(found, key=lambda name: name.split("/")) and len(set(found)) == 120

@@ -17,7 +17,7 @@ import pytest
 
 from benchmarks.bench import roofline
 from convert import cli as convert
-from edge_runtime.bundle import listing, manifest
+from edge_runtime.bundle import checksums, manifest
 from edge_runtime.bundle.reading import Bundle
 from edge_runtime.engines.modules import create_engine
 from edge_runtime.engines.record import EngineInfo
@@ -141,8 +141,12 @@ def test_manifest_says_how_it_was_trained(bundle, samples, train_rows):
     assert not os.path.exists(bundle.path + ".problems.tsv")
 
 
+def test_the_manifest_fits_its_schema(bundle):
+    helpers.check_manifest(bundle)
+
+
 def test_manifest_lists_every_file_and_nothing_else(bundle):
-    found = set(listing.list_files(bundle.path)) - {"manifest.json"}
+    found = set(checksums.list_files(bundle.path)) - {"manifest.json"}
     assert set(bundle.manifest["files"]) == found
     assert {"model.onnx", "saved_model/saved_model.pb", "sample/sample.json", "sample/probabilities.npy"} <= found
     assert not [name for name in found if name.endswith((".pkl", ".pickle", ".h5"))]

@@ -115,7 +115,7 @@ def test_what_cannot_be_scored_is_named_and_counted(tiny_bundle, labelled, tmp_p
 
 @pytest.mark.parametrize(
     "row, said",
-    [(("x.jpg", "purple"), "no photo.*label"), (("x.jpg", RED), " 1 photo")],
+    [(("x.jpg", "purple"), "no photo.*label"), (("x.jpg", RED), "no photo that can be read")],
 )
 def test_nothing_to_score_exits_with_2(tiny_bundle, tmp_path, row, said):
     helpers.write_table(tmp_path / "t.tsv", [row])
@@ -287,6 +287,35 @@ def test_new_photos_raise_no_alarm(tiny_bundle, labelled, tmp_path, capsys):
     assert json.loads(said.out)["photos_trained_on"] == 0
     assert "training photos" not in said.err
     assert 'class="alarm"' not in (tmp_path / "report" / "evaluation.html").read_text(encoding="utf-8")
+
+
+def test_a_notebook_gets_tables_that_agree_with_the_report(tiny_bundle, labelled, tmp_path):
+    pytest.importorskip("pandas")
+    folder, rows = labelled
+    helpers.write_bytes(os.path.join(folder, "broken.jpg"), b"nothing")
+    helpers.write_table(tmp_path / "more.tsv", rows + [("broken.jpg", RED)])
+    result, per_class, predictions = evaluate.evaluate(tiny_bundle, str(tmp_path / "more.tsv"), images_folder=folder)
+    assert result["accuracy"] == pytest.approx(8 / 9)
+    assert per_class["f1"].mean() == pytest.approx(result["macro_f1"])
+    assert per_class.set_index("label")["photos"].to_dict() == {BLUE: 3, GREEN: 4, RED: 2}
+    wrong = predictions.query("label != truth")
+    assert wrong[["file", "truth", "label"]].values.tolist() == [[rows[-1][0], GREEN, RED]]
+    assert predictions["confidence"].dtype == float and predictions["confidence"].between(0, 1).sum() == 9
+    assert list(predictions["error"] != "") == 9 * [False] + [True]
+    verb.main([tiny_bundle, str(tmp_path / "more.tsv"), "--images", folder, "--report", str(tmp_path / "report")])
+    table = read_table(tmp_path / "report" / "predictions.tsv")
+    assert list(table[0]) == list(predictions.columns)
+    assert [row["file"] for row in table] == predictions["file"].tolist()
+
+
+def test_a_notebook_s_tables_take_names_of_any_bytes(tiny_bundle, tmp_path):
+    pytest.importorskip("pandas")
+    names = [os.path.join(RED, name) for name in (os.fsdecode(b"caf\xe9.jpg"), "line\rfeed.jpg")]
+    for name in names:
+        helpers.write_photo(os.path.join(str(tmp_path / "photos"), name), helpers.photo(helpers.COLOURS[RED]))
+    _, per_class, predictions = evaluate.evaluate(tiny_bundle, str(tmp_path / "photos"))
+    assert predictions["file"].tolist() == names
+    assert per_class["recall"].tolist() == [1]
 
 
 @pytest.mark.parametrize("library", ["jinja2", "matplotlib"])

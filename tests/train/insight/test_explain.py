@@ -203,14 +203,16 @@ def test_the_page_stays_light(blocks_bundle, tmp_path, monkeypatch, capsys):
     page = read_page(tmp_path / "out")
     assert re.findall("<h2>(.+)</h2>", page) == ["00.jpg"]
     assert "Only the first photo is shown" in page and "all 19" in page
-    assert "the page shows the first 1 of 19 photos; the pictures of all are beside it" in capsys.readouterr().err
+    assert (
+        "the page shows the first 1 of 19 photos; the pictures of all are in the same folder" in capsys.readouterr().err
+    )
     assert len(names_in(tmp_path / "out")) == 2 * 19 + 1
 
 
 def test_many_unreadable_photos_do_not_swell_the_page(blocks_bundle, tmp_path, monkeypatch):
     for number in range(5):
         helpers.write_bytes(tmp_path / "in" / ("%d.jpg" % number), b"")
-    monkeypatch.setattr(verb, "PAGE_PROBLEMS", 2)
+    monkeypatch.setattr(explain, "_PAGE_PROBLEMS", 2)
     verb.main([blocks_bundle, str(tmp_path / "in"), "--out", str(tmp_path / "out")])
     page = read_page(tmp_path / "out")
     assert "5 photos could not be read" in page and "and 3 more" in page

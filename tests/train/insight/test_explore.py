@@ -18,7 +18,7 @@ from tests import helpers
 from train.cli import explore as verb
 from train.data import photo_facts, similarity
 from train.data.labels import Photo
-from train.insight import explore, label_errors
+from train.insight import explore, explore_page, label_errors
 
 LABELS = ("milk", "soap", "tea")
 
@@ -396,7 +396,7 @@ def test_names_that_are_not_utf_8_are_in_the_document_for_strict_readers_and_can
 def test_a_large_group_shows_every_split_and_label():
     photos = [{"split": "train", "file": "%d" % number, "label": "a"} for number in range(50)]
     photos += [{"split": "val", "file": "v", "label": "a"}, {"split": "train", "file": "b", "label": "b"}]
-    shown, left = explore._pick(photos)
+    shown, left = explore_page.pick(photos)
     assert [photo["file"] for photo in shown][:3] == ["0", "v", "b"]
     assert (len(shown), left) == (6, 46)
 
@@ -404,12 +404,12 @@ def test_a_large_group_shows_every_split_and_label():
 def test_page_is_bounded_for_many_classes(tmp_path):
     (fact,) = facts_of(tmp_path, drawn(1))
     seen = [
-        explore.Seen("train", Photo("%d.jpg" % number, "", "class %04d" % (number // 3)), fact)
+        explore.ReadablePhoto("train", Photo("%d.jpg" % number, "", "class %04d" % (number // 3)), fact)
         for number in range(3600)
     ]
-    sheets = explore._sheets(seen)
+    sheets = explore_page.contact_sheets(seen)
     assert (len(sheets), sum(len(photos) for _, _, photos in sheets)) == (1200, 1200)
-    few = explore._sheets(seen[:30])
+    few = explore_page.contact_sheets(seen[:30])
     assert [len(photos) for _, _, photos in few] == [3] * 10
 
 
@@ -441,7 +441,7 @@ def test_nothing_readable_is_a_finding(tmp_path, capsys):
     assert (len(found["problems"]), found["widths"]) == (2, None)
     assert found["classes"] == [{"label": "a", "train": 0}, {"label": "b", "train": 0}]
     assert "is empty (0 bytes)" in page
-    assert "train: 0 of 2 listed photos usable, 0 classes" in capsys.readouterr().out
+    assert "train: 0 of 2 photos usable, 0 classes" in capsys.readouterr().out
 
 
 def test_one_class_and_one_photo(tmp_path):
@@ -526,18 +526,18 @@ def test_a_photo_that_goes_away_costs_its_own_label_check_only(tiny_bundle, tmp_
     for label in ("blue things", "red"):
         for number in range(10):
             write(tmp_path / "photos" / label / ("%02d.png" % number), number)
-    look_at = explore.look_at_all
+    look_at_photos = explore.look_at_photos
 
-    def look_and_lose(listed):
-        found = look_at(listed)
+    def look_and_lose(splits):
+        result = look_at_photos(splits)
         os.unlink(str(tmp_path / "photos" / "red" / "04.png"))
-        return found
+        return result
 
-    monkeypatch.setattr(verb, "look_at_all", look_and_lose)
+    monkeypatch.setattr(explore, "look_at_photos", look_and_lose)
     found, _ = run(tmp_path / "photos", "--report", tmp_path / "report", "--bundle", tiny_bundle)
     assert found["label_check"]["judged"] == 19
     said = capsys.readouterr().err
-    assert "red/04.png could be read before, now it cannot (No such file or directory): its label is not judged" in said
+    assert "red/04.png can no longer be read (No such file or directory): its label is not judged" in said
 
 
 def test_drawn_features_with_swapped_labels():
@@ -549,8 +549,8 @@ def test_drawn_features_with_swapped_labels():
     for index in (3, 47, 110):
         labels[index] = "class %d" % ((truth[index] + 2) % 6)
     issues = label_errors.find_issues(features, labels)
-    assert {issue.index for issue in issues} == {3, 47, 110}
-    assert all(issue.suggested == "class %d" % truth[issue.index] for issue in issues)
+    assert {issue.photo for issue in issues} == {3, 47, 110}
+    assert all(issue.suggested == "class %d" % truth[issue.photo] for issue in issues)
     assert [issue.self_confidence for issue in issues] == sorted(issue.self_confidence for issue in issues)
 
 
@@ -564,7 +564,7 @@ def test_few_photos_with_right_labels_are_not_suspected():
 @pytest.mark.parametrize("features", [np.zeros((12, 8), np.float32), np.eye(12, 4, dtype=np.float32)])
 def test_features_that_tell_nothing_cost_nothing(features):
     issues = label_errors.find_issues(features, ["a"] * 6 + ["b"] * 6)
-    assert len({issue.index for issue in issues}) == len(issues) <= 12
+    assert len({issue.photo for issue in issues}) == len(issues) <= 12
     assert all(0 <= issue.self_confidence <= issue.confidence <= 1 for issue in issues)
 
 

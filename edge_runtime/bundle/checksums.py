@@ -1,4 +1,4 @@
-"""The files that a bundle or an engine lists, with their sums: nothing else is opened."""
+"""The list of files in a bundle's manifest or an engine's record: made, and checked before a file is used."""
 
 import contextlib
 import hashlib
@@ -12,73 +12,79 @@ from edge_runtime.errors import CorruptFile
 
 def list_files(folder):
     """Returns {name relative to folder, with /: {"sha256", "size_bytes"}} of all files below it."""
-    found = {}
+    entries = {}
     for parent, _, names in os.walk(folder):
         for name in names:
             path = os.path.join(parent, name)
             inner = os.path.relpath(path, folder).replace(os.sep, "/")
-            found[inner] = {"sha256": files.sha256_of(path), "size_bytes": os.path.getsize(path)}
-    return found
+            entries[inner] = {"sha256": files.sha256_of(path), "size_bytes": os.path.getsize(path)}
+    return entries
 
 
-def check_files(folder, listed, sums=False):
+def check_files(folder, entries, sums=False):
     """Checks that every listed file lies in the folder and has its size, and with sums that its content is the same.
 
     Args:
-        listed: as list_files returns it, read from a file that may be garbled or another's.
+        entries: as list_files returns it, read from a file that may be garbled or another's.
 
     Raises:
         CorruptFile: naming the first file that is missing, changed, or outside the folder.
     """
-    for name in sorted(listed):
-        path = _placed(folder, name, listed)
+    for name in sorted(entries):
+        path = _locate(folder, name, entries)
         if sums:
             with _reading(folder, name):
-                found = files.sha256_of(path)
-            _check_sum(folder, name, listed, found)
+                actual = files.sha256_of(path)
+            _check_sum(folder, name, entries, actual)
 
 
-def checked_path(folder, name, listed):
-    """Returns the path of a file, or of a folder, after checking the sums of what it holds.
+def checked_path(folder, name, entries):
+    """Returns the path of a file, or of a folder, after checking the sums of its files.
 
-    For libraries that open files themselves; in between a file can still change, see checked_bytes.
+    For libraries that open files themselves. A file can still change in between; checked_bytes has no such gap.
 
     Args:
         folder: where the listed files are.
         name: of the file or folder, relative to it, with /.
-        listed: as list_files returns it; None where the files were just made: then nothing is checked.
+        entries: as list_files returns it; None where the files were just made: then nothing is checked.
 
     Raises:
         CorruptFile: a file is missing, changed, outside the folder or not listed.
     """
     path = os.path.join(folder, *name.split("/"))
-    if listed is None:
+    if entries is None:
         return path
     if name.endswith(".onnx"):
-        checked_bytes(folder, name, listed)
+        checked_bytes(folder, name, entries)
         return path
-    chosen = {inner: facts for inner, facts in listed.items() if inner == name or inner.startswith(name + "/")}
+    chosen = {inner: facts for inner, facts in entries.items() if inner == name or inner.startswith(name + "/")}
     if not chosen:
         raise CorruptFile(f"{folder}: does not list {name}")
     check_files(folder, chosen, sums=True)
     if name not in chosen:  # a folder, of which a library may open whatever lies in it
-        for inner in _everything_below(path):
+        for inner in _names_below(path):
             if f"{name}/{inner}" not in chosen:
                 raise CorruptFile(f"{path}: holds {inner}, which is not listed; remove it")
     return path
 
 
-def checked_bytes(folder, name, listed):
-    """Returns the content of a file: what is used is what was checked. An .onnx file must not name other files.
+def checked_bytes(folder, name, entries):
+    """Returns the content of a file after checking its sum: the same bytes are checked and used.
 
-    Args and Raises: as checked_path.
+    Args:
+        folder: where the listed files are.
+        name: of the file, relative to folder, with /. An .onnx file must not name other files.
+        entries: of list_files; None where the file was just made: then nothing is checked.
+
+    Raises:
+        CorruptFile: the file is missing, changed, outside the folder or not listed.
     """
-    path = os.path.join(folder, *name.split("/")) if listed is None else _placed(folder, name, listed)
+    path = os.path.join(folder, *name.split("/")) if entries is None else _locate(folder, name, entries)
     with _reading(folder, name), open(path, "rb") as file:
         data = file.read()
-    if listed is None:
+    if entries is None:
         return data
-    _check_sum(folder, name, listed, hashlib.sha256(data).hexdigest())
+    _check_sum(folder, name, entries, hashlib.sha256(data).hexdigest())
     if name.endswith(".onnx"):
         try:
             names_other_files = onnx_file.names_other_files(data)
@@ -98,9 +104,9 @@ def advising(advice):
         raise CorruptFile(f"{error}; {advice}")
 
 
-def _placed(folder, name, listed):
+def _locate(folder, name, entries):
     """Returns the path of a listed file that lies in the folder with its size. Raises CorruptFile."""
-    if name not in listed:
+    if name not in entries:
         raise CorruptFile(f"{folder}: does not list {name}")
     path, root = os.path.join(folder, name), os.path.realpath(folder)
     try:
@@ -109,12 +115,12 @@ def _placed(folder, name, listed):
         inside = False
     if not inside:
         raise CorruptFile(f"{folder}: lists the file {name}, which is outside it")
-    facts = listed[name]
+    facts = entries[name]
     if not isinstance(facts, dict) or not {"sha256", "size_bytes"} <= set(facts):
         raise CorruptFile(f"{folder}: its entry for {name} is garbled")
     with _reading(folder, name):
-        found = os.stat(path)
-    if not stat.S_ISREG(found.st_mode) or found.st_size != facts["size_bytes"]:
+        status = os.stat(path)
+    if not stat.S_ISREG(status.st_mode) or status.st_size != facts["size_bytes"]:
         raise CorruptFile(f"{folder}: its file {name} is not the one that was written")
     return path
 
@@ -127,15 +133,15 @@ def _reading(folder, name):
         raise CorruptFile(f"{folder}: its file {name} cannot be read ({error.strerror})")
 
 
-def _check_sum(folder, name, listed, found):
-    if found != listed[name]["sha256"]:
+def _check_sum(folder, name, entries, actual):
+    if actual != entries[name]["sha256"]:
         raise CorruptFile(f"{folder}: its file {name} is not the one that was written")
 
 
-def _everything_below(folder):
+def _names_below(folder):
     """Returns the names of all files below a folder, relative to it, with /; links to folders are among them."""
-    found = []
+    below = []
     for parent, folders, names in os.walk(folder):
         names += [name for name in folders if os.path.islink(os.path.join(parent, name))]
-        found += [os.path.relpath(os.path.join(parent, name), folder).replace(os.sep, "/") for name in names]
-    return sorted(found)
+        below += [os.path.relpath(os.path.join(parent, name), folder).replace(os.sep, "/") for name in names]
+    return sorted(below)

@@ -1,7 +1,7 @@
-"""The memory that decoding photos may take: one budget in bytes for all threads of the process together.
+"""Limits the memory that decoding photos takes: one budget in bytes for all threads of the process together.
 
 What a photo needs is estimated from its header, before it is decoded. A photo that does not fit beside those that are
-being decoded waits for its turn; one that needs more than the whole budget is refused.
+being decoded waits; one that needs more than the whole budget is refused.
 """
 
 import collections
@@ -15,9 +15,9 @@ from edge_runtime.errors import ImageError, UsageError
 from edge_runtime.machine import memory
 
 SETTING = "PICNIC_EDGE_DECODE_MIB"  # environment: the budget in MiB
-_LEAST_BYTES = 64 << 20  # a photo of 12 megapixels must be readable on the smallest board
-_LARGE_BYTES = 32 << 20  # from which on a photo's memory is given back at once, which takes a millisecond
-_SHARE = 4  # the budget is this fraction of the memory that is free at the start
+_MIN_BYTES = 64 << 20  # a photo of 12 megapixels must be readable on the smallest board
+_LARGE_BYTES = 32 << 20  # from this size on memory goes back to the system at once, which takes a millisecond
+_SHARE = 4  # the budget is one such part of the memory that is free at the start
 
 
 class Budget:
@@ -37,20 +37,20 @@ class Budget:
         self._queue: typing.Deque[object] = collections.deque()  # who waits, in order: a large one is not overtaken
 
     @contextlib.contextmanager
-    def reserve(self, need_bytes, what="it"):
+    def reserve(self, need_bytes, what="a photo"):
         """Reserves bytes while the block runs; waits until they are free.
 
         Args:
             need_bytes: how many; 0 and more.
-            what: is decoded, for the message, as "a PNG of 20000 x 8000 pixels".
+            what: the photo, for the message, such as "PNG of 20000 x 8000 pixels".
 
         Raises:
             ImageError: more than the whole budget.
         """
         if need_bytes > self.size_bytes:
             raise ImageError(
-                "needs %d MiB of memory to decode (%s), and the limit is %d MiB; %s=N raises it"
-                % (-(-need_bytes >> 20), what, self.size_bytes >> 20, SETTING)
+                f"needs {-(-need_bytes >> 20)} MiB of memory to decode ({what}), "
+                f"and the limit is {self.size_bytes >> 20} MiB; {SETTING}=N raises it"
             )
         if self._alone == threading.get_ident():
             yield
@@ -85,14 +85,14 @@ class Budget:
             yield
         finally:
             if need_bytes >= _LARGE_BYTES:
-                _give_back()
+                _trim()
             with self._changed:
                 self._used_bytes -= need_bytes
                 self._changed.notify_all()
 
 
-def _give_back():
-    """Gives freed memory back to the system: the C library keeps it, for each thread by itself."""
+def _trim():
+    """Gives freed memory back to the system; the C library would keep it, for each thread separately."""
     with contextlib.suppress(OSError, AttributeError):  # a C library without it
         ctypes.CDLL(None).malloc_trim(0)
 
@@ -108,7 +108,7 @@ def default_bytes():
         if not text.isdigit() or int(text) < 1:
             raise UsageError(f"{SETTING}={text}: expected a whole number of MiB, 1 or more")
         return int(text) << 20
-    return max((memory.memory_available_bytes() or 0) // _SHARE, _LEAST_BYTES)
+    return max((memory.memory_available_bytes() or 0) // _SHARE, _MIN_BYTES)
 
 
 _lock = threading.Lock()

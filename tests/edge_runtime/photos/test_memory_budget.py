@@ -10,13 +10,13 @@ from edge_runtime.cli.run import run_verb
 from edge_runtime.engines import selection
 from edge_runtime.engines.selection import open_engine
 from edge_runtime.errors import ImageError, MissingRequirement, OutOfMemory, UsageError
-from edge_runtime.photos import memory
+from edge_runtime.photos import memory_budget
 
 PATIENCE_S = 20
 
 
 def test_threads_together_never_reserve_more_than_the_budget():
-    budget, inside, most = memory.Budget(100), [], []
+    budget, inside, most = memory_budget.Budget(100), [], []
 
     def work():
         for need in (60, 10, 30):
@@ -36,12 +36,12 @@ def test_threads_together_never_reserve_more_than_the_budget():
 
 def test_what_never_fits_is_refused_with_both_figures():
     with pytest.raises(ImageError, match="3 MiB .*PNG.* 2 MiB"):
-        with memory.Budget(2 << 20).reserve(3 << 20, "a PNG"):
+        with memory_budget.Budget(2 << 20).reserve(3 << 20, "a PNG"):
             pass
 
 
 def test_a_large_one_is_not_overtaken_for_ever():
-    budget, order = memory.Budget(100), []
+    budget, order = memory_budget.Budget(100), []
     first = threading.Event()
 
     def take(need, started=None):
@@ -64,7 +64,7 @@ def test_a_large_one_is_not_overtaken_for_ever():
 
 
 def test_alone_waits_for_the_others_and_may_reserve_again():
-    budget = memory.Budget(100)
+    budget = memory_budget.Budget(100)
     with budget.alone():
         with budget.reserve(90):
             waiting = threading.Thread(target=lambda: budget.reserve(1).__enter__())
@@ -76,7 +76,7 @@ def test_alone_waits_for_the_others_and_may_reserve_again():
 
 
 def test_a_failure_inside_gives_the_memory_back():
-    budget = memory.Budget(100)
+    budget = memory_budget.Budget(100)
     with pytest.raises(ZeroDivisionError):
         with budget.reserve(100):
             raise ZeroDivisionError
@@ -85,17 +85,17 @@ def test_a_failure_inside_gives_the_memory_back():
 
 
 def test_the_setting_counts(monkeypatch):
-    monkeypatch.setenv(memory.SETTING, "700")
-    assert memory.default_bytes() == 700 << 20
-    monkeypatch.delenv(memory.SETTING)
-    assert memory.default_bytes() >= 64 << 20
+    monkeypatch.setenv(memory_budget.SETTING, "700")
+    assert memory_budget.default_bytes() == 700 << 20
+    monkeypatch.delenv(memory_budget.SETTING)
+    assert memory_budget.default_bytes() >= 64 << 20
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "much", "1.5"])
 def test_a_setting_that_makes_no_sense_is_refused(text, monkeypatch):
-    monkeypatch.setenv(memory.SETTING, text)
+    monkeypatch.setenv(memory_budget.SETTING, text)
     with pytest.raises(UsageError, match="PICNIC_EDGE_DECODE_MIB=%s" % text):
-        memory.default_bytes()
+        memory_budget.default_bytes()
 
 
 # --- where it runs out

@@ -9,13 +9,17 @@ import time
 
 import pytest
 
-from benchmarks.energy import power
-from tests.benchmarks.energy import power_lines
+from benchmarks.energy import rapl, summaries, sysfs
+from benchmarks.energy import tegrastats as tegrastats_source
+from benchmarks.energy.meter import TRUSTED_SAMPLES, Meter, per_image
+from benchmarks.energy.source import whole_board
+from benchmarks.energy.tegrastats import parse_tegrastats
+from tests.benchmarks.energy import tegrastats_lines
 
 
 @pytest.fixture
 def no_tegrastats(monkeypatch):
-    monkeypatch.setattr(power.shutil, "which", lambda name: None)
+    monkeypatch.setattr("shutil.which", lambda name: None)
 
 
 @pytest.fixture
@@ -57,7 +61,7 @@ def write(root, files):
 
 def measure(root, interval_s=0.005, samples=0, skipped=0, during=None):
     """Measures until so many samples have been taken and skipped."""
-    with power.Meter.open(str(root), interval_s) as meter:
+    with Meter.open(str(root), interval_s) as meter:
         if during:
             during()
         deadline = time.time() + 30
@@ -109,23 +113,23 @@ RAPL = {
 @pytest.mark.parametrize(
     "line, rails, whole_w",
     [
-        (power_lines.TX2_ROOT, 6, 5.297),
-        (power_lines.TX2_USER, 6, 3.140),
-        (power_lines.TX2_CORES_OFF, 6, 2.057),
-        (power_lines.AGX_ORIN_R35, 4, 2.340 + 0.390 + 4.025),
-        (power_lines.AGX_ORIN_R36, 3, 2.412 + 1.607 + 4.707),
-        (power_lines.ORIN_NX, 1, 12.479),
+        (tegrastats_lines.TX2_ROOT, 6, 5.297),
+        (tegrastats_lines.TX2_USER, 6, 3.140),
+        (tegrastats_lines.TX2_CORES_OFF, 6, 2.057),
+        (tegrastats_lines.AGX_ORIN_R35, 4, 2.340 + 0.390 + 4.025),
+        (tegrastats_lines.AGX_ORIN_R36, 3, 2.412 + 1.607 + 4.707),
+        (tegrastats_lines.ORIN_NX, 1, 12.479),
     ],
 )
 def test_the_rails_of_a_recorded_line_and_which_are_the_whole_board(line, rails, whole_w):
-    sample = power.parse_tegrastats(line)
+    sample = parse_tegrastats(line)
     assert len(sample.rails) == rails
-    added = power.whole_board(sample.rails)
+    added = whole_board(sample.rails)
     assert sum(sample.rails[name] for name in added) == pytest.approx(whole_w)
 
 
 def test_a_tx2_line_in_full():
-    sample = power.parse_tegrastats(power_lines.TX2_ROOT)
+    sample = parse_tegrastats(tegrastats_lines.TX2_ROOT)
     assert sample.rails == {
         "VDD_SYS_GPU": 0.182,
         "VDD_SYS_SOC": 0.730,
@@ -136,31 +140,31 @@ def test_a_tx2_line_in_full():
     }
     assert sample.clocks_mhz == {"cpu": 2034, "gpu": 114, "emc": 1866}
     assert sample.temperatures_c["PMIC"] == 50 and sample.temperatures_c["Tdiode"] == 39.25
-    assert power.parse_tegrastats(power_lines.TX2_USER).clocks_mhz == {"cpu": 345}
-    assert "PMIC" not in power.parse_tegrastats(power_lines.TX2_USER).temperatures_c  # the constant 100
-    assert power.parse_tegrastats(power_lines.TX2_CORES_OFF).clocks_mhz["cpu"] == 345
+    assert parse_tegrastats(tegrastats_lines.TX2_USER).clocks_mhz == {"cpu": 345}
+    assert "PMIC" not in parse_tegrastats(tegrastats_lines.TX2_USER).temperatures_c  # the constant 100
+    assert parse_tegrastats(tegrastats_lines.TX2_CORES_OFF).clocks_mhz["cpu"] == 345
 
 
 def test_orin_lines_in_full():
-    old = power.parse_tegrastats(power_lines.AGX_ORIN_R35)
+    old = parse_tegrastats(tegrastats_lines.AGX_ORIN_R35)
     assert old.clocks_mhz == {"cpu": 729, "gpu": 0, "emc": 2133}
     assert sorted(old.temperatures_c) == ["CPU", "SOC0", "SOC1", "SOC2", "Tboard", "Tdiode", "tj"]  # -256: off
     assert old.rails["VDDQ_VDD2_1V8AO"] == 0.301 and "NC" not in old.rails
-    assert power.parse_tegrastats(power_lines.ORIN_NX).clocks_mhz["gpu"] == 621
-    older = power_lines.AGX_ORIN_R35.replace("0%@[0,0]", "17%@306 GR3D2_FREQ 0%@0")
-    assert power.parse_tegrastats(older).clocks_mhz["gpu"] == 306
+    assert parse_tegrastats(tegrastats_lines.ORIN_NX).clocks_mhz["gpu"] == 621
+    older = tegrastats_lines.AGX_ORIN_R35.replace("0%@[0,0]", "17%@306 GR3D2_FREQ 0%@0")
+    assert parse_tegrastats(older).clocks_mhz["gpu"] == 306
 
 
-@pytest.mark.parametrize("line", power_lines.ODD)
+@pytest.mark.parametrize("line", tegrastats_lines.ODD)
 def test_odd_lines_have_no_rails(line):
-    assert power.parse_tegrastats(line) is None
+    assert parse_tegrastats(line) is None
 
 
-@pytest.mark.parametrize("line", power_lines.ALL)
+@pytest.mark.parametrize("line", tegrastats_lines.ALL)
 def test_a_line_cut_anywhere_never_crashes_and_never_changes_a_whole_value(line):
-    whole = power.parse_tegrastats(line).rails
+    whole = parse_tegrastats(line).rails
     for end in range(len(line)):
-        cut = power.parse_tegrastats(line[:end])
+        cut = parse_tegrastats(line[:end])
         if cut:
             assert {name: whole[name] for name in cut.rails} == cut.rails
 
@@ -217,21 +221,21 @@ def test_rails_of_an_unknown_board_are_not_added_up(tmp_path, no_tegrastats):
 
 
 def test_trapezoids():
-    found = power._watts_summary([(10.0, 2.0), (11.0, 4.0), (13.0, 4.0)], 6.0)
+    found = summaries.watts_summary([(10.0, 2.0), (11.0, 4.0), (13.0, 4.0)], 6.0)
     assert found == {"mean_w": pytest.approx(11 / 3), "peak_w": 4.0, "joules": pytest.approx(22.0)}
-    assert power._watts_summary([(1.0, 5.0)], 2.0) == {"mean_w": 5.0, "peak_w": 5.0, "joules": 10.0}
+    assert summaries.watts_summary([(1.0, 5.0)], 2.0) == {"mean_w": 5.0, "peak_w": 5.0, "joules": 10.0}
 
 
 def test_joules_of_counters_and_no_peak_from_a_short_last_step():
     series = [(0.0, 100.0), (1.0, 102.0), (2.0, 107.0), (2.001, 107.5)]
-    found = power._joules_summary(series, 2.001, 1.0)
+    found = summaries.joules_summary(series, 2.001, 1.0)
     assert found["joules"] == pytest.approx(7.5) and found["peak_w"] == pytest.approx(5.0)
 
 
 def test_rapl_wraps_around_and_adds_packages_and_memory_only(tmp_path, no_tegrastats):
     write(tmp_path, RAPL)
     folder = "sys/class/powercap/intel-rapl:"
-    source = power._Rapl(str(tmp_path), 0.1)
+    source = rapl.Rapl(str(tmp_path), 0.1)
     assert source.added == ("package-0", "package-0/dram")
     first = source.read(True).rails
     write(tmp_path, {folder + "0/energy_uj": 3001000, folder + "0:0/energy_uj": 2000500})
@@ -260,7 +264,7 @@ def test_a_meter_of_rapl(tmp_path, no_tegrastats):
     assert result["rails"]["package-0/core"]["joules"] == 0
 
 
-def test_rapl_that_only_root_may_read_says_how_to_mend_it(tmp_path, no_tegrastats, monkeypatch):
+def test_rapl_that_only_root_may_read_says_how_to_fix_it(tmp_path, no_tegrastats, monkeypatch):
     write(tmp_path, RAPL)
 
     def refuse(path, *arguments, **options):
@@ -268,12 +272,12 @@ def test_rapl_that_only_root_may_read_says_how_to_mend_it(tmp_path, no_tegrastat
             raise PermissionError(13, "Permission denied")
         return open(path, *arguments, **options)
 
-    monkeypatch.setattr(power, "open", refuse, raising=False)
+    monkeypatch.setattr(sysfs, "open", refuse, raising=False)
     reason = measure(tmp_path)["unavailable"]
     assert "may be read by root only" in reason and "sudo chmod a+r" in reason and "no tegrastats" in reason
 
 
-def test_a_board_whose_sensors_only_root_may_read_says_how_to_mend_it(tmp_path, no_tegrastats, monkeypatch):
+def test_a_board_whose_sensors_only_root_may_read_says_how_to_fix_it(tmp_path, no_tegrastats, monkeypatch):
     write(tmp_path, TX2)
 
     def refuse(path, *arguments, **options):
@@ -281,7 +285,7 @@ def test_a_board_whose_sensors_only_root_may_read_says_how_to_mend_it(tmp_path, 
             raise PermissionError(13, "Permission denied")
         return open(path, *arguments, **options)
 
-    monkeypatch.setattr(power, "open", refuse, raising=False)
+    monkeypatch.setattr(sysfs, "open", refuse, raising=False)
     assert "in_power0_input: not readable; run as root (sudo)" in measure(tmp_path)["unavailable"]
 
 
@@ -293,7 +297,9 @@ def test_nothing_to_measure_with_is_no_error(tmp_path, no_tegrastats):
 
 
 def test_tegrastats_is_read_and_ended(tmp_path, tegrastats):
-    pid = tegrastats(power_lines.TX2_ROOT, b"odd \xff line", power_lines.TX2_ROOT.replace("VDD_IN 5297", "VDD_IN 7297"))
+    pid = tegrastats(
+        tegrastats_lines.TX2_ROOT, b"odd \xff line", tegrastats_lines.TX2_ROOT.replace("VDD_IN 5297", "VDD_IN 7297")
+    )
     result = measure(tmp_path / "none", interval_s=0.02, samples=4, skipped=1)
     assert (result["source"], result["added"]) == ("tegrastats", ["VDD_IN"])
     assert 5.297 < result["mean_w"] < result["peak_w"] == pytest.approx(7.297)
@@ -311,14 +317,14 @@ def test_a_tegrastats_that_says_nothing_known_ends_with_the_reason(tmp_path, teg
 
 
 def test_a_tegrastats_that_says_nothing_known_and_goes_on_is_no_board_of_0_watts(tmp_path, tegrastats, monkeypatch):
-    monkeypatch.setattr(power, "_FIRST_LINE_S", 0.1)
+    monkeypatch.setattr(tegrastats_source, "_FIRST_LINE_S", 0.1)
     tegrastats("GPU 100mW/100mW")
     result = measure(tmp_path / "none", interval_s=0.02, skipped=3)
     assert "tegrastats gave no line with known power rails; its last: GPU 100mW/100mW" in result["unavailable"]
 
 
 def test_a_tegrastats_that_dies_in_the_block_keeps_what_it_said(tmp_path, tegrastats):
-    tegrastats(power_lines.ORIN_NX, power_lines.ORIN_NX, power_lines.ORIN_NX, ends=True)
+    tegrastats(tegrastats_lines.ORIN_NX, tegrastats_lines.ORIN_NX, tegrastats_lines.ORIN_NX, ends=True)
     result = measure(tmp_path / "none", interval_s=0.02, samples=2, skipped=2)
     assert result["mean_w"] == pytest.approx(12.479)
     assert result["samples"] == 2  # the first line came before the block
@@ -326,14 +332,14 @@ def test_a_tegrastats_that_dies_in_the_block_keeps_what_it_said(tmp_path, tegras
 
 
 def test_a_block_too_short_for_a_line_says_so(tmp_path, tegrastats):
-    tegrastats(power_lines.ORIN_NX)
+    tegrastats(tegrastats_lines.ORIN_NX)
     assert "no sample in the" in measure(tmp_path / "none", interval_s=0.5)["unavailable"]
 
 
 def test_an_error_in_the_block_comes_out_and_nothing_is_left_running(tmp_path, tegrastats):
-    pid = tegrastats(power_lines.ORIN_NX)
+    pid = tegrastats(tegrastats_lines.ORIN_NX)
     with pytest.raises(KeyboardInterrupt):
-        with power.Meter.open(str(tmp_path / "none"), 0.02):
+        with Meter.open(str(tmp_path / "none"), 0.02):
             raise KeyboardInterrupt
     assert not [thread for thread in threading.enumerate() if thread.name in ("power", "tegrastats")]
     with pytest.raises(ProcessLookupError):
@@ -343,7 +349,7 @@ def test_an_error_in_the_block_comes_out_and_nothing_is_left_running(tmp_path, t
 def test_few_samples_are_said(tmp_path, no_tegrastats):
     write(tmp_path, TX2)
     assert measure(tmp_path, interval_s=5)["warning"] == "only 2 samples: measure for longer"
-    assert measure(tmp_path, samples=power.TRUSTED_SAMPLES)["warning"] == ""
+    assert measure(tmp_path, samples=TRUSTED_SAMPLES)["warning"] == ""
 
 
 def test_heat_counters_tell_throttling(tmp_path, no_tegrastats):
@@ -393,12 +399,12 @@ def test_clocks_and_temperatures_from_sysfs(tmp_path, no_tegrastats):
 def test_energy_per_image():
     idle = {"source": "sysfs", "added": ["VDD_IN"], "mean_w": 2.0, "joules": 20.0, "seconds": 10.0}
     loaded = dict(idle, mean_w=6.0, joules=30.0, seconds=5.0)
-    assert power.per_image(idle, loaded, 100) == {
+    assert per_image(idle, loaded, 100) == {
         "joules_per_image": pytest.approx(0.3),
         "joules_above_idle_per_image": pytest.approx(0.2),
         "idle_w": 2.0,
     }
     for other in (None, {"unavailable": "no"}, dict(idle, source="rapl")):
-        found = power.per_image(other, loaded, 100)
+        found = per_image(other, loaded, 100)
         assert (found["joules_per_image"], found["joules_above_idle_per_image"]) == (pytest.approx(0.3), None)
-    assert power.per_image(idle, {"unavailable": "no RAPL"}, 100) == {"unavailable": "no RAPL"}
+    assert per_image(idle, {"unavailable": "no RAPL"}, 100) == {"unavailable": "no RAPL"}

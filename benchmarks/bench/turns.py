@@ -1,0 +1,244 @@
+"""Measures engines in turns, until their figures are stable.
+
+The noise of a machine that is not alone (above all a virtual one) comes in phases of seconds to minutes and can be
+larger than the difference between two engines. So no engine gets a phase to itself: every engine stays open in a
+process of its own (benchmarks.bench.worker), and they are measured in turns, a short window each, in reversed order
+every second round. Before every window a fixed piece of work, which has nothing to do with any engine, shows how fast
+the machine itself is.
+
+An engine's windows go on until its figures are stable (benchmarks.bench.summary), up to a maximum. All windows count,
+not only the last.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import typing
+
+import numpy as np
+
+from benchmarks import loadgen
+from benchmarks.bench.machine_state import Reference
+from benchmarks.bench.subject import Subject
+from benchmarks.bench.summary import is_stable
+from benchmarks.bench.worker import END_TO_END, GPU_KINDS, EngineFailed, Task, Worker, largest_batch
+from benchmarks.energy.meter import Meter
+from edge_runtime import files
+from edge_runtime.console import say
+from edge_runtime.engines.selection import check_engine, find_engine
+from edge_runtime.errors import BundleError, PicnicError
+from edge_runtime.machine import memory
+
+MIN_WINDOWS = 10
+MAX_WINDOWS = 14
+COLD_STARTS = 3
+_SPARE_BYTES = 512 << 20
+_ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+
+def run(bundle, subjects, plan, idle=None):
+    """Measures engines.
+
+    Args:
+        bundle: an open edge_runtime.bundle.reading.Bundle.
+        subjects: list of Subject; filled on the way, so that after an interruption they hold what was measured.
+        plan: a Plan.
+        idle: result of a Meter while the machine did nothing; {"unavailable": why} where nothing can be metered.
+    """
+    for subject in subjects:
+        try:
+            if subject.name != "auto":
+                check_engine(bundle, find_engine(bundle, subject.name))
+        except PicnicError as error:
+            subject.fail(str(error), isinstance(error, BundleError))
+    for number in range(COLD_STARTS):
+        for subject in _alive(subjects):
+            _time_cold_start(bundle, subject, plan.photo, number)
+    waiting = [subject for subject in subjects if not subject.problem]
+    with tempfile.TemporaryDirectory() as scratch:
+        while waiting:
+            group: typing.List[Subject] = []
+            try:
+                while waiting and _fits(bundle, group, waiting[0]):
+                    group.append(waiting.pop(0))
+                    _open(bundle, group[-1], subjects, plan, scratch)
+                if waiting:
+                    say(f"not enough memory for all engines: {len(group)} at a time, the others after these")
+                _measure(group, plan, metered="unavailable" not in (idle or {"unavailable": ""}))
+            finally:
+                for subject in group:
+                    subject.close()
+
+
+def _alive(subjects):
+    return [subject for subject in subjects if not subject.problem]
+
+
+def _time_cold_start(bundle, subject, photo, number):
+    """Adds the seconds from the start of a `picnic-edge classify` to its first label."""
+    if number == 0:
+        say(f"cold start of {subject.name}")
+    command = [sys.executable, "-m", "picnic_edge", "classify", bundle.path, photo, "--engine", subject.name]
+    environment = dict(os.environ, PYTHONPATH=_ROOT + os.pathsep + os.environ.get("PYTHONPATH", ""))
+    with tempfile.TemporaryFile() as errors:
+        started = time.perf_counter()
+        process: typing.Any = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, env=environment)
+        try:
+            process.stdout.readline()  # the header
+            row = process.stdout.readline()
+            took_s = time.perf_counter() - started
+            process.stdout.read()
+            code = process.wait()
+        except BaseException:
+            process.kill()
+            process.wait()
+            raise
+        finally:
+            process.stdout.close()
+        errors.seek(0)
+        message = ("\n" + errors.read().decode("utf-8", "replace")).partition("\npicnic-edge: ")[2].strip()
+    if code or not row:
+        subject.fail(message or f"classify with it ended with exit code {code}", code == BundleError.exit_code)
+    else:
+        subject.facts["cold_starts_s"].append(took_s)
+
+
+def _fits(bundle, group, subject):
+    """Whether an engine can be opened beside those of the group."""
+    if not group:
+        return True
+    kinds = [_kind(bundle, one.name) for one in group + [subject]]
+    if any(kind in GPU_KINDS for kind in kinds):
+        return False  # some libraries take all of a GPU's memory
+    largest = max([one.facts.get("peak_rss_bytes", 0) for one in group])
+    available = memory.memory_info().get("MemAvailable")
+    return available is None or available > 3 * largest + _SPARE_BYTES  # it may be larger, or be opened twice
+
+
+def _kind(bundle, name):
+    return GPU_KINDS[0] if name == "auto" else find_engine(bundle, name).kind  # auto may be any
+
+
+def _open(bundle, subject, subjects, plan, scratch):
+    say(f"loading {subject.name}")
+    largest = None if subject.name == "auto" else largest_batch(find_engine(bundle, subject.name))
+    subject.batches = [size for size in plan.batches if largest is None or size <= largest]
+    reason = f"the engine was built for batches of 1 to {largest}; make another: picnic-edge convert --max-batch"
+    subject.skipped_batches = {f"b{size}": reason for size in plan.batches if size not in subject.batches}
+    if not subject.batches:
+        subject.fail(reason)
+        return
+    try:
+        task = Task(bundle.path, subject.name, subject.batches, plan.items, scratch, plan.opener)
+        subject.workers.append(Worker(task))
+        subject.facts.update(subject.workers[0].facts)
+        slots = subject.facts.pop("slots")
+        subject.facts.update(subject.workers[0].ask("memory"))  # for _fits
+        if slots > 1 and subject.batches != [1] and subject.facts["kind"] not in GPU_KINDS:
+            # It divides its cores among batches; opened for one photo it uses all of them for that photo.
+            subject.workers.insert(0, Worker(task._replace(engine=subject.facts["name"], batches=[1])))
+            subject.facts["first_call_ms"] = subject.workers[0].facts["first_call_ms"]
+    except EngineFailed as error:
+        subject.fail(str(error), error.invalid)
+        return
+    if any(subject is not other and other.name == subject.facts["name"] for other in subjects):
+        subject.fail(f"is {subject.facts['name']}, which is measured already")
+        return
+    subject.name = subject.facts["name"]
+
+
+def _measure(group, plan, metered):
+    """Measures the open engines of a group in turns."""
+    reference = Reference()
+    try:
+        for number in range(MAX_WINDOWS):
+            pending = _pending(group, number)
+            if not pending:
+                break
+            say(f"round {number + 1}: {', '.join(subject.name for subject in _alive(group))}")
+            for subject, point in pending if number % 2 == 0 else reversed(pending):
+                if not subject.problem:
+                    _measure_window(subject, point, number, plan.seconds / MIN_WINDOWS, reference, metered)
+    finally:
+        reference.close()
+    for subject in _alive(group):
+        try:
+            if plan.labelled:
+                say(f"checking {subject.name} on {len(plan.labelled)} labelled photos")
+                subject.facts.update(subject.workers[-1].ask("accuracy", plan.labelled))
+            subject.facts.update(subject.workers[-1].ask("memory"))
+        except EngineFailed as error:
+            subject.fail(str(error))
+    if plan.loadgen:
+        _run_loadgen(_alive(group), plan)
+
+
+def _pending(group, number):
+    """Returns the (subject, point) pairs of a round: first all engines with the first point, then the second, ..."""
+    points: typing.List[str] = []
+    for subject in group:
+        points += [point for point in subject.points() if point not in points]
+    points.sort(key=lambda point: (point == END_TO_END, len(point), point))
+    return [
+        (subject, point)
+        for point in points
+        for subject in _alive(group)
+        if point in subject.points() and (number < MIN_WINDOWS or not is_stable(subject.windows, point))
+    ]
+
+
+def _measure_window(subject, point, number, seconds, reference, metered):
+    reference_ms = reference.time_ms()
+    request = (END_TO_END, seconds) if point == END_TO_END else ("model", int(point[1:]), seconds)
+    energy: typing.Dict[str, typing.Any] = {"unavailable": ""}
+    try:
+        if metered:
+            with Meter.open() as meter:
+                figures = subject.worker_for(point).ask(*request)
+            energy = _energy_of_timed_part(subject, point, figures, meter.result())
+        else:
+            figures = subject.worker_for(point).ask(*request)
+    except EngineFailed as error:
+        subject.fail(str(error), error.invalid)
+        return
+    latencies_ms = figures.pop("latencies_ms", None)
+    figures.pop("batch", None)
+    window = dict(figures, point=point, round=number, reference_ms=reference_ms, energy=energy)
+    window["images_per_s"] = figures["photos"] / figures["seconds"]
+    # End to end, photos come in batches, one after the other: a photo's latency follows from the rate.
+    window["p50_ms"] = float(np.median(latencies_ms)) if latencies_ms else 1000 / window["images_per_s"]
+    window["joules_per_image"] = energy["joules"] / figures["photos"] if "joules" in energy else None
+    if point == "b1":
+        window["latencies_ms"] = [round(value, 4) for value in latencies_ms]
+    subject.windows.append(window)
+
+
+def _energy_of_timed_part(subject, point, figures, energy):
+    """Returns a meter's result for the timed part of a window; unavailable for an engine whose work it cannot see."""
+    if energy.get("source") == "rapl" and _uses_gpu(subject):
+        return {"unavailable": "RAPL counts the CPU and its memory, not the GPU that this engine works on"}
+    if "joules" in energy and point != END_TO_END:  # the untimed first call was metered too
+        share = min(1.0, figures["seconds"] / energy["seconds"])
+        return dict(energy, joules=share * energy["joules"], seconds=share * energy["seconds"])
+    return energy
+
+
+def _uses_gpu(subject):
+    return subject.facts["kind"] in GPU_KINDS or subject.facts.get("gpu_memory_bytes") is not None
+
+
+def _run_loadgen(subjects, plan):
+    for subject in subjects:
+        for scenario in loadgen.SCENARIOS:
+            say(f"LoadGen {scenario} ({plan.loadgen}) with {subject.name}")
+            folder = os.path.join(plan.loadgen_logs, subject.name, scenario)
+            try:
+                files.claim_folder(folder, "--report")
+                worker = subject.worker_for("b1" if scenario == "SingleStream" else END_TO_END)
+                result = worker.ask("loadgen", scenario, plan.loadgen, folder)
+            except EngineFailed as error:
+                reason = str(error).splitlines()[0]
+                result = {"engine": subject.name, "scenario": scenario, "mode": plan.loadgen, "skipped": reason}
+            subject.loadgen.append(result)

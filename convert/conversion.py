@@ -1,0 +1,159 @@
+"""One conversion: build an engine, check it beside the original, publish it in the bundle or refuse it."""
+
+import contextlib
+import datetime
+import errno
+import os
+import shutil
+import time
+import typing
+
+import numpy as np
+
+from convert import gate, parity, reference
+from edge_runtime import files
+from edge_runtime.bundle import signing
+from edge_runtime.bundle.checksums import list_files
+from edge_runtime.bundle.reading import Sample
+from edge_runtime.console import say
+from edge_runtime.engines.modules import create_engine
+from edge_runtime.engines.record import (
+    ENGINE_JSON,
+    FORMAT_VERSION,
+    EngineInfo,
+)
+from edge_runtime.errors import PicnicError, UsageError
+from edge_runtime.machine import cpu, memory
+
+SPEED_S = 2.0  # how long an engine's speed is measured
+_SPACE_FACTOR = 4  # a conversion may need this many times the model's size on the disk
+_FULL_BYTES = 16 << 20  # with less than this free, an error of any kind is taken for a full disk
+
+
+class Settings(typing.NamedTuple):
+    """What a builder makes an engine with."""
+
+    precision: str  # one of the builder's PRECISIONS
+    max_batch: int  # the largest batch that the engine must take
+    workspace_mib: typing.Optional[int]  # memory that the build may use on the GPU; None: chosen for this machine
+    calibration: Sample  # photos for int8, with the original's answers
+
+
+def convert(bundle, kind, builder, precision, options):
+    """Builds, checks and publishes one engine. Several conversions of one bundle may run at the same time.
+
+    Args:
+        bundle: an open Bundle.
+        kind: a key of convert.cli.TARGETS.
+        builder: the module of that kind.
+        precision: one of the builder's PRECISIONS.
+        options: of convert.cli.parser.
+
+    Returns:
+        (the content of engine.json, convert.parity.Parity).
+
+    Raises:
+        ParityError: the gate refused the engine; nothing is kept.
+        UsageError: the bundle cannot be written to, the disk is full, the photos cannot be read.
+        MissingRequirement, BundleError, ChildError: from the builder.
+    """
+    name = f"{kind}-{precision}"
+    engines = bundle.file("engines")
+    _check_writable(bundle, engines)
+    builder.check(precision)
+    try:
+        with files.atomic_folder(os.path.join(engines, name)) as folder, _naming_a_full_disk(engines):
+            files.remove_abandoned(engines)
+            labelled = reference.labelled_photos(bundle, options.labels, options.images) if options.labels else None
+            sample = reference.reference_sample(bundle, options.calibration, options.images)
+            settings = Settings(precision, options.max_batch, options.workspace_mib, sample)
+            record = _build(bundle, kind, builder, settings, folder)
+            for option in ("calibration", "labels", "images", "min_agreement"):  # to make it again with the same
+                record[option] = getattr(options, option)
+            say(f"checking {name} on {len(sample.names)} photos")
+            info = EngineInfo(name, kind, precision, folder, record)
+            with create_engine(info, len(bundle.class_names), options.max_batch, None).open() as engine:
+                result = parity.compare(engine, sample, parity.batch_sizes(options.max_batch))
+                gate.require_agreement(name, result, options.min_agreement)
+                record["images_per_s"] = round(_speed(engine, sample.images), 2)
+                answers = parity.classify(bundle, engine, labelled) if labelled else None
+            if labelled:  # one engine in memory at a time
+                result = result._replace(labelled=parity.compare_labelled(bundle, labelled, answers))
+                gate.require_macro_f1(name, result)
+            record.update(parity=result._asdict(), files=list_files(folder))
+            files.write_json(os.path.join(folder, ENGINE_JSON), signing.signed(record))
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.rmdir(engines)  # only an empty folder is removed
+        raise
+    return record, result
+
+
+def _build(bundle, kind, builder, settings, folder):
+    """Writes the engine's files into folder. Returns the part of engine.json that describes the build."""
+    say(f"building {kind}-{settings.precision}")
+    started = time.perf_counter()
+    facts = builder.build(bundle, settings, folder)
+    return dict(
+        facts,
+        format_version=FORMAT_VERSION,
+        kind=kind,
+        precision=settings.precision,
+        batch_profile={"min": 1, "opt": settings.max_batch, "max": settings.max_batch},
+        source={"bundle_id": bundle.id, "model_sha256": bundle.sha256("model.onnx")},
+        machine=cpu.describe(),
+        build_s=round(time.perf_counter() - started, 2),
+        peak_memory_bytes=_peak_memory_bytes(),
+        built_at=datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
+    )
+
+
+def _check_writable(bundle, engines):
+    """Raises UsageError when no engine can be written into the bundle, before the long work."""
+    folder = engines if os.path.lexists(engines) else bundle.path
+    if not os.path.isdir(folder) or not os.access(folder, os.W_OK | os.X_OK):
+        raise UsageError(
+            f"{folder}: cannot be written to (no permission, a read-only disk, or no folder); copy the bundle to a "
+            "folder of your own and convert it there"
+        )
+    needed_bytes = _SPACE_FACTOR * os.path.getsize(bundle.file("model.onnx"))
+    free_bytes = shutil.disk_usage(folder).free
+    if free_bytes < needed_bytes:
+        raise UsageError(
+            f"{folder}: a conversion needs up to {needed_bytes >> 20} MiB while it runs, but this disk has only "
+            f"{free_bytes >> 20} MiB free"
+        )
+
+
+@contextlib.contextmanager
+def _naming_a_full_disk(engines):
+    """Raises UsageError for an error that a full disk caused, whatever the library calls it."""
+    try:
+        yield
+    except PicnicError:
+        raise
+    except Exception as error:
+        free_bytes = shutil.disk_usage(engines).free
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or free_bytes < _FULL_BYTES:
+            raise UsageError(
+                f"{engines}: the disk is full ({free_bytes >> 20} MiB left); the bundle was not changed"
+            ) from error
+        raise
+
+
+def _peak_memory_bytes():
+    """Returns the largest resident size of this process and of the processes it started."""
+    import resource
+
+    return max(memory.peak_memory_bytes(), resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024)
+
+
+def _speed(engine, pictures):
+    """Returns photos per second in the largest batches, which --engine auto chooses by."""
+    batch = pictures[np.arange(engine.max_batch) % len(pictures)]
+    engine.infer(batch)
+    started, photos = time.perf_counter(), 0
+    while time.perf_counter() - started < SPEED_S:
+        engine.infer(batch)
+        photos += len(batch)
+    return photos / (time.perf_counter() - started)
