@@ -46,7 +46,7 @@ def read_options(*arguments):
 def labelled(**counts):
     """Returns Photos: labelled(a=3, b=2)."""
     return [
-        Photo("%s%d.jpg" % (label, number), "%s%d.jpg" % (label, number), label)
+        Photo(f"{label}{number}.jpg", f"{label}{number}.jpg", label)
         for label, count in sorted(counts.items())
         for number in range(count)
     ]
@@ -67,7 +67,7 @@ def write_films(folder, films, frames=12):
                 rgb = ground + random.randint(-9, 10, ground.shape[:2] + (1,))
                 left, top = 60 + 7 * frame, 90 + 2 * frame
                 rgb[top : top + 120, left : left + 90] = product
-                name = "%s/%d-%02d.jpg" % (label, film, frame)
+                name = f"{label}/{film}-{frame:02d}.jpg"
                 helpers.write_photo(folder / name, np.clip(rgb, 0, 255).astype(np.uint8))
 
 
@@ -88,17 +88,17 @@ def test_table_and_class_folders_give_the_same_photos(photos, tmp_path):
 def test_images_folder_defaults_to_the_table_s(photos):
     folder, rows = photos
     helpers.write_table(folder / "train.tsv", rows)
-    found, problems = labels.read_labels(str(folder / "train.tsv"))
-    assert (len(found), problems) == (len(rows), [])
-    assert all(os.path.isfile(photo.path) for photo in found)
+    usable, problems = labels.read_labels(str(folder / "train.tsv"))
+    assert (len(usable), problems) == (len(rows), [])
+    assert all(os.path.isfile(photo.path) for photo in usable)
 
 
 def test_nested_class_folders_keep_their_whole_name(tmp_path):
     for name in ("Fruit/Apple/a.jpg", "Fruit/Pear/a.jpg", "Dairy/Apple/a.jpg"):
         helpers.write_photo(tmp_path / name, helpers.photo((9, 9, 9)))
     helpers.write_photo(tmp_path / "stray.jpg", helpers.photo((9, 9, 9)))
-    found, problems = labels.read_labels(str(tmp_path))
-    assert [photo.label for photo in found] == ["Dairy/Apple", "Fruit/Apple", "Fruit/Pear"]
+    usable, problems = labels.read_labels(str(tmp_path))
+    assert [photo.label for photo in usable] == ["Dairy/Apple", "Fruit/Apple", "Fruit/Pear"]
     assert problems == [labels.Problem("stray.jpg", "is not in a class folder")]
 
 
@@ -107,9 +107,9 @@ def test_more_columns_in_any_order_are_ignored(photos, tmp_path):
     helpers.write_table(
         tmp_path / "t.tsv", [(label, "7", file) for file, label in rows], header=("label", "weight", "file")
     )
-    found, problems = labels.read_labels(str(tmp_path / "t.tsv"), str(folder))
+    usable, problems = labels.read_labels(str(tmp_path / "t.tsv"), str(folder))
     assert problems == []
-    assert [(photo.file, photo.label) for photo in found] == rows
+    assert [(photo.file, photo.label) for photo in usable] == rows
 
 
 @pytest.mark.parametrize(
@@ -127,22 +127,22 @@ def test_more_columns_in_any_order_are_ignored(photos, tmp_path):
 )
 def test_each_unusable_row_is_set_aside_and_named(tmp_path, row, name, what):
     helpers.write_table(tmp_path / "t.tsv", [("1.jpg", "red"), ("2.jpg", "red"), row, ("3.jpg", "red")])
-    found, problems = labels.read_labels(str(tmp_path / "t.tsv"))
-    assert [photo.file for photo in found] == ["1.jpg", "2.jpg", "3.jpg"]
+    usable, problems = labels.read_labels(str(tmp_path / "t.tsv"))
+    assert [photo.file for photo in usable] == ["1.jpg", "2.jpg", "3.jpg"]
     assert problems == [labels.Problem(name, what)]
 
 
 def test_a_photo_listed_twice_counts_once(tmp_path):
     helpers.write_table(tmp_path / "t.tsv", [("a.jpg", "red"), ("b.jpg", "red"), ("./a.jpg", "red")])
-    found, problems = labels.read_labels(str(tmp_path / "t.tsv"))
-    assert [photo.file for photo in found] == ["a.jpg", "b.jpg"]
+    usable, problems = labels.read_labels(str(tmp_path / "t.tsv"))
+    assert [photo.file for photo in usable] == ["a.jpg", "b.jpg"]
     assert problems == [labels.Problem("./a.jpg", "is listed more than once: counted once")]
 
 
 def test_a_photo_under_two_labels_is_not_used_at_all(tmp_path):
     helpers.write_table(tmp_path / "t.tsv", [("a.jpg", "red"), ("b.jpg", "red"), ("a.jpg", "green")])
-    found, problems = labels.read_labels(str(tmp_path / "t.tsv"))
-    assert [photo.file for photo in found] == ["b.jpg"]
+    usable, problems = labels.read_labels(str(tmp_path / "t.tsv"))
+    assert [photo.file for photo in usable] == ["b.jpg"]
     assert problems == [labels.Problem("a.jpg", "is listed under several labels: green, red")] * 2
 
 
@@ -237,7 +237,7 @@ def test_split_empties_no_class_on_either_side(share):
 def test_photos_that_look_alike_stay_together_and_each_class_has_its_share(share, seed):
     every = labelled(a=50, b=20, c=9, d=5)
     names = [photo.file for photo in every]
-    groups = [["a%d.jpg" % n for n in range(first, first + 5)] for first in range(0, 50, 5)]
+    groups = [[f"a{n}.jpg" for n in range(first, first + 5)] for first in range(0, 50, 5)]
     groups += [
         ["b0.jpg", "b7.jpg"],
         ["c2.jpg", "c3.jpg", "c4.jpg"],
@@ -322,7 +322,7 @@ def test_validation_photos_that_look_like_training_photos_are_said(tmp_path, cap
 
 
 def test_report_names_all_in_the_file_and_the_first_ten_on_the_screen(tmp_path, capsys):
-    problems = [labels.Problem("%02d.jpg" % number, "No such file or directory") for number in range(13)]
+    problems = [labels.Problem(f"{number:02d}.jpg", "No such file or directory") for number in range(13)]
     problems += [labels.Problem("odd\tname\n.jpg", "is empty (0 bytes)")]
     path = str(tmp_path / "problems.tsv")
     checks.report_problems(problems, path, strict=False)
@@ -394,7 +394,7 @@ def test_fewer_than_two_classes_left_exits_with_2(photos, tmp_path, no_long_work
 
 
 def test_no_readable_photo_at_all_exits_with_2(tmp_path, no_long_work):
-    helpers.write_table(tmp_path / "t.tsv", [("%d.jpg" % n, "ab"[n % 2]) for n in range(8)])
+    helpers.write_table(tmp_path / "t.tsv", [(f"{n}.jpg", "ab"[n % 2]) for n in range(8)])
     done = helpers.picnic_edge("train", tmp_path / "t.tsv", "--out", tmp_path / "new" / "bundle")
     assert done.returncode == 2, done.stderr
     assert "0 usable photos of 0 classes" in done.stderr
@@ -406,7 +406,7 @@ def test_where_validation_photos_lie_is_asked_with_their_table_only(tmp_path, co
     out = "--out" if command == "train" else "--report"
     done = helpers.picnic_edge(command, tmp_path / "t.tsv", "--val-images", tmp_path, out, tmp_path / "new")
     assert done.returncode == 2, done.stderr
-    assert "--val-images %s: needs --val" % tmp_path in done.stderr
+    assert f"--val-images {tmp_path}: needs --val" in done.stderr
 
 
 @pytest.mark.parametrize("linked", ["training", "validation"])
@@ -535,7 +535,7 @@ def test_train_says_what_is_odd_about_the_labels_before_the_work(photos, tmp_pat
 def test_a_near_copy_under_another_label_is_said(tmp_path, capsys):
     for number, label in enumerate(("milk", "soap")):
         for place in range(10):
-            helpers.write_photo(tmp_path / "photos" / label / ("%d.jpg" % place), drawn(100 * number + place))
+            helpers.write_photo(tmp_path / "photos" / label / f"{place}.jpg", drawn(100 * number + place))
     helpers.write_photo(tmp_path / "photos" / "soap" / "again.png", drawn(3))
     read_options(tmp_path / "photos", "--out", tmp_path / "bundle")
     said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning")]
@@ -545,7 +545,7 @@ def test_a_near_copy_under_another_label_is_said(tmp_path, capsys):
 def test_sound_labels_are_not_warned_of(tmp_path, capsys):
     for number, label in enumerate(("milk", "soap", "train")):  # a toy
         for place in range(10):
-            helpers.write_photo(tmp_path / "photos" / label / ("%d.jpg" % place), drawn(100 * number + place))
+            helpers.write_photo(tmp_path / "photos" / label / f"{place}.jpg", drawn(100 * number + place))
     read_options(tmp_path / "photos", "--out", tmp_path / "bundle")
     said = capsys.readouterr().err
     assert "warning" not in said and "look like another" not in said
@@ -562,15 +562,15 @@ def test_real_photos_are_warned_of_classes_without_validation_alone(grocery, tmp
 
 
 def test_real_picnic_labels(picnic):
-    found, problems = labels.read_labels(os.path.join(picnic, "train.tsv"))
-    assert (len(found), problems) == (7258, [])
-    counts = collections.Counter(photo.label for photo in found)
+    usable, problems = labels.read_labels(os.path.join(picnic, "train.tsv"))
+    assert (len(usable), problems) == (7258, [])
+    counts = collections.Counter(photo.label for photo in usable)
     assert len(counts) == 25
     assert counts["Bananas, apples & pears"] == 851
     assert counts["Asparagus, string beans & brussels sprouts"] == 129
     assert min(counts.values()) == counts["Fish"] == 93
-    assert found[0].file == "0.png"
-    training, validation = split.split(found, 0.2, seed=0)
+    assert usable[0].file == "0.png"
+    training, validation = split.split(usable, 0.2, seed=0)
     assert len(training) + len(validation) == 7258
     for label, count in collections.Counter(photo.label for photo in validation).items():
         assert abs(count - 0.2 * counts[label]) <= 0.5
@@ -602,7 +602,7 @@ def test_copies_cannot_get_into_training_and_validation_both(photos, tmp_path, n
         shutil.copy(str(folder / name), str(folder / (name[:-4] + "-copy.jpg")))
     with pytest.raises(AssertionError, match="training went on"):
         train.main([str(folder), "--out", str(tmp_path / "bundle")])
-    assert "%d: is a copy of another photo: counted once" % len(rows) in capsys.readouterr().err
+    assert f"{len(rows)}: is a copy of another photo: counted once" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", [".thumbs", "__MACOSX", "@eaDir", ".ipynb_checkpoints", "lost+found", "$RECYCLE.BIN"])
@@ -629,7 +629,7 @@ def test_a_bundle_among_the_photos_is_no_class(photos, tiny_bundle):
 @pytest.mark.parametrize("option", ["--report", "--tensorboard"])
 @pytest.mark.parametrize("place", ["bundle", "bundle/logs", "bundle.interrupted/x", "bundle/../bundle/x"])
 def test_what_is_written_beside_the_bundle_does_not_go_with_it(option, place, photos, tmp_path, no_long_work):
-    with pytest.raises(UsageError, match="%s .*bundle(.interrupted)?.*replaced" % option):
+    with pytest.raises(UsageError, match=f"{option} .*bundle(.interrupted)?.*replaced"):
         train.main([str(photos[0]), "--out", str(tmp_path / "bundle"), option, os.path.join(str(tmp_path), place)])
     assert not (tmp_path / "bundle").exists()
 
@@ -652,7 +652,7 @@ def test_a_folder_that_cannot_be_written_is_met_before_any_long_work(option, pho
     if option == "--tensorboard":
         pytest.importorskip("tensorboard")
     (tmp_path / "file").write_text("")
-    with pytest.raises(UsageError, match="%s .*file: " % option):
+    with pytest.raises(UsageError, match=f"{option} .*file: "):
         train.main([str(photos[0]), "--out", str(tmp_path / "bundle"), option, str(tmp_path / "file")])
 
 
@@ -663,7 +663,7 @@ def test_a_folder_that_cannot_be_written_is_met_before_any_long_work(option, pho
 def test_photos_whose_folder_goes_away_are_not_called_unreadable(photos, tmp_path, monkeypatch, source):
     folder, rows = photos
     helpers.write_table(tmp_path / "train.tsv", rows)
-    given = [str(tmp_path / "train.tsv"), "--images", str(folder)] if source == "table" else [str(folder)]
+    options = [str(tmp_path / "train.tsv"), "--images", str(folder)] if source == "table" else [str(folder)]
     read_photo = photos_read.read_photo
 
     def read(path):
@@ -673,19 +673,19 @@ def test_photos_whose_folder_goes_away_are_not_called_unreadable(photos, tmp_pat
 
     monkeypatch.setattr(checks, "read_photo", read)
     with pytest.raises(StorageLost, match="photos: ") as lost:
-        read_options(*given + ["--out", str(tmp_path / "bundle")])
+        read_options(*options + ["--out", str(tmp_path / "bundle")])
     assert lost.value.exit_code == 4 and not os.path.exists(str(tmp_path / "bundle.problems.tsv"))
 
 
 def test_a_photo_that_is_missing_alone_is_named_with_the_one_that_was_meant(photos, tmp_path, capsys):
     folder, rows = photos
-    missing = [("red/0%d.JPG" % number, "red") for number in range(3)] + [("red/nowhere.jpg", "red")]
+    missing = [(f"red/0{number}.JPG", "red") for number in range(3)] + [("red/nowhere.jpg", "red")]
     helpers.write_table(tmp_path / "train.tsv", rows + missing)
     listed, _ = labels.read_labels(str(tmp_path / "train.tsv"), str(folder))
     readable, problems = checks.check_photos(listed, {})
     assert len(readable) == len(rows)
     assert [problem.what for problem in problems] == [
-        'No such file or directory; did you mean "%s"?' % (folder / "red" / ("0%d.jpg" % number)) for number in range(3)
+        'No such file or directory; did you mean "%s"?' % (folder / "red" / f"0{number}.jpg") for number in range(3)
     ] + ["No such file or directory"]
     checks.report_problems(problems, None, strict=False)
     assert "\n  4: No such file or directory: red/00.JPG (did you mean " in capsys.readouterr().err
@@ -725,8 +725,8 @@ def test_labels_come_from_tables_of_other_kinds(photos, tmp_path, name):
         text = "file,label\r\n" + "".join('"%s","%s"\r\n' % row for row in rows)
         text = text.encode("utf-16")
         helpers.write_bytes(tmp_path / name, gzip.compress(text) if name.endswith(".gz") else text)
-    found, problems = labels.read_labels(str(tmp_path / name), str(folder))
-    assert [(photo.file, photo.label) for photo in found] == rows and problems == []
+    usable, problems = labels.read_labels(str(tmp_path / name), str(folder))
+    assert [(photo.file, photo.label) for photo in usable] == rows and problems == []
 
 
 @pytest.mark.parametrize("name, says", [("t.zip", "zip archive.*: unzip"), ("t.json", "JSON.*.csv")])

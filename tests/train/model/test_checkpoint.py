@@ -21,11 +21,11 @@ def saved(folder):
 def test_what_was_saved_is_taken_up_again(tmp_path):
     folder = str(tmp_path / "out.training")
     saved(folder)
-    found = Checkpoint(folder, {"seed": 1, "photos": "abc"}, resume=True)
-    assert found.facts == {"stage": "fine-tune", "epoch": 2}
-    assert found.results == {"head": {"loss": [1.0]}}
-    assert found.arrays["0/0"].tolist() == [1, 1, 1] and found.arrays["0/0"].dtype == np.float32
-    assert found.result_arrays["kernel"].tolist() == [[0, 1, 2], [3, 4, 5]]
+    resumed = Checkpoint(folder, {"seed": 1, "photos": "abc"}, resume=True)
+    assert resumed.facts == {"stage": "fine-tune", "epoch": 2}
+    assert resumed.results == {"head": {"loss": [1.0]}}
+    assert resumed.arrays["0/0"].tolist() == [1, 1, 1] and resumed.arrays["0/0"].dtype == np.float32
+    assert resumed.result_arrays["kernel"].tolist() == [[0, 1, 2], [3, 4, 5]]
     assert os.listdir(folder) == ["state.npz"]
 
 

@@ -67,12 +67,12 @@ def older(tiny_bundle):
 
 
 def files_below(folder):
-    found = {}
+    contents = {}
     for parent, _, names in os.walk(folder):
         for name in names:
             with open(os.path.join(parent, name), "rb") as file:
-                found[os.path.relpath(os.path.join(parent, name), folder)] = file.read()
-    return found
+                contents[os.path.relpath(os.path.join(parent, name), folder)] = file.read()
+    return contents
 
 
 def publish(out, photos, answers, limit=1e-5):
@@ -167,7 +167,7 @@ def test_what_came_to_lie_in_the_older_bundle_during_the_training_is_not_lost(ol
 
 def test_a_photo_that_goes_away_before_the_export_is_named(photos, answers):
     os.unlink(photos[4].path)
-    with pytest.raises(UsageError, match="%s: .*before" % photos[4].path):
+    with pytest.raises(UsageError, match=f"{photos[4].path}: .*before"):
         export.take_sample(photos, answers, read.read_image)
 
 
