@@ -8,11 +8,7 @@ import numpy as np
 from edge_runtime.bundle.reading import Sample
 from edge_runtime.console import progress, say
 from edge_runtime.engines.selection import open_engine
-from edge_runtime.errors import (
-    ImageError,
-    MissingRequirement,
-    UsageError,
-)
+from edge_runtime.errors import ImageError, MissingRequirement, UsageError
 from edge_runtime.machine import cpu
 from edge_runtime.photos import read
 from edge_runtime.sources import registry, storage, table

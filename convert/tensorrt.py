@@ -26,15 +26,10 @@ from edge_runtime.machine.libraries import require
 from edge_runtime.photos import spec
 
 PRECISIONS = ("fp16", "fp32", "int8")
-
 _MIN_WORKSPACE_MIB = 256
-
 _MAX_WORKSPACE_MIB = 1024  # what NVIDIA's own benchmarks give an Inception on a TX2
-
 _LOW_MEMORY_BYTES = 2 << 30
-
 _PROGRESS_EVERY_S = 10
-
 _PROGRESS_LENGTH = 150
 
 
@@ -207,7 +202,7 @@ def _precision_flags(tensorrt, config, precision, max_batch, pictures):
 
 
 def _calibrator(tensorrt, pictures, batch, device_memory):
-    """Returns an IInt8EntropyCalibrator2 that feeds pictures in the profile's batch size, the last one filled up."""
+    """Returns an IInt8EntropyCalibrator2 that feeds pictures in batches of the profile's size, the last filled up."""
     cuda = require("pycuda.driver")
     order = np.arange(-(-len(pictures) // batch) * batch) % len(pictures)
     batches = iter(order.reshape(-1, batch))

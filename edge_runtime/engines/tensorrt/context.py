@@ -12,6 +12,9 @@ OLD_PYCUDA = "too old (it has no Device.retain_primary_context)"
 
 INSTALL_PYCUDA = "pip3 install 'pycuda>=2020.1,<2021.1' on Python 3.6, pip install --upgrade pycuda elsewhere"
 
+# A second context, made by another thread at the same time, would be released with that thread's memory still in it.
+_one_primary_context = threading.Lock()
+
 
 def local_facts():
     """Returns the version and the GPU that a plan depends on.
@@ -61,10 +64,6 @@ def gpu_context():
         yield
     finally:
         context.pop()
-
-
-# A second context, made by another thread at the same time, would be released with that thread's memory still in it.
-_one_primary_context = threading.Lock()
 
 
 @functools.lru_cache(maxsize=1)

@@ -36,7 +36,9 @@ PLAN = "model.plan"
 
 FILES = (PLAN,)  # that a converted engine opens
 
-ZERO_COPY = "PICNIC_EDGE_ZERO_COPY"  # set to 1, the GPU works in page-locked memory itself; not yet measured on a board
+ZERO_COPY = (
+    "PICNIC_EDGE_ZERO_COPY"  # set to 1, the GPU works in page-locked memory itself; `make jetson-check` measures it
+)
 
 _MAX_LOGGED_ERRORS = 5
 
