@@ -165,8 +165,8 @@ class TensorRtEngine(AsynchronousEngine):
                 zero_copy = self._wants_zero_copy(cuda)
                 self._stream = cuda.Stream()
                 for _ in range(self.slots):
-                    self._slots.append(_Slot())  # known to close() before it is filled
-                    self._fill(self._slots[-1], tensors, zero_copy, cuda)
+                    self._slots.append(_Slot())  # known to close() if allocating fails
+                    self._allocate(self._slots[-1], tensors, zero_copy, cuda)
             except cuda.Error as error:
                 raise MissingRequirement(
                     f"{self.name}: the GPU has not enough memory (a smaller --batch needs less), or failed: {error}"
@@ -187,7 +187,7 @@ class TensorRtEngine(AsynchronousEngine):
         if self._runtime is not None:
             with self._one_at_a_time, gpu_context():
                 with contextlib.suppress(require("pycuda.driver").Error):  # of a run, reported before
-                    self._settle()
+                    self._wait_for_streams()
                 self._free.clear()
                 while self._on_their_way:
                     self._on_their_way.popleft().slot = None
@@ -217,14 +217,15 @@ class TensorRtEngine(AsynchronousEngine):
         log.warning("%s: %s=1 is ignored: this GPU has dedicated memory", self.name, ZERO_COPY)
         return False
 
-    def _fill(self, slot, tensors, zero_copy, cuda):
+    def _allocate(self, slot, tensors, zero_copy, cuda):
+        """Gives a slot its stream, events and memory."""
         slot.stream = cuda.Stream()
         # A thread that waits for such an event sleeps, and leaves its core to the decoders.
         flags = cuda.event_flags.BLOCKING_SYNC | cuda.event_flags.DISABLE_TIMING
         slot.loaded, slot.ran, slot.done = cuda.Event(flags), cuda.Event(flags), cuda.Event(flags)
         for _ in range(0, self.max_batch, self._largest):
             piece = _Piece()
-            slot.pieces.append(piece)  # known to free() before it is filled
+            slot.pieces.append(piece)  # known to free() if allocating fails
             for name, tensor in tensors.items():
                 shape = (self._largest,) + tensor.largest_shape[1:]
                 if zero_copy:
@@ -238,23 +239,24 @@ class TensorRtEngine(AsynchronousEngine):
                     piece.addresses[name] = int(piece.device[name])
 
     def _start(self, batch):
-        """Puts a batch and its runs onto the streams; returns its _Batch."""
+        """Takes a free slot for a batch and starts it; returns its _Batch."""
         cuda = require("pycuda.driver")
         if self._runtime is None:
             raise EngineError(f"{self.name}: is closed")
         if self._lost:
             raise EngineError(f"{self.name}: the GPU failed before, and cannot be used any more: {self._lost}")
         if not self._free:
-            self._take_off(self._on_their_way[0])
+            self._retrieve(self._on_their_way[0])
         self._log.errors.clear()
         slot = self._free[0]
-        with self._settled_on_failure(cuda):
-            self._put(slot, batch, cuda)
+        with self._streams_empty_on_failure(cuda):
+            self._enqueue(slot, batch, cuda)
         self._free.popleft()  # a slot whose batch did not get on its way is free again
         self._on_their_way.append(_Batch(slot, len(batch)))
         return self._on_their_way[-1]
 
-    def _put(self, slot, batch, cuda):
+    def _enqueue(self, slot, batch, cuda):
+        """Puts the copies and runs of a batch onto the streams."""
         parts = []
         for place, piece in zip(range(0, len(batch), self._largest), slot.pieces):
             pixels = batch[place : place + self._largest]
@@ -288,25 +290,25 @@ class TensorRtEngine(AsynchronousEngine):
         slot = batch.slot
         done = slot.done if slot is not None else None  # also None where the engine was closed
         if done is not None:
-            with contextlib.suppress(require("pycuda.driver").Error):  # _take_off raises it again
+            with contextlib.suppress(require("pycuda.driver").Error):  # _retrieve raises it again
                 done.synchronize()
 
     def _finish(self, batch):
         """Returns a batch's answers."""
         if batch.slot is not None:
-            self._take_off(batch)
+            self._retrieve(batch)
         if batch.failure:
             raise EngineError(batch.failure)
         if batch.answers is None:
             raise EngineError(f"{self.name}: the engine is closed, this batch was not finished")
         return batch.answers
 
-    def _take_off(self, batch):
+    def _retrieve(self, batch):
         """Waits for a batch, keeps a copy of its answers or its failure, and frees its slot."""
         slot, batch.slot = batch.slot, None
         self._on_their_way.remove(batch)
         try:
-            with self._settled_on_failure(require("pycuda.driver")):
+            with self._streams_empty_on_failure(require("pycuda.driver")):
                 slot.done.synchronize()
                 batch.answers = np.concatenate([piece.host[OUTPUT_NAME] for piece in slot.pieces])[: batch.count]
         except EngineError as error:
@@ -315,7 +317,7 @@ class TensorRtEngine(AsynchronousEngine):
             self._free.append(slot)
 
     @contextlib.contextmanager
-    def _settled_on_failure(self, cuda):
+    def _streams_empty_on_failure(self, cuda):
         """If the block fails, waits until nothing of its batch is on its way, so that the slot can be used again.
 
         CUDA's errors that come from a run (an illegal address, a launch that failed, a GPU that is gone) stay in its
@@ -328,14 +330,14 @@ class TensorRtEngine(AsynchronousEngine):
             yield
         except BaseException as error:
             try:
-                self._settle()
+                self._wait_for_streams()
             except cuda.Error as lasting:
                 self._lost = str(lasting)
             if isinstance(error, cuda.Error):
                 raise EngineError(f"{self.name}: the GPU failed: {error}; {self._log.reason()}") from error
             raise
 
-    def _settle(self):
+    def _wait_for_streams(self):
         """Waits for all that is on the streams, also if one of them fails; then raises its error."""
         streams = [stream for stream in [self._stream] + [slot.stream for slot in self._slots] if stream is not None]
         with contextlib.ExitStack() as waits:

@@ -398,7 +398,7 @@ def test_an_integrated_gpu_works_in_page_locked_memory_where_it_is_told_to(bundl
         assert [alike(engine.collect(one), sample, 5 * n, 5 * n + 5) for n, one in enumerate(pending)] == [True, True]
 
 
-def test_zero_copy_is_left_aside_with_a_word_on_a_gpu_with_memory_of_its_own(bundle_for, monkeypatch, caplog):
+def test_zero_copy_is_ignored_with_a_warning_on_a_gpu_with_dedicated_memory(bundle_for, monkeypatch, caplog):
     monkeypatch.setenv(ZERO_COPY, "1")
     attributes = {"INTEGRATED": 0, "CAN_MAP_HOST_MEMORY": 1, "MULTIPROCESSOR_COUNT": 80, "UNIFIED_ADDRESSING": 1}
     bundle, _ = bundle_for(attributes=attributes)
