@@ -13,7 +13,7 @@ _VIDEOS = "mp4 m4v mov avi mkv webm mpg mpeg ts mts m2ts wmv flv 3gp ogv"
 
 VIDEO_SUFFIXES = tuple("." + name for name in _VIDEOS.split())
 
-# What is no photo, told by its name: in a folder it is not even opened.
+# Suffixes of files that are no photos: in a folder such a file is not even opened.
 _NO_PHOTOS = (
     "txt md log rtf csv tsv json jsonl ndjson xml html htm css yaml yml ini cfg conf toml tex srt vtt "
     "parquet xlsx xlsm xls ods numbers db sqlite sqlite3 npy npz h5 hdf5 pkl mat "
@@ -29,7 +29,7 @@ _NO_PHOTO_SUFFIXES = frozenset(
     tuple("." + name for name in _NO_PHOTOS.split()) + formats.ARCHIVE_SUFFIXES + VIDEO_SUFFIXES + formats.RAW_SUFFIXES
 )
 
-# What systems and this product leave in folders; names in small letters.
+# Files and folders that systems leave in folders; names in small letters.
 _LITTER = (
     ".ds_store",
     "thumbs.db",
@@ -43,37 +43,36 @@ _LITTER = (
     "lost+found",
 )
 
-_OWN = tuple(suffix + ".partial" for suffix in (".tsv", ".csv", ".jsonl", ".parquet")) + (
+# What an unfinished run of this product leaves there.
+_OWN_SUFFIXES = tuple(suffix + ".partial" for suffix in (".tsv", ".csv", ".jsonl", ".parquet")) + (
     ".partial.json",
     ".partial.json.new",
     ".partial.lock",
 )
 
-_SUFFIXES_COUNTED = 100  # apart from each other, of what is passed over; and their length
-
-_SUFFIX_LETTERS = 12
+_MAX_SUFFIXES, _MAX_SUFFIX_LETTERS = 100, 12  # that are counted apart from each other, of what is passed over
 
 
 def passed_over_text(passed_over):
-    """Returns what was passed over as text: "passed over: 3 .mp4, 1 without a suffix", the most first; "" for none."""
+    """Returns a Counter of suffixes as text, the most frequent first: "passed over: 3 .mp4, 1 without a suffix"."""
     if not passed_over:
         return ""
     counts = sorted(passed_over.items(), key=lambda one: (-one[1], one[0]))
-    shown = [f"{count} {ascii(suffix)[1:-1] if suffix else 'without a suffix'}" for suffix, count in counts]
-    text = "passed over: " + ", ".join(shown)
+    parts = [f"{count} {ascii(suffix)[1:-1] if suffix else 'without a suffix'}" for suffix, count in counts]
+    text = "passed over: " + ", ".join(parts)
     if any(suffix in VIDEO_SUFFIXES for suffix in passed_over):
-        text += " (a video is classified where it is given by its own name)"
+        text += " (to classify a video, give its own name)"
     return text
 
 
 def is_litter(name):
     """Whether a name is one that systems, or our own unfinished runs, leave in folders."""
     small = name.lower()
-    return small in _LITTER or small.startswith("._") or small.endswith(_OWN)
+    return small in _LITTER or small.startswith("._") or small.endswith(_OWN_SUFFIXES)
 
 
 def is_left_out(name):
-    """Whether what has this name in a folder is left out without a word: hidden, or what systems leave there."""
+    """Whether a file or folder of this name, inside a folder, is ignored without a word: hidden, or litter."""
     return name.startswith(".") or is_litter(name)
 
 
@@ -83,7 +82,7 @@ def is_photo_name(path):
 
 
 def looks_like_photo(path):
-    """Whether a file is a photo: by its suffix or, where that tells nothing, by its first bytes. Raises OSError."""
+    """Whether a file is a photo: by its suffix or, where that does not decide, by its first bytes. Raises OSError."""
     suffix = suffix_of(path)
     if suffix in formats.SUFFIXES or suffix in _NO_PHOTO_SUFFIXES:
         return suffix in formats.SUFFIXES
@@ -91,10 +90,10 @@ def looks_like_photo(path):
 
 
 def _start_of(path):
-    """Returns the first bytes of a file, b"" of what is no regular file: it is not opened. Raises OSError."""
+    """Returns the first bytes of a file; b"" of one that is not regular, which is not opened. Raises OSError."""
     if not stat.S_ISREG(os.stat(path).st_mode):
         return b""
-    # Non-blocking: in the meantime it may have become a pipe.
+    # Non-blocking: by now it may have become a pipe.
     with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
         return file.read(formats.START_BYTES)
 
@@ -106,7 +105,7 @@ def is_passed_over(path):
         if is_photo_name(path) or os.path.isdir(path):
             return False
         start = _start_of(path)
-    except OSError:  # what is said of a missing source, or its row, says why
+    except OSError:  # the error of a missing source, or of its row, says why
         return False
     if suffix == ".txt":  # notes, unless its first line is a table's or names a photo
         try:
@@ -124,9 +123,9 @@ def is_passed_over(path):
 
 
 def pass_over(passed_over, path):
-    """Counts a file that is no photo. Suffixes that nobody has are counted together: there may be millions."""
+    """Counts a file that is no photo. Rare suffixes are counted together: there may be millions."""
     suffix = suffix_of(path)
-    if len(suffix) > _SUFFIX_LETTERS or (suffix not in passed_over and len(passed_over) >= _SUFFIXES_COUNTED):
+    if len(suffix) > _MAX_SUFFIX_LETTERS or (suffix not in passed_over and len(passed_over) >= _MAX_SUFFIXES):
         suffix = "other"
     passed_over[suffix] += 1
 
@@ -145,10 +144,12 @@ def check_file(path):
         return
     kind = table_reader.other_kind(path, start)
     if suffix_of(path) in VIDEO_SUFFIXES:
-        kind = "a video, which is read by `picnic-edge classify` alone, as its only source"
+        kind = "a video; only `picnic-edge classify` reads videos, one at a time"
     if kind == "text":
-        kind = "text; a table of photos has a name that ends in .tsv, .csv or .txt, and a list of names goes to "
-        kind += f"standard input: picnic-edge classify BUNDLE - < {shlex.quote(path)}"
+        kind = (
+            "text; the name of a table of photos ends in .tsv, .csv or .txt; a list of names goes to standard input: "
+            f"picnic-edge classify BUNDLE - < {shlex.quote(path)}"
+        )
     if not kind and suffix_of(path) in _NO_PHOTO_SUFFIXES:
         kind = f"another kind of file, by its suffix {suffix_of(path)}"
     if kind:

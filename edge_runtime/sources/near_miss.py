@@ -1,4 +1,4 @@
-"""Did you mean: names like the one that is not there."""
+"""Did you mean: finds a name like the one that is missing."""
 
 import functools
 import itertools
@@ -11,16 +11,16 @@ from edge_runtime.sources.listing import names_in
 
 SUGGESTION = "; did you mean "  # begins a suggestion
 
-_NEAR_NAMES = 10000  # in a folder that is searched for a name that was meant
+_MAX_NAMES = 10000  # in a folder that is searched
 
-_NEAR_FOLDERS = 4  # whose names are kept for that
+_MAX_FOLDERS = 4  # whose names are kept
 
 
 def near_miss(path):
-    """Returns '; did you mean "X"?' where a file that is not there has one like it beside it, else "".
+    """Returns '; did you mean "X"?' for a missing file if its folder has one with a similar name, else "".
 
-    Like it is the same name in another Unicode form, in capital or small letters, with backslashes, or with the suffix
-    of a photo. Folders with more than 10,000 names are not searched. What is answered depends on the files alone.
+    Similar is the same name in another Unicode form, in capital or small letters, with backslashes, or with the suffix
+    of a photo. Folders with more than 10,000 names are not searched. The answer depends on the files alone.
     """
     if os.path.lexists(path):
         return ""
@@ -30,10 +30,10 @@ def near_miss(path):
         folder, name = os.path.split(folder)
         missing.insert(0, name)
     for name in missing:
-        found = _names_like(folder).get(_alike(name))
-        if found is None:
+        similar = _similar_names(folder).get(_simplify(name))
+        if similar is None:
             return ""
-        folder = os.path.join(folder, found)
+        folder = os.path.join(folder, similar)
     if not os.path.lexists(folder) or folder == path:
         return ""
     form = ""
@@ -42,28 +42,28 @@ def near_miss(path):
     return f'{SUGGESTION}"{folder}"?{form}'
 
 
-def _names_like(folder):
-    """Returns {_alike(name or name without suffix): name} of what is in a folder; {} for one too large."""
+def _similar_names(folder):
+    """Returns {_simplify(name or name without suffix): name} for the names in a folder; {} for one too large."""
     try:
-        return _names_like_at(folder, os.stat(folder or os.curdir).st_mtime_ns)
+        return _similar_names_at(folder, os.stat(folder or os.curdir).st_mtime_ns)
     except OSError:
         return {}
 
 
-@functools.lru_cache(maxsize=_NEAR_FOLDERS)
-def _names_like_at(folder, _):
-    names = sorted(itertools.islice(names_in(folder), _NEAR_NAMES + 1))
-    if len(names) > _NEAR_NAMES:
+@functools.lru_cache(maxsize=_MAX_FOLDERS)
+def _similar_names_at(folder, _):
+    names = sorted(itertools.islice(names_in(folder), _MAX_NAMES + 1))
+    if len(names) > _MAX_NAMES:
         return {}
-    found: typing.Dict[str, str] = {}
+    similar: typing.Dict[str, str] = {}
     for name in names:
         stem, suffix = os.path.splitext(name)
         if suffix.lower() in formats.SUFFIXES:
-            found.setdefault(_alike(stem), name)
-    # A whole name goes before one without its suffix.
-    found.update((_alike(name), name) for name in reversed(names))
-    return found
+            similar.setdefault(_simplify(stem), name)
+    # A whole name wins over one without its suffix.
+    similar.update((_simplify(name), name) for name in reversed(names))
+    return similar
 
 
-def _alike(name):
+def _simplify(name):
     return unicodedata.normalize("NFC", name).casefold()

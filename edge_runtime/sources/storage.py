@@ -1,4 +1,4 @@
-"""Tells a photo that is missing from a folder or a disk that went away."""
+"""Tells apart a photo that is missing, and a folder or a disk that went away."""
 
 import os
 import re
@@ -12,20 +12,19 @@ from edge_runtime.sources.near_miss import near_miss
 
 _MOUNTS = "/proc/self/mountinfo"  # Linux only
 
-
-_FOLDERS_KNOWN = 1000  # whose identity is kept while names are read
+_MAX_FOLDERS = 1000  # whose identity is kept while names are read
 
 
 def reason_of(item, error):
-    """Returns the reason why a file of a source cannot be read, as its row says it.
+    """Returns why a file of a source cannot be read: the text for its row.
 
     Args:
-        item: Item, or whatever else has its path and root.
-        error: the ImageError that reading it raised.
+        item: Item, or anything else with its path and root.
+        error: the ImageError that reading the file raised.
 
     Raises:
-        StorageLost: what it is read from is gone (a folder that was renamed, a disk that was unmounted), so that the
-            failure says nothing about the photo.
+        StorageLost: the folder or disk that it is read from went away (renamed, unmounted), so that the failure says
+            nothing about the photo.
     """
     if not isinstance(error, PhotoMissing):
         return str(error)
@@ -36,37 +35,41 @@ def reason_of(item, error):
 
 
 def check_root(root, error=None):
-    """Raises StorageLost where root (or its top) is another folder now or gone, or error (an OSError) is its disk's."""
+    """Checks that a Root, and its top, is still the same folder; and that an OSError was not a failure of its disk.
+
+    Raises:
+        StorageLost: it is another folder now or went away, or its disk fails.
+    """
     if is_storage_error(error):
         raise storage_lost(root.path, error)
     for one in [root] if root.top is None else [root.top, root]:
         now = root_of(one.path)
         if now is None or now.identity != one.identity:
             raise StorageLost(
-                "%s: this folder went away, or is another one now (a disk that was taken out, a network drive?).\n%s"
-                % (one.path, STORAGE_ADVICE)
+                f"{one.path}: this folder went away, or is another one now (a disk that was removed, a network drive?)."
+                f"\n{STORAGE_ADVICE}"
             )
 
 
 def check_mounts(root, path):
-    """Raises StorageLost where what was mounted at, above or below a path in the source is gone, or another disk."""
+    """Checks that what was mounted at, above or below a path in the source still is. Raises StorageLost."""
     if not root.mounts:
         return
-    place = os.path.join(os.path.realpath(path), "")
-    concerned = []
+    path = os.path.join(os.path.realpath(path), "")
+    mounts = []
     for mount in root.mounts:
         point = os.path.join(mount[0], "")
-        if place.startswith(point) or point.startswith(place):
-            concerned.append(mount)
-    gone = sorted(set(concerned).difference(_mounts())) if concerned else []
-    if gone:
+        if path.startswith(point) or point.startswith(path):
+            mounts.append(mount)
+    missing = sorted(set(mounts).difference(_mounts())) if mounts else []
+    if missing:
         raise StorageLost(
-            f"{gone[0][0]}: the disk that was mounted here went away, or is another one now.\n{STORAGE_ADVICE}"
+            f"{missing[0][0]}: the disk that was mounted here went away, or is another one now.\n{STORAGE_ADVICE}"
         )
 
 
 def _mounts():
-    """Returns [(mount point, device)] of what is mounted now and stays so; [] where the system does not tell."""
+    """Returns [(mount point, device)] of what is mounted now, without automounts; [] where the system has no list."""
     try:
         with open(_MOUNTS, "rb") as file:
             lines = file.read().splitlines()
@@ -84,7 +87,7 @@ def _mounts():
 
 
 def _mounts_below(folder):
-    """Returns those of _mounts at or below a folder, without those that a walk leaves out."""
+    """Returns the mounts at or below a folder, as _mounts does, without those in folders that a walk leaves out."""
     top = os.path.join(os.path.realpath(folder), "")
     inside = [mount for mount in _mounts() if os.path.join(mount[0], "").startswith(top)]
     return tuple(mount for mount in inside if not any(map(is_left_out, mount[0][len(top) :].split(os.sep))))
@@ -105,34 +108,35 @@ def top_of(folder):
 
 
 class Folders:
-    """Tells what named files are read from: the folder of each, or the last one that was there when it was named.
+    """Finds the folder that each file of a list is read from: its own or, if that is missing, the last one before.
 
-    top: the Root of the source's folder, None where the names have none in common.
+    Args:
+        top: the Root of the source's folder, None where the names have none in common.
     """
 
     def __init__(self, top=None):
         self._top = self._last = top
-        self._known: typing.Dict[str, Root] = {}  # as they were when first named
+        self._roots: typing.Dict[str, Root] = {}  # each folder as it was when it was first named
 
     def root_of(self, path):
-        """Returns the Root of a file; None where no folder that was named so far is there."""
+        """Returns the Root of a file; None where no folder named so far exists."""
         folder = os.path.dirname(path) or os.curdir
-        if folder not in self._known or self._is_made_anew(folder):
-            found = root_of(folder)
-            if found is None:
+        if folder not in self._roots or self._is_new(folder):
+            root = root_of(folder)
+            if root is None:
                 return self._last
             if self._top is not None:
-                is_top = found.identity == self._top.identity
-                found = self._top if is_top else found._replace(mounts=self._top.mounts, top=self._top)
-            if len(self._known) >= _FOLDERS_KNOWN:
-                self._known.clear()
-            self._known[folder] = found
-        self._last = self._known[folder]
+                is_top = root.identity == self._top.identity
+                root = self._top if is_top else root._replace(mounts=self._top.mounts, top=self._top)
+            if len(self._roots) >= _MAX_FOLDERS:
+                self._roots.clear()
+            self._roots[folder] = root
+        self._last = self._roots[folder]
         return self._last
 
-    def _is_made_anew(self, folder):
-        """Whether a known folder is another one now, on the same disk and not empty: a spool, no disk that is away."""
-        before = self._known[folder]
+    def _is_new(self, folder):
+        """Whether a folder was replaced by another one on the same disk, not an empty one: a spool, no lost disk."""
+        before = self._roots[folder]
         if before is self._top:
             return False
         now = root_of(folder)

@@ -11,10 +11,10 @@ from edge_runtime.sources.storage import Folders, top_of
 
 
 def images_folder_of(table, images_folder):
-    """Returns where a table's file names start: images_folder, or if that is None the table's own folder.
+    """Returns the folder that a table's file names are relative to: images_folder, or the table's own if that is None.
 
     Raises:
-        UsageError: there is no such folder, or it is empty, as is the mount point of a disk that is away.
+        UsageError: there is no such folder, or it is empty, as the mount point of a missing disk is.
     """
     if images_folder is None:
         return os.path.dirname(table)
@@ -30,15 +30,9 @@ def images_folder_of(table, images_folder):
 
 
 def table_items(path, images_folder):
-    """Returns an iterator of an Item per row of a table (see table_reader), its files below images_folder."""
-    return (listed_item(row.file, where, row.problem, root) for row, where, root in table_rows(path, images_folder))
-
-
-def listed_item(name, path, problem, root):
-    """Returns the Item of a name in a list. An address there is no file, and may hold a password."""
-    if is_address(name):
-        return Item(shown_address(name), path, "is an address, not the name of a file: download it first", root)
-    return Item(name, path, problem, root)
+    """Yields an Item for each row of a table (see table_reader.read_rows); its files are below images_folder."""
+    for row, file_path, root in table_rows(path, images_folder):
+        yield item_of(row.file, file_path, row.problem, root)
 
 
 def table_rows(path, images_folder, need_label=False):
@@ -47,19 +41,26 @@ def table_rows(path, images_folder, need_label=False):
 
     def iterate():
         for row in table_reader.read_rows(path, need_label):
-            where = path_of(row.file, images_folder)
-            yield row, where, folders.root_of(where)
+            file_path = path_of(row.file, images_folder)
+            yield row, file_path, folders.root_of(file_path)
 
     return iterate()
 
 
+def item_of(name, path, problem, root):
+    """Returns the Item of a name in a list. An address there is no file, and may hold a password."""
+    if is_address(name):
+        return Item(shown_address(name), path, "is an address, not the name of a file: download it first", root)
+    return Item(name, path, problem, root)
+
+
 def path_of(name, images_folder):
     """Returns the path of a file named in a table, which is UTF-8 whatever the locale is (LANG is often unset)."""
-    return slashed(os.fsdecode(name.encode("utf-8", "surrogateescape")), images_folder)
+    return resolve_name(os.fsdecode(name.encode("utf-8", "surrogateescape")), images_folder)
 
 
-def slashed(name, folder=""):
-    """Returns the path of a name; one with Windows' backslashes means folders where no file has that very name."""
+def resolve_name(name, folder=""):
+    """Returns the path of a name in a folder. Backslashes separate folders, as on Windows, if no file has that name."""
     path = os.path.join(folder, name)
     if "\\" in name and not os.path.lexists(path):
         other = name.replace("\\", "/")

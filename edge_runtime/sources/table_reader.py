@@ -1,4 +1,4 @@
-"""Tables of photos: reading lists of photos with their labels, writing results as TSV, CSV or JSON lines."""
+"""Reads tables of photos, with or without labels: .tsv, .csv, .txt, .xlsx, .parquet."""
 
 import codecs
 import contextlib
@@ -23,11 +23,11 @@ SUFFIXES = _TEXT_SUFFIXES + tuple(suffix + ".gz" for suffix in _TEXT_SUFFIXES) +
 
 _SEPARATORS = "\t,;"
 
-_LINE = 1 << 20  # characters of a line that are read at most
+_MAX_LINE = 1 << 20  # characters
 
 _SAVE_AS = "save it as .csv (UTF-8) with a column `file`"
 
-# What people give as a list of photos and is none that is read: suffixes, what it is, what to do.
+# Files that people take for a list of photos, and that are not read: suffixes, what it is, what to do.
 _OTHERS = (
     ((".json", ".jsonl", ".ndjson"), "JSON", _SAVE_AS),
     ((".xls", ".xlsm", ".xlsb", ".ods", ".numbers"), "a spreadsheet of an older or other kind", _SAVE_AS + " or .xlsx"),
@@ -35,15 +35,20 @@ _OTHERS = (
 )
 
 
-Row = typing.NamedTuple(
-    "Row",
-    [
-        ("line", int),  # of the table, from 1
-        ("file", str),  # as written there
-        ("label", str),  # "" where the table has none
-        ("problem", str),  # why the row cannot be used, "" where it can
-    ],
-)
+class Row(typing.NamedTuple):
+    """A row of a table.
+
+    Attributes:
+        line: its number in the table, from 1.
+        file: the file name as the table has it.
+        label: "" where the table has none.
+        problem: why the row cannot be used, "" where it can.
+    """
+
+    line: int
+    file: str
+    label: str
+    problem: str
 
 
 def is_table(path):
@@ -52,7 +57,7 @@ def is_table(path):
 
 
 def other_kind(path, start):
-    """Says what a file is that is neither a photo nor a table, and what to do with it; "" where that is not known.
+    """Returns what a file is that is neither a photo nor a table, and what to do with it; "" where that is unknown.
 
     Args:
         path: its name.
@@ -68,19 +73,19 @@ def read_rows(path, need_label=False):
     """Yields the rows of a table.
 
     Text (.tsv, .csv, .txt or any other name, also with gzip): the header line says whether tabs, commas or semicolons
-    separate the columns; quotes are as in Python's csv module; UTF-8, or UTF-16 with a BOM; CRLF is fine. It is
-    streamed. .xlsx (the first sheet) and .parquet are read by pandas.
+    separate the columns; quotes are read as by Python's csv module; the encoding is UTF-8, or UTF-16 with a BOM; lines
+    may end with CRLF. Text is streamed. .xlsx (the first sheet) and .parquet are read by pandas.
 
     Args:
         path: table with a header line; columns `file` and, if need_label, `label`; others are ignored.
         need_label: an empty or missing label is a problem of the row.
 
     Yields:
-        Row, in the table's order, blank lines left out. Undecodable bytes in names are kept (surrogateescape).
+        Row, in the table's order, without blank lines. Undecodable bytes in names are kept (surrogateescape).
 
     Raises:
-        UsageError: the table cannot be read at all, or lacks a column. MissingRequirement: pandas, or what it reads
-        the format with, is not installed. StorageLost: its disk fails.
+        UsageError: the table cannot be read at all, or lacks a column. MissingRequirement: pandas, or its reader for
+        the format, is not installed. StorageLost: the disk fails.
     """
     needed = ["file", "label"] if need_label else ["file"]
     if path.lower().endswith(READ_WHOLE):
@@ -92,11 +97,11 @@ def _rows_of_text(path, needed):
     count = 0
     try:
         with _open_text(path) as file:
-            # Before Python 3.11 a NUL byte stops the csv module; like this it costs one row only.
+            # Before Python 3.11 a NUL byte stops the csv module; replaced, it costs one row only.
             lines = _Lines(line.replace("\0", "\ufffd") for line in _whole_lines(path, file))
-            every = iter(lines)
-            separator, header = _header(path, next(every, ""), needed)
-            reader = csv.reader(every, delimiter=separator)
+            iterator = iter(lines)
+            separator, header = _header(path, next(iterator, ""), needed)
+            reader = csv.reader(iterator, delimiter=separator)
             label = header.index("label") if "label" in needed else None
             while not lines.ended:
                 for number, fields in _next_rows(reader, lines, label, separator):
@@ -112,7 +117,7 @@ def _rows_by_pandas(path, needed):
     is_excel = path.lower().endswith(".xlsx")
     require("openpyxl" if is_excel else "pyarrow.parquet")
     try:
-        if is_excel:  # without pandas' idea of a header, which gives a column that is there twice another name
+        if is_excel:  # without a header for pandas, which would rename a column that appears twice
             lines = pandas.read_excel(path, header=None, dtype=object, engine="openpyxl").itertuples(False, None)
             header = [_text_of(value, pandas) for value in next(lines, ())]
         else:
@@ -138,7 +143,7 @@ def _text_of(value, pandas):
     return "" if pandas.isna(value) else str(value)
 
 
-# An endless line, a failing disk, a folder; of gzip: cut off, damaged.
+# An endless line; a failing disk, or a folder; gzip that is cut off; gzip that is damaged.
 _READ_FAILURES = (csv.Error, OSError, EOFError, zlib.error)
 
 
@@ -155,11 +160,11 @@ def _cannot_read(path, line, error):
 @contextlib.contextmanager
 def _open_text(path):
     """The table as a text file. Raises UsageError where it is no text, and one of _READ_FAILURES."""
-    with contextlib.ExitStack() as held:
-        file: typing.Any = held.enter_context(open(path, "rb"))
+    with contextlib.ExitStack() as files:
+        file: typing.Any = files.enter_context(open(path, "rb"))
         start = file.peek(formats.START_BYTES)
         if start[:2] == b"\x1f\x8b":
-            file = io.BufferedReader(held.enter_context(gzip.GzipFile(fileobj=file)))
+            file = io.BufferedReader(files.enter_context(gzip.GzipFile(fileobj=file)))
             start = file.peek(formats.START_BYTES)
         photo = formats.format_of(start)
         kind = f"a {photo} photo" if photo else other_kind(path, start)
@@ -172,15 +177,15 @@ def _open_text(path):
 
 
 def _whole_lines(path, file):
-    """Yields the lines of a text file. Raises UsageError: one is so long that it is no line."""
-    for number, line in enumerate(iter(lambda: file.readline(_LINE), ""), 1):
-        if len(line) == _LINE and line[-1] not in "\r\n":
-            raise UsageError(f"{path}, line {number}: is longer than {_LINE} characters")
+    """Yields the lines of a text file. Raises UsageError: one is too long to be a line of a table."""
+    for number, line in enumerate(iter(lambda: file.readline(_MAX_LINE), ""), 1):
+        if len(line) == _MAX_LINE and line[-1] not in "\r\n":
+            raise UsageError(f"{path}, line {number}: is longer than {_MAX_LINE} characters")
         yield line
 
 
 def _header(path, line, needed):
-    """Returns (the separator, the names of the columns), told from the first line. Raises UsageError."""
+    """Returns (the separator, the names of the columns), from the first line. Raises UsageError."""
 
     def names_by(separator):
         return [name.strip() for name in next(csv.reader([line], delimiter=separator), [])]
@@ -193,17 +198,15 @@ def _header(path, line, needed):
 
 
 def _check_header(path, header, needed):
-    """Raises UsageError where a column that is needed is not there, or is there twice."""
+    """Raises UsageError where a needed column is missing, or appears twice."""
     doubled = [name for name in needed if header.count(name) > 1]
     if doubled:
         raise UsageError(f"{path}: has {header.count(doubled[0])} columns named {doubled[0]}")
     missing = [name for name in needed if name not in header]
     if missing:
-        message = "%s: no column named %s; its first line must be a header such as file<TAB>label, and is %s" % (
-            path,
-            " or ".join(missing),
-            "<TAB>".join(header)[:200] or "empty",
-        )
+        columns = "<TAB>".join(header)[:200] or "empty"
+        message = f"{path}: no column named {' or '.join(missing)}; "
+        message += f"its first line must be a header such as file<TAB>label, and is {columns}"
         if any(suffix_of(name) in formats.SUFFIXES for name in header):
             message += (
                 "\nIf it is a list of photos, write such a line above the first; or give the names on standard input: "
@@ -213,38 +216,44 @@ def _check_header(path, header, needed):
 
 
 def _next_rows(reader, lines, label, separator):
-    """Returns [(line number, fields)]: one row, unless it spans lines by a quote that was not meant as one.
+    """Returns [(line number, fields)]: one row, or several where a stray quote seems to make one row of several lines.
 
-    Nothing closes such a quote, or only the next one of its kind, so that the label (in the column of that number)
-    seems to span lines. Each line is then meant by itself.
+    A stray quote is never closed, or only by the next stray one, so that the label (the column of that number) seems to
+    span lines. Then each line is read as a row, with quotes as plain characters.
     """
-    lines.taken = []
+    lines.recent = []
     fields: typing.List[str] = []
     try:
         fields = next(reader, [])
         spoiled = lines.ended or (label is not None and "\n" in "".join(fields[label : label + 1]))
     except csv.Error:  # a longer field than the csv module takes
-        if len(lines.taken) == 1:
+        if len(lines.recent) == 1:
             raise
         spoiled = True
-    if spoiled and len(lines.taken) > 1:
-        unquoted = csv.reader(lines.taken, delimiter=separator, quoting=csv.QUOTE_NONE)
-        return list(enumerate(unquoted, lines.count - len(lines.taken) + 1))
+    if spoiled and len(lines.recent) > 1:
+        unquoted = csv.reader(lines.recent, delimiter=separator, quoting=csv.QUOTE_NONE)
+        return list(enumerate(unquoted, lines.count - len(lines.recent) + 1))
     return [(lines.count, fields)]
 
 
 class _Lines:
-    """Hands out lines: count so far, taken since it was last emptied; ended: more were asked for than there are."""
+    """Iterates over lines, and remembers some.
+
+    Attributes:
+        count: how many lines were read.
+        recent: list of those since it was last emptied.
+        ended: whether a reader wanted a line after the last one.
+    """
 
     def __init__(self, lines):
         self._lines = lines
-        self.taken: typing.List[str] = []
+        self.recent: typing.List[str] = []
         self.count = 0
         self.ended = False
 
     def __iter__(self):
         for line in self._lines:
-            self.taken.append(line)
+            self.recent.append(line)
             self.count += 1
             yield line
         self.ended = True
