@@ -249,7 +249,7 @@ def _check_options(options):
     for option, folder in (("--report", options.report), ("--tensorboard", options.tensorboard)):
         for target in (options.out, interrupted):
             if folder and files.is_inside(folder, target):
-                raise UsageError(f"{option} {folder}: lies in {target}, which is replaced as a whole")
+                raise UsageError(f"{option} {folder}: is inside {target}, which is replaced as a whole")
     if options.fine_tune is None:
         options.fine_tune = 0 if options.weights == "none" else recipe.BLOCKS
     if options.fine_tune_epochs and not options.fine_tune:

@@ -171,12 +171,12 @@ def take_sample(photos, probabilities, load):
     Raises:
         UsageError: a photo cannot be read any more.
     """
-    pictures = np.stack([_load(photo.path, load) for photo in photos])
+    pictures = np.stack([_picture(photo.path, load) for photo in photos])
     names, labels = [printable(photo.file) for photo in photos], [photo.label for photo in photos]
     return Sample(names, pictures, labels, probabilities)
 
 
-def _load(path, load):
+def _picture(path, load):
     try:
         return load(path)
     except ImageError as error:

@@ -446,7 +446,7 @@ def test_ctrl_c_leaves_a_bundle_of_the_best_so_far(samples, tmp_path):
     assert not os.path.exists(out)
     resumed = start_training(samples, out, "--resume")
     _, said = resumed.communicate()
-    assert resumed.returncode == 0 and "fine-tune: going on after epoch 1" in said
+    assert resumed.returncode == 0 and "fine-tune: resuming after epoch 1" in said
     assert f"{out}.interrupted is from an interrupted training and no longer needed" in said
     Bundle.open(out)
 

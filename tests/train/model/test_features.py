@@ -100,7 +100,7 @@ def test_a_table_in_use_does_not_hold_the_cache(tensorflow, cache, photos, capsy
     base = Base(tensorflow)
     assert_right(compute(base, photos))
     assert base.photos == 9 and len(first) == 10
-    assert "for this training alone" not in capsys.readouterr().err
+    assert "for this training only" not in capsys.readouterr().err
 
 
 def test_copies_of_one_photo_share_their_features(tensorflow, cache, photos, tmp_path):

@@ -214,7 +214,7 @@ def test_ctrl_c_in_the_head_keeps_the_best_so_far(train, tmp_path):
     assert outcome.interrupted and not outcome.refitted
     assert len(outcome.history["val_loss"]) == 3 and "fine_tune" not in outcome.history
     assert answers == pytest.approx(outcome.probabilities, abs=1e-5)
-    assert not (tmp_path / "state").exists()  # --resume starts anew, from the cached features
+    assert not (tmp_path / "state").exists()  # --resume starts at the beginning, from the cached features
 
 
 def test_ctrl_c_in_the_refit_of_the_head_keeps_the_validated_model(train):
