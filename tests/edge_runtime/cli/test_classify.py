@@ -1385,7 +1385,7 @@ def test_what_a_folder_has_beside_photos_is_said_in_the_last_line_and_in_json(bu
     document = json.loads(done.stdout.decode())
     assert document["passed_over"] == {".mp4": 2, ".txt": 1, "": 1}
     assert [row["file"] for row in document["results"]] == [name for name, _ in EXPECTED] + ["zz_IMG_1"]
-    assert "; passed over: 2 .mp4, 1 without a suffix, 1 .txt" in done.stderr.splitlines()[-1]
+    assert "; passed over: 2 .mp4, 1 without a suffix, 1 .txt (to classify a video" in done.stderr.splitlines()[-1]
 
 
 def test_what_a_shell_puts_in_the_place_of_a_pattern_may_hold_other_files(bundle, with_others, capsys):
@@ -1656,7 +1656,7 @@ def test_what_a_stream_cannot_be_is_refused_and_the_fifo_stays(bundle, photos, t
     for name, option, message in (
         ("a.parquet", "--out", "is a stream, but .parquet needs a file"),
         ("a.txt", "--out", "expected a name that ends in"),
-        ("a.avi", "--annotate", "a video is written whole"),
+        ("a.avi", "--annotate", "expected a regular file"),
         ("folder", "--annotate", "cannot be written"),
     ):
         os.mkfifo(str(tmp_path / name))
