@@ -10,13 +10,13 @@ from edge_runtime.text import plain_json, printable
 
 
 def say(text):
-    """Human text goes to stderr, so that stdout holds results only."""
+    """Prints a message for people to stderr, so that stdout has results only."""
     print(message(text), file=sys.stderr, flush=True)
 
 
 def message(text):
-    """Returns lines for people as a terminal can show them, whatever the names and addresses in them hold."""
-    return printable(hide_secrets(text), kept="\n\t")
+    """Returns text for people as any terminal can show it, without the passwords in addresses."""
+    return printable(hide_secrets(text), keep="\n\t")
 
 
 def print_json(value):
@@ -49,12 +49,19 @@ def format_table(header, rows, markdown=False):
 
 
 def shell_line(words):
-    """Returns a command that can be pasted into a shell, and shown on a terminal whatever its words hold."""
+    """Returns a command that can be pasted into a shell and printed to a terminal, whatever characters it has."""
     return " ".join(shlex.quote(word) if word.isprintable() else _shell_escaped(word) for word in words)
 
 
-def progress(iterable=None, total=None, what="", unit=" photos", shown=True):
-    """A progress bar with rate and ETA on stderr; plain lines every 10 s where stderr is no terminal."""
+def progress(iterable=None, total=None, what="", unit=" photos"):
+    """Returns a tqdm progress bar with rate and ETA on stderr; plain lines every 10 s where stderr is no terminal.
+
+    Args:
+        iterable: what to count while it is iterated; None where the caller calls update.
+        total: how many there are, where iterable has no length.
+        what: its name, in front.
+        unit: of the count.
+    """
     from tqdm import tqdm
 
     terminal = sys.stderr.isatty()
@@ -64,7 +71,6 @@ def progress(iterable=None, total=None, what="", unit=" photos", shown=True):
         desc=printable(what),
         unit=unit,
         file=sys.stderr,
-        disable=not shown,
         ascii=True,
         dynamic_ncols=terminal,
         mininterval=0.2 if terminal else 10,

@@ -4,13 +4,13 @@ PicnicError                 1   base class, never raised itself
   UsageError                2   wrong arguments, a missing input, a table that cannot be read
   SomeInputsFailed          3   --strict, and some inputs could not be used
   MissingRequirement        4   this machine lacks a library, a GPU, a camera
-    EngineLost              4   the engine stopped working on the way; what was answered before is kept
-    StorageLost             4   a disk, a mount or the source's folder went away on the way; likewise
+    EngineLost              4   the engine stopped working during the run; earlier results are kept
+    StorageLost             4   a disk, a mount or the source's folder went away during the run; likewise
     OutOfMemory             4   a photo does not fit into memory even when it is decoded alone; likewise
   BundleError               5   bundle or engine corrupt, or built for another machine
-    CorruptFile             5   a file of it is missing, changed, or not one that it lists
-  ParityError               6   an engine differs too much from the model it was made of
-  GotWorse                  7   bench compare --fail-above: a figure is that much worse than it was
+    CorruptFile             5   one of its files is missing, changed or not listed
+  ParityError               6   an engine's answers differ too much from its model's
+  GotWorse                  7   bench compare --fail-above: a figure got worse by more than that
 ImageError                  -   one photo cannot be used; it becomes the error of that photo's row
   PhotoMissing              -   its file is not there
 
@@ -20,7 +20,7 @@ Anything else that reaches the top is a bug of ours: exit code 1 and a traceback
 import errno
 import re
 
-# What a read fails with where a disk, a mount or this process is at fault, not the file that is read.
+# Errors of reading where a disk, a mount or this process is at fault, not the file.
 _STORAGE_ERRORS = (
     errno.EIO,
     errno.ESTALE,
@@ -38,7 +38,7 @@ _STORAGE_ERRORS = (
 
 
 class PicnicError(Exception):
-    """A failure that is explained to the user in one message, without a traceback."""
+    """A failure that one message explains to the user, without a traceback."""
 
     exit_code = 1
 
@@ -56,15 +56,15 @@ class MissingRequirement(PicnicError):  # noqa: N818
 
 
 class EngineLost(MissingRequirement):  # noqa: N818
-    """The engine fails on whatever it is given; the message says what it said last."""
+    """The engine fails for every input; the message has its last error."""
 
 
 class StorageLost(MissingRequirement):  # noqa: N818
-    """What the photos are read from is gone or fails: no photo's fault, so no photo gets a row for it."""
+    """The folder, disk or mount of the photos is gone or fails. No photo is at fault, so no photo gets an error row."""
 
 
 class OutOfMemory(MissingRequirement):  # noqa: N818
-    """There is not enough memory, also not for one photo alone: no photo's fault."""
+    """There is not enough memory even for one photo alone. No photo is at fault."""
 
 
 class BundleError(PicnicError):
@@ -72,7 +72,7 @@ class BundleError(PicnicError):
 
 
 class CorruptFile(BundleError):  # noqa: N818
-    """A file is not the one that was written; other files of the bundle may be."""
+    """One file of a bundle or engine is not the one that was written; the others may be fine."""
 
 
 class ParityError(PicnicError):
@@ -116,7 +116,7 @@ def storage_lost(name, error):
 
 
 def is_out_of_memory(error):
-    """Tells whether an exception says that memory is short: libraries in C++ have a name of their own for it."""
+    """Tells whether an exception means that memory ran out; C++ libraries raise errors of their own for it."""
     if isinstance(error, MemoryError) or getattr(error, "code", None) == -4:  # OpenCV: StsNoMem
         return True
     return re.search("(?i)bad_alloc|(fail(ed)? to|can.?t|cannot) alloc|can't start new thread", str(error)) is not None

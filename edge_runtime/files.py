@@ -1,4 +1,4 @@
-"""Files and folders that are there whole or not at all, and sha256 sums."""
+"""Writes files and folders atomically; outputs that are streams; sha256 sums."""
 
 import contextlib
 import ctypes
@@ -16,7 +16,7 @@ import typing
 from edge_runtime.errors import UsageError
 
 _UNFINISHED = ".unfinished"
-_MOST_LINKS = 40  # that lead to each other; the system takes no more either
+_MAX_LINKS = 40  # in a chain; the system follows no more either
 
 
 def suffix_of(path):
@@ -34,18 +34,18 @@ def sha256_of(path):
 
 
 def write_json(path, value):
-    """Writes a JSON document whole or not at all. What others read is to be a text.plain_json."""
+    """Writes a JSON document atomically. For other readers, pass the value through text.plain_json first."""
     with atomic_file(path) as file:
         json.dump(value, file, indent=2, sort_keys=True)
         file.write("\n")
 
 
 def target_of(path):
-    """Returns the name that is written where path is written: symbolic links are followed, and stay.
+    """Returns the path that writing to path writes to: symbolic links are followed, and stay.
 
-    Nothing need be there. Raises OSError: the links lead round in a circle.
+    Nothing need exist there. Raises OSError: the links form a circle.
     """
-    for _ in range(_MOST_LINKS):
+    for _ in range(_MAX_LINKS):
         if not os.path.islink(path):
             return path
         path = os.path.join(os.path.dirname(path), os.readlink(path))
@@ -53,29 +53,29 @@ def target_of(path):
 
 
 def is_stream(path):
-    """Tells whether path takes what is written as it comes, and is not replaced.
+    """Tells whether path is a stream, which is written to directly and never replaced.
 
-    So do a device, a FIFO, a socket, and what the process has open already (/dev/stdout, /dev/fd/3).
+    Streams are devices, FIFOs, sockets, and files that the process has open already (/dev/stdout, /dev/fd/3).
     """
     if descriptor_of(path) is not None:
         return True
     try:
         mode = os.stat(path).st_mode
-    except OSError:  # nothing there yet; or whoever opens it is told why not
+    except OSError:  # nothing there yet; or opening it will say why not
         return False
     return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
 def open_stream(path):
-    """Opens what is_stream tells. Returns its descriptor. Raises OSError."""
+    """Opens a stream (see is_stream) for writing. Returns its descriptor. Raises OSError."""
     number = descriptor_of(path)
     return os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOCTTY) if number is None else os.dup(number)
 
 
 def descriptor_of(path):
-    """Returns the number of the open file that path stands for (/dev/stdout: 1), None where it stands for none."""
+    """Returns the number of the open file that path stands for (/dev/stdout: 1), None for any other path."""
     try:
-        for _ in range(_MOST_LINKS):
+        for _ in range(_MAX_LINKS):
             folder, name = os.path.split(path)
             if name.isdigit() and os.path.realpath(folder or os.curdir) == os.path.realpath("/proc/self/fd"):
                 return int(name)
@@ -86,7 +86,7 @@ def descriptor_of(path):
 
 
 def put_in_place(temporary, path):
-    """Gives a finished file the name path, following links. The mode and owner of a file that is replaced are kept."""
+    """Renames a finished file to path, following links. It gets the mode and owner of a file that it replaces."""
     target = target_of(path)
     mode = 0o666 & ~umask()
     with contextlib.suppress(FileNotFoundError):
@@ -100,14 +100,14 @@ def put_in_place(temporary, path):
 
 
 def remove(path):
-    """Removes an older output: the file that path leads to. What is_stream tells stays. Raises OSError."""
+    """Removes an older output: the file that path leads to. A stream stays. Raises OSError."""
     if not is_stream(path):
         os.unlink(target_of(path))
 
 
 @contextlib.contextmanager
 def named(output):
-    """Turns an OSError into a UsageError that names the output. A pipe whose reader has gone ends the run as it is."""
+    """Turns an OSError into a UsageError that names the output. BrokenPipeError passes: it ends the run quietly."""
     try:
         yield
     except BrokenPipeError:
@@ -117,12 +117,13 @@ def named(output):
 
 
 @contextlib.contextmanager
-def atomic_file(path, binary=False, lasting=True):
-    """A file that appears under its name only when the block ends well; text is UTF-8, undecodable names kept.
+def atomic_file(path, binary=False, durable=True):
+    """Yields a file to write, which appears under its name only when the block ends without an error.
 
-    Links are followed. What is_stream tells is written to as it comes.
-
-    lasting: it also outlives a power loss that follows at once, which takes milliseconds to make sure.
+    Args:
+        path: its name; links are followed. A stream (see is_stream) is written to directly.
+        binary: the file takes bytes; else text, which becomes UTF-8 with undecodable names kept.
+        durable: the file also survives a power loss right afterwards; this takes milliseconds.
     """
     how: typing.Any = {"mode": "w", "encoding": "utf-8", "errors": "surrogateescape", "newline": ""}
     if binary:
@@ -138,10 +139,10 @@ def atomic_file(path, binary=False, lasting=True):
         with open(descriptor, **how) as file:
             yield file
             file.flush()
-            if lasting:
+            if durable:
                 os.fsync(file.fileno())
         put_in_place(temporary, path)  # mkstemp made it private
-        if lasting:
+        if durable:
             sync_folder(folder)
     except BaseException:
         with contextlib.suppress(OSError):
@@ -150,7 +151,7 @@ def atomic_file(path, binary=False, lasting=True):
 
 
 def remove_leftovers(path):
-    """Removes what processes that were killed in atomic_file left. Nobody may be writing the file meanwhile."""
+    """Removes the temporary files of processes that were killed in atomic_file. Nobody may be writing the file."""
     folder, prefix = _temporary_name(target_of(path))
     for name in os.listdir(folder):
         if name.startswith(prefix):
@@ -158,25 +159,24 @@ def remove_leftovers(path):
 
 
 def _temporary_name(path):
-    """Returns the folder and the start of the name of atomic_file's temporary file."""
-    # 50 letters: of up to 4 bytes each, of the 255 that a name may have.
+    """Returns the folder of atomic_file's temporary file and the start of its name."""
+    # 50 letters have up to 200 bytes, of the 255 that a name may have.
     return os.path.dirname(os.path.abspath(path)), f".{os.path.basename(path)[:50]}."
 
 
 @contextlib.contextmanager
 def atomic_folder(path):
-    """A folder that appears under its name, in place of an older one, only when the block ends well.
+    """Yields a temporary folder to fill, which replaces the folder path only when the block ends without an error.
 
-    Yields the name of a temporary folder beside it to fill. On an error or a crash the older folder stays. Several
-    processes may write the same folder at the same time: the last one to end is kept, whole. What a killed process left
-    goes with remove_abandoned.
+    On an error or a crash the older folder stays. Several processes may write the same folder at the same time: the
+    last one to end is kept, whole. remove_abandoned removes what a killed process left.
     """
     path = os.path.realpath(path)  # a link keeps pointing to it
     if is_stream(path):
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path)
     parent = os.path.dirname(path)
-    with contextlib.ExitStack() as held:
-        temporary = _make_temporary(path, held)
+    with contextlib.ExitStack() as stack:
+        temporary = _make_temporary(path, stack)
         try:
             yield temporary
             os.chmod(temporary, 0o777 & ~umask())
@@ -196,14 +196,14 @@ def atomic_folder(path):
 
 
 def claim_folder(folder, option):
-    """Makes a folder and tries whether a file can be written there, before the long work whose results go there.
+    """Creates a folder and checks that files can be written there, before the long work that fills it.
 
     Args:
         folder: its name.
-        option: that named it, for the message.
+        option: the command-line option for it, for the message.
 
     Raises:
-        UsageError: nothing can be written there.
+        UsageError: no file can be written there.
     """
     with named(f"{option} {folder}"):
         os.makedirs(folder, exist_ok=True)
@@ -211,13 +211,13 @@ def claim_folder(folder, option):
 
 
 def is_inside(path, folder):
-    """Tells whether a file or folder is, or lies somewhere below, the folder. Neither need be there."""
+    """Tells whether path is the folder or lies somewhere below it. Neither need exist."""
     path, folder = os.path.realpath(path), os.path.realpath(folder)
     return os.path.commonpath([path, folder]) == folder
 
 
 def remove_abandoned(parent):
-    """Removes the temporary folders in parent that killed processes left. One in use is locked, and stays."""
+    """Removes the temporary folders of killed processes from parent. One in use is locked, and stays."""
     with _locked(parent):
         for name in os.listdir(parent):
             if name.startswith(".") and name.endswith(_UNFINISHED):
@@ -226,21 +226,21 @@ def remove_abandoned(parent):
                     shutil.rmtree(folder, ignore_errors=True)
 
 
-def _make_temporary(path, held):
-    """Returns a new folder beside path, locked until the ExitStack held ends."""
+def _make_temporary(path, stack):
+    """Returns a new folder beside path, locked until the ExitStack ends."""
     parent, name = os.path.split(path)
     while True:
         os.makedirs(parent, exist_ok=True)
-        # A process that failed may just have removed the parent that it had made. Locked: remove_abandoned waits.
+        # Another process that failed may just have removed the parent. The lock makes remove_abandoned wait.
         with contextlib.suppress(FileNotFoundError), _locked(parent):
             temporary = tempfile.mkdtemp(prefix=f".{name[:100]}.", suffix=_UNFINISHED, dir=parent)
-            held.enter_context(_locked(temporary))
+            stack.enter_context(_locked(temporary))
             return temporary
 
 
 @contextlib.contextmanager
 def _locked(folder, wait=True):
-    """Holds a folder's lock, which the system gives back however the process ends.
+    """Keeps a folder locked while the block runs; the system unlocks it however the process ends.
 
     Raises:
         OSError: there is no such folder; with wait=False also: another process holds the lock, or the file system
@@ -263,10 +263,10 @@ def _exchange(first, second):
     numbers = {"x86_64": 316, "aarch64": 276}
     number = numbers.get(platform.machine())
     if number is not None:
-        here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+        at_fdcwd, rename_exchange = -100, 2
         syscall = ctypes.CDLL(None, use_errno=True).syscall
-        done = syscall(number, here, os.fsencode(first), here, os.fsencode(second), ctypes.c_uint(exchange))
-        if done == 0:
+        first_name, second_name = os.fsencode(first), os.fsencode(second)
+        if syscall(number, at_fdcwd, first_name, at_fdcwd, second_name, ctypes.c_uint(rename_exchange)) == 0:
             return
     aside = first + ".older"
     os.rename(second, aside)
@@ -275,12 +275,12 @@ def _exchange(first, second):
 
 
 def sync_folder(folder):
-    """Makes the names in a folder outlive a power loss, as fsync does the content of a file."""
+    """Makes new names in a folder survive a power loss; os.fsync does that for the content of a file only."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     except OSError as error:
-        if error.errno != errno.EINVAL:  # Windows shares (CIFS) before Linux 4.17 know no such thing
+        if error.errno != errno.EINVAL:  # Windows shares (CIFS) before Linux 4.17 cannot do it
             raise
     finally:
         os.close(descriptor)

@@ -1,4 +1,4 @@
-"""Passwords and keys in the addresses of cameras and streams: they are shown nowhere."""
+"""Hides passwords and keys in the addresses of cameras and streams, in everything that is printed."""
 
 import contextlib
 import functools
@@ -15,19 +15,19 @@ _NAMED = re.compile(
     r"streamid)(?:\[\])?=)[^&]*"
 )
 _PORT = re.compile(r":\d*(?:[/?#]|$)")
-_remembered: typing.Dict[str, str] = {}  # an address as it was given -> as it may be shown
+_remembered: typing.Dict[str, str] = {}  # an address from the command line -> without its secrets
 
 
 def is_address(text):
-    """Whether a text is an address, such as rtsp://camera/live."""
+    """Tells whether a text is an address, such as rtsp://camera/live."""
     return bool(re.match(r"(?i)[a-z][a-z0-9+.-]*://", text))
 
 
 def shown_address(address):
     """Returns an address without its password, and without the values of token=, key=, password= and the like.
 
-    A password may hold # / ? @ : and % as they are, though an address has to have them written as %23 and so on: from
-    the first colon on, all up to the last @ is taken for the password.
+    Everything between the first colon and the last @ counts as the password: it may hold # / ? @ : and % unescaped,
+    though an address should have them as %23 and so on.
     """
     scheme, _, rest = address.partition("://")
     before, at, _ = rest.rpartition("@")
@@ -41,35 +41,35 @@ def shown_address(address):
 
 
 def remember(texts):
-    """Sees to it that hide_secrets knows these addresses among texts, which it might not find in a message: a password
-    may hold spaces and quotes."""
+    """Makes hide_secrets hide the addresses among these texts also where their passwords hold spaces and quotes."""
     options = [text.partition("=")[2] for text in texts if text.startswith("-")]
     for text in filter(is_address, list(texts) + options):
-        shown = shown_address(text)
-        if shown != text:
+        safe = shown_address(text)
+        if safe != text:
             for form in (str, repr, shlex.quote, json.dumps):
-                _remembered.setdefault(form(text), form(shown))
+                _remembered.setdefault(form(text), form(safe))
 
 
 def hide_secrets(text):
-    """Returns a text (a message, a traceback) with every address in it as shown_address shows it."""
+    """Returns a text (a message, a traceback) with shown_address applied to every address in it."""
     if "://" not in text:
         return text
-    for address, shown in _remembered.items():
-        text = text.replace(address, shown)
+    for address, safe in _remembered.items():
+        text = text.replace(address, safe)
     return _ADDRESS.sub(_shown_in_a_sentence, text)
 
 
-def _shown_in_a_sentence(found):
-    address = found.group().rstrip(":;,.)!")
-    return shown_address(address) + found.group()[len(address) :]
+def _shown_in_a_sentence(match):
+    address = match.group().rstrip(":;,.)!")
+    return shown_address(address) + match.group()[len(address) :]
 
 
 def hides_secrets(run_verb):
-    """Decorates a function of (verb, arguments): whatever is written to sys.stderr meanwhile (by argparse, a library,
-    a traceback) goes through hide_secrets.
+    """Decorates a function of (verb, arguments): hide_secrets is applied to all that is written to sys.stderr meanwhile
+    (by argparse, a library, a traceback).
 
-    Python's own stream is left to edge_runtime.cli.run, whose stream in its place does the same.
+    That is for a stream that another program put there. Python's own is replaced by edge_runtime.cli.run, which hides
+    secrets too.
     """
 
     @functools.wraps(run_verb)
@@ -84,7 +84,7 @@ def hides_secrets(run_verb):
 
 
 class _Hiding:
-    """A text stream in front of another."""
+    """A text stream that hides secrets and writes to another one."""
 
     def __init__(self, stream):
         self._stream = stream

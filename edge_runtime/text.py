@@ -1,26 +1,26 @@
-"""Text of others (names of files, labels, lines of tables), which may hold anything, for terminals and for JSON."""
+"""Makes foreign text (file names, labels, lines of tables), which may hold anything, safe for terminals and JSON."""
 
 import base64
 import math
 
 
-def printable(name, kept=""):
-    r"""Returns text as any terminal can show it: one line, in the order in which it is written.
+def printable(text, keep=""):
+    r"""Returns text that any terminal can show: one line, in reading order.
 
-    Control characters (escape sequences, newlines), characters that turn the direction of writing, and others that
-    cannot be seen are written as \x1b or \u202e; a byte that is not UTF-8 as \xff.
+    Control characters (escape sequences, newlines), characters that change the direction of writing, and other
+    invisible ones are written as \x1b or \u202e; a byte that is not UTF-8 as \xff.
 
     Args:
-        name: text.
-        kept: characters that stay as they are, such as the newlines of a message.
+        text: any text, such as a file name.
+        keep: characters that stay as they are, such as the newlines of a message.
     """
-    if name.isprintable():
-        return name
-    return "".join(letter if letter.isprintable() or letter in kept else _code(letter) for letter in name)
+    if text.isprintable():
+        return text
+    return "".join(letter if letter.isprintable() or letter in keep else _code(letter) for letter in text)
 
 
 def utf8(text):
-    r"""Returns text that can be written as UTF-8: in a name that is not, the odd bytes are shown as \xff."""
+    r"""Returns text that can be written as UTF-8; bytes of a file name that are not UTF-8 are written as \xff."""
     return text if is_utf8(text) else "".join(_code(letter) if _is_odd(letter) else letter for letter in text)
 
 
@@ -34,10 +34,10 @@ def is_utf8(text):
 
 
 def plain_json(value):
-    r"""Returns a JSON value as every reader takes it.
+    r"""Returns a JSON value that every reader accepts.
 
-    A text that is not UTF-8 is shown with \xff for the odd bytes; in an object, KEY_bytes beside its KEY has the text's
-    own bytes in base64. NaN and infinities are null.
+    In text that is not UTF-8 the odd bytes are written as \xff; in an object, KEY_bytes beside its KEY has the text's
+    own bytes in base64. NaN and infinities become null.
     """
     if isinstance(value, str):
         return utf8(value)

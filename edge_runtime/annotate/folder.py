@@ -37,7 +37,7 @@ class FolderAnnotator(Annotator):
             except (FileExistsError, NotADirectoryError):  # a.jpg/b.jpg, after a.jpg
                 inside = inside.replace("/", "_")[-_NAME_BYTES // 4 :]
             path = self._free(os.path.join(self._path, inside), os.fsencode(name))
-            with files.atomic_file(path, binary=True, lasting=False) as file:
+            with files.atomic_file(path, binary=True, durable=False) as file:
                 file.write(_jpeg(picture, os.fsencode(name)))
 
     def _free(self, path, name):

@@ -24,7 +24,15 @@ class Sample(typing.NamedTuple):
 
 
 class Bundle:
-    """A bundle whose manifest was checked: path, id, class_names, manifest, files ({name: sum and size})."""
+    """A bundle whose manifest was checked.
+
+    Attributes:
+        path: its folder.
+        id: 12 hexadecimal digits, of what the bundle computes.
+        class_names: in the order of the probabilities.
+        manifest: dict, the content of manifest.json.
+        files: {name relative to path, with /: {"sha256", "size_bytes"}}.
+    """
 
     def __init__(self, path, manifest):
         self.path = path

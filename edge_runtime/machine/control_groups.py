@@ -17,16 +17,16 @@ def control_groups(controller, root):
         if len(names) < 5 or len(options) < 3:
             continue
         if options[0] == "cgroup2":
-            wanted = ""
+            group_controller = ""
         elif options[0] == "cgroup" and controller in options[2].split(","):
-            wanted = controller
+            group_controller = controller
         else:
             continue
         # The part of the hierarchy that is mounted, and where: inside a container it may begin at its own group.
         top, mounted_at = (_without_octals(text) for text in names[3:5])
         for line in read_small(root, "proc/self/cgroup").splitlines():
             _, controllers, path = (line.split(":", 2) + ["", ""])[:3]
-            if wanted not in controllers.split(","):
+            if group_controller not in controllers.split(","):
                 continue
             inside = os.path.relpath(path, top)
             folder = mounted_at = os.path.join(root, mounted_at.lstrip("/"))

@@ -1,7 +1,7 @@
-"""HTML pages that are one file each: styles, scripts, plots and photos are inside, nothing is fetched when they open.
+"""Writes HTML pages of one file each: styles, scripts, plots and photos are inside, nothing is loaded from elsewhere.
 
-Templates (Jinja2, autoescaped) lie with the verb that fills them and extend base.html, beside this file, which follows
-the reader's light or dark setting and makes every `<table class="sortable">` sortable by its headers.
+Templates (Jinja2, autoescaped) lie with the verb that fills them. They extend base.html, beside this file, which
+follows the reader's light or dark setting and makes every `<table class="sortable">` sortable by its headers.
 """
 
 import base64
@@ -19,12 +19,12 @@ _QUALITY = 80  # of the JPEGs inside
 
 
 def write_page(path, template, **values):
-    """Fills a template and writes it whole or not at all.
+    """Fills a template and writes the page atomically.
 
     Args:
         path: the .html file.
         template: the file of the template; it may extend base.html.
-        values: what it shows; strings are escaped, what picture and svg return is not.
+        values: for the template; strings are escaped, the results of picture and svg are not.
 
     Raises:
         MissingRequirement: Jinja2 is not installed. OSError: the file cannot be written.
@@ -43,11 +43,11 @@ def write_page(path, template, **values):
 
 
 def picture(rgb, side=None):
-    """Returns a data: address for <img src>.
+    """Returns a picture as a data: address for <img src>.
 
     Args:
         rgb: uint8 array [height, width, 3].
-        side: shrink so that the longer side has at most so many pixels.
+        side: the longer side in pixels, at most; None for the picture's own size.
     """
     if side is not None:
         rgb = shrink_picture(rgb, side, side)
@@ -56,7 +56,7 @@ def picture(rgb, side=None):
 
 
 def new_figure(width, height):
-    """Returns a matplotlib Figure of so many inches with one Axes, in greys that read on light and on dark."""
+    """Returns a matplotlib Figure with one Axes, in greys that read on light and on dark; sizes are in inches."""
     matplotlib = require("matplotlib")
     grey = "#808890"
     coloured = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
@@ -75,7 +75,7 @@ def new_figure(width, height):
 
 
 def svg(figure):
-    """Returns a figure as SVG markup to stand in a page."""
+    """Returns a matplotlib Figure as SVG markup for a page."""
     matplotlib = require("matplotlib")
     text = io.StringIO()
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "picnic-edge"}):

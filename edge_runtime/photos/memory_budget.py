@@ -116,7 +116,11 @@ _budget: typing.Optional[Budget] = None
 
 
 def decode_budget():
-    """Returns the Budget of this process; its size is chosen at the first call. Raises as default_bytes."""
+    """Returns the Budget of this process; its size is set at the first call.
+
+    Raises:
+        UsageError: PICNIC_EDGE_DECODE_MIB is no whole number from 1.
+    """
     global _budget
     with _lock:
         if _budget is None:

@@ -58,7 +58,9 @@ def read_photo(path):
         Photo.
 
     Raises:
-        ImageError, PhotoMissing, StorageLost, MemoryError: as read_image.
+        ImageError: the file cannot be read or is no usable photo; the message says why. PhotoMissing: it is not there.
+        StorageLost: the disk or network drive fails, or no more files can be opened.
+        MemoryError: there is not enough memory, even for this photo alone.
     """
     return _retry_alone(_read_photo, path)
 
@@ -93,7 +95,9 @@ def read_large(path, side):
         uint8 array [height, width, 3], RGB, upright.
 
     Raises:
-        ImageError, PhotoMissing, StorageLost, MemoryError: as read_image.
+        ImageError: the file cannot be read or is no usable photo; the message says why. PhotoMissing: it is not there.
+        StorageLost: the disk or network drive fails, or no more files can be opened.
+        MemoryError: there is not enough memory, even for this photo alone.
     """
     return _retry_alone(functools.partial(_read_large, side=side), path)
 

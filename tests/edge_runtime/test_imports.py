@@ -29,9 +29,9 @@ def loaded_by(code):
 def loaded_by_command(*arguments):
     return loaded_by(
         "import picnic_edge\n"
-        "try:\n    code = picnic_edge.main(%r)\n"
+        f"try:\n    code = picnic_edge.main({[os.fspath(argument) for argument in arguments]!r})\n"
         "except SystemExit as stopped:\n    code = stopped.code\n"
-        "assert code == 0, code" % [os.fspath(argument) for argument in arguments]
+        "assert code == 0, code"
     )
 
 

@@ -63,7 +63,7 @@ def test_no_part_of_a_secret_is_shown(address, shown, secret):
     for text in ("%s", "%s: gave no frame", "'%s' is away", "(%s), or %s; %s", '{"source": "%s"}', "%s#12"):
         found = hide_secrets(text.replace("%s", address))
         assert not any(secret[start : start + 3] in found for start in range(len(secret) - 2)), found
-    assert hide_secrets("%s: reading failed" % address) == "%s: reading failed" % shown
+    assert hide_secrets(f"{address}: reading failed") == f"{shown}: reading failed"
 
 
 @pytest.mark.parametrize("address", OPEN)
@@ -82,8 +82,8 @@ def test_text_without_an_address_stays_as_it_is():
 def test_an_address_that_was_given_is_known_whatever_is_in_it():
     address = "rtsp://eva:my 'own\" secret@cam/live"
     remember(["bundle", address])
-    assert hide_secrets("open %s" % address) == "open rtsp://eva:***@cam/live"
-    for text in (address, repr(address), "open(%s) failed" % address):
+    assert hide_secrets(f"open {address}") == "open rtsp://eva:***@cam/live"
+    for text in (address, repr(address), f"open({address}) failed"):
         assert "own" not in hide_secrets(text) and "secret" not in hide_secrets(text)
 
 
@@ -97,7 +97,7 @@ def fails_with(error):
 @pytest.mark.parametrize("error", [UsageError, RuntimeError])
 def test_neither_an_error_nor_a_bug_s_traceback_shows_a_secret(capsys, error):
     address = "rtsp://eva:Sec#r et1@cam/live"
-    assert run_verb(fails_with(error("%s: no answer from %r" % (address, address))), [address]) in (1, 2)
+    assert run_verb(fails_with(error(f"{address}: no answer from {address!r}")), [address]) in (1, 2)
     err = capsys.readouterr().err
     assert "rtsp://eva:***@cam/live: no answer" in err
     assert "Sec" not in err and "et1" not in err

@@ -30,7 +30,7 @@ def test_a_name_is_shown_on_one_line_without_what_a_terminal_obeys(name, shown):
 
 
 def test_a_message_keeps_its_lines():
-    assert text.printable("one\ntwo\x1b", kept="\n") == "one\ntwo\\x1b"
+    assert text.printable("one\ntwo\x1b", keep="\n") == "one\ntwo\\x1b"
 
 
 def accepted(value):

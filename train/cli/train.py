@@ -380,7 +380,7 @@ def _log_run(out, arguments, done, figures, record, minutes):
     try:
         with open(path, "a", encoding="utf-8", errors="surrogateescape", newline="") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
-            write = text_formats.row_writer(file, list(row), ".tsv", header=file.seek(0, os.SEEK_END) == 0)
+            write = text_formats.tsv_writer(file, list(row), header=file.seek(0, os.SEEK_END) == 0)
             write(list(row.values()))
     except OSError as error:
         say(f"{path}: this run cannot be added ({error.strerror})")

@@ -118,7 +118,7 @@ def report_problems(problems, path, strict):
         with files.named(path):
             os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
             with files.atomic_file(path) as file:
-                write = text_formats.row_writer(file, ["file", "problem"], ".tsv")
+                write = text_formats.tsv_writer(file, ["file", "problem"])
                 for problem in problems:
                     write(problem)
         say(f"  the whole list: {path}")

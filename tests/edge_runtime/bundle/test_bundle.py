@@ -48,12 +48,12 @@ def change_manifest(folder, change, resign=False):
 
 def content_of(folder):
     """Returns {name: bytes} of a folder's files, hidden ones too."""
-    found = {}
+    content = {}
     for parent, _, names in os.walk(str(folder)):
         for name in names:
             with open(os.path.join(parent, name), "rb") as file:
-                found[os.path.relpath(os.path.join(parent, name), str(folder))] = file.read()
-    return found
+                content[os.path.relpath(os.path.join(parent, name), str(folder))] = file.read()
+    return content
 
 
 # --- opening
@@ -106,7 +106,7 @@ def test_one_changed_byte_is_found_when_the_file_is_used_and_not_before(tiny_bun
     Bundle.open(tiny_bundle)
     use = open_engine if name == "model.onnx" else Bundle.sample
     text = refusal(tiny_bundle, use)
-    assert text.startswith("%s: its file %s is not the one that was written; " % (tiny_bundle, name))
+    assert text.startswith(f"{tiny_bundle}: its file {name} is not the one that was written; ")
     assert text.endswith("train again, or copy the bundle again")
 
 
@@ -124,13 +124,13 @@ def test_a_changed_saved_model_is_found_when_tensorflow_is_to_load_it(tiny_bundl
 def test_a_file_cut_short_is_found(tiny_bundle, name):
     path = os.path.join(tiny_bundle, name)
     os.truncate(path, os.path.getsize(path) - 1)
-    assert "its file %s is not the one that was written" % name in refusal(tiny_bundle)
+    assert f"its file {name} is not the one that was written" in refusal(tiny_bundle)
 
 
 @pytest.mark.parametrize("name", LISTED)
 def test_a_missing_file_is_named(tiny_bundle, name):
     os.unlink(os.path.join(tiny_bundle, name))
-    assert "its file %s cannot be read (No such file or directory)" % name in refusal(tiny_bundle)
+    assert f"its file {name} cannot be read (No such file or directory)" in refusal(tiny_bundle)
 
 
 @pytest.mark.parametrize("make", [os.mkdir, os.mkfifo])
@@ -152,7 +152,7 @@ def test_a_folder_that_holds_more_than_is_listed_is_not_handed_to_a_library(tiny
     Bundle.open(tiny_bundle).checked("saved_model")
     write_bytes(os.path.join(tiny_bundle, name), b"x")
     text = refusal(tiny_bundle, lambda opened: opened.checked("saved_model"))
-    assert "holds %s, which is not listed; remove it" % name.split("/", 1)[1] in text
+    assert f"holds {name.split('/', 1)[1]}, which is not listed; remove it" in text
 
 
 def test_a_link_to_a_folder_in_a_folder_is_not_listed_either(tiny_bundle, tmp_path):
@@ -167,7 +167,7 @@ def test_a_link_to_a_folder_in_a_folder_is_not_listed_either(tiny_bundle, tmp_pa
 def test_what_is_not_listed_is_not_read(tiny_bundle, use, name):
     change_manifest(tiny_bundle, lambda manifest: drop_sample(manifest), resign=True)
     write_bytes(os.path.join(tiny_bundle, "model.onnx.data"), b"x")
-    assert "does not list %s" % name in refusal(tiny_bundle, lambda opened: use(opened, name))
+    assert f"does not list {name}" in refusal(tiny_bundle, lambda opened: use(opened, name))
 
 
 def drop_sample(manifest):
@@ -228,7 +228,7 @@ def test_a_sample_that_is_listed_and_no_sample_is_refused(tiny_bundle, name, dat
     write_bytes(os.path.join(tiny_bundle, "sample", name), data)
     os.unlink(os.path.join(tiny_bundle, MANIFEST))
     writing.write_manifest(tiny_bundle, sorted(COLOURS), {}, {})
-    assert refusal(tiny_bundle, Bundle.sample).startswith("%s: its sample cannot be read (" % tiny_bundle)
+    assert refusal(tiny_bundle, Bundle.sample).startswith(f"{tiny_bundle}: its sample cannot be read (")
 
 
 def test_a_bundle_without_a_sample_says_so(tiny_bundle):
@@ -241,7 +241,7 @@ def test_a_listed_file_outside_the_bundle_is_refused(tiny_bundle, name):
     outside = write_bytes(os.path.join(tiny_bundle, "..", "stray"), b"x")
     facts = {"sha256": files.sha256_of(outside), "size_bytes": 1}
     change_manifest(tiny_bundle, lambda manifest: manifest["files"].update({name: facts}), resign=True)
-    assert "lists the file %s, which is outside it" % name in refusal(tiny_bundle)
+    assert f"lists the file {name}, which is outside it" in refusal(tiny_bundle)
 
 
 def test_a_link_that_leaves_the_bundle_is_refused(tiny_bundle):
@@ -371,7 +371,7 @@ def test_the_command_ends_with_5_and_names_the_file(tiny_bundle, tmp_path, spoil
     done = picnic_edge("classify", tiny_bundle, tmp_path / "a.jpg")
     assert done.returncode == 5
     assert done.stdout == b""
-    assert done.stderr.startswith("picnic-edge: %s: " % tiny_bundle) and named in done.stderr
+    assert done.stderr.startswith(f"picnic-edge: {tiny_bundle}: ") and named in done.stderr
     assert "train again" in done.stderr
     assert "Traceback" not in done.stderr
 

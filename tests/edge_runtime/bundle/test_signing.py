@@ -156,7 +156,7 @@ def test_an_engine_that_was_made_with_a_key_is_signed(tiny_bundle, key):
     with open_engine(Bundle.open(tiny_bundle)) as engine:
         assert engine.name == ENGINE
     change(record_of(tiny_bundle), images_per_s=1e9)
-    with pytest.raises(BundleError, match="%s: .*signed" % ENGINE):
+    with pytest.raises(BundleError, match=f"{ENGINE}: .*signed"):
         open_engine(Bundle.open(tiny_bundle), ENGINE)
 
 
@@ -182,7 +182,7 @@ def test_a_bundle_that_is_not_signed_is_not_converted(tiny_bundle, key):
 )
 def test_a_key_of_another_length_is_wrong_usage(tmp_path, monkeypatch, data, said):
     monkeypatch.setenv(signing.KEY_FILE, write_key(tmp_path / "bad", data))
-    with pytest.raises(UsageError, match="32 to 65536 bytes.*%s" % said):
+    with pytest.raises(UsageError, match=f"32 to 65536 bytes.*{said}"):
         signing.key()
 
 
@@ -191,7 +191,7 @@ def test_a_key_that_cannot_be_read_is_wrong_usage_before_the_work(tiny_bundle, t
     os.mkdir(str(tmp_path / "folder"))
     monkeypatch.setenv(signing.KEY_FILE, str(tmp_path / name))
     for work in (lambda: Bundle.open(tiny_bundle), lambda: writing.check_target(str(tmp_path / "new"))):
-        with pytest.raises(UsageError, match="PICNIC_EDGE_KEY_FILE=.*%s: " % name):
+        with pytest.raises(UsageError, match=f"PICNIC_EDGE_KEY_FILE=.*{name}: "):
             work()
 
 
@@ -250,7 +250,7 @@ def test_a_corrupt_bundle_is_not_signed(tiny_bundle, key, name):
 )
 def test_a_corrupt_engine_is_named_and_not_signed_the_bundle_is(converted, key, spoil, problem):
     spoil(converted)
-    with pytest.raises(BundleError, match="(?s)signed.*%s" % problem):
+    with pytest.raises(BundleError, match=f"(?s)signed.*{problem}"):
         sign_bundle.main([converted])
     assert [info.name for info in list_engines(Bundle.open(converted))] == [ENGINE, "onnxruntime"]
     with pytest.raises(BundleError):

@@ -26,7 +26,7 @@ from edge_runtime.cli.run import run_verb
 from edge_runtime.engines.base import Engine
 from edge_runtime.engines.record import EngineInfo
 from edge_runtime.errors import ImageError
-from edge_runtime.results import file_sink, formats, journal
+from edge_runtime.results import file_sink, journal
 from edge_runtime.results import rows as results_rows
 
 PICTURE_S = 0.0002
@@ -113,12 +113,12 @@ def kill_at(point, count):
     elif point == "checkpoint":
         around(journal, "write_journal", after=here)
     elif point == "whole":
-        around(formats, "place", before=here)
+        around(file_sink, "finish_file", before=here)
     elif point == "named":
         around(os, "replace", after=here, only=lambda old, new: ".partial" not in new)
     else:
         assert point == "removed"
-        around(formats, "place", after=here)
+        around(file_sink, "finish_file", after=here)
 
 
 if __name__ == "__main__":

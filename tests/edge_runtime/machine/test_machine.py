@@ -22,7 +22,7 @@ SEPARATE_GROUPS = "4:memory:/docker/abc\n3:cpu,cpuacct:/docker/abc\n1:name=syste
 
 def unified(path="/", **files):
     """Returns a root with version 2; files: {"deep__cpu.max": text}, __ for / and below the mount."""
-    root = {"proc/self/cgroup": "0::%s\n" % path, "proc/self/mountinfo": UNIFIED, "proc/meminfo": MEMINFO}
+    root = {"proc/self/cgroup": f"0::{path}\n", "proc/self/mountinfo": UNIFIED, "proc/meminfo": MEMINFO}
     root.update({"sys/fs/cgroup/" + name.replace("__", "/"): text for name, text in files.items()})
     return root
 
@@ -73,9 +73,9 @@ def test_the_cpu_quota_of_a_container_counts_as_cores_do(tmp_path, files, cores)
         (
             unified(
                 **{
-                    "memory.max": "%d\n" % (3 * GIB),
-                    "memory.current": "%d\n" % (2 * GIB),
-                    "memory.stat": "anon 5\ninactive_file %d\nactive_file 7\n" % (GIB // 2),
+                    "memory.max": f"{3 * GIB}\n",
+                    "memory.current": f"{2 * GIB}\n",
+                    "memory.stat": f"anon 5\ninactive_file {GIB // 2}\nactive_file 7\n",
                 }
             ),
             GIB + GIB // 2,
@@ -108,7 +108,7 @@ def test_the_cpu_quota_of_a_container_counts_as_cores_do(tmp_path, files, cores)
                 **{
                     "memory__memory.limit_in_bytes": str(2 * GIB),
                     "memory__memory.usage_in_bytes": str(2 * GIB),
-                    "memory__memory.stat": "inactive_file 4096\ntotal_inactive_file %d\n" % GIB,
+                    "memory__memory.stat": f"inactive_file 4096\ntotal_inactive_file {GIB}\n",
                 }
             ),
             GIB,

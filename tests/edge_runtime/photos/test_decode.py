@@ -77,9 +77,9 @@ def no_decoder(monkeypatch):
 
 @pytest.mark.parametrize("suffix, most", [("jpg", 3), ("png", 0), ("bmp", 0), ("gif", 12), ("webp", 3)])
 def test_each_format_decodes_to_what_was_saved(suffix, most):
-    found = decode_image(encoded(gradient(), suffix))
-    assert found.shape == (SIDE, SIDE, 3) and found.dtype == np.uint8
-    assert difference(found, fit_image(gradient())) <= most
+    decoded = decode_image(encoded(gradient(), suffix))
+    assert decoded.shape == (SIDE, SIDE, 3) and decoded.dtype == np.uint8
+    assert difference(decoded, fit_image(gradient())) <= most
 
 
 def test_the_bytes_tell_the_format_whatever_the_suffix_says(tmp_path):
@@ -98,9 +98,9 @@ def test_a_cmyk_jpeg_keeps_its_colours():
 
 
 def test_a_grey_jpeg_becomes_three_equal_channels():
-    found = decode_image(encoded(Image.fromarray(gradient()).convert("L"), "jpg"))
-    assert np.array_equal(found[..., 0], found[..., 1]) and np.array_equal(found[..., 0], found[..., 2])
-    assert difference(found, fit_image(np.array(Image.fromarray(gradient()).convert("L").convert("RGB")))) < 3
+    decoded = decode_image(encoded(Image.fromarray(gradient()).convert("L"), "jpg"))
+    assert np.array_equal(decoded[..., 0], decoded[..., 1]) and np.array_equal(decoded[..., 0], decoded[..., 2])
+    assert difference(decoded, fit_image(np.array(Image.fromarray(gradient()).convert("L").convert("RGB")))) < 3
 
 
 def test_a_progressive_jpeg_decodes():
@@ -202,8 +202,8 @@ def bmp_with_alpha(rgb, alpha):
 
 @pytest.mark.parametrize("alpha", [0, 255])
 def test_a_bmp_whose_alpha_was_left_zero_is_opaque(alpha):
-    found = decode_image(bmp_with_alpha(gradient(), alpha))
-    assert np.array_equal(found, fit_image(gradient()))
+    decoded = decode_image(bmp_with_alpha(gradient(), alpha))
+    assert np.array_equal(decoded, fit_image(gradient()))
 
 
 def test_a_large_transparent_png_is_laid_over_white_in_strips(monkeypatch):
@@ -255,8 +255,8 @@ def test_a_multi_picture_jpeg_cut_in_its_first_picture_is_truncated(two_pictures
 
 def test_a_motion_photo_with_a_film_behind_it_decodes():
     film = b"\0\0\0\x18ftypmp42" + b"\xff\xda" + bytes(range(256)) * 4  # holds a start-of-scan mark by chance
-    found = decode_image(encoded(gradient(), "jpg") + film)
-    assert difference(found, fit_image(gradient())) < 3
+    decoded = decode_image(encoded(gradient(), "jpg") + film)
+    assert difference(decoded, fit_image(gradient())) < 3
 
 
 # --- EXIF
@@ -283,26 +283,26 @@ def with_orientation(upright, orientation, suffix="jpg", **settings):
 
 @pytest.mark.parametrize("orientation", sorted(STORED))
 def test_every_exif_orientation_comes_out_upright(orientation):
-    found = decode_image(with_orientation(gradient(), orientation))
-    assert difference(found, fit_image(gradient())) < 3
+    decoded = decode_image(with_orientation(gradient(), orientation))
+    assert difference(decoded, fit_image(gradient())) < 3
 
 
 @pytest.mark.parametrize("orientation", sorted(STORED))
 def test_every_exif_orientation_comes_out_upright_when_scaled_while_decoding(orientation):
-    found = decode_image(with_orientation(gradient(1300, 1400), orientation))
-    assert difference(found, fit_image(gradient(1300, 1400))) < 3
+    decoded = decode_image(with_orientation(gradient(1300, 1400), orientation))
+    assert difference(decoded, fit_image(gradient(1300, 1400))) < 3
 
 
 @pytest.mark.parametrize("suffix", ["png", "webp"])
 def test_exif_orientation_counts_in_other_formats_too(suffix):
-    found = decode_image(with_orientation(gradient(), 6, suffix))
-    assert difference(found, fit_image(gradient())) < 3
+    decoded = decode_image(with_orientation(gradient(), 6, suffix))
+    assert difference(decoded, fit_image(gradient())) < 3
 
 
 @pytest.mark.parametrize("orientation", [0, 9, 255])
 def test_an_orientation_that_does_not_exist_counts_as_upright(orientation):
-    found = decode_image(with_orientation(gradient(), orientation))
-    assert difference(found, fit_image(gradient())) < 3
+    decoded = decode_image(with_orientation(gradient(), orientation))
+    assert difference(decoded, fit_image(gradient())) < 3
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
@@ -318,8 +318,8 @@ def test_an_orientation_that_does_not_exist_counts_as_upright(orientation):
     ids=["empty", "no header", "directory out of the file", "directory cut off", "zeros"],
 )
 def test_a_broken_exif_block_does_not_make_the_photo_unusable(exif):
-    found = decode_image(with_segment(encoded(gradient(), "jpg"), exif))
-    assert difference(found, fit_image(gradient())) < 3
+    decoded = decode_image(with_segment(encoded(gradient(), "jpg"), exif))
+    assert difference(decoded, fit_image(gradient())) < 3
 
 
 def with_segment(jpeg, body, marker=b"\xff\xe1"):
@@ -369,7 +369,7 @@ def test_bytes_that_are_nothing_known_are_no_picture():
 )
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
 def test_a_photo_whose_header_is_cut_is_damaged_and_its_format_named(data, kind):
-    assert reason_of(data).startswith("is damaged (%s: " % kind)
+    assert reason_of(data).startswith(f"is damaged ({kind}: ")
 
 
 def test_an_empty_file_is_called_empty():
@@ -432,9 +432,9 @@ def test_any_proportion_is_squashed_to_the_square(size, suffix):
     if max(size) > 100:
         half = Image.new("RGB", (max(1, size[0] // 2), size[1] if size[0] > 1 else size[1] // 2), (20, 140, 9))
         picture.paste(half, (0, 0))
-        found = decode_image(encoded(picture, suffix))
-        assert found.shape == (SIDE, SIDE, 3)
-        assert difference(found[-20:, -20:], np.full((20, 20, 3), (200, 40, 90))) < 3
+        decoded = decode_image(encoded(picture, suffix))
+        assert decoded.shape == (SIDE, SIDE, 3)
+        assert difference(decoded[-20:, -20:], np.full((20, 20, 3), (200, 40, 90))) < 3
 
 
 def test_a_very_wide_png_decodes():
@@ -705,18 +705,18 @@ def test_too_little_memory_is_no_fault_of_the_photo(suffix, settings, module, na
 
 @pytest.mark.parametrize("read", [read_image, read_photo, lambda path: read_large(path, 300)])
 def test_a_photo_for_which_memory_is_short_once_is_tried_again_alone(tmp_path, monkeypatch, read):
-    """What the first attempt had taken is free again, and no other photo is decoded beside the second."""
+    """The memory of the first attempt is free again, and no other photo is decoded beside the second."""
     path, freed = write_bytes(tmp_path / "photo.jpg", encoded(gradient(), "jpg")), []
     decode = jpeg.decode
 
-    class Taken:
+    class Allocation:
         def __del__(self):
             freed.append(True)
 
     def fail_once(*arguments):
         if not freed:
-            taken = Taken()
-            raise MemoryError("planted", id(taken))
+            memory = Allocation()
+            raise MemoryError("planted", id(memory))
         with memory_budget.decode_budget()._changed:
             assert memory_budget.decode_budget()._used_bytes == memory_budget.decode_budget().size_bytes
         return decode(*arguments)
@@ -763,7 +763,7 @@ def test_a_huge_file_that_pillow_would_read_to_learn_its_size_is_refused_before(
     start = {"AVIF": b"\0\0\0\x18ftypavif", "HEIF": b"\0\0\0\x18ftypheic", "TIFF": b"II*\0"}[kind]
     path = write_bytes(tmp_path / "huge", start + bytes(60))
     os.truncate(path, 1 << 30)
-    with pytest.raises(ImageError, match="memory.*%s" % kind):
+    with pytest.raises(ImageError, match=f"memory.*{kind}"):
         read_image(path)
 
 
@@ -901,8 +901,8 @@ def test_a_jpeg_with_restart_markers_that_lost_one_is_damaged():
 @pytest.mark.parametrize("extra", [b"\0", b"\x12\x34\x56", bytes(range(1, 60)), b"\xff\xff", bytes(300)])
 def test_bytes_too_many_before_the_end_of_a_jpeg_are_harmless(extra):
     data = encoded(gradient(), "jpg")
-    found = decode_image(data[:-2] + extra + data[-2:])
-    assert difference(found, decode_image(data)) == 0
+    decoded = decode_image(data[:-2] + extra + data[-2:])
+    assert difference(decoded, decode_image(data)) == 0
 
 
 @pytest.mark.parametrize("progressive", [False, True])
@@ -980,9 +980,9 @@ def test_a_tiff_of_any_mode_decodes(mode):
         picture = Image.fromarray(np.asarray(grey).astype(np.uint16) * 257)
     else:
         picture = Image.fromarray(gradient()).convert(mode)
-    found = decode_image(encoded(picture, "tiff"))
+    decoded = decode_image(encoded(picture, "tiff"))
     expected = gradient() if mode in ("RGB", "RGBA", "CMYK", "P") else np.array(grey.convert("RGB"))
-    assert difference(found, fit_image(expected)) < (60 if mode in ("P", "1") else 4)
+    assert difference(decoded, fit_image(expected)) < (60 if mode in ("P", "1") else 4)
 
 
 def tiff(pixels, bits, samples, photometric, planes=1):
@@ -994,7 +994,7 @@ def tiff(pixels, bits, samples, photometric, planes=1):
 
     def add(tag, kind, values):
         nonlocal extra
-        packed = struct.pack("<%d%s" % (len(values), "HI"[kind - 3]), *values)
+        packed = struct.pack(f"<{len(values)}{'HI'[kind - 3]}", *values)
         if len(packed) > 4:
             extra, packed = extra + packed, struct.pack("<I", behind + len(extra))
         tags.append(struct.pack("<HHI", tag, kind, len(values)) + packed.ljust(4, b"\0"))
@@ -1024,11 +1024,11 @@ def test_a_grey_tiff_in_which_white_is_zero_is_no_negative(photometric, bits):
         (grey if photometric else 255 - grey).astype("<u2") * 257 if bits == 16 else grey if photometric else 255 - grey
     )
     try:
-        found = decode_image(tiff(np.ascontiguousarray(stored), bits, 1, photometric))
+        decoded = decode_image(tiff(np.ascontiguousarray(stored), bits, 1, photometric))
     except ImageError as error:
         assert bits == 16 and photometric == 0 and "of a kind that is not read" in str(error)  # Pillow 8
         return
-    assert difference(found, fit_image(np.repeat(grey[:, :, None], 3, axis=2))) < 1
+    assert difference(decoded, fit_image(np.repeat(grey[:, :, None], 3, axis=2))) < 1
 
 
 def test_a_tiff_with_planes_of_16_bits_is_refused_and_one_of_8_bits_is_read():
@@ -1049,7 +1049,7 @@ def heif(suffix, orientation=1):
     pillow_heif.register_heif_opener()
     getattr(pillow_heif, "register_avif_opener", lambda: None)()
     if orientation != 1 and pillow_heif.__version__.startswith("0."):
-        pytest.skip("pillow-heif %s does not write how a photo is turned" % pillow_heif.__version__)
+        pytest.skip(f"pillow-heif {pillow_heif.__version__} does not write how a photo is turned")
     exif = Image.Exif()
     exif[0x0112] = orientation
     stored = Image.fromarray(np.ascontiguousarray(STORED[orientation](gradient())))
@@ -1057,15 +1057,15 @@ def heif(suffix, orientation=1):
     try:
         stored.save(file, {"heic": "HEIF", "avif": "AVIF"}[suffix], quality=90, exif=exif.tobytes())
     except (KeyError, OSError, RuntimeError, ValueError) as error:
-        pytest.skip("cannot write %s here: %s" % (suffix, error))
+        pytest.skip(f"cannot write {suffix} here: {error}")
     return file.getvalue()
 
 
 @pytest.mark.parametrize("suffix", ["heic", "avif"])
 @pytest.mark.parametrize("orientation", [1, 3, 6])
 def test_photos_of_iphones_are_read_where_the_library_is(suffix, orientation):
-    found = decode_image(heif(suffix, orientation))
-    assert difference(found, fit_image(gradient())) < 6
+    decoded = decode_image(heif(suffix, orientation))
+    assert difference(decoded, fit_image(gradient())) < 6
 
 
 def test_photos_of_iphones_say_what_to_install_where_it_is_not(monkeypatch):

@@ -94,7 +94,7 @@ def test_the_setting_counts(monkeypatch):
 @pytest.mark.parametrize("text", ["0", "-1", "much", "1.5"])
 def test_a_setting_that_makes_no_sense_is_refused(text, monkeypatch):
     monkeypatch.setenv(memory_budget.SETTING, text)
-    with pytest.raises(UsageError, match="PICNIC_EDGE_DECODE_MIB=%s" % text):
+    with pytest.raises(UsageError, match=f"PICNIC_EDGE_DECODE_MIB={text}"):
         memory_budget.default_bytes()
 
 
