@@ -16,7 +16,7 @@ from edge_runtime.classifier import Classifier
 from edge_runtime.cli.signals import stop_on_signals
 from edge_runtime.cli.status import Status
 from edge_runtime.console import message, print_json, say, shell_line
-from edge_runtime.engines import modules
+from edge_runtime.engines.kinds import LIBRARIES
 from edge_runtime.errors import PicnicError, UsageError
 from edge_runtime.machine import libraries
 from edge_runtime.photos import jpeg_hardware
@@ -187,7 +187,7 @@ def _open_classifier(options):
 def _settings_of(options, classifier):
     """Returns all that the rows depend on, as a dict of plain values: a resumed run must have the same."""
     info = classifier.engine.info
-    library = modules.LIBRARIES.get(info.kind)
+    library = LIBRARIES.get(info.kind)
     video = os.stat(options.source) if options.timed and not options.live else None
     built_from = {name: (info.record or {}).get(name) for name in ("source", "files")}
     return {
