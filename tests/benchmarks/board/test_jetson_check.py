@@ -137,13 +137,14 @@ def test_the_steps_are_what_could_only_be_simulated():
     for kind in ("tensorrt-fp16", "tf-trt-fp16"):
         assert names.index("convert " + kind) < names.index("classify " + kind) < names.index("bench")
     assert {"doctor", "opencv", "nvpmodel -q", "convert tensorrt-int8"} <= set(names)
+    assert {"bench PICNIC_EDGE_JPEG=hardware", "bench PICNIC_EDGE_ZERO_COPY=1"} <= set(names)
     commands = [" ".join(step.command[3:]) for step in jetson_check.steps("b", "p", "s")]
     assert "convert b --to tf-trt --precision fp16" in commands and "bench b --images p --report s" in commands
 
 
 def test_it_runs_where_nothing_of_the_product_can_be_imported(tmp_path):
     out = str(tmp_path / "r")
-    script = os.path.join(ROOT, "benchmarks", "jetson_check.py")
+    script = os.path.join(ROOT, "benchmarks", "board", "jetson_check.py")
     (tmp_path / "picnic_edge.py").write_text("import no_such_module")
     done = subprocess.run(
         [sys.executable, "-S", "-E", script, "no-bundle", "--out", out],  # -S: no installed packages
