@@ -48,7 +48,7 @@ HEIF = ["pillow-heif>=0.9,<2"]
 DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.5,<10", "mkdocstrings[python]>=0.26,<2"]  # Python 3.9 and newer
 CHECKS = [
     "pytest>=7,<10",
-    "jsonschema>=3.2,<5",  # tests hold bench.json to its schema
+    "jsonschema>=3.2,<5",  # tests hold bench.json and manifests to their schemas
     "pytest-xdist>=2.5,<4",  # two files of tests at a time
     "coverage>=7.10,<8; python_version >= '3.9'",  # make test COVERAGE=1; older ones do not follow processes
     "ruff>=0.6,<1; python_version >= '3.8'",

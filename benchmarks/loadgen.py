@@ -1,7 +1,7 @@
 """python -m benchmarks.loadgen BUNDLE: the scenarios of MLPerf's LoadGen on an engine. Unofficial: no MLPerf result.
 
 LoadGen (pip install mlcommons-loadgen) makes the queries, times the answers and judges whether a run is VALID: long
-enough, queries enough, the latency bound kept (Server), and statistically safe ("early stopping"). Only runs that
+enough, queries enough, the latency bound met (Server), and statistically safe ("early stopping"). Only runs that
 follow all of MLPerf's rules may bear its name; these use its load generator, on another model and other photos.
 
 SingleStream    one photo after the other; 90th percentile of the latency
@@ -9,13 +9,12 @@ MultiStream     one query of 8 photos after the other; 99th percentile of the qu
 Offline         all photos in one query, in batches of the engine's largest; photos per second
 Server          queries of one photo at random times, waiting ones share a batch; 99th percentile against a bound
 
-How it runs. LoadGen's C++ code calls back from the thread that started it, and an exception there could not come out.
-So it has a thread of its own, the same one for all runs, whose callbacks only put queries into a queue, and the calling
-thread, the one that opened the engine, takes them out, runs the engine and answers. (MLPerf's own Python examples use a
-queue and workers for Offline and Server; here all scenarios do. The hand-over costs some 0.05 ms per query.) LoadGen
-cannot be stopped in mid-run. When the engine fails, or at Ctrl-C, the remaining queries are answered with nothing,
-which brings LoadGen to its end within seconds: it has a limited number of queries ready, and in Server gives up when
-too many wait.
+How it runs. LoadGen's C++ code calls back from the thread that started it, where an exception would be lost. So it has
+a thread of its own, the same one for all runs, whose callbacks only put queries into a queue. The calling thread, which
+opened the engine, takes them out, runs the engine and answers. (MLPerf's own Python examples use a
+queue and workers for Offline and Server; here all scenarios do. The hand-over costs about 0.05 ms per query.) LoadGen
+cannot be stopped during a run. When the engine fails, or at Ctrl-C, the remaining queries get empty answers, which ends
+LoadGen within seconds: it has a limited number of queries ready, and in Server it gives up when too many wait.
 """
 
 import argparse
@@ -58,30 +57,29 @@ _MIN_QUERIES = {
 }
 _PHOTOS_PER_QUERY = 8  # MultiStream
 _PROBE_S = 1.0
-# The one query of Offline must last for the least duration also where the machine was busier while it was probed.
+# The one query of Offline must last for the minimum duration even if the machine was busier during the probe.
 _OFFLINE_MARGIN = {"quick": 2.0, "full": 1.2}
-_SERVER_LOAD = 0.5  # of what the engine can do photo by photo: queries that come at random wait little
-_SERVER_BOUND_MS = 15  # MLPerf's for image classification, or where the engine is too slow for it:
-_SERVER_BOUND_CALLS = 5  # as many calls with one photo
+_SERVER_LOAD = 0.5  # of the engine's speed photo by photo, so that queries at random times wait little
+_SERVER_BOUND_MS = 15  # MLPerf's for image classification; for an engine that is too slow for it:
+_SERVER_BOUND_CALLS = 5  # the time of so many calls with one photo
 _CONDITIONS = (
-    ("result_min_duration_met", "it ended before the least duration"),
-    ("result_min_queries_met", "it ended before the least number of queries"),
+    ("result_min_duration_met", "it ended before the minimum duration"),
+    ("result_min_queries_met", "it ended before the minimum number of queries"),
     ("result_perf_constraints_met", "too many answers came later than the bound"),
 )
 _FLUSH, _END = object(), object()
-# It never ends between runs: what a thread that ended has logged is freed by LoadGen's log writer in the next run,
-# which was once seen to crash (SIGSEGV, LoadGen 6.0.17).
+# It does not end between runs: in the next run LoadGen's log writer frees what an ended thread has logged, and once
+# crashed then (SIGSEGV, LoadGen 6.0.17).
 _THREAD = concurrent.futures.ThreadPoolExecutor(1, "loadgen")
 _PERCENTILES = (("p50", "50.00"), ("p90", "90.00"), ("p95", "95.00"), ("p97", "97.00"), ("p99", "99.00"))
 
-Probe = typing.NamedTuple(
-    "Probe",
-    [
-        ("photo_s", float),  # the fastest call with one photo
-        ("query_s", float),  # with the photos of a MultiStream query
-        ("photos_per_s", float),  # in batches of the engine's largest
-    ],
-)
+
+class Probe(typing.NamedTuple):
+    """How fast an engine is."""
+
+    photo_s: float  # the fastest call with one photo
+    query_s: float  # with the photos of a MultiStream query
+    photos_per_s: float  # in batches of the engine's largest size
 
 
 def run(engine, pictures, scenario, mode, folder):
@@ -92,23 +90,23 @@ def run(engine, pictures, scenario, mode, folder):
         pictures: uint8 [n, 299, 299, 3], n >= 1; LoadGen draws from them.
         scenario: one of SCENARIOS.
         mode: "quick" (some seconds) or "full" (600 s and more).
-        folder: where LoadGen writes its mlperf_log_* files, over older ones; made where it is missing.
+        folder: for LoadGen's mlperf_log_* files, which replace older ones; created if it is missing.
 
     Returns:
-        dict of plain values: name (NAME), engine, scenario, mode, valid, why (reasons of LoadGen's, [] where valid),
+        dict of plain values: name (NAME), engine, scenario, mode, valid, why (LoadGen's reasons, [] if valid),
         metric, value, unit (the scenario's headline), queries, samples (photos), seconds (of the whole test),
         min_ms, mean_ms, max_ms, p50_ms ... p99_ms, p99_9_ms (of a query's latency; not in Offline), samples_per_s,
-        settings (what LoadGen was asked), probe (what they rest on), max_batch, photos, loadgen_version, log_folder.
+        settings (of LoadGen), probe (what they were computed from), max_batch, photos, loadgen_version, log_folder.
 
     Raises:
         MissingRequirement: there is no LoadGen. UsageError: no logs can be written to the folder.
-        KeyboardInterrupt, EngineError and whatever else the engine raised: after LoadGen's end, seconds later (longer
+        KeyboardInterrupt, EngineError and any other exception of the engine: after LoadGen's end, seconds later (longer
             for an engine of far less than a millisecond in full mode). The logs then say INVALID.
     """
     lg = require("mlperf_loadgen")
     files.claim_folder(folder, "the folder of LoadGen's logs")
-    measured = probe(engine, pictures)
-    settings = settings_of(scenario, mode, measured)
+    speed = probe(engine, pictures)
+    settings = settings_of(scenario, mode, speed)
     started = time.perf_counter()
     _run_test(lg, engine, pictures, scenario, settings, folder)
     seconds = time.perf_counter() - started
@@ -120,7 +118,7 @@ def run(engine, pictures, scenario, mode, folder):
         mode=mode,
         seconds=seconds,
         settings=settings,
-        probe=dict(measured._asdict()),
+        probe=dict(speed._asdict()),
         max_batch=engine.max_batch,
         photos=len(pictures),
         log_folder=folder,
@@ -128,7 +126,7 @@ def run(engine, pictures, scenario, mode, folder):
 
 
 def probe(engine, pictures):
-    """Returns the engine's Probe, after warming up. The fastest calls count: LoadGen must not run out of queries."""
+    """Returns the engine's Probe. The fastest calls count, so that LoadGen does not run out of queries."""
     per_query = min(_PHOTOS_PER_QUERY, engine.max_batch)
     calls = int(math.ceil(_PHOTOS_PER_QUERY / per_query))
     return Probe(
@@ -138,33 +136,34 @@ def probe(engine, pictures):
     )
 
 
-def settings_of(scenario, mode, measured):
+def settings_of(scenario, mode, speed):
     """Returns LoadGen's settings for a scenario as {name in TestSettings: value}.
 
     LoadGen prepares as many queries as the expected speed needs: twice as many in the streams, 1.1 times in Offline.
 
     Args:
-        scenario, mode: as for run.
-        measured: a Probe.
+        scenario: one of SCENARIOS.
+        mode: "quick" or "full".
+        speed: a Probe.
     """
-    settings = {
+    settings: typing.Dict[str, typing.Any] = {
         "min_duration_ms": _MIN_DURATION_MS[mode],
         "min_query_count": _MIN_QUERIES[mode][scenario],
-    }  # type: typing.Dict[str, typing.Any]
+    }
     if scenario == "SingleStream":
-        settings["single_stream_expected_latency_ns"] = measured.photo_s * 1e9
+        settings["single_stream_expected_latency_ns"] = speed.photo_s * 1e9
     elif scenario == "MultiStream":
-        settings["multi_stream_expected_latency_ns"] = measured.query_s * 1e9
+        settings["multi_stream_expected_latency_ns"] = speed.query_s * 1e9
         settings["multi_stream_samples_per_query"] = _PHOTOS_PER_QUERY
     elif scenario == "Offline":
-        settings["offline_expected_qps"] = measured.photos_per_s * _OFFLINE_MARGIN[mode]
+        settings["offline_expected_qps"] = speed.photos_per_s * _OFFLINE_MARGIN[mode]
     else:
-        rate = _SERVER_LOAD / measured.photo_s
+        rate = _SERVER_LOAD / speed.photo_s
         settings["server_target_qps"] = rate
         settings["server_target_latency_ns"] = int(
-            1e6 * max(_SERVER_BOUND_MS, _SERVER_BOUND_CALLS * 1e3 * measured.photo_s)
+            1e6 * max(_SERVER_BOUND_MS, _SERVER_BOUND_CALLS * 1e3 * speed.photo_s)
         )
-        # Two seconds of queries in waiting: the bound is lost long before. LoadGen then ends the test.
+        # When two seconds of queries wait, LoadGen ends the test: the bound was exceeded long before.
         settings["server_max_async_queries"] = 8 + int(2 * rate)
     return settings
 
@@ -177,24 +176,24 @@ def read_result(path, scenario):
         scenario: one of SCENARIOS.
 
     Returns:
-        the part of run's result that comes from LoadGen.
+        the part of run's result that is LoadGen's.
 
     Raises:
-        UsageError: it cannot be read, or holds no verdict.
+        UsageError: it cannot be read, or has no verdict.
     """
     log, errors = _read_log(path)
     if "result_validity" not in log:
-        raise UsageError(f"{path}: holds no verdict of LoadGen's; the run did not reach its end")
+        raise UsageError(f"{path}: has no verdict of LoadGen; the run did not reach its end")
     valid = log["result_validity"] == "VALID"
     queries = log["result_query_count"]
-    result = {
+    result: typing.Dict[str, typing.Any] = {
         "scenario": scenario,
         "valid": valid,
         "why": [] if valid else _reasons(log, errors),
         "queries": queries,
         "samples": queries * log["effective_samples_per_query"],
         "loadgen_version": log.get("loadgen_version"),
-    }  # type: typing.Dict[str, typing.Any]
+    }
     if scenario == "Offline":
         rate = log["result_samples_per_second"]
         return dict(result, metric="photos per second", value=rate, unit="samples/s", samples_per_s=rate)
@@ -211,7 +210,7 @@ def read_result(path, scenario):
     rank, estimate = ("90", "early_stopping_latency_ss")
     if scenario == "MultiStream":
         rank, estimate = ("99", "early_stopping_latency_ms")  # ms: of MultiStream; it too is in nanoseconds
-    # With few queries the estimate lies above the percentile; LoadGen gives none (0) for less than its least number.
+    # With few queries the estimate is above the percentile; with too few LoadGen gives none (0).
     if log.get(estimate):
         return dict(
             result,
@@ -223,14 +222,15 @@ def read_result(path, scenario):
 
 
 def format_result(result):
-    """Returns a result of run as a few lines of text."""
+    """Returns the result of run as lines of text."""
     lines = [
         f"{result['scenario']}, {result['mode']}, {result['engine']}: {_verdict(result)}",
         f"  {result['metric']}: {result['value']:.2f} {result['unit']}",
         f"  {result['queries']} queries, {result['samples']} photos in {result['seconds']:.1f} s",
     ]
     if "p50_ms" in result:
-        lines.append("  p50 %(p50_ms).2f, p90 %(p90_ms).2f, p99 %(p99_ms).2f, max %(max_ms).2f ms" % result)
+        latencies = [f"{name} {result[name + '_ms']:.2f}" for name in ("p50", "p90", "p99", "max")]
+        lines.append(f"  {', '.join(latencies)} ms")
     lines += ["  because: " + reason for reason in result["why"]]
     lines.append(f"  ({result['name']}; LoadGen {result['loadgen_version']})")
     return "\n".join(lines)
@@ -240,14 +240,14 @@ def parser():
     """Returns the argument parser of `python -m benchmarks.loadgen`."""
     this = argparse.ArgumentParser(
         prog="python -m benchmarks.loadgen",
-        description="Run a scenario of MLPerf's LoadGen on an engine. " + NAME + ".",
+        description=f"Run a scenario of MLPerf's LoadGen on an engine. {NAME}.",
         epilog="example: python -m benchmarks.loadgen bundle --engine onnxruntime --scenario Offline",
     )
     this.add_argument("bundle", help="folder written by `picnic-edge train`; its sample photos are used")
-    this.add_argument("--engine", default="auto", metavar="NAME", help="default: the fastest that is valid here")
+    this.add_argument("--engine", default="auto", metavar="NAME", help="default auto: the fastest that runs here")
     this.add_argument("--scenario", choices=SCENARIOS, default="SingleStream", help="default SingleStream")
-    this.add_argument("--mode", choices=MODES, default="quick", help="quick: seconds; full: 600 s (default quick)")
-    this.add_argument("--logs", metavar="DIR", help="keep LoadGen's log files there")
+    this.add_argument("--mode", choices=MODES, default="quick", help="quick (default): seconds; full: at least 600 s")
+    this.add_argument("--logs", metavar="DIR", help="keep LoadGen's log files in this folder")
     this.add_argument("--json", action="store_true", help="one JSON document on stdout instead of the text")
     return this
 
@@ -257,11 +257,11 @@ def main(argv=None):
     options = parser().parse_args(argv)
     require("mlperf_loadgen")
     bundle = Bundle.open(options.bundle)
-    with contextlib.ExitStack() as held:
-        logs = options.logs or held.enter_context(tempfile.TemporaryDirectory())
-        # For one photo at a time all cores work together on it.
+    with contextlib.ExitStack() as cleanup:
+        logs = options.logs or cleanup.enter_context(tempfile.TemporaryDirectory())
+        # Opened for one photo at a time, an engine uses all cores for it.
         batch = 1 if options.scenario == "SingleStream" else DEFAULT_BATCH
-        engine = held.enter_context(open_engine(bundle, options.engine, batch))
+        engine = cleanup.enter_context(open_engine(bundle, options.engine, batch))
         say(f"running {options.scenario} ({options.mode}) on {engine.name}")
         try:
             result = run(engine, bundle.sample().images, options.scenario, options.mode, logs)
@@ -276,21 +276,20 @@ def main(argv=None):
 
 
 def _run_test(lg, engine, pictures, scenario, settings, folder):
-    """Runs LoadGen in a thread, answers in this one, and raises afterwards what went wrong."""
-    wanted = lg.TestSettings()
-    wanted.scenario = getattr(lg.TestScenario, scenario)
-    wanted.mode = lg.TestMode.PerformanceOnly
+    """Runs LoadGen in a thread and answers in this one. Raises the first error after LoadGen's end."""
+    test_settings = lg.TestSettings()
+    test_settings.scenario = getattr(lg.TestScenario, scenario)
+    test_settings.mode = lg.TestMode.PerformanceOnly
     for name, value in settings.items():
-        setattr(wanted, name, value)
+        setattr(test_settings, name, value)
     logs = lg.LogSettings()
     logs.log_output.outdir = os.fsencode(folder)  # as bytes: a name need not be UTF-8
     logs.enable_trace = False
     work = _Work(lg, scenario == "Server")
-    shown = min(len(pictures), 1024)
     sut = lg.ConstructSUT(work.issue, work.flush)
-    photos = lg.ConstructQSL(len(pictures), shown, _nothing, _nothing)
+    photos = lg.ConstructQSL(len(pictures), min(len(pictures), 1024), _nothing, _nothing)
     with _postponed_interrupt() as interrupted:
-        test = _THREAD.submit(work.start, sut, photos, wanted, logs)
+        test = _THREAD.submit(work.start, sut, photos, test_settings, logs)
         work.serve(engine, pictures, interrupted)
         test.result()
     lg.DestroyQSL(photos)
@@ -305,8 +304,8 @@ class _Work:
     def __init__(self, lg, is_server):
         self._lg = lg
         self._is_server = is_server
-        self._inbox = queue.Queue()  # type: queue.Queue
-        self.failure = None  # type: typing.Optional[BaseException]
+        self._inbox: queue.Queue = queue.Queue()
+        self.failure: typing.Optional[BaseException] = None
 
     def start(self, sut, photos, settings, logs):
         try:
@@ -317,7 +316,7 @@ class _Work:
             self._inbox.put(_END)
 
     def issue(self, samples):
-        """Called by LoadGen. The samples are its own memory, gone when this returns."""
+        """Called by LoadGen, which owns the samples and frees them when this returns."""
         if self.failure is not None and not self._is_server:
             self._lg.QuerySamplesComplete([self._lg.QuerySampleResponse(sample.id, 0, 0) for sample in samples])
         else:
@@ -328,11 +327,11 @@ class _Work:
         self._inbox.put(_FLUSH)
 
     def serve(self, engine, pictures, interrupted):
-        """Answers until LoadGen's end. What went wrong is in failure; every query is answered all the same."""
-        waiting = collections.deque()  # type: typing.Deque[typing.Tuple[int, int]]
+        """Answers until LoadGen's end. After an error, which is in failure, every query is answered all the same."""
+        waiting: typing.Deque[typing.Tuple[int, int]] = collections.deque()
         flushed = False
         while True:
-            # A Server's queries are kept after a failure: too many in waiting is what ends the test early.
+            # After a failure a Server's queries stay unanswered: too many of them end the test early.
             messages = [] if waiting and self.failure is None else [self._inbox.get()]
             while not self._inbox.empty():
                 messages.append(self._inbox.get())
@@ -344,7 +343,7 @@ class _Work:
                 else:
                     waiting.extend(message)
             if self.failure is None and interrupted():
-                say("interrupted: bringing LoadGen to its end")
+                say("interrupted: ending LoadGen")
                 self.failure = KeyboardInterrupt()
             if self.failure is None and waiting:
                 batch = [waiting.popleft() for _ in range(min(len(waiting), engine.max_batch))]
@@ -371,36 +370,36 @@ class _Work:
 
 @contextlib.contextmanager
 def _postponed_interrupt():
-    """In the block Ctrl-C raises nothing; yields a function that tells whether it came.
+    """Makes Ctrl-C raise nothing in the block; yields a function that tells whether it was pressed.
 
-    An exception between an answer and the note that it was given would have a query answered twice or never, and one
-    that left LoadGen's thread behind would crash Python's exit.
+    With an exception between an answer and its bookkeeping a query would be answered twice or never, and with one that
+    leaves LoadGen's thread running Python would crash at exit.
     """
-    came = []  # type: typing.List[int]
-    if threading.current_thread() is not threading.main_thread():  # where Ctrl-C never arrives
+    signals: typing.List[int] = []
+    if threading.current_thread() is not threading.main_thread():  # only the main thread is interrupted
         yield lambda: False
         return
-    before = signal.signal(signal.SIGINT, lambda number, frame: came.append(number))
+    before = signal.signal(signal.SIGINT, lambda number, frame: signals.append(number))
     try:
-        yield lambda: bool(came)
+        yield lambda: bool(signals)
     finally:
         signal.signal(signal.SIGINT, before)
 
 
 def _fastest_call_s(engine, pictures, batch):
-    taken = np.ascontiguousarray(pictures[np.arange(batch) % len(pictures)])
-    times = []  # type: typing.List[float]
+    photos = np.ascontiguousarray(pictures[np.arange(batch) % len(pictures)])
+    times: typing.List[float] = []
     end = time.perf_counter() + _PROBE_S
     while len(times) < 5 or time.perf_counter() < end:
         started = time.perf_counter()
-        engine.infer(taken)
+        engine.infer(photos)
         times.append(time.perf_counter() - started)
     return max(min(times), 1e-6)  # a stub may take no time at all
 
 
 def _read_log(path):
-    """Returns ({key: last value}, [error texts]); a line that is no JSON is passed over."""
-    values = {}  # type: typing.Dict[str, typing.Any]
+    """Returns ({key: last value}, [error texts]). Lines that are not JSON are ignored."""
+    values: typing.Dict[str, typing.Any] = {}
     errors = []
     try:
         with open(path, encoding="utf-8", errors="replace") as file:
@@ -419,11 +418,11 @@ def _read_log(path):
 
 
 def _reasons(log, errors):
-    found = [text for key, text in _CONDITIONS if log.get(key) is False]
+    reasons = [text for key, text in _CONDITIONS if log.get(key) is False]
     if log.get("early_stopping_met") is False:
-        found.append("early stopping: " + " ".join(log.get("early_stopping_result", "").replace("*", " ").split()))
-    found += [log.get("result_invalid_reason", "").strip()] + errors
-    return [text for text in found if text]
+        reasons.append("early stopping: " + " ".join(log.get("early_stopping_result", "").replace("*", " ").split()))
+    reasons += [log.get("result_invalid_reason", "").strip()] + errors
+    return [text for text in reasons if text]
 
 
 def _verdict(result):

@@ -1,14 +1,13 @@
-"""What others would run on the same photos, on the same machine, in the same run, each from its own package.
+"""Other programs on the same photos, on the same machine, in the same run, each with its own package.
 
 hackathon            the pipeline that this project grew from: tf.data, one photo at a time, and Keras predict
 tensorflow           the bundle's SavedModel as TensorFlow's guides run one: parallel tf.data, batches, prefetch
 opencv-onnxruntime   the loop of ten lines: cv2.imread, cv2.resize, ONNX Runtime
 benchmark_app ...    OpenVINO's own tool, on random pixels and without photos: the limit for the model alone
-ultralytics          its own classifier: only its speed can be compared
+ultralytics          its own classifier: only the speed is comparable
 trtexec ..., tf-trt  NVIDIA's tool and TensorFlow's own way, where there is a GPU
 
-Each runs in a process of its own, so that a crash or a hang costs this rival alone, and on the same cores: the process
-is bound to as many as `threads` allows before it imports anything.
+Each runs in a process of its own, so that a crash or a hang costs only this rival, and is bound to the same cores.
 """
 
 import concurrent.futures
@@ -31,7 +30,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from benchmarks.board import jetson_check
+from benchmarks.commands import run_command
 from edge_runtime import files
 from edge_runtime.bundle.manifest import INPUT_NAME, OUTPUT_NAME
 from edge_runtime.engines import tf_trt
@@ -46,13 +45,13 @@ from edge_runtime.photos import decode, read, spec
 
 BATCH = 8
 HINTS = ("throughput", "latency")  # of benchmark_app: many requests at once; one after the other
-LIMIT_S = 900  # for one rival: TF-TRT may take minutes to load
-TRTEXEC = "/usr/src/tensorrt/bin/trtexec"  # where JetPack puts it, which is not in the PATH
+LIMIT_S = 900  # for one rival; TF-TRT may take minutes to load
+TRTEXEC = "/usr/src/tensorrt/bin/trtexec"  # JetPack's folder, which is not in the PATH
 _HACKATHON_BATCH = 32
 _ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-_CHILD = "import sys; sys.path.insert(0, sys.argv[1]); from benchmarks import rivals; rivals.child(*sys.argv[2:])"
+_CHILD = "import sys; sys.path.insert(0, sys.argv[1]); from benchmarks import rivals; rivals.child_main(*sys.argv[2:])"
 _BENCHMARK_APP = (
-    # It would report its use to Intel over the network.
+    # Without the first line it would report its use to Intel over the network.
     "import sys; sys.modules['openvino_telemetry'] = None\n"
     "from openvino.tools.benchmark.main import main; sys.exit(main())"
 )
@@ -91,7 +90,7 @@ def measure(bundle, paths, threads=None, seconds=10.0, batch=BATCH):
 
 
 def common_photos(paths):
-    """Leaves out the photos that one of the rivals would stumble over, so that all are measured on the same ones.
+    """Leaves out the photos that some rival cannot read, so that all are measured on the same ones.
 
     Returns:
         (paths of readable JPEG and PNG photos with names in UTF-8, [(path, why it is left out)]).
@@ -103,7 +102,7 @@ def common_photos(paths):
 
 
 def jobs(bundle, paths, threads=None, seconds=10.0, batch=BATCH):
-    """Returns what run_job takes, one dict per rival, in the order of running; one with "skipped" is not to be run."""
+    """Returns the jobs for run_job, one dict per rival, in the order of running. A job with "skipped" is not run."""
     common = {
         "paths": list(paths),
         "class_names": bundle.class_names,
@@ -114,13 +113,13 @@ def jobs(bundle, paths, threads=None, seconds=10.0, batch=BATCH):
     onnx_model, saved_model = bundle.checked("model.onnx"), bundle.file("saved_model")
     if bundle.lists("saved_model"):
         bundle.checked("saved_model")
-    found = [
+    all_jobs = [
         dict(common, name="hackathon", rival="hackathon", model=saved_model, batch=_HACKATHON_BATCH),
         dict(common, name="tensorflow", rival="tensorflow", model=saved_model),
         dict(common, name="opencv-onnxruntime", rival="opencv-onnxruntime", model=onnx_model),
     ]
     engines = [info for info in list_engines(bundle) if info.record is not None]
-    problems = {info.name: _why_foreign(bundle, info) for info in engines}
+    problems = {info.name: _why_unusable(bundle, info) for info in engines}
     app = dict(common, rival="benchmark_app", batch=1)
     models = [("model.onnx", onnx_model, "fp32", "")]
     models += [
@@ -130,9 +129,9 @@ def jobs(bundle, paths, threads=None, seconds=10.0, batch=BATCH):
     ]
     for (name, model, precision, problem), hint in itertools.product(models, HINTS):
         job = dict(app, name=f"benchmark_app {name} {hint}", model=model, precision=precision, hint=hint)
-        found.append(dict(job, skipped=problem) if problem else job)
+        all_jobs.append(dict(job, skipped=problem) if problem else job)
     weights = sorted(glob.glob("yolo*-cls.pt"))
-    found.append(
+    all_jobs.append(
         dict(common, name="ultralytics", rival="ultralytics", model=os.path.abspath(weights[0]) if weights else "")
     )
     for kind, rival, name in (("tensorrt", "trtexec", PLAN), ("tf-trt", "tf-trt", tf_trt.SAVED_MODEL)):
@@ -143,43 +142,45 @@ def jobs(bundle, paths, threads=None, seconds=10.0, batch=BATCH):
                 job["skipped"] = problems[info.name]
             else:  # it was built for so many at most
                 job["batch"] = min(batch, info.record["batch_profile"]["max"])
-            found.append(job)
+            all_jobs.append(job)
         if not own:
             missing = f"the bundle has no {kind} engine; to make one: picnic-edge convert {bundle.path} --to {kind}"
-            found.append({"name": rival, "skipped": missing})
-    return found
+            all_jobs.append({"name": rival, "skipped": missing})
+    return all_jobs
 
 
 def run_job(job, limit_s=LIMIT_S):
-    """Runs one of jobs() in a process of its own. Returns its result, as measure yields it."""
+    """Runs one of jobs() in a process of its own. Returns its result: see measure."""
     with tempfile.TemporaryDirectory() as scratch:
-        asked, answer = os.path.join(scratch, "job.json"), os.path.join(scratch, "answer.json")
-        files.write_json(asked, job)
-        done = jetson_check.run([sys.executable, "-c", _CHILD, _ROOT, asked, answer, str(os.getpid())], limit_s)
+        job_file, answer = os.path.join(scratch, "job.json"), os.path.join(scratch, "answer.json")
+        files.write_json(job_file, job)
+        outcome = run_command([sys.executable, "-c", _CHILD, _ROOT, job_file, answer, str(os.getpid())], limit_s)
         try:
             with open(answer, encoding="utf-8") as file:
                 return json.load(file)
         except OSError:
-            said = [line for line in done["stderr"].splitlines() if line.strip()] or ["it said nothing"]
-            return {"skipped": done["problem"] or f"its process ended with {done['exit_code']}: {said[-1]}"}
+            lines = [line for line in outcome["stderr"].splitlines() if line.strip()] or ["no message"]
+            return {"skipped": outcome["problem"] or f"its process ended with {outcome['exit_code']}: {lines[-1]}"}
 
 
-def child(job, answer, parent):
-    """What the process of a rival does: runs the job in one file and writes its result into another.
+def child_main(job, answer, parent):
+    """The main function of a rival's process: runs the job of one JSON file and writes its result into another.
 
     Args:
         job, answer: file names.
-        parent: number of the process that started this one, and with which it ends.
+        parent: id of the process that started this one, as text; this process ends with it.
     """
     die_with_parent(int(parent))
     with open(job, encoding="utf-8") as file:
-        asked = json.load(file)
+        settings = json.load(file)
     # Libraries differ in what they take a number of threads from; none starts more than it has cores.
-    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: asked["threads"]])
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: settings["threads"]])
     try:
-        rival = asked["rival"]
-        result = _time_program(asked) if rival in _PROGRAMS else _time_photos(asked, *_PHOTO_RIVALS[rival](asked))
-        result.update(batch=asked["batch"], threads=asked["threads"])
+        rival = settings["rival"]
+        result = (
+            _time_program(settings) if rival in _PROGRAMS else _time_photos(settings, *_PHOTO_RIVALS[rival](settings))
+        )
+        result.update(batch=settings["batch"], threads=settings["threads"])
     except Exception as error:
         traceback.print_exc()
         reason = str(error).strip().splitlines() or [""]
@@ -188,7 +189,7 @@ def child(job, answer, parent):
 
 
 def plain_loop(model, threads, batch=BATCH):
-    """The loop that one would write in ten lines: read, resize, collect a batch, run.
+    """The loop of ten lines that most programs begin with: read, resize, collect a batch, run.
 
     Args:
         model: a bundle's model.onnx.
@@ -204,14 +205,14 @@ def plain_loop(model, threads, batch=BATCH):
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
     def classify(paths):
-        found = []
+        classes = []
         for start in range(0, len(paths), batch):
             pictures = []
             for path in paths[start : start + batch]:
                 bgr = cv2.imread(path)
                 pictures.append(cv2.resize(bgr, (spec.SIDE, spec.SIDE))[:, :, ::-1])
-            found += session.run(None, {INPUT_NAME: np.stack(pictures)})[0].argmax(axis=1).tolist()
-        return found
+            classes += session.run(None, {INPUT_NAME: np.stack(pictures)})[0].argmax(axis=1).tolist()
+        return classes
 
     return classify
 
@@ -223,7 +224,7 @@ def parse_benchmark_app(text):
         {"images_per_s", "calls", "seconds", "latency_p50_ms", "latency_mean_ms", "latency_min_ms", "latency_max_ms"}.
 
     Raises:
-        ValueError: one of them is not there.
+        ValueError: one of them is missing.
     """
     patterns = {
         "images_per_s": r"Throughput: +([\d.]+) FPS",
@@ -234,8 +235,8 @@ def parse_benchmark_app(text):
         "latency_min_ms": r"Min: +([\d.]+) (ms|us)",
         "latency_max_ms": r"Max: +([\d.]+) (ms|us)",
     }
-    found = _parsed("benchmark_app", patterns, text)
-    return dict(found, seconds=found["seconds"] / 1000, calls=int(found["calls"]))
+    figures = _parsed("benchmark_app", patterns, text)
+    return dict(figures, seconds=figures["seconds"] / 1000, calls=int(figures["calls"]))
 
 
 def parse_trtexec(text):
@@ -246,7 +247,7 @@ def parse_trtexec(text):
         "latency_p99_ms"}; latencies are the GPU's compute time of a call.
 
     Raises:
-        ValueError: one of them is not there.
+        ValueError: one of them is missing.
     """
     gpu = r"\] GPU Compute Time: [^\n]*"
     patterns = {
@@ -262,13 +263,13 @@ def parse_trtexec(text):
 
 
 def _parsed(program, patterns, text):
-    found = {name: re.search(pattern, text) for name, pattern in patterns.items()}
-    missing = sorted(name for name, match in found.items() if match is None)
+    matches = {name: re.search(pattern, text) for name, pattern in patterns.items()}
+    missing = sorted(name for name, match in matches.items() if match is None)
     if missing:
         raise ValueError(f"{program} printed no {', '.join(missing)}")
     # A latency below a millisecond is printed in microseconds.
-    scale = {name: 1000 if match and match.groups()[1:] == ("us",) else 1 for name, match in found.items()}
-    return {name: float(match.group(1)) / scale[name] for name, match in found.items() if match}
+    scale = {name: 1000 if match and match.groups()[1:] == ("us",) else 1 for name, match in matches.items()}
+    return {name: float(match.group(1)) / scale[name] for name, match in matches.items() if match}
 
 
 def _why_not_common(path):
@@ -286,7 +287,7 @@ def _why_not_common(path):
     return ""
 
 
-def _why_foreign(bundle, info):
+def _why_unusable(bundle, info):
     try:
         check_engine(bundle, info)
         return ""
@@ -347,10 +348,10 @@ def _tensorflow(job):
         autotune = tensorflow.data.experimental.AUTOTUNE
         dataset = _file_names(tensorflow, paths)
         dataset = dataset.map(lambda path: _tf_photo(tensorflow, path), num_parallel_calls=autotune)
-        found = []
+        classes = []
         for pixels in dataset.batch(job["batch"]).prefetch(autotune):
-            found += network(pixels).numpy().argmax(axis=1).tolist()
-        return found
+            classes += network(pixels).numpy().argmax(axis=1).tolist()
+        return classes
 
     return classify, ["tensorflow"], "tf.data with parallel calls and prefetch, tf.image, the SavedModel's signature"
 
@@ -369,18 +370,18 @@ def _opencv_onnxruntime(job):
 
 
 def _ultralytics(job):
-    # Neither downloads nor installs anything: what is missing is a reason to be skipped.
+    # Nothing is downloaded or installed: a rival that lacks something is skipped.
     os.environ.update(YOLO_OFFLINE="true", YOLO_AUTOINSTALL="false")
     ultralytics = require("ultralytics")
     weights = job["model"]
     if not weights:
         folder = str(ultralytics.settings["weights_dir"])
-        found = sorted(glob.glob(os.path.join(glob.escape(folder), "yolo*-cls.pt")))
-        if not found:
+        weights_files = sorted(glob.glob(os.path.join(glob.escape(folder), "yolo*-cls.pt")))
+        if not weights_files:
             raise MissingRequirement(
-                f"no weights yolo*-cls.pt in this folder or {folder} (nothing is downloaded from here)"
+                f"no weights yolo*-cls.pt in this folder or {folder} (this command downloads nothing)"
             )
-        weights = found[0]
+        weights = weights_files[0]
     model = ultralytics.YOLO(weights)
 
     def classify(paths):
@@ -388,7 +389,7 @@ def _ultralytics(job):
         for start in range(0, len(paths), job["batch"]):
             model.predict(paths[start : start + job["batch"]], verbose=False)
 
-    note = f"its own network ({os.path.basename(weights)}) and classes, at its own input size: only the speed compares"
+    note = f"its own network ({os.path.basename(weights)}) and classes, at its own input size: compare only the speed"
     return classify, ["ultralytics", "torch"], note
 
 
@@ -410,7 +411,7 @@ def _tensorflow_with(threads):
 
 def _network(tensorflow, path):
     """Returns a SavedModel as a function: uint8 [n, 299, 299, 3] -> float32 [n, classes]."""
-    loaded = tensorflow.saved_model.load(path)  # held by the function: it does not hold its variables itself
+    loaded = tensorflow.saved_model.load(path)  # kept by the function: a signature does not keep its variables
     return lambda pixels: loaded.signatures["serving_default"](**{INPUT_NAME: pixels})[OUTPUT_NAME]
 
 
@@ -419,7 +420,7 @@ def _file_names(tensorflow, paths):
 
 
 def _tf_photo(tensorflow, path):
-    """Reads a photo as the hackathon's script did, by what its first bytes say."""
+    """Reads a photo the hackathon's way: JPEG or PNG, by its first bytes."""
     data = tensorflow.io.read_file(path)
     pixels = tensorflow.cond(
         tensorflow.image.is_jpeg(data),
@@ -433,15 +434,15 @@ def _tf_photo(tensorflow, path):
 def _time_program(job):
     """Runs another program that times itself."""
     command, parse = _PROGRAMS[job["rival"]](job)
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
-    text = done.stdout.decode("utf-8", "replace")
-    if done.returncode:
-        said = [line for line in text.splitlines() if line.strip()] or ["it said nothing"]
-        raise MissingRequirement(f"{job['rival']} ended with {done.returncode}: {said[-1]}")
+    process = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
+    text = process.stdout.decode("utf-8", "replace")
+    if process.returncode:
+        lines = [line for line in text.splitlines() if line.strip()] or ["no message"]
+        raise MissingRequirement(f"{job['rival']} ended with {process.returncode}: {lines[-1]}")
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    found = dict(parse(text, job["batch"]), limit=True, labels=None)
+    figures = dict(parse(text, job["batch"]), limit=True, labels=None)
     cpu_s = usage.ru_utime + usage.ru_stime
-    return dict(found, cpu_s_per_image=cpu_s / found["photos"], peak_rss_bytes=usage.ru_maxrss * 1024)
+    return dict(figures, cpu_s_per_image=cpu_s / figures["photos"], peak_rss_bytes=usage.ru_maxrss * 1024)
 
 
 def _benchmark_app(job):
@@ -449,13 +450,13 @@ def _benchmark_app(job):
     require("openvino.tools.benchmark")
     command = [sys.executable, "-c", _BENCHMARK_APP, "-m", job["model"], "-d", "CPU", "-hint", job["hint"]]
     command += ["-t", f"{max(1, round(job['seconds']))}", "-shape", _shape_of(job["batch"])]
-    # As the product's own OpenVINO engine asks for it; else the tool computes in bf16 where the CPU can.
+    # The precision of the product's own engine; without this option the tool computes in bf16 if the CPU can.
     command += ["-infer_precision", "bf16" if job["precision"] == "bf16" else "f32"]
 
     def parse(text, batch):
-        found = parse_benchmark_app(text)
+        figures = parse_benchmark_app(text)
         note = f"random pixels, no photos; hint {job['hint']}{_WHOLE_PROGRAM}"
-        return dict(found, photos=found["calls"] * batch, library={"openvino": version}, note=note)
+        return dict(figures, photos=figures["calls"] * batch, library={"openvino": version}, note=note)
 
     return command, parse
 
@@ -468,13 +469,13 @@ def _trtexec(job):
     command.append(f"--duration={max(1, round(job['seconds']))}")
 
     def parse(text, batch):
-        found = parse_trtexec(text)
+        figures = parse_trtexec(text)
         version = re.search(r"\[TensorRT (v\d+)\]", text)
-        photos = int(round(found["calls_per_s"] * found["seconds"])) * batch
-        found.update(images_per_s=found.pop("calls_per_s") * batch, photos=photos)
+        photos = int(round(figures["calls_per_s"] * figures["seconds"])) * batch
+        figures.update(images_per_s=figures.pop("calls_per_s") * batch, photos=photos)
         note = "random pixels, no photos; the plan that picnic-edge convert built; latency is the GPU's compute time"
         note += _WHOLE_PROGRAM
-        return dict(found, library={"tensorrt": version.group(1) if version else "unknown"}, note=note)
+        return dict(figures, library={"tensorrt": version.group(1) if version else "unknown"}, note=note)
 
     return command, parse
 

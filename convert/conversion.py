@@ -17,11 +17,7 @@ from edge_runtime.bundle.checksums import list_files
 from edge_runtime.bundle.reading import Sample
 from edge_runtime.console import say
 from edge_runtime.engines.modules import create_engine
-from edge_runtime.engines.record import (
-    ENGINE_JSON,
-    FORMAT_VERSION,
-    EngineInfo,
-)
+from edge_runtime.engines.record import ENGINE_JSON, FORMAT_VERSION, EngineInfo
 from edge_runtime.errors import PicnicError, UsageError
 from edge_runtime.machine import cpu, memory
 

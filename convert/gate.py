@@ -1,9 +1,7 @@
 """The gate: where an engine is accepted or refused, by how it answered beside the original (convert.parity)."""
 
 from convert.parity import format_table
-from edge_runtime.errors import (
-    ParityError,
-)
+from edge_runtime.errors import ParityError
 from edge_runtime.text import printable
 
 MAX_F1_DROP = 0.005  # of macro-F1, 0..1

@@ -9,13 +9,7 @@ from edge_runtime import console
 from edge_runtime.classifier import Classifier
 from edge_runtime.console import progress, say
 from edge_runtime.engines.base import EngineError
-from edge_runtime.errors import (
-    EngineLost,
-    OutOfMemory,
-    ParityError,
-    UsageError,
-    is_out_of_memory,
-)
+from edge_runtime.errors import EngineLost, OutOfMemory, ParityError, UsageError, is_out_of_memory
 
 _WORST_COUNT = 5
 _MIN_PROBABILITY = 1e-12  # stands for 0 in a logarithm

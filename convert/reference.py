@@ -8,11 +8,7 @@ import numpy as np
 from edge_runtime.bundle.reading import Sample
 from edge_runtime.console import progress, say
 from edge_runtime.engines.selection import open_engine
-from edge_runtime.errors import (
-    ImageError,
-    MissingRequirement,
-    UsageError,
-)
+from edge_runtime.errors import ImageError, MissingRequirement, UsageError
 from edge_runtime.machine import cpu
 from edge_runtime.photos import read
 from edge_runtime.sources import registry, storage, table
@@ -91,9 +87,7 @@ def labelled_photos(bundle, source, images_folder=None):
 def _warn_if_few(sample):
     if len(sample.names) < ENOUGH_PHOTOS:
         count = len(sample.names)
-        say(
-            f"only {count} photos to check the engine on: for a surer result give --calibration {ENOUGH_PHOTOS} or more"
-        )
+        say(f"only {count} photos to check the engine on: give {ENOUGH_PHOTOS} or more with --calibration")
     return sample
 
 

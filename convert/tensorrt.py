@@ -25,15 +25,10 @@ from edge_runtime.machine.libraries import require
 from edge_runtime.photos import spec
 
 PRECISIONS = ("fp16", "fp32", "int8")
-
 _MIN_WORKSPACE_MIB = 256
-
 _MAX_WORKSPACE_MIB = 1024  # what NVIDIA's own benchmarks give an Inception on a TX2
-
 _LOW_MEMORY_BYTES = 2 << 30
-
 _PROGRESS_EVERY_S = 10
-
 _PROGRESS_LENGTH = 150
 
 

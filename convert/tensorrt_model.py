@@ -10,7 +10,6 @@ from edge_runtime.errors import BundleError
 from edge_runtime.machine.libraries import require
 
 MAX_OPSET = 13  # TensorRT 8.2 misreads newer ones without an error
-
 _HALF_CHECK_PHOTOS = 8
 
 
@@ -22,7 +21,7 @@ def check_model(model):
     """
     opsets = [entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")]
     if not opsets or max(opsets) > MAX_OPSET:
-        raise BundleError(f"its model.onnx has opset {opsets}, TensorRT is given up to {MAX_OPSET}; train again")
+        raise BundleError(f"its model.onnx has opset {opsets}, TensorRT can read up to {MAX_OPSET}; train again")
     uint8 = require("onnx").TensorProto.UINT8
     inputs = [(value.name, value.type.tensor_type.elem_type) for value in model.graph.input]
     if inputs != [(INPUT_NAME, uint8)]:

@@ -155,8 +155,8 @@ def _place_below_roof(bundle, engines, seconds):
     for engine in engines:
         best = summary.best_model_rate(engine) if "skipped" not in engine else None
         if best:
-            placed = roofline.place(work, peaks, engine["kind"], engine["precision"], best[0], best[1])
-            engine.update({"roof_" + name: value for name, value in placed.items()}, roof_batch=best[0])
+            roof = roofline.place(work, peaks, engine["kind"], engine["precision"], best[0], best[1])
+            engine.update({"roof_" + name: value for name, value in roof.items()}, roof_batch=best[0])
     return dict(work, **peaks)
 
 

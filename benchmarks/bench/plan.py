@@ -24,7 +24,7 @@ class Plan(typing.NamedTuple):
     seconds: float  # length of a measurement: turns.MIN_WINDOWS windows together
     items: list  # edge_runtime.sources.items.Item of the end-to-end runs
     photo: str  # path of a readable photo, for the cold start
-    labelled: list  # what convert.parity.labelled_photos returns, [] for none
+    labelled: list  # what convert.reference.labelled_photos returns, [] for none
     loadgen: str  # mode, "" for none
     loadgen_logs: str  # folder for its logs
     opener: typing.Callable  # edge_runtime.engines.selection.open_engine, or a function with the same arguments

@@ -59,10 +59,10 @@ def sweep(engines, colours, batches):
     figure, axes = _axes("photos per call", "images/s")
     drawn = 0
     for engine in engines:
-        having = [size for size in batches if engine.get(f"images_per_s_b{size}")]
-        rates = [engine[f"images_per_s_b{size}"] for size in having]
-        drawn += len(having)
-        axes.plot(having, rates, "o-", ms=4, color=colours[engine["name"]])
+        sizes = [size for size in batches if engine.get(f"images_per_s_b{size}")]
+        rates = [engine[f"images_per_s_b{size}"] for size in sizes]
+        drawn += len(sizes)
+        axes.plot(sizes, rates, "o-", ms=4, color=colours[engine["name"]])
     if drawn < 2:
         return None
     axes.set_xscale("log")
@@ -74,17 +74,17 @@ def sweep(engines, colours, batches):
 
 def stages(engines):
     """Draws how long a photo takes in each stage, end to end."""
-    having = [engine for engine in engines if engine["decode_ms"] is not None]
-    if not having:
+    drawable = [engine for engine in engines if engine["decode_ms"] is not None]
+    if not drawable:
         return None
     stages = (("decode, all threads", "decode_ms"), ("infer", "infer_ms"), ("wait", "wait_ms"), ("write", "write_ms"))
-    figure, axes = _axes("", "", 0.9 + 0.62 * len(having))
-    places = np.arange(len(having))
+    figure, axes = _axes("", "", 0.9 + 0.62 * len(drawable))
+    places = np.arange(len(drawable))
     for number, (label, key) in enumerate(stages):
-        values = [engine[key] for engine in having]
+        values = [engine[key] for engine in drawable]
         axes.barh(places + 0.19 * (number - 1.5), values, 0.17, color=_STAGE_COLOURS[number], label=label)
     axes.set_yticks(places)
-    axes.set_yticklabels([engine["name"] for engine in having])
+    axes.set_yticklabels([engine["name"] for engine in drawable])
     axes.invert_yaxis()
     axes.grid(axis="y", alpha=0)
     _legend(axes, above=True)
@@ -115,18 +115,18 @@ def steadiness(engines, colours):
 
 def energy(engines):
     """Draws joules per image, and how many of them are above the idle machine's."""
-    having = [engine for engine in engines if engine.get("joules_per_image_end_to_end") is not None]
-    if not having:
+    drawable = [engine for engine in engines if engine.get("joules_per_image_end_to_end") is not None]
+    if not drawable:
         return None
-    figure, axes = _axes("joules per image, end to end", "", 0.9 + 0.4 * len(having))
-    values = [engine["joules_per_image_end_to_end"] for engine in having]
-    above = [engine["joules_above_idle_per_image_end_to_end"] for engine in having]
-    places = np.arange(len(having))
+    figure, axes = _axes("joules per image, end to end", "", 0.9 + 0.4 * len(drawable))
+    values = [engine["joules_per_image_end_to_end"] for engine in drawable]
+    above = [engine["joules_above_idle_per_image_end_to_end"] for engine in drawable]
+    places = np.arange(len(drawable))
     axes.barh(places, values, 0.6, color=_GREY, alpha=0.5, label="all")
     if None not in above:
         axes.barh(places, above, 0.6, color=COLOURS[0], label="above idle")
     axes.set_yticks(places)
-    axes.set_yticklabels([engine["name"] for engine in having])
+    axes.set_yticklabels([engine["name"] for engine in drawable])
     axes.invert_yaxis()
     axes.grid(axis="y", alpha=0)
     _legend(axes, above=True)

@@ -7,8 +7,7 @@ import typing
 
 from benchmarks.bench import plots
 from benchmarks.bench.document import is_busy, measured_engines
-from edge_runtime import files, pages
-from edge_runtime.console import format_table as format_rows
+from edge_runtime import console, files, pages
 from edge_runtime.console import say
 from edge_runtime.errors import MissingRequirement
 from edge_runtime.text import plain_json
@@ -71,7 +70,8 @@ def format_table(result):
         lines += ["**Partial: the run was stopped before its end.**", ""]
     if table_rows:
         header = ["engine"] + [column.title for column in table_columns]
-        lines += [format_rows(header, [[engine["name"]] + cells for engine, cells in table_rows], markdown=True), ""]
+        cells = [[engine["name"]] + cells for engine, cells in table_rows]
+        lines += [console.format_table(header, cells, markdown=True), ""]
     lines += notes(result)
     lines += [loadgen_line(one) for one in result["loadgen"]]
     lines += [rival_line(one) for one in result["rivals"]]

@@ -1,7 +1,7 @@
-"""How much of what this machine can do an engine does (Williams, Waterman, Patterson: Roofline, CACM 52(4), 2009).
+"""The share of the hardware's peak that each engine reaches: a roofline (Williams et al., CACM 52(4), 2009).
 
 The work of one photo is counted in the bundle's ONNX graph, the machine's two limits (arithmetic, memory) are measured
-in the same run, and an engine's images/s are put below the lower of them.
+in the same run, and an engine's images/s are compared with the lower of them.
 """
 
 import concurrent.futures
@@ -29,8 +29,8 @@ def count_work(model):
     """Counts the work of one photo in a bundle's model.onnx.
 
     Counted are convolutions and matrix products, two FLOP (a multiplication and an addition) per multiply-accumulate.
-    Pools, activations, sums with a bias and the softmax are left out: they are hardly 1 % of InceptionV3's, and mostly
-    computed on the way. Its published 5.7 GMAC at 299 x 299 are counted in the same way.
+    Pools, activations, sums with a bias and the softmax are left out: they are hardly 1 % of InceptionV3's work, and
+    mostly computed along with a convolution. Its published 5.7 GMAC at 299 x 299 are counted in the same way.
 
     Args:
         model: name of an .onnx file.
@@ -40,7 +40,7 @@ def count_work(model):
         products and pools), "input_bytes_per_image"}: ints.
 
     Raises:
-        MissingRequirement: onnx is not installed. BundleError: the file is no model whose shapes can be told.
+        MissingRequirement: onnx is not installed. BundleError: the file is not a model with known shapes.
     """
     onnx = require("onnx")
     try:
@@ -62,7 +62,7 @@ def count_work(model):
         needed = list(node.input[:2]) + [node.output[0]]
         unknown = [name for name in needed if not all(shapes.get(name) or [0])]
         if unknown:
-            raise BundleError(f"{model}: the shape of {', '.join(unknown)} cannot be told; train again")
+            raise BundleError(f"{model}: the shape of {', '.join(unknown)} is unknown; train again")
         outputs = _product(shapes[node.output[0]])
         activations += outputs
         if node.op_type in _MULTIPLY:
@@ -78,22 +78,24 @@ def count_work(model):
 
 
 def measure_peaks(seconds=1.0, copy_bytes=_COPY_BYTES, side=_SIDE):
-    """Returns what measured_here does, from a process of its own: numpy's threads and OpenVINO's in one process made a
-    later Ctrl-C crash it (seen with OpenVINO 2026.4 and numpy 2.4; the cause was not found).
+    """Returns the peaks (see measure_peaks_here), measured in a process of its own.
+
+    With numpy's and OpenVINO's threads in one process a later Ctrl-C crashed it (OpenVINO 2026.4 and numpy 2.4; the
+    cause is unknown).
 
     Raises:
         convert.child.ChildError, MissingRequirement: the process failed.
     """
-    return run_in_child("the measurement of this machine's peaks", measured_here, seconds, copy_bytes, side)
+    return run_in_child("the measurement of this machine's peaks", measure_peaks_here, seconds, copy_bytes, side)
 
 
-def measured_here(seconds, copy_bytes, side):
-    """Measures what this machine's cores can do at most, all of them together. The best of many tries counts.
+def measure_peaks_here(seconds, copy_bytes, side):
+    """Measures the peak speed of all this machine's cores together, and of its memory. The best of many tries counts.
 
     Arithmetic is the product of two square matrices: in float32 by numpy's BLAS, and where OpenVINO is installed by it
-    in float32, in bfloat16 if the CPU has it, and in int8 (operands quantized as in a quantized network). BLAS
-    libraries that do not know a CPU use an older one's instructions and reach half of its peak, so that the better of
-    both is the roof. Memory is a copy between two large arrays, read and written bytes counted.
+    in float32, in bfloat16 if the CPU has it, and in int8 (operands quantized as in a quantized network). A BLAS
+    library that does not know a CPU uses an older one's instructions and reaches half of its peak, so that the better
+    of both is the roof. Memory is a copy between two large arrays, read and written bytes counted.
 
     Args:
         seconds: for each measurement, about.
@@ -102,13 +104,13 @@ def measured_here(seconds, copy_bytes, side):
 
     Returns:
         flat dict: threads, copy_bytes_per_s, numpy_fp32_flops_per_s, numpy_blas, and openvino_version,
-        openvino_fp32_flops_per_s, openvino_bf16_flops_per_s, openvino_int8_flops_per_s as far as they are to be had.
+        openvino_fp32_flops_per_s, openvino_bf16_flops_per_s, openvino_int8_flops_per_s as far as they can be measured.
     """
     random = np.random.RandomState(0)
     left, right = (random.rand(side, side).astype(np.float32) for _ in range(2))
     product = np.empty_like(left)
     flops = 2 * side**3
-    found: typing.Dict[str, typing.Any] = {
+    peaks: typing.Dict[str, typing.Any] = {
         "threads": cpu.core_count(),
         "copy_bytes_per_s": _copy_rate(seconds, copy_bytes),
         "numpy_fp32_flops_per_s": flops / _best_s(lambda: np.dot(left, right, product), seconds),
@@ -117,23 +119,23 @@ def measured_here(seconds, copy_bytes, side):
     try:
         openvino = require("openvino")
     except MissingRequirement:
-        return found
-    found["openvino_version"] = libraries.library_version("openvino")
+        return peaks
+    peaks["openvino_version"] = libraries.library_version("openvino")
     capabilities = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     for precision in ("fp32", "bf16", "int8"):
         if precision != "bf16" or "BF16" in capabilities:
             request = _openvino_product(openvino, right, precision)
             took_s = _best_s(lambda request=request: request.infer([left], share_inputs=True), seconds)
-            found[f"openvino_{precision}_flops_per_s"] = flops / took_s
-    return found
+            peaks[f"openvino_{precision}_flops_per_s"] = flops / took_s
+    return peaks
 
 
 def place(work, peaks, kind, precision, batch, images_per_s):
-    """Puts an engine below the roof.
+    """Compares an engine's speed with the roof.
 
-    The bytes are a lower bound for a machine that keeps nothing between layers: weights are read once per batch; what
-    convolutions, products and pools put out is written once and read once; all else is done on the way. Caches can do
-    with less (and Winograd's convolutions with fewer FLOP), so that more than the whole of a roof is possible.
+    The bytes are a lower bound for a machine that keeps nothing between layers: weights are read once per batch; the
+    outputs of convolutions, products and pools are written once and read once; all else costs no memory traffic. With
+    caches it can be less (and with Winograd's convolutions fewer FLOP), so that an engine can exceed the roof.
 
     Args:
         work: of count_work.
@@ -143,7 +145,7 @@ def place(work, peaks, kind, precision, batch, images_per_s):
         images_per_s: of the model alone, as measured.
 
     Returns:
-        {"skipped": why} for an engine that this roof says nothing about, or a flat dict: flops_per_image,
+        {"skipped": why} for an engine that this roof does not apply to, or a flat dict: flops_per_image,
         bytes_per_image, flops_per_byte (arithmetic intensity), flops_per_s (reached), peak_flops_per_s,
         peak_measured_by, fraction_of_peak, compute_roof_images_per_s, memory_roof_images_per_s, bound ("compute" or
         "memory", the lower roof), fraction_of_roof.
@@ -187,10 +189,10 @@ def _macs_per_output(node, shapes):
 
 
 def _product(dims):
-    found = 1  # numpy's would overflow on some machines
+    product = 1  # numpy's product would overflow on some machines
     for dim in dims:
-        found *= dim
-    return found
+        product *= dim
+    return product
 
 
 def _copy_rate(seconds, size):
@@ -216,18 +218,17 @@ def _best_s(call, seconds):
 
 
 def _blas():
-    """Names numpy's BLAS, whose choice of instructions and threads decides what it reaches."""
+    """Returns the name of numpy's BLAS, with its instructions and threads, which decide how fast it is."""
     try:
         import threadpoolctl
     except ImportError:
         return f"numpy {np.__version__}'s own"
-    found = [library for library in threadpoolctl.threadpool_info() if library.get("user_api") == "blas"]
-    shown = ["%(internal_api)s %(version)s" % library for library in found]
-    shown = [
-        f"{name} ({library.get('architecture', '?')}, {library['num_threads']} threads)"
-        for name, library in zip(shown, found)
-    ]
-    return ", ".join(sorted(set(shown))) or f"numpy {np.__version__}'s own"
+    names = {
+        f"{one['internal_api']} {one['version']} ({one.get('architecture', '?')}, {one['num_threads']} threads)"
+        for one in threadpoolctl.threadpool_info()
+        if one.get("user_api") == "blas"
+    }
+    return ", ".join(sorted(names)) or f"numpy {np.__version__}'s own"
 
 
 def _openvino_product(openvino, right, precision):

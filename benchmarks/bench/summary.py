@@ -91,9 +91,9 @@ def _energy(windows, point, photos, idle):
     temperatures_c = [value for one in metered for value in one["temperature_c"].values()]
     rails_w = {}
     for name in sorted({name for one in metered for name in one["rails"]}):
-        having = [one for one in metered if name in one["rails"]]
-        means_w = [one["rails"][name]["mean_w"] for one in having]
-        rails_w[name] = float(np.average(means_w, weights=[one["seconds"] for one in having]))
+        with_rail = [one for one in metered if name in one["rails"]]
+        means_w = [one["rails"][name]["mean_w"] for one in with_rail]
+        rails_w[name] = float(np.average(means_w, weights=[one["seconds"] for one in with_rail]))
     summary = {
         "joules_per_image_" + point: energy["joules_per_image"],
         "joules_above_idle_per_image_" + point: energy["joules_above_idle_per_image"],

@@ -11,15 +11,13 @@ not only the last.
 """
 
 import os
-import subprocess
-import sys
 import tempfile
-import time
 import typing
 
 import numpy as np
 
 from benchmarks import loadgen
+from benchmarks.bench.cold_start import time_cold_start
 from benchmarks.bench.machine_state import Reference
 from benchmarks.bench.subject import Subject
 from benchmarks.bench.summary import is_stable
@@ -35,7 +33,6 @@ MIN_WINDOWS = 10
 MAX_WINDOWS = 14
 COLD_STARTS = 3
 _SPARE_BYTES = 512 << 20
-_ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 
 def run(bundle, subjects, plan, idle=None):
@@ -55,7 +52,9 @@ def run(bundle, subjects, plan, idle=None):
             subject.fail(str(error), isinstance(error, BundleError))
     for number in range(COLD_STARTS):
         for subject in _alive(subjects):
-            _time_cold_start(bundle, subject, plan.photo, number)
+            if number == 0:
+                say(f"cold start of {subject.name}")
+            time_cold_start(bundle, subject, plan.photo)
     waiting = [subject for subject in subjects if not subject.problem]
     with tempfile.TemporaryDirectory() as scratch:
         while waiting:
@@ -74,35 +73,6 @@ def run(bundle, subjects, plan, idle=None):
 
 def _alive(subjects):
     return [subject for subject in subjects if not subject.problem]
-
-
-def _time_cold_start(bundle, subject, photo, number):
-    """Adds the seconds from the start of a `picnic-edge classify` to its first label."""
-    if number == 0:
-        say(f"cold start of {subject.name}")
-    command = [sys.executable, "-m", "picnic_edge", "classify", bundle.path, photo, "--engine", subject.name]
-    environment = dict(os.environ, PYTHONPATH=_ROOT + os.pathsep + os.environ.get("PYTHONPATH", ""))
-    with tempfile.TemporaryFile() as errors:
-        started = time.perf_counter()
-        process: typing.Any = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, env=environment)
-        try:
-            process.stdout.readline()  # the header
-            row = process.stdout.readline()
-            took_s = time.perf_counter() - started
-            process.stdout.read()
-            code = process.wait()
-        except BaseException:
-            process.kill()
-            process.wait()
-            raise
-        finally:
-            process.stdout.close()
-        errors.seek(0)
-        message = ("\n" + errors.read().decode("utf-8", "replace")).partition("\npicnic-edge: ")[2].strip()
-    if code or not row:
-        subject.fail(message or f"classify with it ended with exit code {code}", code == BundleError.exit_code)
-    else:
-        subject.facts["cold_starts_s"].append(took_s)
 
 
 def _fits(bundle, group, subject):
@@ -144,7 +114,7 @@ def _open(bundle, subject, subjects, plan, scratch):
         subject.fail(str(error), error.invalid)
         return
     if any(subject is not other and other.name == subject.facts["name"] for other in subjects):
-        subject.fail(f"is {subject.facts['name']}, which is measured already")
+        subject.fail(f"is the same as {subject.facts['name']}, which is measured already")
         return
     subject.name = subject.facts["name"]
 

@@ -80,7 +80,7 @@ class Worker:
             raise
 
     def ask(self, request, *arguments):
-        """Calls a public method of _Subject in the process and returns its result.
+        """Calls a public method of _OpenEngine in the process and returns its result.
 
         Raises:
             EngineFailed: it failed, or its process ended.
@@ -135,7 +135,7 @@ def _serve(connection, parent, task):
     die_with_parent(parent)
     os.dup2(2, 1)  # standard output is for the parent's document
     subject: typing.Any = None
-    request: typing.Callable = _Subject
+    request: typing.Callable = _OpenEngine
     arguments: tuple = (task,)
     while True:
         reason, value = "", None
@@ -158,7 +158,7 @@ def _serve(connection, parent, task):
         request = getattr(subject, name)
 
 
-class _Subject:
+class _OpenEngine:
     """The child's side: the open engine. Its public methods are the requests."""
 
     def __init__(self, task):
@@ -198,7 +198,7 @@ class _Subject:
         return figures
 
     def accuracy(self, labelled):
-        """Scores the engine on labelled photos, a list that convert.parity.labelled_photos returned."""
+        """Scores the engine on labelled photos, a list that convert.reference.labelled_photos returned."""
         answers = self._classifier.classify(item for item, _ in labelled)
         rows = [
             (label, answer.probabilities.argmax())

@@ -1,38 +1,25 @@
-"""make jetson-check: on a Jetson, runs all that elsewhere is only simulated, and writes a report to send back.
+"""make jetson-check: runs on a Jetson everything that is only simulated elsewhere, and writes a report to send back.
 
-Every step is a command of its own with a time limit; a step that fails, hangs or is killed is written down, and the
-next one runs. The report (JSON) is written anew after each step, so that even a board that dies half way leaves one.
+Every step is a command of its own with a time limit. A step that fails, hangs or is killed is reported, and the next
+one runs. The report (JSON) is rewritten after each step, so that a board that crashes half way leaves one, too.
 Nothing but Python's own library is imported here: where the product cannot be loaded, the report says why.
 """
 
 import argparse
-import contextlib
 import errno
 import json
 import os
 import shlex
-import signal
-import subprocess
 import sys
 import tempfile
-import time
 import typing
 
+from benchmarks.commands import run_command, say
+
 FORMAT_VERSION = 1
-Step = typing.NamedTuple(
-    "Step",
-    [
-        ("name", str),
-        ("command", list),
-        ("limit_s", int),
-        ("must", bool),  # end well, on a board that has everything
-    ],
-)
-_KEPT_CHARACTERS = 20000  # of each stream of a step: its beginning and its end
-_BUILD_S = 3600  # building an engine took 10 minutes on newer boards
+_BUILD_S = 3600  # time limit; building an engine took 10 minutes on newer boards
 _RUN_S = 900
-_HEARTBEAT_S = 60
-# Kept as they are: edge_runtime/machine/jetson.py reads them, and was written without a board
+# Copied into the report: edge_runtime/machine/jetson.py reads them, and was written without a board
 _FILES = (
     "/proc/device-tree/model",
     "/proc/device-tree/compatible",
@@ -45,6 +32,7 @@ _FILES = (
     "/usr/local/cuda/version.txt",
     "/usr/local/cuda/version.json",
 )
+
 _COMMANDS = (
     ["uname", "-srm"],
     ["nvpmodel", "-q"],
@@ -57,161 +45,111 @@ _COMMANDS = (
     # It never ends by itself, and a few lines are enough.
     ["timeout", "--preserve-status", "--signal=INT", "5", "tegrastats", "--interval", "1000"],
 )
+
 _OPENCV = "import cv2; print(cv2.getBuildInformation())"
 
 
+class Step(typing.NamedTuple):
+    """One command of the check."""
+
+    name: str
+    command: typing.List[str]
+    limit_s: int
+    must: bool  # it must succeed on a board that has everything
+
+
 def main(argv=None):
-    """Runs every step. Returns the exit code: 0, 2 (no report can be written) or 3 (a step did not end well)."""
+    """Runs every step. Returns the exit code: 0, 2 (the report cannot be written) or 3 (a needed step failed)."""
     this = argparse.ArgumentParser(
         prog="python -m benchmarks.board.jetson_check",
-        description="Run on a board what elsewhere is only simulated, and write a report to send back.",
+        description="Run on a board everything that is only simulated elsewhere, and write a report to send back.",
         epilog="example: make jetson-check BUNDLE=bundle",
     )
-    this.add_argument("bundle", help="folder written by `picnic-edge train`; the engines made here are added to it")
+    this.add_argument("bundle", help="folder written by `picnic-edge train`; the new engines are added to it")
     this.add_argument("--images", metavar="DIR", help="photos to classify and to time (default: the bundle's sample)")
-    this.add_argument("--out", default="jetson-report.json", metavar="FILE", help="default jetson-report.json")
+    this.add_argument(
+        "--out", default="jetson-report.json", metavar="FILE", help="report to write (default jetson-report.json)"
+    )
     options = this.parse_args(argv)
-    report = {
+    report: typing.Dict[str, typing.Any] = {
         "format_version": FORMAT_VERSION,
         "python": sys.version,
-        "files": {name: _read(name) for name in _FILES},
+        "files": {name: _read_text(name) for name in _FILES},
         "steps": [],
-    }  # type: typing.Dict[str, typing.Any]
+    }
     try:
         _write(options.out, report)
     except OSError as error:
-        _say(f"--out {options.out}: cannot be written ({error.strerror})")
+        say(f"--out {options.out}: cannot be written ({error.strerror})")
         return 2
     with tempfile.TemporaryDirectory() as scratch:
         for step in steps(options.bundle, options.images or os.path.join(options.bundle, "sample"), scratch):
-            _say("== " + " ".join(shlex.quote(part) for part in step.command))
-            done = dict(run(step.command, step.limit_s), name=step.name, must=step.must)
-            report["steps"].append(done)
-            report.update(engines=_records(options.bundle), bench=_figures(os.path.join(scratch, "bench.json")))
+            say("== " + " ".join(shlex.quote(part) for part in step.command))
+            outcome = dict(run_command(step.command, step.limit_s), name=step.name, must=step.must)
+            report["steps"].append(outcome)
+            report["engines"] = _engine_records(options.bundle)
+            report["bench"] = _bench_figures(os.path.join(scratch, "bench.json"))
             _write(options.out, report)
-            _say(summary(done))
-    _say(f"\nThe report to send back: {options.out}")
-    failed = [done["name"] for done in report["steps"] if done["must"] and done["exit_code"] != 0]
+            say(summary(outcome))
+    say(f"\nThe report to send back: {options.out}")
+    failed = [outcome["name"] for outcome in report["steps"] if outcome["must"] and outcome["exit_code"] != 0]
     if failed:
-        _say(f"These did not end well: {', '.join(failed)}")
+        say(f"These steps failed: {', '.join(failed)}")
     return 3 if failed else 0
 
 
 def steps(bundle, photos, scratch):
     """Returns the Steps, in the order of running; the bench writes its files into scratch."""
     verb = [sys.executable, "-m", "picnic_edge"]
-    found = [Step(" ".join(command), command, 60, False) for command in _COMMANDS]
-    found.append(Step("opencv", [sys.executable, "-c", _OPENCV], 60, True))
-    found.append(Step("doctor", verb + ["doctor", "--json"], 300, True))
+    all_steps = [Step(" ".join(command), command, 60, False) for command in _COMMANDS]
+    all_steps.append(Step("opencv", [sys.executable, "-c", _OPENCV], 60, True))
+    all_steps.append(Step("doctor", verb + ["doctor", "--json"], 300, True))
     for kind, precision in (("onnxruntime", "fp32"), ("tensorrt", "fp16"), ("tf-trt", "fp16")):
         name = f"{kind}-{precision}"
         make = verb + ["convert", bundle, "--to", kind, "--precision", precision]
-        found.append(Step("convert " + name, make, _BUILD_S, True))
-        found.append(Step("classify " + name, verb + ["classify", bundle, photos, "--engine", name], _RUN_S, True))
-    # A TX2 has no int8: this must be refused, with the reason.
+        all_steps.append(Step("convert " + name, make, _BUILD_S, True))
+        all_steps.append(Step("classify " + name, verb + ["classify", bundle, photos, "--engine", name], _RUN_S, True))
+    # A TX2 has no int8: the command must refuse it and say why.
     int8 = verb + ["convert", bundle, "--to", "tensorrt", "--precision", "int8"]
-    found.append(Step("convert tensorrt-int8", int8, _BUILD_S, False))
-    found.append(Step("classify auto", verb + ["classify", bundle, photos], _RUN_S, True))
+    all_steps.append(Step("convert tensorrt-int8", int8, _BUILD_S, False))
+    all_steps.append(Step("classify auto", verb + ["classify", bundle, photos], _RUN_S, True))
     bench = verb + ["bench", bundle, "--images", photos]
-    found.append(Step("bench", bench + ["--report", scratch], _BUILD_S, True))
+    all_steps.append(Step("bench", bench + ["--report", scratch], _BUILD_S, True))
     # Only a board can tell whether these two settings make it faster.
     for setting in ("PICNIC_EDGE_JPEG=hardware", "PICNIC_EDGE_ZERO_COPY=1"):
-        found.append(Step(f"bench {setting}", ["env", setting] + bench, _BUILD_S, False))
-    return found
-
-
-def run(command, limit_s):
-    """Runs a command, and ends it with all its children at the limit.
-
-    Returns:
-        {"command", "exit_code" (None: it could not start, or was stopped at the limit), "problem", "seconds", "stdout",
-        "stderr"}; long streams lose their middle.
-    """
-    started = time.perf_counter()
-    problem, stdout, stderr, code = "", b"", b"", None
-    try:
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            start_new_session=True,
-        )
-    except OSError as error:
-        problem = f"cannot be started: {error}"
-    else:
-        try:
-            stdout, stderr, problem = _wait(process, started, limit_s)
-        finally:
-            _kill(process)
-        code = None if problem else process.returncode
-    return {
-        "command": command,
-        "exit_code": code,
-        "problem": problem,
-        "seconds": round(time.perf_counter() - started, 2),
-        "stdout": _shortened(stdout),
-        "stderr": _shortened(stderr),
-    }
+        all_steps.append(Step(f"bench {setting}", ["env", setting] + bench, _BUILD_S, False))
+    return all_steps
 
 
 def summary(step):
     """Returns a step's outcome as one line."""
     if step["exit_code"] == 0:
         return f"ok       {step['name']} ({step['seconds']:.1f} s)"
-    said = [line for line in step["stderr"].splitlines() if line.strip()]
-    reasons = [line for line in said if line.startswith("picnic-edge: ")] or said or ["it said nothing"]
+    lines = [line for line in step["stderr"].splitlines() if line.strip()]
+    reasons = [line for line in lines if line.startswith("picnic-edge: ")] or lines or ["no message"]
     outcome = step["problem"] or f"exit code {step['exit_code']}: {reasons[-1]}"
     return f"failed   {step['name']} ({step['seconds']:.1f} s): {outcome}"
 
 
-def _wait(process, started, limit_s):
-    """Returns (stdout, stderr, problem) of a process, ended at the limit. Says now and then that it still runs."""
-    while True:
-        left_s = started + limit_s - time.perf_counter()
-        try:
-            return process.communicate(timeout=max(0.0, min(left_s, _HEARTBEAT_S))) + ("",)
-        except subprocess.TimeoutExpired:
-            if left_s > _HEARTBEAT_S:
-                _say(f"   still running ({time.perf_counter() - started:.0f} s)")
-                continue
-            _kill(process)
-            return process.communicate() + (f"stopped after {limit_s:.0f} s",)
-
-
-def _kill(process):
-    """Ends a process and all its children."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-
-
-def _shortened(stream):
-    text = stream.decode("utf-8", "backslashreplace")
-    half = _KEPT_CHARACTERS // 2
-    if len(text) <= _KEPT_CHARACTERS:
-        return text
-    return f"{text[:half]}\n[... {len(text) - 2 * half} characters left out ...]\n{text[-half:]}"
-
-
-def _records(bundle):
+def _engine_records(bundle):
     """Returns {engine: text of its engine.json}."""
     folder = os.path.join(bundle, "engines")
     names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
-    return {name: _read(os.path.join(folder, name, "engine.json")) for name in names}
+    return {name: _read_text(os.path.join(folder, name, "engine.json")) for name in names}
 
 
-def _figures(path):
+def _bench_figures(path):
     """Returns a bench.json without its windows, which are most of it; None where there is none."""
     try:
-        found = json.loads(_read(path) or "null")
-        for engine in found["engines"] if found else []:
+        document = json.loads(_read_text(path) or "null")
+        for engine in document["engines"] if document else []:
             engine.pop("windows", None)
-        return found
+        return document
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
-def _read(path):
+def _read_text(path):
     """Returns the text of a file, None where it cannot be read."""
     try:
         with open(path, encoding="utf-8", errors="backslashreplace") as file:
@@ -221,19 +159,15 @@ def _read(path):
 
 
 def _write(path, report):
-    """Writes the report whole: a crash leaves the older one. Links are followed. Raises OSError."""
+    """Writes the report atomically: a crash leaves the older one. Links are followed. Raises OSError."""
     path = os.path.realpath(path)
-    if os.path.exists(path) and not os.path.isfile(path):  # as root it would take a device's place
-        raise OSError(errno.EINVAL, "is no file")
+    if os.path.exists(path) and not os.path.isfile(path):  # root could replace a device
+        raise OSError(errno.EINVAL, "is not a file")
     with open(path + ".partial", "w", encoding="utf-8", errors="backslashreplace") as file:
         json.dump(report, file, indent=2, sort_keys=True)
         file.flush()
         os.fsync(file.fileno())
     os.replace(path + ".partial", path)
-
-
-def _say(text):
-    print(text, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -38,6 +38,7 @@ class Ina3221(Source):
             self.problem = f"INA3221: the rails {', '.join(sorted(watts)) or '(none)'} do not add up to a known board"
 
     def read(self, slow):
+        """Returns a Sample in watts, with clocks and temperatures where slow."""
         watts, _ = self._watts()
         return Sample(watts, clocks_mhz(self._root) if slow else {}, temperatures_c(self._root) if slow else {})
 

@@ -106,8 +106,8 @@ class Meter:
             {"unavailable": reason}, or a dict: source, added (the rails that are added up), seconds (of the block),
             joules, mean_w, peak_w, samples, interval_ms (the mean), skipped (samples that could not be read), warning
             ("" or why not to trust it), rails {name: {"mean_w", "peak_w", "joules"}}, throttled (None: unknown here),
-            throttling_told_by (list of what would have shown it), clocks {"cpu_min_mhz", "cpu_mean_mhz", "cpu_max_mhz",
-            gpu_..., emc_...: where they can be read}, temperature_c {zone: the highest}.
+            throttling_told_by (list of the signs that were checked), clocks {"cpu_min_mhz", "cpu_mean_mhz",
+            "cpu_max_mhz", gpu_..., emc_...: where they can be read}, temperature_c {zone: the highest}.
 
             Watts are integrated by the trapezoid rule between the first and the last sample, and their mean stands
             for the whole block. RAPL counts joules itself; there peak_w is the highest mean of one interval.

@@ -42,9 +42,11 @@ class Rapl(Source):
         self.problem = "" if self.added else _why_missing(folder)
 
     def start(self):
+        """Sets the counters\' starting point: the next reading."""
         self._last = {}
 
     def read(self, slow):
+        """Returns a Sample in joules since the start, with clocks and temperatures where slow; None after an error."""
         for name, counter in self._counters.items():
             value = read_number(counter)
             if value is None:

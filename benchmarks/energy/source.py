@@ -11,9 +11,9 @@ _WHOLE_BOARDS = (("VDD_IN",), ("VDD_GPU_SOC", "VDD_CPU_CV", "VIN_SYS_5V0"))
 class Sample(typing.NamedTuple):
     """One reading of a source."""
 
-    rails: typing.Dict[str, float]  # watts now; of a source that counts joules: joules since some earlier moment
-    clocks_mhz: typing.Dict[str, float]  # "cpu" (the fastest core), "gpu", "emc" (memory)
-    temperatures_c: typing.Dict[str, float]
+    rails: typing.Mapping[str, float]  # watts now; of a source that counts joules: joules since some earlier moment
+    clocks_mhz: typing.Mapping[str, float]  # "cpu" (the fastest core), "gpu", "emc" (memory)
+    temperatures_c: typing.Mapping[str, float]
 
 
 class Source:

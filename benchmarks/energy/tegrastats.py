@@ -26,7 +26,7 @@ def parse_tegrastats(line):
     """Reads a line of tegrastats: a TX2's of L4T R28 or R32, or an Orin's.
 
     Args:
-        line: text. Of "now/average" pairs the first is taken.
+        line: text. Of "now/average" pairs the first value counts.
 
     Returns:
         Sample (watts), or None for a line without any rail.
@@ -103,6 +103,7 @@ class Tegrastats(Source):
         return parse_tegrastats(line)
 
     def stop(self):
+        """Ends the tool."""
         if self._process is not None:
             self._process.terminate()
             try:

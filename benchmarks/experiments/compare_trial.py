@@ -1,7 +1,7 @@
 """python -m benchmarks.experiments.compare_trial BUNDLE --engine NAME: tries `bench compare` on known answers.
 
-Benches one engine again and again. Each run is compared with the one before it, where nothing changed, and with one of
-the same engine working 15 % longer in every call.
+Measures one engine again and again. Each run is compared with the one before it, where nothing changed, and with a run
+of the same engine made 15 % slower in every call.
 """
 
 import argparse
@@ -23,7 +23,7 @@ SLOWER = 0.15
 
 
 def main(argv=None):
-    """Runs the trial and prints its verdicts. Raises PicnicError as the exit codes say."""
+    """Runs the trial and prints the results. Raises PicnicError as the exit codes say."""
     this = argparse.ArgumentParser(
         prog="python -m benchmarks.experiments.compare_trial",
         description=__doc__.split("\n")[0],
@@ -36,7 +36,7 @@ def main(argv=None):
     own = this.parse_args(argv)
     bundle = Bundle.open(own.bundle)
     options = cli.parser().parse_args([own.bundle] + (["--images", own.images] if own.images else []))
-    silent = found = 0
+    silent = detected = 0
     with tempfile.TemporaryDirectory() as scratch:
         plan = make_plan(bundle, options, scratch)
         before = _run(bundle, own.engine, plan)
@@ -45,27 +45,27 @@ def main(argv=None):
             after = _run(bundle, own.engine, plan)
             same, slower = compare.compare(before, after), compare.compare(before, planted)
             silent += not any(figure.changed for figure in same["figures"])
-            found += any(figure.changed and figure.worse for figure in slower["figures"])
+            detected += any(figure.changed and figure.worse for figure in slower["figures"])
             print(f"try {number + 1}, nothing changed:\n{compare.format_comparison(same)}")
             print(f"try {number + 1}, {100 * SLOWER:.0f} % planted:\n{compare.format_comparison(slower)}\n")
             sys.stdout.flush()
             before = after
     print(f"nothing changed: no change reported in {silent} of {own.tries} tries")
-    print(f"{100 * SLOWER:.0f} % planted: reported in {found} of {own.tries} tries")
+    print(f"{100 * SLOWER:.0f} % planted: reported in {detected} of {own.tries} tries")
 
 
 def open_slower(bundle, name, max_batch):
-    """Opens an engine that works SLOWER longer in every call, with its core busy, as a slower one would be."""
+    """Opens an engine whose calls take SLOWER longer, with a busy core, as in a really slower engine."""
     engine = open_engine(bundle, name, max_batch)
 
     def slowed(call):
         def work(argument):
             started = time.perf_counter()
-            found = call(argument)
+            result = call(argument)
             until = time.perf_counter() + SLOWER * (time.perf_counter() - started)
             while time.perf_counter() < until:
                 pass
-            return found
+            return result
 
         return work
 

@@ -1,10 +1,9 @@
-"""Decodes damaged photos: no crash, no hang, no more memory than the budget says.
+"""Decodes damaged photos: no crash, no hang, no more memory than the budget.
 
     python -m benchmarks.experiments.fuzz_photos --count 20000 --seed 0     # mutations of photos of many formats
-    python -m benchmarks.experiments.fuzz_photos --memory                   # what decoding large photos takes, beside
-    the estimate
+    python -m benchmarks.experiments.fuzz_photos --memory                   # memory for large photos, and its estimate
 
-Each mutation depends on the seed and its number alone: `--only N` decodes one again in this process. Mutations run in a
+Each mutation depends only on the seed and its number: `--only N` decodes one again in this process. Mutations run in a
 child process; one that dies or takes longer than the limit is reported by its number, and a new child continues there.
 """
 
@@ -32,20 +31,20 @@ from edge_runtime.photos import decode, memory_budget, spec
 
 HANG_S = 5.0
 BUDGET_MIB = 256
-_SLACK_MIB = 48  # what the allocator and the libraries keep beside the photo itself
+_SLACK_MIB = 48  # memory of the allocator and the libraries, beside the photo itself
 
 
 def main(argv=None):
-    """Runs the mutations. Exit code 1: there was a crash, a hang, or a decode above the budget."""
+    """Runs the mutations. Exit code 1 after a crash, a hang, or a decode above the budget."""
     this = argparse.ArgumentParser(
         prog="python -m benchmarks.experiments.fuzz_photos",
         description=f"Decode damaged photos: no crash, no hang over {HANG_S:g} s, no decode above the memory budget.",
         epilog="example: python -m benchmarks.experiments.fuzz_photos --count 20000 --seed 0",
     )
     this.add_argument("--count", type=int, default=20000, metavar="N", help="mutations (default 20000)")
-    this.add_argument("--seed", type=int, default=0, metavar="N", help="other mutations (default 0)")
+    this.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the mutations (default 0)")
     this.add_argument("--only", type=int, metavar="N", help="decode mutation N in this process")
-    this.add_argument("--memory", action="store_true", help="measure large sound photos instead")
+    this.add_argument("--memory", action="store_true", help="measure large undamaged photos instead")
     this.add_argument("--child", type=int, metavar="START", help=argparse.SUPPRESS)
     options = this.parse_args(argv)
     if options.memory:
@@ -63,7 +62,7 @@ def main(argv=None):
 
 
 def base_photos():
-    """Returns {kind: bytes} of small sound photos: every format with the variants that decoders treat apart."""
+    """Returns {kind: bytes} of small undamaged photos: every format, with variants that decoders treat differently."""
     rgb = _drawn(150, 200)
     picture = Image.fromarray(rgb)
     clear = Image.fromarray(np.dstack([rgb, rgb[..., 0]]))
@@ -72,7 +71,7 @@ def base_photos():
     exif = Image.Exif()
     exif[0x0112] = 6
     animated = {"save_all": True, "append_images": frames[1:], "duration": 50}
-    made = {
+    photos = {
         "jpeg": _saved(picture, "JPEG", exif=exif.tobytes()),
         "jpeg progressive": _saved(picture, "JPEG", progressive=True),
         "jpeg restarts": cv2.imencode(".jpg", rgb, [cv2.IMWRITE_JPEG_RST_INTERVAL, 4])[1].tobytes(),
@@ -104,8 +103,8 @@ def base_photos():
         pillow_heif.register_heif_opener()
         getattr(pillow_heif, "register_avif_opener", lambda: None)()
     Image.init()
-    made.update({kind.lower(): _saved(picture, kind) for kind in ("HEIF", "AVIF") if kind in Image.SAVE})
-    return made
+    photos.update({kind.lower(): _saved(picture, kind) for kind in ("HEIF", "AVIF") if kind in Image.SAVE})
+    return photos
 
 
 def _saved(picture, kind, **settings):
@@ -233,13 +232,13 @@ def _child(seed, start, count):
             outcome = f"{type(error).__name__}: {error}"
         except Exception as error:
             outcome = f"BUG {type(error).__name__}: {str(error)[:100]}"
-        grown = _peak_bytes() - before
-        write("%s\t%d\n" % (outcome.replace("\n", " ").replace("\t", " "), grown))
+        outcome = outcome.replace("\n", " ").replace("\t", " ")
+        write(f"{outcome}\t{_peak_bytes() - before}\n")
         sys.stdout.flush()
 
 
 def _peak_bytes(reset=False):
-    """Returns the peak resident size; with reset it begins anew at what is resident now, and returns that."""
+    """Returns the peak resident size; with reset the peak becomes the present size first."""
     if reset:
         with contextlib.suppress(OSError), open("/proc/self/clear_refs", "w") as file:
             file.write("5")
@@ -270,17 +269,10 @@ def _parent(seed, count):
                 faults.append(f"mutation {fields[0]} ({fields[1]}): {fields[2]}, {int(fields[3]) >> 20} MiB")
     for outcome, times in outcomes.most_common():
         print(f"{times:7d}  {outcome}")
+    elapsed_s = time.perf_counter() - started_s
     print(
-        "%d mutations of %d kinds of photos, seed %d, in %.0f s; slowest %.2f s; most memory %d MiB (budget %d MiB)"
-        % (
-            sum(kinds.values()),
-            len(kinds),
-            seed,
-            time.perf_counter() - started_s,
-            slowest_s,
-            most_bytes >> 20,
-            BUDGET_MIB,
-        )
+        f"{sum(kinds.values())} mutations of {len(kinds)} kinds of photos, seed {seed}, in {elapsed_s:.0f} s; slowest "
+        f"{slowest_s:.2f} s; most memory {most_bytes >> 20} MiB (budget {BUDGET_MIB} MiB)"
     )
     print(f"OpenCV {cv2.__version__}, Pillow {Image.__version__}, Python {sys.version.split()[0]}")
     for fault in faults:
@@ -327,7 +319,7 @@ def _lines_of_child(seed, start, count):
 
 
 def _measure_threads():
-    """Prints the peak memory of threads that each decode the largest PNG that is allowed."""
+    """Prints the peak memory of threads that each decode the largest PNG allowed."""
     side = int(spec.MAX_PIXELS**0.5)
     code = (
         "import sys, warnings\nfrom concurrent.futures import ThreadPoolExecutor\nwarnings.simplefilter('ignore')\n"
@@ -336,9 +328,9 @@ def _measure_threads():
         "    try:\n        read.read_image(sys.argv[2])\n        return 'decoded'\n"
         "    except read.ImageError as error:\n        return str(error)\n"
         "with ThreadPoolExecutor(int(sys.argv[1])) as pool:\n"
-        "    said = set(pool.map(read_one, range(int(sys.argv[1]))))\n"
-        "print('%6d  %7d  %7d  %s' % (int(sys.argv[1]), memory_budget.decode_budget().size_bytes >> 20,"
-        " fuzz_photos._peak_bytes() >> 20, ', '.join(said)))"
+        "    outcomes = ', '.join(set(pool.map(read_one, range(int(sys.argv[1])))))\n"
+        "budget_mib = memory_budget.decode_budget().size_bytes >> 20\n"
+        "print(f'{sys.argv[1]:>6}  {budget_mib:7d}  {fuzz_photos._peak_bytes() >> 20:7d}  {outcomes}')"
     )
     print(f"\nPNGs of {side} x {side} pixels, one for each thread\nthreads  budget  peak MiB")
     with tempfile.TemporaryDirectory() as folder:
@@ -356,7 +348,7 @@ def _measure_threads():
 
 
 def _measure_memory():
-    """Prints for large photos what decoding takes and what was reserved for it, each in a process of its own."""
+    """Prints for large photos the memory that decoding used and reserved, each in a process of its own."""
     code = (
         "import sys\nfrom benchmarks.experiments import fuzz_photos\n"
         "from edge_runtime.photos import decode, memory_budget, read\n"
@@ -392,20 +384,20 @@ def _measure_memory():
         pillow_heif.register_heif_opener()
     Image.init()
     large.update({kind.lower(): _saved(picture, kind) for kind in ("HEIF", "AVIF") if kind in Image.SAVE})
-    print(f"{'24 megapixels':<24} {'file MiB':>9} {'took B/pixel':>12} {'reserved':>12}")
+    print(f"{'24 megapixels':<24} {'file MiB':>9} {'used B/pixel':>12} {'reserved':>12}")
     with tempfile.TemporaryDirectory() as folder:
         for kind, data in large.items():
             path = os.path.join(folder, "photo")
             with open(path, "wb") as file:
                 file.write(data)
-            done = subprocess.run(
+            process = subprocess.run(
                 [sys.executable, "-c", code, path],
                 stdout=subprocess.PIPE,
                 env=dict(os.environ, **{memory_budget.SETTING: "4096"}),
                 check=False,
             )
-            took, reserved = (int(word) / 24e6 for word in done.stdout.split() or (0, 0))
-            print(f"{kind:<24} {len(data) / 2.0**20:9.1f} {took:12.1f} {reserved:12.1f}{'  MORE' * (took > reserved)}")
+            used, reserved = (int(word) / 24e6 for word in process.stdout.split() or (0, 0))
+            print(f"{kind:<24} {len(data) / 2.0**20:9.1f} {used:12.1f} {reserved:12.1f}{'  MORE' * (used > reserved)}")
 
 
 if __name__ == "__main__":

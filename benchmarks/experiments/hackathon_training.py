@@ -6,11 +6,10 @@ The hackathon's script was written for TensorFlow 1.13 (github.com/imartinezl/pi
 version: photos through tf.data, one at a time (tf.image, 192 x 192, 0..1, then -1..1), shuffled once (as its split
 did), in batches of 32, prefetched; a frozen ImageNet base, global average pooling, one dense softmax layer; Keras' Adam
 as it comes, sparse categorical cross-entropy; 15 epochs at most, ended after the first one whose validation loss is not
-the least so far, as Keras' EarlyStopping did there (TensorFlow 2.6's ends after the first epoch in any case, so that it
-is not used).
+the lowest so far, like Keras' EarlyStopping there (TensorFlow 2.6's always ends after the first epoch: not used).
 
-Changed: TensorFlow 2's names of the same calls; the base is InceptionV3, which its README names (the versions that are
-to be had try MobileNetV2 and Xception; which one made the submission is not known); the split is given, where it drew
+Changed: TensorFlow 2's names of the same calls; the base is InceptionV3, which its README names (the public
+versions try MobileNetV2 and Xception; which one made the submission is not known); the split is given, where it drew
 20 % at random; macro-F1, by which the hackathon was decided, is computed after each epoch. Its submission was predicted
 on pixels of 0..1 and scored 0.590; here validation photos are scaled as in training.
 """
@@ -37,7 +36,7 @@ EPOCHS = 15
 def main(argv=None):
     """Trains. Prints a JSON line per epoch: epoch, val_loss, val_accuracy, val_macro_f1, and extra_s.
 
-    extra_s: seconds spent so far on what the script did not do: predicting for macro-F1.
+    extra_s: seconds spent so far on predicting for macro-F1, which the original script did not do.
     """
     this = argparse.ArgumentParser(
         prog="python -m benchmarks.experiments.hackathon_training", description=__doc__.split("\n")[0]
@@ -62,24 +61,24 @@ def main(argv=None):
     try:
         base = keras.applications.InceptionV3(include_top=False, weights=weights, input_shape=(SIDE, SIDE, 3))
     except Exception as error:  # Keras and h5py raise OSError, ValueError, KeyError, a bare Exception, ...
-        raise UsageError(f"--weights {weights}: InceptionV3's weights without top cannot be had ({error})")
+        raise UsageError(f"--weights {weights}: InceptionV3's weights without top cannot be loaded ({error})")
     base.trainable = False
     layers = [base, keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(len(names), activation="softmax")]
     model = keras.Sequential(layers)
     model.compile(keras.optimizers.Adam(), "sparse_categorical_crossentropy", metrics=["accuracy"])
     truth, val_truth = ([names.index(label) for label in some] for some in (labels, val_labels))
-    extra, least = [0.0], [float("inf")]
+    extra_s, lowest_loss = [0.0], [float("inf")]
 
     def show(epoch, logs):
         started = time.perf_counter()
         predicted = model.predict(dataset(val_paths, val_truth), steps=steps(val_paths), verbose=0).argmax(axis=1)
         scored = predicted[: len(val_truth)]  # the dataset begins anew to fill its last batch
         macro_f1 = require("sklearn.metrics").f1_score(val_truth, scored, average="macro", zero_division=0)
-        extra[0] += time.perf_counter() - started
+        extra_s[0] += time.perf_counter() - started
         figures = {name: float(logs[name]) for name in ("val_loss", "val_accuracy")}
-        model.stop_training = not figures["val_loss"] < least[0]
-        least[0] = figures["val_loss"]
-        print(json.dumps(dict(figures, epoch=epoch + 1, val_macro_f1=macro_f1, extra_s=extra[0])), flush=True)
+        model.stop_training = not figures["val_loss"] < lowest_loss[0]
+        lowest_loss[0] = figures["val_loss"]
+        print(json.dumps(dict(figures, epoch=epoch + 1, val_macro_f1=macro_f1, extra_s=extra_s[0])), flush=True)
 
     model.fit(
         dataset(paths, truth),
@@ -93,7 +92,7 @@ def main(argv=None):
 
 
 def read_table(path, folder):
-    """Returns (paths, labels) of the usable rows of a table; their photos are not looked at."""
+    """Returns (paths, labels) of the usable rows of a table. The photos are not opened."""
     rows = [row for row in table_reader.read_rows(path, need_label=True) if not row.problem]
     return [table.path_of(row.file, folder) for row in rows], [row.label for row in rows]
 
@@ -116,9 +115,9 @@ def dataset(paths, truth):
         )
         return tensorflow.image.resize(pixels, [SIDE, SIDE]) / 255.0, label
 
-    found = tensorflow.data.Dataset.from_tensor_slices(([os.fsencode(path) for path in paths], truth))
-    found = found.map(load).repeat().batch(BATCH).prefetch(tensorflow.data.experimental.AUTOTUNE)
-    return found.map(lambda pixels, label: (2 * pixels - 1, label))
+    photos = tensorflow.data.Dataset.from_tensor_slices(([os.fsencode(path) for path in paths], truth))
+    photos = photos.map(load).repeat().batch(BATCH).prefetch(tensorflow.data.experimental.AUTOTUNE)
+    return photos.map(lambda pixels, label: (2 * pixels - 1, label))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""python -m benchmarks.experiments.overhead BUNDLE: what the bench itself costs, told by OpenVINO's benchmark_app.
+"""python -m benchmarks.experiments.overhead BUNDLE: what the bench itself costs, beside OpenVINO's benchmark_app.
 
 Both run the bundle's OpenVINO engines one photo at a time, the bench with its own windows, the app with random pixels;
-in turns, so that the machine's phases meet both, and the order turned round after every round. Wanted: within 3 %.
+in turns, so that the machine's phases affect both, in reversed order every second round. Goal: within 3 %.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from edge_runtime.cli.run import run_verb
 from edge_runtime.engines.selection import open_engine
 from edge_runtime.errors import MissingRequirement
 
-SECONDS = 3  # of a turn; the app counts in whole ones
+SECONDS = 3  # of a turn; the app takes whole seconds only
 
 
 def main(argv=None):
@@ -30,7 +30,7 @@ def main(argv=None):
         epilog="example: python -m benchmarks.experiments.overhead bundle --rounds 10",
     )
     this.add_argument("bundle", help="folder written by `picnic-edge train`")
-    this.add_argument("--rounds", type=positive, default=10, metavar="N", help="(default 10)")
+    this.add_argument("--rounds", type=positive, default=10, metavar="N", help="turns of each (default 10)")
     options = this.parse_args(argv)
     bundle = Bundle.open(options.bundle)
     jobs = [
@@ -61,7 +61,7 @@ def compare(bundle, name, job, rounds):
     Args:
         bundle: edge_runtime.bundle.reading.Bundle.
         name: of an engine.
-        job: of benchmarks.rivals.jobs, the app on the same engine.
+        job: the app on the same engine, from benchmarks.rivals.jobs.
         rounds: how many.
 
     Raises:
@@ -81,10 +81,10 @@ def compare(bundle, name, job, rounds):
                         window = worker.ask("model", 1, SECONDS)
                         turn[who] = window["photos"] / window["seconds"]
                     else:
-                        found = rivals.run_job(job)
-                        if "skipped" in found:
-                            raise MissingRequirement(f"{job['name']}: {found['skipped']}")
-                        turn[who] = found["images_per_s"]
+                        result = rivals.run_job(job)
+                        if "skipped" in result:
+                            raise MissingRequirement(f"{job['name']}: {result['skipped']}")
+                        turn[who] = result["images_per_s"]
                 rates.append((turn["bench"], turn["app"]))
         finally:
             worker.close()

@@ -4,7 +4,7 @@
     python -m benchmarks.experiments.soak BUNDLE clip.mp4 --minutes 60      # played in real time, again and again
 
 Prints a JSON line per minute (frames, drops, latency, resident memory, threads, open files), and a verdict. Exit code 0
-where memory, threads and files stayed flat after the first quarter and each frame taken got a row, 3 where not.
+if memory, threads and files stayed flat after the first quarter and each captured frame got a row, else 3.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from edge_runtime.pipeline.latency import Latency
 from edge_runtime.sources import kinds, live, newest
 
 _MAX_GROWTH_BYTES = 16 << 20
-_MAX_GROWTH = 2  # threads or files: one may be on its way when it is counted
+_MAX_GROWTH = 2  # threads or files: one may be opened or closed at the moment of counting
 _MAX_DELAY_S = 0.05
 
 
@@ -30,10 +30,10 @@ def parser():
     """Returns the argument parser."""
     this = argparse.ArgumentParser(prog="python -m benchmarks.experiments.soak", description=__doc__.split("\n\n")[0])
     this.add_argument("bundle", help="folder written by `picnic-edge train`")
-    this.add_argument("source", help="rtsp://..., camera:N, csi:N, or a video file, played in real time")
+    this.add_argument("source", help="rtsp://..., camera:N, csi:N, or a video file, which is played in real time")
     this.add_argument("--minutes", type=float, default=60, metavar="N", help="how long (default 60)")
     this.add_argument("--every", type=float, default=60, metavar="S", help="seconds between two lines (default 60)")
-    this.add_argument("--engine", default="auto", metavar="NAME")
+    this.add_argument("--engine", default="auto", metavar="NAME", help="(default auto)")
     this.add_argument("--batch", type=int, default=1, metavar="N", help="frames per engine call (default 1)")
     return this
 
@@ -81,7 +81,7 @@ def soak(classifier, source, seconds, every_s):
 def judge(lines):
     """Returns {"flat", "growth": {name: largest of the last quarter less largest of the second}, "lost"}.
 
-    The first quarter fills caches. lost: frames that were taken and got no row.
+    The first quarter fills caches. lost: captured frames without a row.
     """
     quarter = max(1, len(lines) // 4)
     growth = {

@@ -1,7 +1,7 @@
 """python -m benchmarks.experiments.training TSV --images DIR --weights W: training, measured from outside.
 
-input pipeline   photos/s that tf.data reads, decodes and augments, beside what the network takes: the lower one binds
-feature cache    the same training of the head twice, with an empty cache and with the one that the first filled
+input pipeline   photos/s that tf.data reads, decodes and augments, beside the network's: the lower one is the limit
+feature cache    the same training of the head twice, first with an empty cache, then with the filled one
 time to a score  seconds from the start of the process to a macro-F1 on the validation photos, beside the hackathon's
                  script in TensorFlow 2 (benchmarks/experiments/hackathon_training.py) on the same photos, split and
                  weights
@@ -12,11 +12,9 @@ Options after -- go to `picnic-edge train`, for the run that is timed to a score
 import argparse
 import codecs
 import collections
-import contextlib
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 import tempfile
@@ -24,6 +22,7 @@ import time
 import typing
 
 from benchmarks import rivals
+from benchmarks.commands import kill_group
 from edge_runtime import files
 from edge_runtime.cli.options import share
 from edge_runtime.cli.run import run_verb
@@ -37,17 +36,17 @@ TRAIN = [sys.executable, "-m", "train"]
 HACKATHON = [sys.executable, "-m", "benchmarks.experiments.hackathon_training"]
 _VAL_EVERY = 5  # photos of a class where no --val is given
 _ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-# The functions of `train` itself: photos as features are computed from, and augmented as in fine-tuning.
+# Measures train's own functions: photos for computing features, and augmented photos for fine-tuning.
 _PIPELINE = """
 import json, sys, time
 import numpy as np
-from edge_runtime.photos import images
+from edge_runtime.photos import read
 from train.model.augment import augment
 from train.data.batches import photo_batches
 with open(sys.argv[1]) as file:
     paths = json.load(file)
 rates = []
-for load in (images.read_image, lambda path: augment(images.read_image(path), np.random.RandomState(len(path)))):
+for load in (read.read_image, lambda path: augment(read.read_image(path), np.random.RandomState(len(path)))):
     list(photo_batches(paths[:32], 32, load))
     count, started = 0, time.perf_counter()
     while not count or time.perf_counter() - started < 2:
@@ -56,11 +55,16 @@ for load in (images.read_image, lambda path: augment(images.read_image(path), np
 print(json.dumps(rates))
 """
 
-Run = typing.NamedTuple("Run", [("lines", list), ("seconds", float)])  # lines: (seconds when it began, text)
+
+class Run(typing.NamedTuple):
+    """The output of a command."""
+
+    lines: list  # of (seconds from the start to the line's beginning, text)
+    seconds: float
 
 
 def main(argv=None):
-    """Measures, and prints the figures. Raises PicnicError as the exit codes say."""
+    """Measures and prints the figures. Raises PicnicError as the exit codes say."""
     arguments = sys.argv[1:] if argv is None else list(argv)
     place = arguments.index("--") if "--" in arguments else len(arguments)
     this = argparse.ArgumentParser(
@@ -79,22 +83,22 @@ def main(argv=None):
     this.add_argument("--json", action="store_true", help="one JSON document on stdout instead of the table")
     options = this.parse_args(arguments[:place])
     photos, val_photos = read_photos(options.labels, options.images, options.val, options.val_images)
-    found = measure(photos, val_photos, options.weights, options.target, arguments[place + 1 :])
-    found["command"] = ["python", "-m", "benchmarks.experiments.training"] + arguments
+    figures = measure(photos, val_photos, options.weights, options.target, arguments[place + 1 :])
+    figures["command"] = ["python", "-m", "benchmarks.experiments.training"] + arguments
     if options.json:
-        print_json(found)
+        print_json(figures)
         return
-    for name, value in found.items():
+    for name, value in figures.items():
         if not isinstance(value, (list, dict)):
-            shown = f"{value:.4g}" if isinstance(value, float) else "-" if value in (None, "") else value
-            print(f"{name:<36} {shown}")
+            text = f"{value:.4g}" if isinstance(value, float) else "-" if value in (None, "") else value
+            print(f"{name:<36} {text}")
 
 
 def read_photos(labels, folder, val=None, val_folder=None):
     """Reads the labelled photos that both trainings can use, and splits them where no validation table is given.
 
-    Left out are rows and photos that one of them cannot use, classes with a single photo, and validation photos of
-    classes that are not trained.
+    Rows and photos that one of them cannot use, classes with a single photo, and validation photos of untrained classes
+    are left out.
 
     Returns:
         ([(path, label)] to train on, [(path, label)] to validate on).
@@ -120,10 +124,8 @@ def read_photos(labels, folder, val=None, val_folder=None):
     known = {label for _, label in photos}
     val_photos = [photo for photo in val_photos if photo[1] in known]
     if len(known) < 2 or not val_photos:
-        raise UsageError(
-            "%s: %d classes with 2 usable photos to train on and %d photos to validate on; at least 2 and 1 are needed"
-            % (labels, len(known), len(val_photos))
-        )
+        counts = f"{len(known)} classes with 2 usable photos to train on and {len(val_photos)} photos to validate on"
+        raise UsageError(f"{labels}: {counts}; at least 2 and 1 are needed")
     return photos, val_photos
 
 
@@ -131,9 +133,9 @@ def measure(photos, val_photos, weights, target=None, train_options=()):
     """Measures everything, one thing after the other, in a temporary folder.
 
     Args:
-        photos, val_photos: lists of (path, label), as read_photos returns them.
+        photos, val_photos: lists of (path, label): the result of read_photos.
         weights: imagenet, none, or the name of an .h5 file.
-        target: macro-F1 that is waited for, 0..1; None for what the hackathon's script reaches.
+        target: macro-F1 to reach, 0..1; None for the one that the hackathon's script reaches.
         train_options: more options of `picnic-edge train` for the timed run.
 
     Returns:
@@ -141,7 +143,7 @@ def measure(photos, val_photos, weights, target=None, train_options=()):
             photos, val_photos, classes, weights, machine
             pipeline_images_per_s, augmented_pipeline_images_per_s     the input pipeline alone
             features_images_per_s, fine_tune_images_per_s              with the network behind it
-            pipeline_over_features, augmented_over_fine_tune           above 1: the network binds, not the input
+            pipeline_over_features, augmented_over_fine_tune           above 1: the network is the limit, not the input
             cache_miss_s, cache_hit_s                                  the head's whole training
             picnic_s, picnic_macro_f1, picnic_accuracy, picnic_curve   curves are lists of [seconds, macro-F1]
             hackathon_s, hackathon_macro_f1, hackathon_epochs, hackathon_curve, hackathon_skipped (why, or "")
@@ -216,7 +218,7 @@ def measure(photos, val_photos, weights, target=None, train_options=()):
 
 
 def run(command, **environment):
-    """Runs a command, and ends it with all its children if this process is interrupted.
+    """Runs a command. Ends it with all its children if this process is interrupted.
 
     Returns:
         Run: its lines (both streams; a progress bar's states are lines too) with the seconds since its start.
@@ -240,13 +242,13 @@ def run(command, **environment):
         code = process.wait()
         seconds = time.perf_counter() - started
     finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+        kill_group(process)
         process.wait()
         process.stdout.close()
     if code:
-        said = [text for _, text in lines if text.startswith("picnic-edge: ")] or [text for _, text in lines] or [""]
-        problem = f"{' '.join(command[1:3])} ended with exit code {code}: {said[-1]}"
+        messages = [text for _, text in lines]
+        messages = [text for text in messages if text.startswith("picnic-edge: ")] or messages or [""]
+        problem = f"{' '.join(command[1:3])} ended with exit code {code}: {messages[-1]}"
         raise (MissingRequirement if code == MissingRequirement.exit_code else UsageError)(problem)
     return Run(lines, seconds)
 
@@ -259,10 +261,10 @@ def bar_rate(lines, what):
         what: "features", or "fine-tune" for the bars of all its epochs.
     """
     # "fine-tune 1/20: 100%|##########| 2640/2640 [01:21<00:00, 32.22 photos/s]", below 1/s " 1.50s/ photos"
-    bar = re.compile(r"%s(?: \d+/\d+)?: 100%%\|[^|]*\| (\d+)/\1 \[.*, +([\d.]+)( photos/s|s/ photos)" % re.escape(what))
+    bar = re.compile(re.escape(what) + r"(?: \d+/\d+)?: 100%\|[^|]*\| (\d+)/\1 \[.*, +([\d.]+)( photos/s|s/ photos)")
     photos, seconds = 0, 0.0
-    found = {match.group(0): match for _, text in lines for match in [bar.match(text)] if match}
-    for match in found.values():  # a bar's last state may be printed twice
+    bars = {match.group(0): match for _, text in lines for match in [bar.match(text)] if match}
+    for match in bars.values():  # a bar's last state may be printed twice
         rate = float(match.group(2)) if match.group(3) == " photos/s" else 1 / float(match.group(2))
         photos += int(match.group(1))
         seconds += int(match.group(1)) / rate
@@ -293,7 +295,7 @@ def hackathon_curve(lines):
 
 
 def time_to(curve, target):
-    """Returns the seconds after which a curve first has the target, None where it never has, or there is no target."""
+    """Returns the seconds after which a curve first has the target, None if it never does, or without a target."""
     return next((at_s for at_s, macro_f1 in curve if target is not None and macro_f1 >= target), None)
 
 

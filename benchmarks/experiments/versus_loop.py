@@ -3,8 +3,8 @@
 All in one run, on the same photos and cores, in turns: decoding alone; for each engine the model alone, `classify`, and
 the bound that decoding and the model allow together when every core always has work, 1 / (1 / decode + 1 / model); the
 loop of ten lines (cv2.imread, cv2.resize, ONNX Runtime) and the pipeline this project grew from (tf.data one photo at a
-time, Keras predict). Where classify falls short of its bound, the share of the cores' time that was used says why: idle
-cores are the pipeline's fault; busy ones say that the two kinds of work get in each other's way.
+time, Keras predict). Where classify is below its bound, the share of the cores' time that was used says why: idle
+cores mean that the pipeline is at fault; busy ones mean that decoding and the model disturb each other.
 """
 
 import argparse
@@ -23,27 +23,28 @@ from benchmarks.bench import measure, plan
 from edge_runtime.bundle.reading import Bundle
 from edge_runtime.classifier import Classifier
 from edge_runtime.cli.run import run_verb
-from edge_runtime.console import say
+from edge_runtime.console import format_table, say
 from edge_runtime.engines.selection import open_engine
 from edge_runtime.machine import cpu, memory
 from edge_runtime.photos import decode, read
 from edge_runtime.sources.registry import open_source
 
 _LOOPS = {"opencv-onnxruntime": "loop of cv2 and ONNX Runtime", "hackathon": "tf.data one by one, Keras predict"}
+_COLUMNS = ["classify / bound", "classify images/s", "bound", "model only", "cores used by classify", "by the model"]
 
 
 def model_only(engine, pictures, batch, seconds=5.0):
-    """Returns images per second of an engine that always has as many batches on their way as it takes."""
+    """Returns images per second of an engine that always works on as many batches at a time as it can."""
     batches = measure.make_batches(pictures, batch)
     measure.warm_up(engine, batches)
-    on_their_way = collections.deque()  # type: collections.deque
+    pending: collections.deque = collections.deque()
     photos, started = 0, time.perf_counter()
     while time.perf_counter() - started < seconds:
-        on_their_way.append(engine.submit(batches[photos // batch % len(batches)]))
-        if len(on_their_way) == engine.slots:
-            photos += len(engine.collect(on_their_way.popleft()))
-    while on_their_way:
-        photos += len(engine.collect(on_their_way.popleft()))
+        pending.append(engine.submit(batches[photos // batch % len(batches)]))
+        if len(pending) == engine.slots:
+            photos += len(engine.collect(pending.popleft()))
+    while pending:
+        photos += len(engine.collect(pending.popleft()))
     return photos / (time.perf_counter() - started)
 
 
@@ -56,12 +57,12 @@ def decode_only(paths, scaled):
     return len(paths) / (time.perf_counter() - started)
 
 
-def at_work(call):
-    """Returns (what call returns, the share of all cores' time that this process used meanwhile)."""
+def with_core_share(call):
+    """Returns (the result of call, the share of all cores' time that this process used meanwhile)."""
     started, cpu_started = time.perf_counter(), time.process_time()
-    found = call()
+    result = call()
     seconds = (time.perf_counter() - started) * cpu.core_count()
-    return found, (time.process_time() - cpu_started) / seconds
+    return result, (time.process_time() - cpu_started) / seconds
 
 
 def compare(bundle, name, items, decoded_per_s):
@@ -69,13 +70,13 @@ def compare(bundle, name, items, decoded_per_s):
     with tempfile.TemporaryDirectory() as scratch:
         with Classifier(bundle, open_engine(bundle, name, rivals.BATCH), rivals.BATCH) as classifier:
             pictures = bundle.sample().images
-            alone, alone_at_work = at_work(
+            alone, alone_share = with_core_share(
                 functools.partial(model_only, classifier.engine, pictures, classifier.batch_size)
             )
             out = os.path.join(scratch, "out.tsv")
-            found, found_at_work = at_work(functools.partial(measure.end_to_end, classifier, items, out))
+            classified, classify_share = with_core_share(functools.partial(measure.end_to_end, classifier, items, out))
     bound = 1 / (1 / decoded_per_s + 1 / alone)
-    return [alone, found["images_per_s"], bound, alone_at_work, found_at_work]
+    return [alone, classified["images_per_s"], bound, alone_share, classify_share]
 
 
 def main(argv=None):
@@ -83,7 +84,7 @@ def main(argv=None):
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.experiments.versus_loop", description=__doc__.split("\n")[0]
     )
-    parser.add_argument("bundle")
+    parser.add_argument("bundle", help="folder written by `picnic-edge train`")
     parser.add_argument("photos", metavar="DIR", help="folder of readable photos")
     parser.add_argument("--engine", nargs="+", default=["onnxruntime"], metavar="NAME", help="(default onnxruntime)")
     parser.add_argument("--rounds", type=int, default=3, help="repetitions, the median counts (default 3)")
@@ -100,12 +101,15 @@ def main(argv=None):
         for name in options.engine:
             engines[name].append(compare(bundle, name, items, decoded[-1]))
     best = max(np.median(rounds, axis=0)[1] for rounds in engines.values())
-    print("engine              classify / bound  classify  bound  model only  (images/s)  cores used: classify, model")
+    table = []
     for name, rounds in engines.items():
-        alone, found, bound, alone_at_work, found_at_work = np.median(rounds, axis=0)
+        alone, classify, bound, alone_share, classify_share = np.median(rounds, axis=0)
         ratio = np.median([row[1] / row[2] for row in rounds])
-        shown = (name, ratio, found, bound, alone, found_at_work, alone_at_work)
-        print("%-20s %15.3f %9.1f %6.1f %11.1f %20.3f %6.3f" % shown)
+        table.append(
+            [name, f"{ratio:.3f}", f"{classify:.1f}", f"{bound:.1f}", f"{alone:.1f}", f"{classify_share:.3f}"]
+            + [f"{alone_share:.3f}"]
+        )
+    print(format_table(["engine"] + _COLUMNS, table))
     for job in rivals.jobs(bundle, paths[: options.loop_photos]):
         if job.get("rival") in _LOOPS:
             result = rivals.run_job(job)
@@ -113,22 +117,13 @@ def main(argv=None):
                 print(f"{_LOOPS[job['rival']]}: skipped: {result['skipped']}")
             else:
                 speed = result["images_per_s"]
-                print(
-                    "%-34s %6.1f images/s; the fastest engine here: %.1f times"
-                    % (_LOOPS[job["rival"]], speed, best / speed)
-                )
+                factor = f"the fastest engine here: {best / speed:.1f} times"
+                print(f"{_LOOPS[job['rival']]}: {speed:.1f} images/s; {factor}")
     print(f"decoding alone {np.median(decoded):.1f} photos/s, without scaled decoding {np.median(every_pixel):.1f}")
-    print(
-        "%d photos (the usual loops: %d), median of %d rounds; peak memory %.0f MiB; %s, %d cores"
-        % (
-            len(items),
-            min(len(items), options.loop_photos),
-            options.rounds,
-            memory.peak_memory_bytes() / 2.0**20,
-            cpu.describe()["cpu"],
-            cpu.core_count(),
-        )
-    )
+    photos = f"{len(items)} photos (the usual loops: {min(len(items), options.loop_photos)})"
+    peak_mib = memory.peak_memory_bytes() >> 20
+    machine = f"{cpu.describe()['cpu']}, {cpu.core_count()} cores"
+    print(f"{photos}, median of {options.rounds} rounds; peak memory {peak_mib} MiB; {machine}")
 
 
 if __name__ == "__main__":

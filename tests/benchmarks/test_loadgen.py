@@ -253,7 +253,7 @@ def test_reading_why_a_stream_is_invalid(tmp_path):
     )
     result = loadgen.read_result(write_log(tmp_path, log, [ran_out]), "SingleStream")
     assert result["why"] == [
-        "it ended before the least duration",
+        "it ended before the minimum duration",
         "early stopping: Only processed 40 queries. Need to process at least 64 queries.",
         "Decrease the expected latency.",
         ran_out,

@@ -108,7 +108,7 @@ def test_what_a_rival_lacks_is_the_reason_to_skip_it(tiny_bundle, photos, tmp_pa
 def test_a_crash_and_a_hang_are_reasons_to_skip(tiny_bundle, photos, monkeypatch):
     job = job_of(tiny_bundle, photos, "opencv-onnxruntime")
     monkeypatch.setattr(rivals, "_CHILD", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
-    assert rivals.run_job(job) == {"skipped": "its process ended with -9: it said nothing"}
+    assert rivals.run_job(job) == {"skipped": "its process ended with -9: no message"}
     monkeypatch.setattr(rivals, "_CHILD", "import sys; print('before'); sys.exit('planted reason')")
     assert rivals.run_job(job) == {"skipped": "its process ended with 1: planted reason"}
     monkeypatch.setattr(rivals, "_CHILD", "import time; time.sleep(600)")

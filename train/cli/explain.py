@@ -26,7 +26,7 @@ def parser():
         "sources",
         nargs="+",
         metavar="IMAGE",
-        help="an image, a folder (recursive), a glob in quotes, a .tsv with a column `file`, or -",
+        help="an image, a folder (recursive), a glob in quotes, a .tsv with a column `file`, or - for names on stdin",
     )
     this.add_argument("--images", metavar="DIR", help="where a TSV's file names start (default: the TSV's folder)")
     this.add_argument("--out", metavar="DIR", required=True, help=f"folder to write the pictures and {explain.PAGE} to")

@@ -34,7 +34,7 @@ def parser():
     this.add_argument(
         "--bundle",
         metavar="BUNDLE",
-        help="look for wrong labels with this bundle, best one trained with --fine-tune 0",
+        help="look for wrong labels with this bundle; use one trained with --fine-tune 0",
     )
     return this
 

@@ -132,7 +132,7 @@ def compare(paths, labels, images_folder=None, engine_name="auto"):
         raise UsageError(f"{labels}: no photo with a label that {who} knows")
     for path, bundle in bundles:
         with _reported_failure(path, failures, len(paths)):
-            runs.append(run_bundle(path, bundle, engine_name, photos))
+            runs.append(_run(path, bundle, engine_name, photos))
     if not runs:
         raise failures[0][1]
     numbers, more = _readable(photos, runs)
@@ -142,10 +142,10 @@ def compare(paths, labels, images_folder=None, engine_name="auto"):
     problems = problems + unknown + more
     photos = [photos[number] for number in numbers]
     runs = [run._replace(predictions=[run.predictions[number] for number in numbers]) for run in runs]
-    return Comparison(photos, problems, rank(runs, photos, len(problems)), failures)
+    return Comparison(photos, problems, _rank(runs, photos, len(problems)), failures)
 
 
-def run_bundle(path, bundle, engine_name, photos):
+def _run(path, bundle, engine_name, photos):
     """Classifies the photos with one bundle. Returns its Run."""
     items = [Item(photo.file, photo.path, "", photo.root) for photo in photos]
     with Classifier(bundle, selection.open_engine(bundle, engine_name, _BATCH), _BATCH) as classifier:
@@ -155,7 +155,7 @@ def run_bundle(path, bundle, engine_name, photos):
         return Run(path, bundle, classifier.engine.info, predictions, len(items) / seconds)
 
 
-def rank(runs, photos, set_aside):
+def _rank(runs, photos, set_aside):
     """Scores the answers of several bundles and sorts the bundles, best first.
 
     Args:

@@ -101,11 +101,11 @@ def look_at_photos(splits):
     Raises:
         StorageLost: what they are read from went away.
     """
-    listed = [(split, photo) for split, photos in splits.items() for photo in photos]
+    pairs = [(split, photo) for split, photos in splits.items() for photo in photos]
     readable, problems = [], []
     with concurrent.futures.ThreadPoolExecutor(cpu.core_count()) as pool:
-        results = progress(pool.map(_look_at, (photo for _, photo in listed)), len(listed), "look at photos")
-        for (split, photo), (facts, problem) in zip(listed, results):
+        results = progress(pool.map(_look_at, (photo for _, photo in pairs)), len(pairs), "look at photos")
+        for (split, photo), (facts, problem) in zip(pairs, results):
             if facts is None:
                 problems.append(_problem(split, photo.file, problem))
             else:

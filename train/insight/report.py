@@ -101,8 +101,8 @@ def write_report(
         engine_name: what gave the answers.
         augmented: rows of uint8 pictures [299, 299, 3] to show as augmented training photos; None for none.
         results: what `figures` returned for this bundle, and after it for others on the same photos, with what
-            train.insight.evaluate.rank adds; {"bundle", "error"} for one that failed. None in training: the figures are
-            then those of its own validation.
+            train.insight.evaluate.compare adds; {"bundle", "error"} for one that failed. None in training: the figures
+            are then those of its own validation.
         provenance: (what, value) pairs of text, shown where the page says how to reproduce it.
         others: (name, Bundle) of those that it is compared with.
         problems: train.data.labels.Problem of each photo that was not scored; predictions.tsv has them at its end.

@@ -18,6 +18,7 @@ from PIL import Image
 
 from benchmarks.bench import (
     cli,
+    cold_start,
     document,
     machine_state,
     measure,
@@ -444,9 +445,9 @@ def test_an_engine_that_cannot_be_opened_keeps_its_exit_code_and_remedy(bundle, 
 def test_a_cold_start_keeps_the_exit_code_and_remedy(tiny_bundle, monkeypatch, code, invalid):
     script = "import sys; sys.stderr.write('a warning\\npicnic-edge: lacks x\\nTo get it: y\\n'); sys.exit(%d)" % code
     popen, child = subprocess.Popen, [sys.executable, "-c", script]
-    monkeypatch.setattr(turns.subprocess, "Popen", lambda command, **options: popen(child, **options))
+    monkeypatch.setattr(cold_start.subprocess, "Popen", lambda command, **options: popen(child, **options))
     subject = Subject("x")
-    turns._time_cold_start(Bundle.open(tiny_bundle), subject, "a.jpg", 1)
+    cold_start.time_cold_start(Bundle.open(tiny_bundle), subject, "a.jpg")
     assert (subject.problem, subject.reason) == ("lacks x", "lacks x\nTo get it: y")
     assert subject.invalid is invalid
 
@@ -911,7 +912,7 @@ def test_photos_that_rivals_do_not_get_are_in_the_document(tiny_bundle, stub, tm
 def test_a_cold_start_that_fails_gives_the_command_s_own_reason(tiny_bundle, tmp_path):
     helpers.write_photo(tmp_path / "one.jpg", helpers.photo((200, 10, 10)))
     subject = Subject("nosuch")
-    turns._time_cold_start(Bundle.open(tiny_bundle), subject, str(tmp_path / "one.jpg"), 1)
+    cold_start.time_cold_start(Bundle.open(tiny_bundle), subject, str(tmp_path / "one.jpg"))
     assert "has no engine nosuch" in subject.problem and subject.facts["cold_starts_s"] == []
 
 

@@ -24,7 +24,7 @@ POINTS = {"b1": (1, 1.0), "b4": (4, 0.94), "b8": (8, 0.92), "end_to_end": (8, 1.
 
 
 def subject(name, photo_ms, metered, seed=0):
-    """Returns a bench.Subject with made-up windows."""
+    """Returns a Subject with made-up windows."""
     random = np.random.RandomState(seed)
     found = Subject(name)
     found.batches = [1, 4, 8]

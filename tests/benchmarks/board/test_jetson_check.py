@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from benchmarks import commands as benchmarks_commands
 from benchmarks.board import jetson_check
 from benchmarks.board.jetson_check import Step
 from tests.helpers import ROOT, is_running
@@ -46,7 +47,7 @@ def test_what_fails_hangs_or_is_missing_is_written_down_and_the_next_step_runs(o
     assert steps["works"]["stdout"] == "fine\n"
     said = capsys.readouterr().err
     assert "failed   fails (" in said and "exit code 1: planted reason" in said
-    assert "These did not end well: fails, hangs, dies\n" in said
+    assert "These steps failed: fails, hangs, dies\n" in said
     assert "ok       works (" in said and "The report to send back: %s" % out in said
 
 
@@ -95,8 +96,8 @@ def test_the_report_keeps_the_figures_of_the_bench_whole_but_for_its_windows(tmp
     assert kept["engines"][8] == {"name": "8", "latency_p50_ms": 26.3} and kept["power"] == {"mean_w": 2.1}
     for text in ("[1, 2]", "{", '{"engines": [7]}'):
         (tmp_path / "odd.json").write_text(text)
-        assert jetson_check._figures(str(tmp_path / "odd.json")) is None
-    assert jetson_check._figures(str(tmp_path / "gone.json")) is None
+        assert jetson_check._bench_figures(str(tmp_path / "odd.json")) is None
+    assert jetson_check._bench_figures(str(tmp_path / "gone.json")) is None
 
 
 def test_the_outcome_is_the_reason_that_the_product_gave():
@@ -108,7 +109,7 @@ def test_the_outcome_is_the_reason_that_the_product_gave():
         "stderr": "W x\npicnic-edge: no y\nTo get it: z\n",
     }
     assert jetson_check.summary(step) == "failed   convert (1.0 s): exit code 4: picnic-edge: no y"
-    assert jetson_check.summary(dict(step, stderr="")).endswith("exit code 4: it said nothing")
+    assert jetson_check.summary(dict(step, stderr="")).endswith("exit code 4: no message")
 
 
 def test_a_long_stream_loses_its_middle(only, tmp_path):
@@ -119,7 +120,7 @@ def test_a_long_stream_loses_its_middle(only, tmp_path):
 
 
 def test_a_long_step_gives_signs_of_life(only, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(jetson_check, "_HEARTBEAT_S", 0.1)
+    monkeypatch.setattr(benchmarks_commands, "_HEARTBEAT_S", 0.1)
     only(Step("slow", python("import time; time.sleep(0.5)"), 9, True))
     jetson_check.main(["no-bundle", "--out", str(tmp_path / "r")])
     assert "still running (" in capsys.readouterr().err
@@ -144,10 +145,19 @@ def test_the_steps_are_what_could_only_be_simulated():
 
 def test_it_runs_where_nothing_of_the_product_can_be_imported(tmp_path):
     out = str(tmp_path / "r")
-    script = os.path.join(ROOT, "benchmarks", "board", "jetson_check.py")
+    os.symlink(os.path.join(ROOT, "benchmarks"), str(tmp_path / "benchmarks"))
     (tmp_path / "picnic_edge.py").write_text("import no_such_module")
     done = subprocess.run(
-        [sys.executable, "-S", "-E", script, "no-bundle", "--out", out],  # -S: no installed packages
+        [
+            sys.executable,
+            "-S",
+            "-E",
+            "-m",
+            "benchmarks.board.jetson_check",
+            "no-bundle",
+            "--out",
+            out,
+        ],  # -S: no installed packages
         cwd=str(tmp_path),
         env={"PATH": "/nowhere", "PYTHONPATH": str(tmp_path)},
         stdout=subprocess.PIPE,
@@ -186,7 +196,7 @@ def test_a_report_replaces_no_device_and_no_link(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(jetson_check, "steps", lambda *_: [])
     os.mkfifo(str(tmp_path / "fifo"))
     assert jetson_check.main(["no-bundle", "--out", str(tmp_path / "fifo")]) == 2
-    assert "fifo: cannot be written (is no file)" in capsys.readouterr().err
+    assert "fifo: cannot be written (is not a file)" in capsys.readouterr().err
     (tmp_path / "link.json").symlink_to("target.json")
     assert jetson_check.main(["no-bundle", "--out", str(tmp_path / "link.json")]) == 0
     assert os.readlink(str(tmp_path / "link.json")) == "target.json"

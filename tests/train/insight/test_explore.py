@@ -75,9 +75,9 @@ def run(*arguments):
     report = str(arguments[arguments.index("--report") + 1])
     verb.main([str(argument) for argument in arguments])
     with open(os.path.join(report, "explore.json"), encoding="utf-8") as file:
-        found = json.load(file)
+        document = json.load(file)
     with open(os.path.join(report, "explore.html"), encoding="utf-8") as file:
-        return found, file.read()
+        return document, file.read()
 
 
 def names(rows):
@@ -88,28 +88,28 @@ def names(rows):
 
 
 def test_every_planted_finding_and_nothing_else(planted, tmp_path):
-    found, _ = run(planted[0], "--val", planted[1], "--report", tmp_path / "report")
-    groups = [(group["kind"], names(group["photos"])) for group in found["duplicates"]]
+    document, _ = run(planted[0], "--val", planted[1], "--report", tmp_path / "report")
+    groups = [(group["kind"], names(group["photos"])) for group in document["duplicates"]]
     assert groups == [
         ("exact", [("train", "milk/0.jpg"), ("val", "milk/copy.jpg")]),
         ("alike", [("train", "soap/1.jpg"), ("val", "soap/small.jpg")]),
         ("exact", [("train", "soap/0.jpg"), ("train", "tea/soap again.jpg")]),
         ("alike", [("train", "milk/2.jpg"), ("train", "milk/lighter.jpg")]),
     ]
-    assert [group["across_splits"] for group in found["duplicates"]] == [True, True, False, False]
-    assert [group["several_labels"] for group in found["duplicates"]] == [False, False, True, False]
-    assert found["leaking_val_photos"] == 2
-    assert names(found["dark"]) == [("train", "tea/dark.jpg")]
-    assert names(found["bright"]) == [("train", "tea/bright.jpg")]
-    assert names(found["blurred"]) == [("train", "tea/blurred.jpg")]
-    assert names(found["uniform"]) == [("train", "milk/white.png"), ("train", "soap/black.png")]
-    assert [(row["file"], row["format"]) for row in found["wrong_suffixes"]] == [("tea/jpeg.png", "JPEG")]
-    assert [(row["file"], row["problem"]) for row in found["problems"]] == [
+    assert [group["across_splits"] for group in document["duplicates"]] == [True, True, False, False]
+    assert [group["several_labels"] for group in document["duplicates"]] == [False, False, True, False]
+    assert document["leaking_val_photos"] == 2
+    assert names(document["dark"]) == [("train", "tea/dark.jpg")]
+    assert names(document["bright"]) == [("train", "tea/bright.jpg")]
+    assert names(document["blurred"]) == [("train", "tea/blurred.jpg")]
+    assert names(document["uniform"]) == [("train", "milk/white.png"), ("train", "soap/black.png")]
+    assert [(row["file"], row["format"]) for row in document["wrong_suffixes"]] == [("tea/jpeg.png", "JPEG")]
+    assert [(row["file"], row["problem"]) for row in document["problems"]] == [
         ("milk/export.png", "is one colour"),
         ("tea/cut.jpg", "is damaged (JPEG without its end: truncated)"),
         ("tea/empty.jpg", "is empty (0 bytes)"),
     ]
-    assert found["label_check"] is None
+    assert document["label_check"] is None
 
 
 def test_counts_sizes_and_formats(planted, tmp_path):
@@ -117,27 +117,31 @@ def test_counts_sizes_and_formats(planted, tmp_path):
     write(os.path.join(val, "only here", "0.jpg"), 999)
     turned = helpers.encoded(drawn(998), "jpg", exif=orientation(6))
     helpers.write_bytes(os.path.join(train, "milk", "turned.jpg"), turned)
-    found, _ = run(train, "--val", val, "--report", tmp_path / "report")
-    assert found["classes"] == [
+    document, _ = run(train, "--val", val, "--report", tmp_path / "report")
+    assert document["classes"] == [
         {"label": "milk", "train": 7, "val": 2},
         {"label": "only here", "train": 0, "val": 1},
         {"label": "soap", "train": 5, "val": 2},
         {"label": "tea", "train": 9, "val": 1},
     ]
-    first, second = found["splits"]
+    first, second = document["splits"]
     assert (first["name"], first["listed"], first["readable"], first["classes"]) == ("train", 24, 21, 3)
     assert (first["largest_class"], first["smallest_class"], first["imbalance"]) == ("tea", "soap", 1.8)
     assert (first["missing_classes"], second["missing_classes"]) == (["only here"], [])
-    assert found["formats"] == {"JPEG": 25, "PNG": 2}
-    assert found["turned"] == 1
-    histograms = {name: found[name].pop("histogram") for name in ("widths", "heights", "aspect_ratios", "sizes_bytes")}
-    assert found["widths"] == {"least": 200, "median": 400, "most": 400}
-    assert found["heights"] == {"least": 150, "median": 300, "most": 400}  # the turned photo stands upright
-    assert found["aspect_ratios"] == {"least": 0.75, "median": 1.333, "most": 1.333}
+    assert document["formats"] == {"JPEG": 25, "PNG": 2}
+    assert document["turned"] == 1
+    histograms = {
+        name: document[name].pop("histogram") for name in ("widths", "heights", "aspect_ratios", "sizes_bytes")
+    }
+    assert document["widths"] == {"least": 200, "median": 400, "most": 400}
+    assert document["heights"] == {"least": 150, "median": 300, "most": 400}  # the turned photo stands upright
+    assert document["aspect_ratios"] == {"least": 0.75, "median": 1.333, "most": 1.333}
     for name, histogram in histograms.items():
         assert sum(histogram["photos"]) == 27 and len(histogram["edges"]) == len(histogram["photos"]) + 1, name
-        assert histogram["edges"][0] == found[name]["least"] and histogram["edges"][-1] == found[name]["most"], name
-    assert found["common_sizes"][0] == {"width": 400, "height": 300, "photos": 23}
+        assert histogram["edges"][0] == document[name]["least"] and histogram["edges"][-1] == document[name]["most"], (
+            name
+        )
+    assert document["common_sizes"][0] == {"width": 400, "height": 300, "photos": 23}
 
 
 def orientation(value):
@@ -152,11 +156,11 @@ def test_a_row_that_cannot_be_used_is_kept_as_a_problem(tmp_path):
     write(tmp_path / "a.jpg", 1)
     rows = [("a.jpg", "x"), ("gone.jpg", "x"), ("../b.jpg", "x"), ("c.jpg", ""), ("a.jpg", "x")]
     helpers.write_table(tmp_path / "t.tsv", rows)
-    found, page = run(tmp_path / "t.tsv", "--report", tmp_path / "report")
-    problems = {row["file"]: row["problem"] for row in found["problems"]}
+    document, page = run(tmp_path / "t.tsv", "--report", tmp_path / "report")
+    problems = {row["file"]: row["problem"] for row in document["problems"]}
     assert set(problems) == {"a.jpg", "gone.jpg", "../b.jpg", "c.jpg"}
     assert problems["gone.jpg"] == "No such file or directory"
-    assert found["splits"][0]["listed"] == 5
+    assert document["splits"][0]["listed"] == 5
     assert all(text in page for text in problems.values())
 
 
@@ -165,10 +169,10 @@ def test_pictures_in_formats_that_nothing_here_reads_are_named(tmp_path):
         write(tmp_path / "in" / name, len(name))
     helpers.write_bytes(tmp_path / "in" / "soap" / "IMG_1.CR2", b"some")
     helpers.write_bytes(tmp_path / "in" / "soap" / "notes.txt", b"of no matter")
-    found, page = run(tmp_path / "in", "--report", tmp_path / "report")
-    (problem,) = found["problems"]
+    document, page = run(tmp_path / "in", "--report", tmp_path / "report")
+    (problem,) = document["problems"]
     assert problem["file"] == "soap/IMG_1.CR2" and "convert it to JPEG or PNG" in problem["problem"]
-    assert found["splits"][0]["listed"] == 3 and "soap/IMG_1.CR2" in page
+    assert document["splits"][0]["listed"] == 3 and "soap/IMG_1.CR2" in page
 
 
 def test_a_suffix_of_no_format_is_a_wrong_one(tmp_path):
@@ -176,17 +180,17 @@ def test_a_suffix_of_no_format_is_a_wrong_one(tmp_path):
         write(tmp_path / (name + ".jpg"), len(name))
         os.rename(str(tmp_path / (name + ".jpg")), str(tmp_path / name))
     helpers.write_table(tmp_path / "t.tsv", [(name, "x") for name in ("a.tif", "b.jpg", "c")])
-    found, _ = run(tmp_path / "t.tsv", "--report", tmp_path / "report")
-    assert [row["file"] for row in found["wrong_suffixes"]] == ["a.tif"]
+    document, _ = run(tmp_path / "t.tsv", "--report", tmp_path / "report")
+    assert [row["file"] for row in document["wrong_suffixes"]] == ["a.tif"]
 
 
 def test_a_class_without_any_readable_photo_is_not_forgotten(tmp_path):
     write(tmp_path / "a.jpg", 1)
     helpers.write_bytes(tmp_path / "b.jpg", b"nothing")
     helpers.write_table(tmp_path / "t.tsv", [("a.jpg", "milk"), ("b.jpg", "soap")])
-    found, page = run(tmp_path / "t.tsv", "--report", tmp_path / "report")
-    assert found["classes"] == [{"label": "milk", "train": 1}, {"label": "soap", "train": 0}]
-    assert found["splits"][0]["missing_classes"] == [] and "soap" in page
+    document, page = run(tmp_path / "t.tsv", "--report", tmp_path / "report")
+    assert document["classes"] == [{"label": "milk", "train": 1}, {"label": "soap", "train": 0}]
+    assert document["splits"][0]["missing_classes"] == [] and "soap" in page
 
 
 # ---- warnings
@@ -196,13 +200,13 @@ def test_warnings_come_first_on_the_page_and_are_said(tmp_path, capsys):
     for number, label in enumerate(("train/apple", "val/apple", "val/Apple", "unknown")):
         for place in range(10):
             write(tmp_path / "in" / label / ("%d.jpg" % place), 100 * number + place)
-    found, page = run(tmp_path / "in", "--report", tmp_path / "report")
-    assert [one["kind"] for one in found["warnings"]] == ["split_folders", "similar_labels", "unknown_class"]
+    document, page = run(tmp_path / "in", "--report", tmp_path / "report")
+    assert [one["kind"] for one in document["warnings"]] == ["split_folders", "similar_labels", "unknown_class"]
     assert page.index('id="warnings"') < page.index("readable photos") < page.index('id="conflicts"')
     warnings = page[page.index('id="warnings"') : page.index("readable photos")]
     assert 'class="alarm"' in warnings and warnings.count("<li>") == 3
     said = capsys.readouterr().err
-    for one in found["warnings"]:
+    for one in document["warnings"]:
         assert "warning: %s\n" % one["text"] in said
         assert one["text"][-40:].replace("'", "&#39;") in warnings
 
@@ -211,8 +215,8 @@ def test_clean_photos_are_not_warned_of(tmp_path, capsys):
     for number, label in enumerate(LABELS):
         for place in range(12):
             write(tmp_path / ("train" if place < 10 else "val") / label / ("%d.jpg" % place), 100 * number + place)
-    found, page = run(tmp_path / "train", "--val", tmp_path / "val", "--report", tmp_path / "report")
-    assert found["warnings"] == [] and 'id="warnings"' not in page and "warning: " not in capsys.readouterr().err
+    document, page = run(tmp_path / "train", "--val", tmp_path / "val", "--report", tmp_path / "report")
+    assert document["warnings"] == [] and 'id="warnings"' not in page and "warning: " not in capsys.readouterr().err
 
 
 def test_counts_leaks_films_and_cameras_are_warned_of(planted, tmp_path):
@@ -220,9 +224,9 @@ def test_counts_leaks_films_and_cameras_are_warned_of(planted, tmp_path):
     for place in range(10):
         frame = np.ascontiguousarray(drawn(77, 300, 420)[:, 2 * place : 2 * place + 400])
         helpers.write_photo(os.path.join(train, "film", "%d.png" % place), frame[:280])
-    found, _ = run(train, "--val", val, "--report", tmp_path / "report")
-    warnings = {one["kind"]: one for one in found["warnings"]}
-    assert (warnings["leak"]["photos"], warnings["leak"]["of"]) == (found["leaking_val_photos"], 5)
+    document, _ = run(train, "--val", val, "--report", tmp_path / "report")
+    warnings = {one["kind"]: one for one in document["warnings"]}
+    assert (warnings["leak"]["photos"], warnings["leak"]["of"]) == (document["leaking_val_photos"], 5)
     assert warnings["one_view"]["labels"] == warnings["unvalidated"]["labels"] == ["film"]
     assert warnings["few_photos"]["classes"] == {"milk": 6, "soap": 5, "tea": 9}
     assert warnings["one_size"]["classes"] == {"film": "400 x 280"}
@@ -312,10 +316,10 @@ def test_many_equal_photos_make_one_group(tmp_path):
 
 
 def test_real_photos_hold_no_flood(grocery, tmp_path):
-    found, page = run(grocery + "/val.tsv", "--images", grocery + "/val", "--report", tmp_path / "report")
-    assert (found["splits"][0]["readable"], found["duplicates"]) == (296, [])
-    assert (found["dark"], found["bright"], found["uniform"], found["wrong_suffixes"]) == ([], [], [], [])
-    assert len(found["blurred"]) == 3
+    document, page = run(grocery + "/val.tsv", "--images", grocery + "/val", "--report", tmp_path / "report")
+    assert (document["splits"][0]["readable"], document["duplicates"]) == (296, [])
+    assert (document["dark"], document["bright"], document["uniform"], document["wrong_suffixes"]) == ([], [], [], [])
+    assert len(document["blurred"]) == 3
     assert len(page) < 5e6
 
 
@@ -323,24 +327,24 @@ def test_real_photos_hold_no_flood(grocery, tmp_path):
 
 
 def test_page_shows_the_counts_of_the_json_and_fetches_nothing(planted, tmp_path):
-    found, page = run(planted[0], "--val", planted[1], "--report", tmp_path / "report")
+    document, page = run(planted[0], "--val", planted[1], "--report", tmp_path / "report")
     figures = {
         re.sub(r"<.*?>", "", text): int(value)
         for value, text in re.findall(r'<div class="fact"><b[^>]*>(\d+)</b>(.*?)</div>', page)
     }
     assert figures == {
-        "readable photos": sum(split["readable"] for split in found["splits"]),
-        "classes": len(found["classes"]),
-        "unusable": len(found["problems"]),
-        "val photos also in train": found["leaking_val_photos"],
-        "duplicates under different labels": sum(group["several_labels"] for group in found["duplicates"]),
-        "groups of duplicates": len(found["duplicates"]),
-        "dark": len(found["dark"]),
-        "bright": len(found["bright"]),
-        "blurred": len(found["blurred"]),
-        "uniform": len(found["uniform"]),
+        "readable photos": sum(split["readable"] for split in document["splits"]),
+        "classes": len(document["classes"]),
+        "unusable": len(document["problems"]),
+        "val photos also in train": document["leaking_val_photos"],
+        "duplicates under different labels": sum(group["several_labels"] for group in document["duplicates"]),
+        "groups of duplicates": len(document["duplicates"]),
+        "dark": len(document["dark"]),
+        "bright": len(document["bright"]),
+        "blurred": len(document["blurred"]),
+        "uniform": len(document["uniform"]),
     }
-    assert page.count('class="group photos"') == len(found["duplicates"])
+    assert page.count('class="group photos"') == len(document["duplicates"])
     assert not re.search(r"""(?:src|href|url|action)\s*[=(]\s*["']?\s*(?:https?:|//|file:)""", page)
     assert set(re.findall(r'src="(.{11})', page)) == {"data:image/"}
     assert "<link" not in page and "@import" not in page
@@ -373,10 +377,10 @@ def test_odd_names_are_escaped_and_cost_nothing(tmp_path):
         r"data:image/[^\"]*|<svg.*?</svg>", "", page, flags=re.S
     )
     with open(str(tmp_path / "report" / "explore.json"), encoding="utf-8") as file:
-        found = json.load(file)
-    assert found["splits"][0]["readable"] == len(helpers.NASTY_NAMES) + 1
-    assert [row["label"] for row in found["classes"]] == [evil]
-    assert len(found["problems"]) == 1
+        document = json.load(file)
+    assert document["splits"][0]["readable"] == len(helpers.NASTY_NAMES) + 1
+    assert [row["label"] for row in document["classes"]] == [evil]
+    assert len(document["problems"]) == 1
 
 
 def test_names_that_are_not_utf_8_are_in_the_document_for_strict_readers_and_can_be_found_again(tmp_path):
@@ -386,9 +390,9 @@ def test_names_that_are_not_utf_8_are_in_the_document_for_strict_readers_and_can
     helpers.write_bytes(os.path.join(str(tmp_path / "photos" / "milk"), odd), b"\xff\xd8")
     verb.main([str(tmp_path / "photos"), "--report", str(tmp_path / "report")])
     with open(str(tmp_path / "report" / "explore.json"), encoding="ascii") as file:
-        found = json.load(file)
-    json.dumps(found, ensure_ascii=False).encode()  # fails for half a character, as strict readers do
-    (problem,) = found["problems"]
+        document = json.load(file)
+    json.dumps(document, ensure_ascii=False).encode()  # fails for half a character, as strict readers do
+    (problem,) = document["problems"]
     assert problem["file"] == "milk/cut\\xff.jpg"
     assert base64.b64decode(problem["file_bytes"]) == b"milk/cut\xff.jpg"
 
@@ -437,17 +441,17 @@ def test_the_order_of_a_table_s_rows_does_not_matter(planted, tmp_path):
 def test_nothing_readable_is_a_finding(tmp_path, capsys):
     helpers.write_bytes(tmp_path / "photos" / "a" / "1.jpg", b"")
     helpers.write_bytes(tmp_path / "photos" / "b" / "2.jpg", b"no photo")
-    found, page = run(tmp_path / "photos", "--report", tmp_path / "report")
-    assert (len(found["problems"]), found["widths"]) == (2, None)
-    assert found["classes"] == [{"label": "a", "train": 0}, {"label": "b", "train": 0}]
+    document, page = run(tmp_path / "photos", "--report", tmp_path / "report")
+    assert (len(document["problems"]), document["widths"]) == (2, None)
+    assert document["classes"] == [{"label": "a", "train": 0}, {"label": "b", "train": 0}]
     assert "is empty (0 bytes)" in page
     assert "train: 0 of 2 photos usable, 0 classes" in capsys.readouterr().out
 
 
 def test_one_class_and_one_photo(tmp_path):
     write(tmp_path / "photos" / "a" / "1.jpg", 1)
-    found, _ = run(tmp_path / "photos", "--report", tmp_path / "report")
-    assert (found["splits"][0]["imbalance"], found["duplicates"]) == (1.0, [])
+    document, _ = run(tmp_path / "photos", "--report", tmp_path / "report")
+    assert (document["splits"][0]["imbalance"], document["duplicates"]) == (1.0, [])
 
 
 @pytest.mark.parametrize("source", ["empty", "empty.tsv"])
@@ -498,8 +502,8 @@ def test_wrong_labels_are_found_with_a_bundle(tiny_bundle, tmp_path):
             helpers.write_photo(tmp_path / "photos" / label / ("%02d.png" % number), rgb)
     os.rename(str(tmp_path / "photos" / "red" / "03.png"), str(tmp_path / "photos" / "blue things" / "wrong.png"))
     write(tmp_path / "photos" / "too few" / "0.jpg", 1)
-    found, page = run(tmp_path / "photos", "--report", tmp_path / "report", "--bundle", tiny_bundle)
-    check = found["label_check"]
+    document, page = run(tmp_path / "photos", "--report", tmp_path / "report", "--bundle", tiny_bundle)
+    check = document["label_check"]
     (issue,) = check["issues"]
     assert (issue["file"], issue["label"], issue["suggested"]) == ("blue things/wrong.png", "blue things", "red")
     assert issue["self_confidence"] < 0.5 < issue["confidence"]
@@ -516,8 +520,8 @@ def test_a_bundle_that_knows_the_labels_by_heart_says_so(tiny_bundle, tmp_path, 
             write(tmp_path / "photos" / label / ("%02d.png" % number), number + 10 * len(label))
     learned = [sha256_of(str(tmp_path / "photos" / "red" / name))[:16] for name in ("01.png", "02.png")]
     helpers.with_manifest(Bundle.open(tiny_bundle), {"history": history}, {"photos_sha256": learned + ["0" * 16]})
-    found, page = run(tmp_path / "photos", "--report", tmp_path / "report", "--bundle", tiny_bundle)
-    assert (found["label_check"]["fine_tuned_on"], found["label_check"]["judged"]) == (known, 12)
+    document, page = run(tmp_path / "photos", "--report", tmp_path / "report", "--bundle", tiny_bundle)
+    assert (document["label_check"]["fine_tuned_on"], document["label_check"]["judged"]) == (known, 12)
     assert ("fine-tuned on 2 of the 12 photos judged" in capsys.readouterr().out) == bool(known)
     assert ("fine-tuned on 2 of these photos" in page) == bool(known)
 
@@ -534,8 +538,8 @@ def test_a_photo_that_goes_away_costs_its_own_label_check_only(tiny_bundle, tmp_
         return result
 
     monkeypatch.setattr(explore, "look_at_photos", look_and_lose)
-    found, _ = run(tmp_path / "photos", "--report", tmp_path / "report", "--bundle", tiny_bundle)
-    assert found["label_check"]["judged"] == 19
+    document, _ = run(tmp_path / "photos", "--report", tmp_path / "report", "--bundle", tiny_bundle)
+    assert document["label_check"]["judged"] == 19
     said = capsys.readouterr().err
     assert "red/04.png can no longer be read (No such file or directory): its label is not judged" in said
 
@@ -576,8 +580,8 @@ def test_classes_that_cannot_be_judged():
 
 def test_bundle_with_nothing_to_judge(tiny_bundle, tmp_path):
     write(tmp_path / "photos" / "a" / "0.jpg", 1)
-    found, page = run(tmp_path / "photos", "--report", tmp_path / "report", "--bundle", tiny_bundle)
-    assert (found["label_check"]["judged"], found["label_check"]["issues"]) == (0, [])
+    document, page = run(tmp_path / "photos", "--report", tmp_path / "report", "--bundle", tiny_bundle)
+    assert (document["label_check"]["judged"], document["label_check"]["issues"]) == (0, [])
     assert "Not judged" in page
 
 

@@ -40,23 +40,23 @@ def test_features_kernel_and_bias_give_the_probabilities(tiny_bundle):
     sample = bundle.sample()
     pixels = np.concatenate([sample.images, sample.images[::-1]])  # more than one run's worth
     session = inner.open_session(bundle, ["probabilities", "features"])
-    found = session.run(pixels)
-    assert list(found) == ["probabilities", "features"]
-    np.testing.assert_allclose(found["features"], pixels.mean(axis=(1, 2)) / 255, atol=1e-4)
+    outputs = session.run(pixels)
+    assert list(outputs) == ["probabilities", "features"]
+    np.testing.assert_allclose(outputs["features"], pixels.mean(axis=(1, 2)) / 255, atol=1e-4)
     np.testing.assert_allclose(
-        softmax(found["features"].dot(session.kernel) + session.bias), found["probabilities"], atol=1e-6
+        softmax(outputs["features"].dot(session.kernel) + session.bias), outputs["probabilities"], atol=1e-6
     )
-    np.testing.assert_allclose(found["probabilities"][: len(sample.images)], sample.probabilities, atol=1e-4)
+    np.testing.assert_allclose(outputs["probabilities"][: len(sample.images)], sample.probabilities, atol=1e-4)
     assert (session.kernel.shape, session.bias.shape) == ((3, 3), (3,))
-    assert {array.dtype for array in list(found.values()) + [session.kernel, session.bias]} == {np.dtype(np.float32)}
+    assert {array.dtype for array in list(outputs.values()) + [session.kernel, session.bias]} == {np.dtype(np.float32)}
 
 
 def test_blocks_come_in_order_with_channels_last(blocks_bundle):
     pixels = np.zeros((1, 299, 299, 3), np.uint8)
     pixels[0, :33, 33:66] = (255, 102, 51)  # the place in row 0, column 1
-    found = inner.open_session(Bundle.open(blocks_bundle), list(inner.BLOCKS)).run(pixels)
-    assert list(found) == list(inner.BLOCKS)
-    for array in found.values():
+    outputs = inner.open_session(Bundle.open(blocks_bundle), list(inner.BLOCKS)).run(pixels)
+    assert list(outputs) == list(inner.BLOCKS)
+    for array in outputs.values():
         assert (array.shape, array.dtype) == ((1, 9, 9, 4), np.float32)
         np.testing.assert_allclose(array[0, 0, 1], [1, 0.4, 0.2, 1.6 / 3], atol=1e-4)
         assert array.sum() == pytest.approx(array[0, 0, 1].sum())
@@ -73,8 +73,8 @@ def test_each_block_is_its_own(blocks_bundle):
         doubled.raw_data = (np.frombuffer(keep.raw_data, np.float32) * 2).tobytes()
 
     bundle = rewrite(blocks_bundle, double_from_the_fourth_on)
-    found = inner.open_session(bundle, list(inner.BLOCKS)).run(np.full((1, 299, 299, 3), 51, np.uint8))
-    red = [round(float(found[block][0, 0, 0, 0]), 4) for block in inner.BLOCKS]
+    outputs = inner.open_session(bundle, list(inner.BLOCKS)).run(np.full((1, 299, 299, 3), 51, np.uint8))
+    red = [round(float(outputs[block][0, 0, 0, 0]), 4) for block in inner.BLOCKS]
     assert red == 4 * [0.2] + 7 * [0.4]
 
 

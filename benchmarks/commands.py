@@ -1,0 +1,86 @@
+"""Runs another program with a time limit.
+
+Only Python's own library is imported: benchmarks.board.jetson_check must run where nothing else can be loaded.
+"""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+
+_MAX_CHARACTERS = 20000  # of each stream: its beginning and its end
+_HEARTBEAT_S = 60
+
+
+def run_command(command, limit_s):
+    """Runs a command, and ends it with all its children at the limit.
+
+    Args:
+        command: list of words.
+        limit_s: seconds.
+
+    Returns:
+        {"command", "exit_code" (None: it could not start, or was stopped at the limit), "problem", "seconds", "stdout",
+        "stderr"}; long streams lose their middle.
+    """
+    started = time.perf_counter()
+    problem, stdout, stderr, code = "", b"", b"", None
+    try:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
+    except OSError as error:
+        problem = f"cannot be started: {error}"
+    else:
+        try:
+            stdout, stderr, problem = _wait(process, started, limit_s)
+        finally:
+            kill_group(process)
+        code = None if problem else process.returncode
+    return {
+        "command": command,
+        "exit_code": code,
+        "problem": problem,
+        "seconds": round(time.perf_counter() - started, 2),
+        "stdout": _shortened(stdout),
+        "stderr": _shortened(stderr),
+    }
+
+
+def _wait(process, started, limit_s):
+    """Returns (stdout, stderr, problem) of a process, ended at the limit. Prints every minute that it still runs."""
+    while True:
+        left_s = started + limit_s - time.perf_counter()
+        try:
+            return process.communicate(timeout=max(0.0, min(left_s, _HEARTBEAT_S))) + ("",)
+        except subprocess.TimeoutExpired:
+            if left_s > _HEARTBEAT_S:
+                say(f"   still running ({time.perf_counter() - started:.0f} s)")
+                continue
+            kill_group(process)
+            return process.communicate() + (f"stopped after {limit_s:.0f} s",)
+
+
+def kill_group(process):
+    """Ends a process that leads a group of its own (start_new_session=True), and all its children."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def _shortened(stream):
+    text = stream.decode("utf-8", "backslashreplace")
+    half = _MAX_CHARACTERS // 2
+    if len(text) <= _MAX_CHARACTERS:
+        return text
+    return f"{text[:half]}\n[... {len(text) - 2 * half} characters left out ...]\n{text[-half:]}"
+
+
+def say(text):
+    """Prints a line to standard error."""
+    print(text, file=sys.stderr, flush=True)
