@@ -13,6 +13,7 @@ from edge_runtime.engines.record import (
     MIN_AGREEMENT,
     MIN_AGREEMENT_INT8,
     default_min_agreement,
+    engine_name,
 )
 from edge_runtime.errors import UsageError
 
@@ -86,7 +87,7 @@ def main(argv=None):
         raise UsageError(f"--max-batch {options.max_batch}: expected 1 to {MAX_BATCH} photos")
     if options.min_agreement is None:
         options.min_agreement = default_min_agreement(precision)
-    name = f"{options.to}-{precision}"
+    name = engine_name(options.to, precision)
     record, result = convert(bundle, options.to, builder, precision, options)
     print(parity.format_table(name, result))
     speed = f"{record['images_per_s']:.1f} images/s at batch {record['batch_profile']['max']}"

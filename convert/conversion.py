@@ -16,8 +16,8 @@ from edge_runtime.bundle import signing
 from edge_runtime.bundle.checksums import list_files
 from edge_runtime.bundle.reading import Sample
 from edge_runtime.console import say
-from edge_runtime.engines.modules import create_engine
-from edge_runtime.engines.record import ENGINE_JSON, FORMAT_VERSION, EngineInfo
+from edge_runtime.engines.kinds import create_engine
+from edge_runtime.engines.record import ENGINE_JSON, FORMAT_VERSION, EngineInfo, engine_name
 from edge_runtime.errors import PicnicError, UsageError
 from edge_runtime.machine import cpu, memory
 
@@ -53,7 +53,7 @@ def convert(bundle, kind, builder, precision, options):
         UsageError: the bundle cannot be written to, the disk is full, the photos cannot be read.
         MissingRequirement, BundleError, ChildError: from the builder.
     """
-    name = f"{kind}-{precision}"
+    name = engine_name(kind, precision)
     engines = bundle.file("engines")
     _check_writable(bundle, engines)
     builder.check(precision)
@@ -87,7 +87,7 @@ def convert(bundle, kind, builder, precision, options):
 
 def _build(bundle, kind, builder, settings, folder):
     """Writes the engine's files into folder. Returns the part of engine.json that describes the build."""
-    say(f"building {kind}-{settings.precision}")
+    say(f"building {engine_name(kind, settings.precision)}")
     started = time.perf_counter()
     facts = builder.build(bundle, settings, folder)
     return dict(

@@ -18,6 +18,7 @@ from convert.tensorrt_model import write_model
 from edge_runtime import files
 from edge_runtime.bundle.manifest import INPUT_NAME, OUTPUT_NAME
 from edge_runtime.console import say
+from edge_runtime.engines.record import engine_name
 from edge_runtime.engines.tensorrt import context, engine, versions
 from edge_runtime.errors import MissingRequirement
 from edge_runtime.machine import jetson, memory
@@ -69,7 +70,7 @@ def build(bundle, settings, folder):
     if settings.precision == "int8":
         np.save(pictures, settings.calibration.images)
     run_in_child(
-        f"tensorrt-{settings.precision}",
+        engine_name("tensorrt", settings.precision),
         build_plan,
         *(model, os.path.join(folder, engine.PLAN), settings.precision, settings.max_batch, workspace_mib),
         *(pictures, timing_cache_path(facts)),

@@ -12,6 +12,7 @@ import numpy as np
 from convert.child import run_in_child
 from edge_runtime.console import say
 from edge_runtime.engines import tf_trt
+from edge_runtime.engines.record import engine_name
 from edge_runtime.errors import BundleError, MissingRequirement
 from edge_runtime.machine.libraries import require
 from edge_runtime.photos import spec
@@ -31,7 +32,7 @@ class Coverage(typing.NamedTuple):
 
 def check(precision):
     """Raises MissingRequirement: TensorFlow, its TensorRT or a GPU is missing. Checked in a process of its own."""
-    run_in_child(f"tf-trt-{precision}", tf_trt.local_facts)
+    run_in_child(engine_name("tf-trt", precision), tf_trt.local_facts)
 
 
 def build(bundle, settings, folder):
@@ -48,7 +49,7 @@ def build(bundle, settings, folder):
     source = bundle.checked("saved_model")
     target = os.path.join(folder, tf_trt.SAVED_MODEL)
     workspace_mib = settings.workspace_mib or _WORKSPACE_MIB
-    name = f"tf-trt-{settings.precision}"
+    name = engine_name("tf-trt", settings.precision)
     facts = run_in_child(name, convert, source, target, settings.precision, settings.max_batch, workspace_mib)
     segments = "1 segment" if len(facts["segments"]) == 1 else f"{len(facts['segments'])} segments"
     batches = " and ".join(map(str, facts["batches"]))

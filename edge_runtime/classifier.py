@@ -1,7 +1,6 @@
-"""The Python API: open a bundle, hand it photos, read predictions."""
+"""The Python API: open a bundle, give it photos, read predictions."""
 
 import contextlib
-import functools
 import os
 import typing
 
@@ -9,41 +8,51 @@ import numpy as np
 
 from edge_runtime.bundle.reading import Bundle
 from edge_runtime.engines.selection import open_engine
-from edge_runtime.errors import ImageError
 from edge_runtime.machine import cpu
+from edge_runtime.machine.libraries import require
 from edge_runtime.photos import jpeg_hardware, memory_budget
-from edge_runtime.photos.picture import check_picture, fit_image
 from edge_runtime.photos.read import read_image
-from edge_runtime.pipeline import classify_items
+from edge_runtime.pipeline.classify_items import classify_items
+from edge_runtime.pipeline.load import name_of
 from edge_runtime.pipeline.stats import Stats
-from edge_runtime.sources import storage
-from edge_runtime.sources.items import Frame, Item
+from edge_runtime.results import rows
+from edge_runtime.sources.items import Frame
 from edge_runtime.sources.live import Live
 from edge_runtime.sources.video import Video
 
 
 class Prediction(typing.NamedTuple):
-    """What the classifier says about one photo. label is "" and confidence 0 where error says why there is none."""
+    """What the classifier says about one photo.
+
+    Attributes:
+        name: the photo's file name, or the frame's; "" for an array.
+        class_names: the bundle's classes.
+        probabilities: float32 array [classes] in the order of class_names; None where there is an error.
+        error: why the photo cannot be read or the engine fails on it; "" where there is a label.
+        item: the photo as the caller gave it; of an array, or a Frame's picture, a copy.
+        ends_batch: whether a batch ends with this photo, so that a new run over the photos after it makes the same
+            batches as one run over all (where max_delay_s is None).
+    """
 
     name: str
     class_names: typing.List[str]
-    probabilities: typing.Optional[np.ndarray]  # float32 [classes], in the order of class_names
+    probabilities: typing.Optional[np.ndarray]
     error: str = ""
-    item: typing.Any = None  # what the caller gave: a file name, an Item, or a copy of an array or a Frame
-    ends_batch: bool = False  # as in edge_runtime.pipeline.batch.Answer
+    item: typing.Any = None
+    ends_batch: bool = False
 
     @property
     def label(self):
-        """The most probable class."""
+        """The most probable class, "" where there is an error."""
         return self.top(1)[0][0] if self.probabilities is not None else ""
 
     @property
     def confidence(self):
-        """The probability of label, 0..1."""
+        """The probability of label, 0..1; 0 where there is an error."""
         return self.top(1)[0][1] if self.probabilities is not None else 0.0
 
     def top(self, count):
-        """Returns the count most probable classes as (label, probability), most probable first."""
+        """Returns the count most probable classes as [(label, probability)], most probable first; [] for an error."""
         if self.probabilities is None:
             return []
         best = np.argsort(-self.probabilities, kind="stable")[:count]
@@ -59,7 +68,10 @@ class Classifier:
                 print(prediction.label, prediction.confidence, prediction.top(3))
 
     Attributes:
-        stats: edge_runtime.pipeline.stats.Stats of the run that was begun last.
+        bundle: edge_runtime.bundle.reading.Bundle.
+        engine: edge_runtime.engines.base.Engine, open until close().
+        batch_size: photos per call of the engine.
+        stats: edge_runtime.pipeline.stats.Stats of the latest run.
     """
 
     def __init__(self, bundle, engine, batch_size):
@@ -79,16 +91,23 @@ class Classifier:
 
         Args:
             bundle: folder that `picnic-edge train` wrote.
-            engine: "auto" for the fastest engine valid on this machine, or an engine's name.
+            engine: "auto" for the fastest engine valid on this machine, an engine's name ("onnxruntime-fp32"), or a
+                kind for its fastest ("openvino").
             batch_size: photos per call of the engine; None for what the engine was made for (8 for the bundle's own).
 
+        Returns:
+            a Classifier; close it, or use it in a with block.
+
         Raises:
-            UsageError, BundleError, MissingRequirement: as edge_runtime.engines.open_engine.
+            UsageError: the bundle has no such engine, or batch_size is too large.
+            BundleError: the bundle or the engine is corrupt, or the engine was made for another machine or bundle.
+            MissingRequirement: the engine's library or its GPU is missing; for "auto": no engine can run here.
+            OutOfMemory: there is not enough memory to load the engine.
         """
         memory_budget.decode_budget()  # a wrong setting is noticed before the first photo
-        opened = Bundle.open(bundle)
-        opened_engine = open_engine(opened, engine, batch_size)
-        return cls(opened, opened_engine, opened_engine.max_batch)
+        checked_bundle = Bundle.open(bundle)
+        opened_engine = open_engine(checked_bundle, engine, batch_size)
+        return cls(checked_bundle, opened_engine, opened_engine.max_batch)
 
     def classify(self, photos, max_delay_s=None, stop=None, live=False):
         """Classifies photos, decoding the next ones while the engine works.
@@ -99,30 +118,58 @@ class Classifier:
             photos: iterable of file names, of uint8 arrays [height, width, 3] (RGB), or of
                 edge_runtime.sources.items.Item or Frame; read by a thread of its own. An array's memory, and that of a
                 Frame's picture, may be used again for the next one: it is copied when it is read.
-            max_delay_s: a smaller batch goes to the engine this long after its first photo was read; None: never.
-            stop: threading.Event; once it is set no more photos are read, those that were are answered.
+            max_delay_s: seconds after a batch's first photo was read at which the batch goes to the engine even if it
+                is not full; None: only full batches, and the last.
+            stop: threading.Event; once it is set no more photos are read; predictions for those already read follow.
             live: photos are a camera's frames, which get old: fewer are read ahead.
 
         Returns:
             an iterator: one Prediction per photo, in order; unreadable ones carry their error. It raises EngineLost
-            where the engine stopped working, StorageLost where what Items are read from is gone, and anything that
-            photos raises.
+            if the engine stops working, StorageLost if the disk or folder that Items are read from goes away,
+            OutOfMemory if one photo alone needs too much memory, and anything that photos raises.
 
         Raises:
-            TypeError: photos is a single one.
+            TypeError: photos is a single photo.
         """
         if isinstance(photos, (str, bytes, os.PathLike)) or (isinstance(photos, np.ndarray) and photos.ndim < 4):
             raise TypeError("expected an iterable of photos, got a single one: classify([photo])")
         self.stats = Stats()
         return self._classify(photos, max_delay_s, stop, live, self.stats)
 
+    def classify_table(self, photos, top=1, threshold=None):
+        """Classifies photos into a pandas DataFrame, with the same rows as a table of `picnic-edge classify`.
+
+        Example:
+            with Classifier.open("bundle") as classifier:
+                table = classifier.classify_table(["a.jpg", "b.jpg"])
+                print(table.groupby("label").confidence.mean())
+
+        Args:
+            photos: iterable of file names, of uint8 arrays [height, width, 3] (RGB), or of
+                edge_runtime.sources.items.Item or Frame.
+            top: how many of the best labels each row has.
+            threshold: below this confidence, 0..1, the label is "unknown"; None: never.
+
+        Returns:
+            a DataFrame with one row per photo, in order, and the columns file (str, "" for an array), label (str),
+            confidence (float, 0..1) and error (str), then label_2, confidence_2 and so on up to top. A photo with an
+            error has empty labels and NaN for confidences.
+
+        Raises:
+            TypeError: photos is a single photo.
+            MissingRequirement: pandas is not installed, or the engine or the storage was lost.
+        """
+        pandas = require("pandas")
+        top = min(top, len(self.bundle.class_names))
+        columns = rows.columns_of(top)
+        values = [rows.row_of(prediction, top, threshold) for prediction in self.classify(photos)]
+        numbers = {column: float for column in columns if column.startswith("confidence")}
+        return pandas.DataFrame(values, columns=columns).astype(numbers)
+
     def _classify(self, photos, max_delay_s, stop, live, stats):
-        load = _load
-        if self._jpeg_hardware:
-            load = functools.partial(_load, read=self._jpeg_hardware.read_image)
-        answers = classify_items.classify_items(
-            photos if isinstance(photos, (Live, Video)) else _kept(photos),  # theirs are never used again
-            load,
+        answers = classify_items(
+            photos if isinstance(photos, (Live, Video)) else _copies_of(photos),  # these never reuse a picture's memory
+            self._jpeg_hardware.read_image if self._jpeg_hardware else read_image,
             self.engine,
             self.batch_size,
             cpu.core_count(),
@@ -133,7 +180,7 @@ class Classifier:
         )
         with contextlib.closing(answers):
             for item, probabilities, error, ends_batch in answers:
-                yield Prediction(_name(item), self.bundle.class_names, probabilities, error, item, ends_batch)
+                yield Prediction(_name_of(item), self.bundle.class_names, probabilities, error, item, ends_batch)
 
     def close(self):
         """Frees the engine. May be called any number of times."""
@@ -148,47 +195,26 @@ class Classifier:
         self.close()
 
 
-def _kept(photos):
+def _copies_of(photos):
     """Yields photos, arrays and the pictures of Frames as copies: the caller may use the memory for the next one.
 
-    The feeder runs this, alone. To fit a picture to the network's size here, instead, would keep it twice as long as to
-    copy it (1280 x 720: 2.9 ms, not 1.3), where several decode threads can do that; and whoever draws the label onto
-    the picture wants it whole.
+    Only the feeder thread runs this. Fitting a picture to the network's size here would take it longer than copying
+    (1280 x 720: 2.9 ms, not 1.3), and several decode threads can share that work; annotating needs the whole picture.
     """
     for photo in photos:
         if isinstance(photo, np.ndarray):
-            yield _copied(photo)
+            yield _copy_of(photo)
         elif isinstance(photo, Frame) and isinstance(photo.picture, np.ndarray):
-            yield photo._replace(picture=_copied(photo.picture))
+            yield photo._replace(picture=_copy_of(photo.picture))
         else:
             yield photo
 
 
-def _copied(picture):
-    """Returns a copy in the same order in memory: for BGR shown as RGB ([:, :, ::-1]) a quarter of the work."""
+def _copy_of(picture):
+    """Returns a copy in the same memory order: for a BGR array viewed as RGB ([:, :, ::-1]) a quarter of the work."""
     forwards = tuple(slice(None, None, -1 if step < 0 else 1) for step in picture.strides) + (Ellipsis,)
     return np.array(np.asarray(picture)[forwards], order="K")[forwards]
 
 
-def _load(photo, read=None):
-    read = read or read_image
-    if isinstance(photo, Frame) and photo.problem:
-        raise ImageError(photo.problem)
-    if isinstance(photo, (np.ndarray, Frame)):
-        picture = fit_image(photo.picture if isinstance(photo, Frame) else photo)
-        check_picture(picture)
-        return picture
-    if not isinstance(photo, Item):
-        return read(photo)
-    if photo.problem:
-        raise ImageError(photo.problem)
-    try:
-        return read(photo.path)
-    except ImageError as error:
-        raise ImageError(storage.reason_of(photo, error))
-
-
-def _name(photo):
-    if isinstance(photo, np.ndarray):
-        return ""
-    return photo.name if isinstance(photo, (Item, Frame)) else os.fsdecode(photo)
+def _name_of(photo):
+    return "" if isinstance(photo, np.ndarray) else name_of(photo)

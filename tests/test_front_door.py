@@ -114,11 +114,11 @@ def test_a_bug_exits_with_1_and_shows_its_traceback(monkeypatch, capsys):
 
     monkeypatch.setattr("convert.cli.main", broken)
     assert picnic_edge.main(["convert", "bundle", "--to", "onnxruntime"]) == 1
-    said = capsys.readouterr()
-    assert "Traceback (most recent call last)" in said.err
-    assert "IndexError: planted for the test: ['bundle', '--to', 'onnxruntime']" in said.err
-    assert "bug" in said.err.splitlines()[-1]
-    assert said.out == ""
+    captured = capsys.readouterr()
+    assert "Traceback (most recent call last)" in captured.err
+    assert "IndexError: planted for the test: ['bundle', '--to', 'onnxruntime']" in captured.err
+    assert "bug" in captured.err.splitlines()[-1]
+    assert captured.out == ""
 
 
 @pytest.mark.parametrize(
@@ -139,12 +139,12 @@ def test_run_verb_gives_each_error_its_exit_code(error, code, capsys):
         raise error("what happened to %s" % arguments[0])
 
     assert run_verb(verb, ["photo.jpg"]) == code
-    said = capsys.readouterr()
-    assert said.out == ""
-    assert said.err.splitlines()[-1].startswith("picnic-edge: ")
-    assert ("Traceback" in said.err) == (code == 1)
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.splitlines()[-1].startswith("picnic-edge: ")
+    assert ("Traceback" in captured.err) == (code == 1)
     if code != 130:
-        assert "what happened to photo.jpg" in said.err
+        assert "what happened to photo.jpg" in captured.err
 
 
 def test_run_verb_returns_0_and_hands_the_arguments_on(capsys):
@@ -217,8 +217,8 @@ def test_without_python_s_buffers_it_is_noticed_too(arguments):
 
 @pytest.mark.parametrize("place", ["2> /dev/full", "2>&-", "<&- 2>&-"])
 def test_messages_that_nobody_can_read_cost_nothing_and_do_not_land_elsewhere(place):
-    code, out, said = shell("$PICNIC doctor --json " + place)
-    assert (code, said) == (0, "") and "checks" in json.loads(out.decode())
+    code, out, stderr = shell("$PICNIC doctor --json " + place)
+    assert (code, stderr) == (0, "") and "checks" in json.loads(out.decode())
     for wrong in ("frobnicate", "classify --no-such-option", "classify nowhere nowhere"):
         assert shell("$PICNIC %s %s" % (wrong, place)) == (2, b"", "")
 
@@ -254,12 +254,12 @@ def test_a_table_holds_its_rows_alone_whatever_is_closed(tiny_bundle, tmp_path, 
     assert sorted(os.listdir(str(tmp_path))) == ["bundle", "out.tsv", "photos"]
 
 
-@pytest.mark.parametrize("place, said", [("> /dev/full", FULL), (">&-", CLOSED)])
-def test_a_table_or_document_that_cannot_be_written_ends_with_2(tiny_bundle, tmp_path, place, said):
+@pytest.mark.parametrize("place, message", [("> /dev/full", FULL), (">&-", CLOSED)])
+def test_a_table_or_document_that_cannot_be_written_ends_with_2(tiny_bundle, tmp_path, place, message):
     helpers.write_photos(tmp_path / "photos", per_class=1)
     for more in ("", "--json", "--json --out out.tsv"):
-        code, out, told = shell('$PICNIC classify "$1" photos %s %s' % (more, place), tiny_bundle, cwd=str(tmp_path))
-        assert (code, out) == (2, b"") and told.endswith(said) and "Traceback" not in told
+        code, out, stderr = shell('$PICNIC classify "$1" photos %s %s' % (more, place), tiny_bundle, cwd=str(tmp_path))
+        assert (code, out) == (2, b"") and stderr.endswith(message) and "Traceback" not in stderr
     assert sorted(os.listdir(str(tmp_path))) == ["bundle", "out.tsv", "photos"]
 
 

@@ -60,7 +60,7 @@ def test_the_package_index_has_every_pin_as_a_wheel_for_the_board(tmp_path):
 
 @pytest.mark.slow
 def test_the_package_index_has_no_fast_protobuf_for_the_board(tmp_path):
-    """If it ever has one, the doctor's mend and docs/jetson/tx2.md are to be changed."""
+    """If it ever has one, the fix that doctor names and docs/jetson/tx2.md are to be changed."""
     if download(tmp_path, "tqdm").returncode != 0:
         pytest.skip("no package index can be reached")
     assert download(tmp_path, "protobuf<4").returncode == 0

@@ -84,7 +84,7 @@ def end_to_end(classifier, items, out, seconds=0.0):
     cpu_s, started = time.process_time(), time.perf_counter()
     write_s, photos = 0.0, 0
     with open(out, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-        write = text_formats.row_writer(file, columns_of(1), ".tsv")
+        write = text_formats.tsv_writer(file, columns_of(1))
         for prediction in classifier.classify(_passes(items, started + seconds)):
             before = time.perf_counter()
             write(row_of(prediction, 1))

@@ -159,7 +159,7 @@ def measure(photos, val_photos, weights, target=None, train_options=()):
 
         for name, some in (("train.tsv", photos), ("val.tsv", val_photos)):
             with files.atomic_file(inside(name)) as file:
-                write = text_formats.row_writer(file, ["file", "label"], ".tsv")
+                write = text_formats.tsv_writer(file, ["file", "label"])
                 for path, label in some:
                     write([os.path.relpath(path, os.sep), label])
         files.write_json(inside("paths.json"), [path for path, _ in photos])

@@ -1,42 +1,41 @@
-"""Opens where annotated pictures go: a folder, a video, a window."""
+"""Opens the annotator for --annotate (a folder or a video) and for --show (a window)."""
 
 import os
 
-from edge_runtime.annotate.film import CODECS, Film
-from edge_runtime.annotate.folder import Folder
-from edge_runtime.annotate.window import Window
+from edge_runtime.annotate.folder import FolderAnnotator
+from edge_runtime.annotate.video import CODECS, VideoAnnotator
+from edge_runtime.annotate.window import WindowAnnotator
 from edge_runtime.errors import UsageError
 from edge_runtime.sources import kinds
 
 
 def open_annotator(target, frames_per_second=None):
-    """Opens a place for annotated pictures: a context manager with write(prediction) and the count `skipped`.
+    """Opens a folder or a video for annotated pictures. Returns an Annotator, a context manager with write(prediction).
+
+    Predictions with an error are skipped and counted. A video gets its name when the block ends without an exception.
 
     Args:
-        target: a folder (made if it is missing) for one JPEG per input, or a video file (.mp4, .avi).
-        frames_per_second: of the video; default 25 for frames, which are shown for as long as they were the newest,
-            and 1 for photos.
-
-    What has an error is skipped and counted. A video appears under its name when the block ends well, whole.
+        target: a folder (created if it is missing) for one JPEG per input, or a video file (.mp4, .avi).
+        frames_per_second: of the video. Default: 25 for frames, each shown until the next one came; 1 for photos.
 
     Raises:
-        UsageError: the target cannot be written, here or on the way (a full disk).
-        MissingRequirement: this OpenCV writes no such video; found at the first picture.
+        UsageError: the target cannot be written; on writing: a full disk.
+        MissingRequirement: on the first write: this OpenCV cannot write such a video.
     """
     if target.lower().endswith(tuple(CODECS)):
-        return Film(target, frames_per_second)
+        return VideoAnnotator(target, frames_per_second)
     if kinds.is_video(target) and not os.path.isdir(target):
         raise UsageError(f"--annotate {target}: expected a folder, or a video in {' or '.join(sorted(CODECS))}")
-    return Folder(target)
+    return FolderAnnotator(target)
 
 
 def open_window(stop):
-    """Opens a window that shows the newest annotated picture: a context manager with write(prediction).
+    """Opens a window that shows the newest annotated picture. Returns an Annotator.
 
     Args:
-        stop: threading.Event that is set when q is pressed in the window, or it is closed.
+        stop: threading.Event that is set when the user presses q in the window or closes it.
 
     Raises:
         MissingRequirement: there is no display, or this OpenCV has no windows.
     """
-    return Window(stop)
+    return WindowAnnotator(stop)

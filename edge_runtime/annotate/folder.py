@@ -7,16 +7,16 @@ import zlib
 import cv2
 
 from edge_runtime import files
-from edge_runtime.annotate.target import Target
+from edge_runtime.annotate.base import Annotator
 from edge_runtime.sources import kinds
 
 _QUALITY = 90
 
-_NAME_BYTES = 200  # of a file; file systems take 255, and a temporary name is longer
+_NAME_BYTES = 200  # of a file name; file systems allow 255, and the temporary name is longer
 
 
-class Folder(Target):
-    """A JPEG per input, below the folder under the input's own name, which is also in its comment."""
+class FolderAnnotator(Annotator):
+    """Writes a JPEG per input into a folder, under the input's own name. The JPEG's comment holds that name, too."""
 
     def __init__(self, path):
         super().__init__()
@@ -25,7 +25,7 @@ class Folder(Target):
         with files.named(f"--annotate {self._path}"):
             os.makedirs(path, exist_ok=True)
 
-    def _keep(self, picture, prediction):
+    def _add(self, picture, prediction):
         name = prediction.name
         if not name:
             self._unnamed += 1
@@ -41,7 +41,7 @@ class Folder(Target):
                 file.write(_jpeg(picture, os.fsencode(name)))
 
     def _free(self, path, name):
-        """Returns path, or one beside it if another input's picture, or another file, is there."""
+        """Returns path, or one beside it if another input's picture, or a file of the user's, has that path."""
         stem, suffix = os.path.splitext(path)
         number = 1
         while os.path.lexists(path) and _comment(path) != name:
@@ -49,12 +49,12 @@ class Folder(Target):
             path = f"{stem}~{number}{suffix}"
         return path
 
-    def close(self, well):
-        """Nothing is left to do."""
+    def close(self, is_complete):
+        """Does nothing: each picture is a file of its own, closed and in its place."""
 
 
 def _inside(name):
-    """Returns a name as a path that stays inside a folder, and that file systems take."""
+    """Returns a relative path for a name: one that stays inside the folder, and that file systems accept."""
     if kinds.is_live(name):
         name = re.sub(r"[^\w.#/-]+", "_", name.replace("://", "_"))
     if not name.lower().endswith((".jpg", ".jpeg")):

@@ -19,40 +19,27 @@ import cv2
 from edge_runtime.console import print_json
 from edge_runtime.engines import tf_trt
 from edge_runtime.engines.tensorrt import context
-from edge_runtime.machine import cpu, libraries
-from edge_runtime.machine import jetson as machine_jetson
-from edge_runtime.machine.jetson import (
-    SWAP_COMMANDS,
-    cameras,
-    chip,
-    cuda_version,
-    gpu_clock,
-    l4t,
-    model,
-    output_of,
-    power_mode,
-    real_swap_bytes,
-)
+from edge_runtime.machine import cpu, jetson, libraries
 from edge_runtime.machine.libraries import INSTALL
 from edge_runtime.machine.memory import memory_available_bytes, memory_info
 from edge_runtime.photos import memory_budget
 
-Check = typing.NamedTuple(
-    "Check",
-    [
-        ("name", str),
-        ("status", str),  # "ok", "missing" (an engine or verb cannot run) or "warning"
-        ("found", str),
-        ("mend", str),  # the command or act that helps, "" where nothing is to be done
-    ],
-)
-Answer = typing.NamedTuple(
-    "Answer",
-    [
-        ("value", typing.Any),  # None where the question could not be answered
-        ("problem", str),
-    ],
-)
+
+class Check(typing.NamedTuple):
+    """One line of the report: something that this machine has or lacks."""
+
+    name: str
+    status: str  # "ok", "missing" (an engine or verb cannot run) or "warning"
+    found: str  # what the machine has: a version, a size, or why it is missing
+    fix: str  # the command or action that fixes it, "" where nothing needs fixing
+
+
+class Answer(typing.NamedTuple):
+    """What a library says of itself in a process of its own."""
+
+    value: typing.Any  # None where it gave no answer
+    problem: str  # why it gave none
+
 
 # What each library is for, in the order of the report: (distribution, purpose)
 _LIBRARIES = (
@@ -74,19 +61,19 @@ _MODULES = {
     "scikit-learn": "sklearn",
 }
 _LEAST_MEMORY_BYTES = 2 << 30
-_LEAST_SWAP_BYTES = 4 << 30  # what builds on boards with 4 to 8 GiB of memory were helped by
+_LEAST_SWAP_BYTES = 4 << 30  # enough to build engines on boards with 4 to 8 GiB of memory
 _LEAST_DISK_BYTES = 1 << 30
-_ASK_S = 120
+_PROBE_TIMEOUT_S = 120
 
-# Asked of a fresh Python each, because these libraries can end the process that imports them.
-_QUESTIONS = {
+# Each runs in a Python process of its own, because these libraries can crash the process that imports them.
+_PROBES = {
     "tf-trt": (
         "from edge_runtime.engines import tf_trt\n"
         "from edge_runtime.errors import MissingRequirement\n"
-        "found, problem = tf_trt.probe(), ''\n"
-        "try:\n    tf_trt.require_tensorrt(found)\n"
+        "versions, problem = tf_trt.probe(), ''\n"
+        "try:\n    tf_trt.require_tensorrt(versions)\n"
         "except MissingRequirement as error:\n    problem = str(error)\n"
-        "answer = dict(found._asdict(), problem=problem)"
+        "answer = dict(versions._asdict(), problem=problem)"
     ),
     "tensorrt": "import tensorrt\nanswer = tensorrt.__version__",
     "pycuda": (
@@ -102,13 +89,13 @@ _ANSWER = "\nimport json\nprint('\\nANSWER ' + json.dumps(answer))"
 
 def main(argv=None):
     """Prints what this machine has and lacks."""
-    this = argparse.ArgumentParser(
+    parser = argparse.ArgumentParser(
         prog="picnic-edge doctor",
-        description="Say what this machine can run, what is missing, and the command that fixes it.",
+        description="Show what this machine can run, what is missing, and the command that fixes it.",
         epilog="example: picnic-edge doctor",
     )
-    this.add_argument("--json", action="store_true", help="one JSON document on stdout")
-    options = this.parse_args(argv)
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    options = parser.parse_args(argv)
     checks = examine()
     if options.json:
         print_json({"machine": cpu.describe(), "checks": [check._asdict() for check in checks]})
@@ -116,9 +103,10 @@ def main(argv=None):
     width = max(len(check.name) for check in checks)
     margin = " " * (11 + width)
     for check in checks:
-        print("%-7s  %-*s  %s" % (check.status, width, check.name, check.found))
-        if check.mend:
-            print("%s-> %s" % (margin, check.mend.replace("\n", "\n   " + margin)))
+        print(f"{check.status:<7}  {check.name:<{width}}  {check.found}")
+        if check.fix:
+            fix = check.fix.replace("\n", f"\n   {margin}")
+            print(f"{margin}-> {fix}")
 
 
 def examine(root="/"):
@@ -127,24 +115,24 @@ def examine(root="/"):
     Args:
         root: folder that stands for /, for what is read from /proc, /sys, /etc, /dev and /usr.
     """
-    jetson = chip(root)
-    with concurrent.futures.ThreadPoolExecutor(len(_QUESTIONS)) as pool:
-        asked = {name: pool.submit(ask, code) for name, code in _QUESTIONS.items() if _installed(name)}
-        answers = {name: future.result() for name, future in asked.items()}
+    chip = jetson.chip(root)
+    with concurrent.futures.ThreadPoolExecutor(len(_PROBES)) as pool:
+        futures = {name: pool.submit(run_probe, code) for name, code in _PROBES.items() if _installed(name)}
+        answers = {name: future.result() for name, future in futures.items()}
     steps = [
         ("python", _python),
         ("cpu", lambda: _cpu(root)),
-        ("board", lambda: _board(root, jetson)),
-        ("jetpack", lambda: _jetpack(root, jetson)),
-        ("power mode", lambda: _power_mode(jetson)),
-        ("gpu clock", lambda: _gpu_clock(root, jetson)),
+        ("board", lambda: _board(root, chip)),
+        ("jetpack", lambda: _jetpack(root, chip)),
+        ("power mode", lambda: _power_mode(chip)),
+        ("gpu clock", lambda: _gpu_clock(root, chip)),
         ("memory", lambda: _memory(root)),
         ("decode memory", _decode_memory),
-        ("swap", lambda: _swap(root, jetson)),
+        ("swap", lambda: _swap(root, chip)),
         ("disk", _disk),
         ("cameras", lambda: _cameras(root)),
-        ("nvidia gpu", lambda: _gpu(root, jetson)),
-        ("cuda", lambda: _cuda(root, jetson)),
+        ("nvidia gpu", lambda: _gpu(root, chip)),
+        ("cuda", lambda: _cuda(root, chip)),
         ("tensorrt", lambda: _tensorrt(root, answers.get("tensorrt"))),
         ("pycuda", lambda: _pycuda(answers.get("pycuda"))),
     ]
@@ -152,52 +140,52 @@ def examine(root="/"):
     steps += [
         ("tf-trt", lambda: _tf_trt(answers.get("tf-trt"))),
         ("protobuf", lambda: _protobuf(answers.get("protobuf"))),
-        ("gstreamer", lambda: _gstreamer(cv2.getBuildInformation(), jetson)),
+        ("gstreamer", lambda: _gstreamer(cv2.getBuildInformation(), chip)),
     ]
-    checks = [_careful(name, step) for name, step in steps]
+    checks = [_run_step(name, step) for name, step in steps]
     return [check for check in checks if check is not None]
 
 
-def ask(code):
-    """Runs code that sets `answer` in a fresh Python, at most _ASK_S. Returns an Answer."""
-    above = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-    path = os.pathsep.join([above] + [name for name in [os.environ.get("PYTHONPATH")] if name])
+def run_probe(code):
+    """Runs code that sets `answer` in a new Python process, for at most 120 s. Returns an Answer."""
+    root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    path = os.pathsep.join([root] + [name for name in [os.environ.get("PYTHONPATH")] if name])
     environment = dict(os.environ, PYTHONPATH=path, TF_CPP_MIN_LOG_LEVEL="2")
     try:
-        done = subprocess.run(
+        process = subprocess.run(
             [sys.executable, "-c", code + _ANSWER],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env=environment,
-            timeout=_ASK_S,
+            timeout=_PROBE_TIMEOUT_S,
             check=False,
         )
     except subprocess.TimeoutExpired:
-        return Answer(None, f"did not answer within {_ASK_S} s")
+        return Answer(None, f"did not answer within {_PROBE_TIMEOUT_S} s")
     except OSError as error:
         return Answer(None, str(error))
-    marked = [line for line in done.stdout.decode("utf-8", "replace").splitlines() if line.startswith("ANSWER ")]
-    if marked:
-        return Answer(json.loads(marked[-1][len("ANSWER ") :]), "")
-    said = [line.strip() for line in done.stderr.decode("utf-8", "replace").splitlines() if line.strip()]
-    how = f"ended its process with signal {-done.returncode}" if done.returncode < 0 else "cannot be used"
-    return Answer(None, f"{how}: {said[-1] if said else 'it said nothing'}")
+    answers = [line for line in process.stdout.decode("utf-8", "replace").splitlines() if line.startswith("ANSWER ")]
+    if answers:
+        return Answer(json.loads(answers[-1][len("ANSWER ") :]), "")
+    messages = [line.strip() for line in process.stderr.decode("utf-8", "replace").splitlines() if line.strip()]
+    how = f"ended its process with signal {-process.returncode}" if process.returncode < 0 else "cannot be used"
+    return Answer(None, f"{how}: {messages[-1] if messages else 'no message'}")
 
 
-def _careful(name, step):
-    """What cannot be examined is one line of the report, not the end of it."""
+def _run_step(name, step):
+    """A step that fails is one line of the report, not the end of it."""
     try:
         return step()
     except Exception as error:
         return Check(name, "warning", f"could not be examined ({type(error).__name__}: {error})", "")
 
 
-def _installed(question):
-    """Whether the library that a question is about is here, asked without importing it."""
-    if question == "protobuf":
+def _installed(probe):
+    """Whether the library of a probe is installed; it is not imported."""
+    if probe == "protobuf":
         return libraries.library_version("protobuf") is not None
-    return importlib.util.find_spec({"tf-trt": "tensorflow"}.get(question, question)) is not None
+    return importlib.util.find_spec({"tf-trt": "tensorflow"}.get(probe, probe)) is not None
 
 
 def _python():
@@ -209,120 +197,125 @@ def _cpu(root):
     info = cpu.cpu_info(os.path.join(root, "proc/cpuinfo"))
     name = info.get("model name") or info.get("Hardware") or platform.processor() or "unknown"
     features = " ".join(cpu.cpu_features(info)) or "no known features"
-    cores, there = cpu.core_count(root), os.cpu_count() or 1
-    # Fewer than there are: a container's CPU quota, or the cores that this process is kept to.
-    text = f"{cores} cores" if cores >= there else f"{cores} of {there} cores (limited for this process)"
+    cores, all_cores = cpu.core_count(root), os.cpu_count() or 1
+    # Fewer than all: a container's CPU quota, or the process's CPU affinity.
+    text = f"{cores} cores" if cores >= all_cores else f"{cores} of {all_cores} cores (limited for this process)"
     return Check("cpu", "ok", f"{name}, {text}, {features}", "")
 
 
-def _board(root, jetson):
-    name = model(root)
-    if not name and jetson is None:
+def _board(root, chip):
+    name = jetson.model(root)
+    if not name and chip is None:
         return None
-    family = "" if jetson is None else f" ({jetson.name})"
+    family = "" if chip is None else f" ({chip.name})"
     return Check("board", "ok", (name or "unnamed") + family, "")
 
 
-def _jetpack(root, jetson):
-    if jetson is None:
+def _jetpack(root, chip):
+    if chip is None:
         return None
-    release = l4t(root)
+    release = jetson.l4t(root)
     if not release:
-        return Check("jetpack", "warning", "L4T's release cannot be read", "see cat /etc/nv_tegra_release")
-    jetpack = machine_jetson.jetpack(release)
-    return Check("jetpack", "ok", f"L4T {release} (JetPack {jetpack or 'of it is not known here'})", "")
+        return Check("jetpack", "warning", "the L4T release cannot be read", "see /etc/nv_tegra_release")
+    jetpack = jetson.jetpack(release)
+    return Check("jetpack", "ok", f"L4T {release} (JetPack {jetpack or 'version unknown'})", "")
 
 
-def _power_mode(jetson):
-    if jetson is None:
+def _power_mode(chip):
+    if chip is None:
         return None
-    mode = power_mode(output_of("nvpmodel", "-q"))
+    mode = jetson.power_mode(jetson.output_of("nvpmodel", "-q"))
     if mode.startswith("MAXN"):
         return Check("power mode", "ok", mode, "")
-    most = "sudo nvpmodel -m 0" if jetson.compute_capability == "6.2" else "sudo nvpmodel -m N, N from nvpmodel -p"
+    fastest = "sudo nvpmodel -m 0" if chip.compute_capability == "6.2" else "sudo nvpmodel -m N, N from nvpmodel -p"
     if not mode:
-        return Check("power mode", "warning", "nvpmodel -q does not say it", "sudo nvpmodel -q; the fastest: " + most)
-    return Check("power mode", "warning", f"{mode}, which is not the fastest", most)
+        return Check(
+            "power mode", "warning", "nvpmodel -q does not show it", f"sudo nvpmodel -q; fastest mode: {fastest}"
+        )
+    return Check("power mode", "warning", f"{mode}, which is not the fastest", fastest)
 
 
-def _gpu_clock(root, jetson):
-    if jetson is None:
+def _gpu_clock(root, chip):
+    if chip is None:
         return None
-    clock = gpu_clock(root) or gpu_clock(root, output_of("jetson_clocks", "--show"))
+    clock = jetson.gpu_clock(root) or jetson.gpu_clock(root, jetson.output_of("jetson_clocks", "--show"))
     if clock is None:
         return Check("gpu clock", "warning", "unknown", "sudo jetson_clocks --show")
     if clock[0] == clock[1]:
         return Check("gpu clock", "ok", f"pinned to {clock[0]} MHz", "")
-    return Check("gpu clock", "warning", "moves between %d and %d MHz" % clock, "before measuring: sudo jetson_clocks")
+    return Check(
+        "gpu clock", "warning", f"varies from {clock[0]} to {clock[1]} MHz", "before measuring: sudo jetson_clocks"
+    )
 
 
 def _memory(root):
     info = memory_info(os.path.join(root, "proc/meminfo"))
     if not info:
         return Check("memory", "warning", "unknown (no /proc/meminfo)", "")
-    text = "%.1f GiB, %.1f available, swap %.1f" % tuple(
-        info.get(name, 0) / 2.0**30 for name in ("MemTotal", "MemAvailable", "SwapTotal")
-    )
+    total, free, swap = (info.get(name, 0) / 2**30 for name in ("MemTotal", "MemAvailable", "SwapTotal"))
+    text = f"{total:.1f} GiB, {free:.1f} available, swap {swap:.1f}"
     available = memory_available_bytes(root)
     if available is not None and available < info.get("MemAvailable", 0):
-        text += f"; the limit of this container leaves {available / 2.0**30:.1f}"
+        text += f"; the limit of this container leaves {available / 2**30:.1f}"
     enough = (available or 0) >= _LEAST_MEMORY_BYTES
-    mend = "" if enough else "stop other programs; classifying takes 1 GiB, training up to 7"
-    return Check("memory", "ok" if enough else "warning", text, mend)
+    fix = "" if enough else "stop other programs; classify needs 1 GiB, train up to 7"
+    return Check("memory", "ok" if enough else "warning", text, fix)
 
 
 def _decode_memory():
-    """What edge_runtime.photos.memory_budget lets all photos that are decoded at a time take together."""
-    text = f"{memory_budget.default_bytes() >> 20} MiB for the photos decoded at a time"
-    source = memory_budget.SETTING if os.environ.get(memory_budget.SETTING) else "a quarter of what is free"
+    """The memory that all photos being decoded at a time may use."""
+    text = f"{memory_budget.default_bytes() >> 20} MiB for decoding photos"
+    source = memory_budget.SETTING if os.environ.get(memory_budget.SETTING) else "a quarter of the free memory"
     return Check("decode memory", "ok", f"{text} ({source}; {memory_budget.SETTING}=N changes it)", "")
 
 
-def _swap(root, jetson):
-    """Only a board whose GPU shares its memory runs out of it while an engine is built."""
-    if jetson is None or memory_info(os.path.join(root, "proc/meminfo")).get("MemTotal", 0) > 12 << 30:
+def _swap(root, chip):
+    """Only a board whose GPU shares the main memory runs out of it while an engine is built."""
+    if chip is None or memory_info(os.path.join(root, "proc/meminfo")).get("MemTotal", 0) > 12 << 30:
         return None
-    swap_bytes = real_swap_bytes(root)
-    text = f"{swap_bytes / 2.0**30:.1f} GiB beside zram"
+    swap_bytes = jetson.real_swap_bytes(root)
+    text = f"{swap_bytes / 2**30:.1f} GiB besides zram"
     if swap_bytes >= _LEAST_SWAP_BYTES - (1 << 20):  # mkswap keeps a page for itself
         return Check("swap", "ok", text, "")
-    return Check("swap", "warning", text + ": building an engine may be killed", SWAP_COMMANDS)
+    return Check("swap", "warning", text + ": the system may kill the building of an engine", jetson.SWAP_COMMANDS)
 
 
 def _disk():
     free_bytes = shutil.disk_usage(os.getcwd()).free
     enough = free_bytes >= _LEAST_DISK_BYTES
-    text = f"{free_bytes / 2.0**30:.1f} GiB free in {os.getcwd()}"
-    return Check("disk", "ok" if enough else "warning", text, "" if enough else "free some: a bundle takes 0.3 GiB")
+    text = f"{free_bytes / 2**30:.1f} GiB free in {os.getcwd()}"
+    return Check(
+        "disk", "ok" if enough else "warning", text, "" if enough else "free some space: a bundle takes 0.3 GiB"
+    )
 
 
 def _cameras(root):
-    found = ["%s (%s)" % camera for camera in cameras(root)]
-    if found:
-        return Check("cameras", "ok", ", ".join(found), "")
+    names = [f"{device} ({name})" for device, name in jetson.cameras(root)]
+    if names:
+        return Check("cameras", "ok", ", ".join(names), "")
     return Check("cameras", "missing", "no /dev/video*", "plug in a USB camera, or check the CSI camera's cable")
 
 
-def _gpu(root, jetson):
+def _gpu(root, chip):
     devices = [path for path in ("dev/nvidia0", "dev/nvhost-gpu") if os.path.exists(os.path.join(root, path))]
-    if not devices and jetson is None:
-        return Check("nvidia gpu", "missing", "none: TensorRT engines cannot run here; CPU engines can", "")
-    if jetson is not None:
-        text = f"compute capability {jetson.compute_capability}, shares the board's memory"
+    if not devices and chip is None:
+        return Check("nvidia gpu", "missing", "none: TensorRT engines cannot run here, CPU engines can", "")
+    if chip is not None:
+        text = f"compute capability {chip.compute_capability}, shares the board's memory"
     else:
-        named = output_of("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader")
-        text = ", driver ".join(named.splitlines()[0].split(", ")) if named else "/" + devices[0]
+        lines = jetson.output_of("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader").splitlines()
+        text = lines[0].replace(", ", ", driver ") if lines else f"/{devices[0]}"
     return Check("nvidia gpu", "ok", text, "")
 
 
-def _cuda(root, jetson):
-    version = cuda_version(root)
+def _cuda(root, chip):
+    version = jetson.cuda_version(root)
     if not version:
-        mend = "sudo apt-get install nvidia-jetpack" if jetson else "NVIDIA's installer; pip's wheels bring their own"
-        return Check("cuda", "missing", "no toolkit under /usr/local/cuda", mend)
-    if jetson and not shutil.which("nvcc"):  # installing pycuda then fails
-        mend = "export PATH=/usr/local/cuda/bin:$PATH CUDA_ROOT=/usr/local/cuda"
-        return Check("cuda", "warning", version + ", its nvcc is not on PATH", mend)
+        fix = "sudo apt-get install nvidia-jetpack" if chip else "NVIDIA's installer; pip's wheels bring their own"
+        return Check("cuda", "missing", "no toolkit under /usr/local/cuda", fix)
+    if chip and not shutil.which("nvcc"):  # installing pycuda then fails
+        fix = "export PATH=/usr/local/cuda/bin:$PATH CUDA_ROOT=/usr/local/cuda"
+        return Check("cuda", "warning", f"{version}, its nvcc is not on PATH", fix)
     return Check("cuda", "ok", version, "")
 
 
@@ -332,8 +325,8 @@ def _tensorrt(root, answer):
     if answer is not None:
         return Check("tensorrt", "missing", answer.problem, INSTALL["tensorrt"])
     if glob.glob(os.path.join(root, "usr/lib/python3*/dist-packages/tensorrt")):
-        mend = "python3 -m venv --system-site-packages VENV"
-        return Check("tensorrt", "missing", "the system has it, this Python does not see it", mend)
+        fix = "python3 -m venv --system-site-packages VENV"
+        return Check("tensorrt", "missing", "installed for the system, but not visible to this Python", fix)
     return Check("tensorrt", "missing", "needed for engines on NVIDIA GPUs", INSTALL["tensorrt"])
 
 
@@ -352,12 +345,12 @@ def _tf_trt(answer):
     if answer is None:
         return Check("tf-trt", "missing", "needs TensorFlow", INSTALL["tensorflow"])
     if answer.value is None:
-        return Check("tf-trt", "missing", "TensorFlow " + answer.problem, INSTALL["tensorflow"])
+        return Check("tf-trt", "missing", f"TensorFlow {answer.problem}", INSTALL["tensorflow"])
     if answer.value["problem"]:
-        problem, _, mend = answer.value["problem"].partition("\nTo get it: ")
-        return Check("tf-trt", "missing", problem, mend)
-    text = "TensorFlow %s with TensorRT %s"
-    return Check("tf-trt", "ok", text % (answer.value["tensorflow"], ".".join(map(str, answer.value["loaded"]))), "")
+        problem, _, fix = answer.value["problem"].partition("\nTo get it: ")
+        return Check("tf-trt", "missing", problem, fix)
+    tensorrt = ".".join(map(str, answer.value["loaded"]))
+    return Check("tf-trt", "ok", f"TensorFlow {answer.value['tensorflow']} with TensorRT {tensorrt}", "")
 
 
 def _protobuf(answer):
@@ -368,18 +361,18 @@ def _protobuf(answer):
     version = libraries.library_version("protobuf")
     if answer.value in tf_trt.FAST_PROTOBUFS:
         return Check("protobuf", "ok", f"{version} ({answer.value})", "")
-    text = f"{version} (written in Python): loading TF-TRT engines may take minutes"
+    text = f"{version} (pure Python): loading TF-TRT engines may take minutes"
     return Check("protobuf", "warning", text, tf_trt.fix_for_protobuf())
 
 
-def _gstreamer(build_information, jetson):
-    found = re.search(r"GStreamer: +(YES|NO)(?: \((.+)\))?", build_information)
-    if found and found.group(1) == "YES":
-        return Check("gstreamer", "ok", f"OpenCV {cv2.__version__} with GStreamer {found.group(2) or ''}", "")
-    mend = "OpenCV from the system's packages: sudo apt-get install python3-opencv"
-    if jetson:  # JetPack's own has it
-        mend = "pip uninstall opencv-python opencv-python-headless\npython3 -m venv --system-site-packages VENV"
-    return Check("gstreamer", "missing", f"OpenCV {cv2.__version__} without it: no CSI camera", mend)
+def _gstreamer(build_information, chip):
+    match = re.search(r"GStreamer: +(YES|NO)(?: \((.+)\))?", build_information)
+    if match and match.group(1) == "YES":
+        return Check("gstreamer", "ok", f"OpenCV {cv2.__version__} with GStreamer {match.group(2) or ''}", "")
+    fix = "OpenCV from the system's packages: sudo apt-get install python3-opencv"
+    if chip:  # JetPack's own OpenCV has GStreamer
+        fix = "pip uninstall opencv-python opencv-python-headless\npython3 -m venv --system-site-packages VENV"
+    return Check("gstreamer", "missing", f"OpenCV {cv2.__version__} without GStreamer: CSI cameras do not work", fix)
 
 
 def _library(name, purpose):
@@ -389,12 +382,12 @@ def _library(name, purpose):
             return Check(
                 name,
                 "warning",
-                "1.19.5 ends other programs with 'Illegal instruction' on a Jetson (picnic-edge works around it)",
+                "1.19.5 crashes other programs on a Jetson with 'Illegal instruction' (picnic-edge works around it)",
                 "pip install numpy==1.19.4; or: echo 'export OPENBLAS_CORETYPE=ARMV8' >> ~/.bashrc",
             )
         if version:
-            return Check(name, "ok", f"{version} {'' if distribution == name else '(%s)' % distribution}", "")
+            return Check(name, "ok", version if distribution == name else f"{version} ({distribution})", "")
     module = _MODULES.get(name, name)
-    if module in sys.modules:  # JetPack's OpenCV is no distribution that pip knows
+    if module in sys.modules:  # pip does not know JetPack's OpenCV
         return Check(name, "ok", f"{getattr(sys.modules[module], '__version__', '?')} (not installed by pip)", "")
-    return Check(name, "missing", "needed for " + purpose, INSTALL.get(module, f"pip install {name}"))
+    return Check(name, "missing", f"needed for {purpose}", INSTALL.get(module, f"pip install {name}"))

@@ -1,10 +1,10 @@
-"""Values of options, checked: numbers within bounds."""
+"""Types for argparse: numbers within bounds."""
 
 import argparse
 
 
 def positive(text):
-    """argparse type: a whole number from 1."""
+    """argparse type: a whole number of 1 or more."""
     return parsed(int, text, lambda value: value >= 1, "1 or more")
 
 
@@ -19,7 +19,20 @@ def share(text):
 
 
 def parsed(kind, text, fits, expected):
-    """For argparse types: returns a text as an int or float. Raises ArgumentTypeError where it is none that fits."""
+    """Parses the value of an option, for argparse types.
+
+    Args:
+        kind: int or float.
+        text: what the user typed.
+        fits: function that says whether a value is allowed.
+        expected: the allowed values in words, for the message.
+
+    Returns:
+        the value, of type kind.
+
+    Raises:
+        argparse.ArgumentTypeError: the text is no number, or the number is not allowed.
+    """
     try:
         value = kind(text)
     except ValueError:

@@ -1,4 +1,4 @@
-"""What all verbs of the command line share: exit codes, messages, one JSON document on stdout."""
+"""Runs a verb as a command: standard streams, exit codes, error messages."""
 
 import contextlib
 import io
@@ -18,25 +18,31 @@ from edge_runtime.text import printable
 
 INTERRUPTED = 130
 
-PIPE_CLOSED = 141  # as a shell shows a program that SIGPIPE ended
+PIPE_CLOSED = 141  # a shell's code for a program that SIGPIPE ended
 
 
 @hides_secrets
 def run_verb(verb, arguments):
-    """Runs a verb (a function of its arguments) as a command.
+    """Runs a verb as a command.
+
+    Args:
+        verb: function of the list of arguments.
+        arguments: list of str.
 
     Returns:
-        the exit code: 0, an error's own, 130 for Ctrl-C, 141 for a reader that went away, 1 with a traceback for a bug.
+        the exit code: 0, an error's own, 130 after Ctrl-C, 141 when the reader of the output went away, 1 (with a
+        traceback) for a bug.
     """
     _open_standard_streams()
-    for place in (cv2, getattr(getattr(cv2, "utils", None), "logging", None)):  # the latter from OpenCV 5
-        getattr(place, "setLogLevel", lambda _: None)(0)  # a broken photo is named in its own row
+    # OpenCV stays silent: a broken photo is named in its own row.
+    for module in (cv2, getattr(getattr(cv2, "utils", None), "logging", None)):  # the latter from OpenCV 5
+        getattr(module, "setLogLevel", lambda _: None)(0)
     logging.basicConfig(format="%(message)s", stream=sys.stderr, level=logging.WARNING)
-    # What Pillow finds odd in a photo (its size, its EXIF) matters only where edge_runtime/photos/header.py makes it an
-    # error.
+    # Pillow's warnings about a photo (its size, its EXIF) are not shown: edge_runtime/photos/header.py makes errors of
+    # those that matter.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     try:
-        _find_home()
+        _set_home()
         try:
             verb(arguments)
         except SystemExit:  # argparse, after --help
@@ -61,50 +67,52 @@ def run_verb(verb, arguments):
         say("picnic-edge: this is a bug; please report the lines above")
         return 1
     finally:
-        with contextlib.suppress(PicnicError, BrokenPipeError):  # told before, or less than what ended the command
+        with contextlib.suppress(
+            PicnicError, BrokenPipeError
+        ):  # reported before, or less important than what ended the command
             sys.stdout.flush()
 
 
 class _Messages(io.TextIOWrapper):
-    """Standard error: nothing that a terminal would obey gets through, whichever code or library writes it.
+    """Standard error. Control characters are escaped, whichever code or library writes them.
 
-    Where nobody can read a message any more, the work goes on without.
+    If nothing can be written there any more, the command continues without messages.
     """
 
-    kept = "\n\t\r"  # progress bars begin their line again
+    kept = "\n\t\r"  # a progress bar returns to the start of its line
 
     def write(self, text):
         """Writes text. Returns its length."""
         try:
-            super().write(self._shown(text))
+            super().write(self._escape(text))
         except OSError as error:
-            self._failed(error)
+            self._handle(error)
         return len(text)
 
     def flush(self):
-        """Hands over what was written."""
+        """Writes out the buffer."""
         try:
             super().flush()
         except OSError as error:
-            self._failed(error)
+            self._handle(error)
 
-    def _shown(self, text):
+    def _escape(self, text):
         return printable(hide_secrets(text), self.kept)
 
-    def _failed(self, error):
+    def _handle(self, error):
         pass
 
 
 class _Output(_Messages):
-    """Standard output. What cannot be written is a UsageError; a pipe or a file gets what is written as it is."""
+    """Standard output. A failing write is a UsageError. Only a terminal gets control characters escaped."""
 
     kept = "\n\t"
 
-    def _shown(self, text):
+    def _escape(self, text):
         return printable(text, self.kept) if self.isatty() else text
 
-    def _failed(self, error):
-        # What could not be written would be tried again, and complained of, when Python ends.
+    def _handle(self, error):
+        # Else Python would try to write the rest at its end, and print an error.
         os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
         if isinstance(error, BrokenPipeError):
             raise error
@@ -112,24 +120,24 @@ class _Output(_Messages):
 
 
 def _open_standard_streams():
-    """Puts our streams in the place of Python's. What another program put there (a test, a notebook) stays."""
+    """Replaces Python's streams with ours. Streams that another program (a test, a notebook) has set stay."""
     for descriptor in range(3):
         try:
             os.fstat(descriptor)
         except OSError:
-            # Closed, so that the next file would get its number, and with it what is meant for the stream. Nothing can
-            # be read from standard input or written to standard output, just as if they were closed.
+            # The stream is closed: the next file to be opened would get its number, and the text meant for the stream.
+            # /dev/null takes the number, opened so that reading standard input and writing standard output still fail.
             opened = os.open(os.devnull, os.O_RDONLY if descriptor == 1 else os.O_WRONLY)
             os.set_inheritable(opened, True)
     if sys.stdout is sys.__stdout__:
-        sys.stdout = _replaced(_Output, sys.stdout, 1)
+        sys.stdout = _reopen(_Output, sys.stdout, 1)
     if sys.stderr is sys.__stderr__:
-        sys.stderr = _replaced(_Messages, sys.stderr, 2)
-    # From Python 3.14 argparse sends escape sequences of its own.
+        sys.stderr = _reopen(_Messages, sys.stderr, 2)
+    # Without it argparse prints colours from Python 3.14 on.
     os.environ.setdefault("NO_COLOR", "1")
 
 
-def _replaced(kind, stream, descriptor):
+def _reopen(kind, stream, descriptor):
     if stream is None:  # it was closed
         return kind(open(descriptor, "wb", closefd=False), encoding="utf-8", errors="backslashreplace")  # noqa: SIM115
     by_line = stream.line_buffering or kind is _Messages
@@ -137,21 +145,21 @@ def _replaced(kind, stream, descriptor):
     return kind(stream.buffer, stream.encoding, "backslashreplace", line_buffering=by_line)
 
 
-def _find_home():
-    """Sees to it that ~ is a folder: else libraries, and we, would make one of that name wherever the command runs."""
+def _set_home():
+    """Sets HOME if it is no absolute path; else libraries would create a folder named ~ where the command runs."""
     if not os.path.isabs(os.environ.get("XDG_CACHE_HOME", "")):
-        os.environ.pop("XDG_CACHE_HOME", None)  # as its specification says
+        os.environ.pop("XDG_CACHE_HOME", None)  # so says its specification
     if os.path.isabs(os.environ.get("HOME", "")):
         return
-    os.environ.pop("HOME", None)  # set to nothing, or to a literal ~
-    home = os.path.expanduser("~")  # from the list of users
+    os.environ.pop("HOME", None)  # it is empty, or a literal ~
+    home = os.path.expanduser("~")  # from /etc/passwd
     if not os.path.isabs(home):
         home = os.path.join(tempfile.gettempdir(), f"picnic-edge-{os.getuid()}")
         try:
             os.makedirs(home, 0o700, exist_ok=True)
             if os.lstat(home).st_uid != os.getuid():
-                raise OSError("it is another user's")
+                raise OSError("it belongs to another user")
         except OSError:
             home = tempfile.mkdtemp(prefix="picnic-edge-")
-        say(f"HOME is not set, and this user has no home folder: caches are kept in {home}")
+        say(f"HOME is not set, and this user has no home folder: caches go to {home}")
     os.environ["HOME"] = home

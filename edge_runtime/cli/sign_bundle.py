@@ -14,24 +14,22 @@ from edge_runtime.errors import BundleError, CorruptFile, UsageError
 
 
 def main(argv=None):
-    """Signs a bundle's manifest.json and every engine.json, after checking the sums of all files.
+    """Signs a bundle's manifest.json and every engine.json, after checking the sha256 of all files.
 
     Raises:
         UsageError: there is no key, or the bundle cannot be written to.
-        BundleError: a file is not the one that was written. An engine of which that is true is left as it is, the rest
-            is signed.
+        BundleError: a file has changed. An engine with a changed file is not signed, the others are.
     """
     parser = argparse.ArgumentParser(
         prog="python -m edge_runtime.cli.sign_bundle",
-        description=(
-            f"Sign a bundle and its engines with the key that {signing.KEY_FILE} names, after checking all their files."
-        ),
+        description="Check all files of a bundle and its engines, then sign them. "
+        f"{signing.KEY_FILE} names the file with the key.",
         epilog=f"example: {signing.KEY_FILE}=key python -m edge_runtime.cli.sign_bundle bundle",
     )
     parser.add_argument("bundle", help="folder written by `picnic-edge train`")
     options = parser.parse_args(argv)
     if not signing.key():
-        raise UsageError(f"{signing.KEY_FILE} is not set: it names the file with the key")
+        raise UsageError(f"{signing.KEY_FILE} is not set: set it to the name of the file with the key")
     bundle = reading.Bundle.open(options.bundle, need_signature=False)
     with checksums.advising(manifest.ADVICE):
         checksums.check_files(bundle.path, bundle.files, sums=True)
@@ -42,13 +40,13 @@ def main(argv=None):
             continue
         try:
             if info.record["source"]["bundle_id"] != bundle.id:
-                raise CorruptFile(f"{info.path}: was made from bundle {info.record['source']['bundle_id']}")
+                raise CorruptFile(f"{info.path}: was built from bundle {info.record['source']['bundle_id']}")
             checksums.check_files(info.path, info.files, sums=True)
             _sign(os.path.join(info.path, ENGINE_JSON), info.record)
         except CorruptFile as error:
             problems.append(str(error))
     if problems:
-        raise BundleError("the bundle is signed, but not these engines:\n%s" % "\n".join(problems))
+        raise BundleError("\n".join(["the bundle is signed, but not these engines:"] + problems))
 
 
 def _sign(path, document):

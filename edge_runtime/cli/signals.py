@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: the first lets the run finish what it has begun, the second ends it at once."""
+"""Ctrl-C and SIGTERM: the first lets a run finish the photos it has started, the second ends it at once."""
 
 import contextlib
 import os
@@ -15,57 +15,55 @@ DRAIN_S = 2
 _SAVE_S = 1
 
 
-Signals = typing.NamedTuple(
-    "Signals",
-    [
-        ("received", typing.List[int]),  # the numbers of the signals so far
-        ("drained", typing.Callable[[], None]),  # to be called when what was begun is finished: the time limit is off
-    ],
-)
+class Signals(typing.NamedTuple):
+    """What a run needs to know about signals."""
+
+    received: typing.List[int]  # the numbers of the signals so far
+    end_time_limit: typing.Callable[[], None]  # call it when the started photos are finished
 
 
 @contextlib.contextmanager
-def draining(stop, give_up, last_words):
-    """Handles Ctrl-C and SIGTERM within the block. In another thread than the main one it does nothing.
+def stop_on_signals(stop, save, last_message):
+    """Handles Ctrl-C and SIGTERM within the block. Outside the main thread it does nothing.
 
-    The first signal sets the event stop, whereupon the block is expected to end by itself. If it has not ended DRAIN_S
-    later (an engine or a disk that does not come back), give_up is called and the process ends with 130. A second
-    signal ends it at once. All this is done by a thread of its own: the main one may be waiting for what hangs.
+    The first signal sets the event stop; the block should then end by itself. If it has not ended after DRAIN_S (an
+    engine or a disk hangs), save is called and the process ends with exit code 130. A second signal ends it at once.
+    A thread of its own does all this, because the main thread may be waiting for what hangs.
 
     Args:
         stop: threading.Event.
-        give_up: saves what can be saved; if it takes longer than a second it is not waited for.
-        last_words: function that returns the text with which the process ends in these two cases.
+        save: function that saves what can be saved; it gets one second.
+        last_message: function that returns what to print before the process ends here.
 
     Yields:
         a Signals.
     """
-    drained = threading.Event()
-    signals = Signals([], drained.set)
-    # A shell lets a job in its background ignore Ctrl-C; so it stays.
+    finished = threading.Event()
+    signals = Signals([], finished.set)
+    # A shell starts background jobs with Ctrl-C ignored; it stays ignored.
     handled = [number for number in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(number) != signal.SIG_IGN]
     if threading.current_thread() is not threading.main_thread():
         yield signals
         return
-    reading, writing = os.pipe()
-    os.set_blocking(writing, False)
+    read_end, write_end = os.pipe()
+    os.set_blocking(write_end, False)
 
     def wait(timeout_s=None):
         """Returns the next signal's number, None after timeout_s or when the block has ended."""
-        while select.select([reading], [], [], timeout_s)[0]:
-            data = os.read(reading, 1)
+        while select.select([read_end], [], [], timeout_s)[0]:
+            data = os.read(read_end, 1)
             if not data or data[0] in handled:
                 return data[0] if data else None
         return None
 
-    # Started now: where memory is short a thread may not start, and who starts it waits for ever.
-    save = threading.Event()
+    # Both threads start now: when memory is short, starting one later may block for ever.
+    save_now = threading.Event()
     saved = threading.Event()
 
-    def save_when_asked():
-        save.wait()
-        if not drained.is_set():
-            give_up()
+    def save_on_request():
+        save_now.wait()
+        if not finished.is_set():
+            save()
         saved.set()
 
     def watch():
@@ -73,38 +71,38 @@ def draining(stop, give_up, last_words):
         if number is None:
             return
         signals.received.append(number)
-        _tell(f"\nstopping: what was begun is finished, in {DRAIN_S} s at most; once more stops at once\n")
+        _print(f"\nstopping: finishing photos already started (up to {DRAIN_S} s); press Ctrl-C again to stop now\n")
         stop.set()
-        again = wait(DRAIN_S)
-        if not again and not drained.is_set():
-            save.set()  # in a thread of its own: what hangs may hold what it needs
+        second = wait(DRAIN_S)
+        if not second and not finished.is_set():
+            save_now.set()  # in its own thread: what hangs may hold a lock that save needs
             saved.wait(_SAVE_S)
-        elif not again:
-            again = wait()
-            if not again:
+        elif not second:
+            second = wait()
+            if not second:
                 return
-        _tell(f"\n{last_words()}picnic-edge: interrupted\n")
+        _print(f"\n{last_message()}picnic-edge: interrupted\n")
         os._exit(INTERRUPTED)
 
     watcher = threading.Thread(target=watch, name="signals", daemon=True)
     watcher.start()
-    threading.Thread(target=save_when_asked, name="saving", daemon=True).start()
-    wakeup = signal.set_wakeup_fd(writing)
+    threading.Thread(target=save_on_request, name="saving", daemon=True).start()
+    wakeup = signal.set_wakeup_fd(write_end)
     before = {number: signal.signal(number, lambda *_: None) for number in handled}
     try:
         yield signals
     finally:
-        drained.set()
-        save.set()
+        finished.set()
+        save_now.set()
         for number, handler in before.items():
             signal.signal(number, handler)
         signal.set_wakeup_fd(wakeup)
-        os.close(writing)  # ends the watching
+        os.close(write_end)  # ends the watcher's wait
         watcher.join()
-        os.close(reading)
+        os.close(read_end)
 
 
-def _tell(text):
-    """Writes past Python's buffers, which a thread that hangs may hold."""
+def _print(text):
+    """Writes to standard error without Python's buffers: a thread that hangs may hold their locks."""
     with contextlib.suppress(OSError):
         os.write(2, message(text).encode("utf-8", "backslashreplace"))

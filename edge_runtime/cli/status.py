@@ -1,4 +1,9 @@
-"""The live line: how far, how fast, how long still, what holds it up; in place on a terminal, else one every 10 s."""
+"""The status line of classify: rows, rate, time left, bottleneck. In place on a terminal, else a line every 10 s.
+
+edge_runtime.console.progress (tqdm) serves work of known length. A run of classify may have no end, be a service with a
+log, and outlive its terminal: this line shows the rate of the last 10 s, writes whole lines to a log, and ignores a
+closed stderr.
+"""
 
 import collections
 import datetime
@@ -9,11 +14,11 @@ import typing
 
 _TERMINAL_EVERY_S = 0.2
 _PLAIN_EVERY_S = 10.0
-_RECENT_S = 10.0  # what speed and time left are measured over
+_RECENT_S = 10.0  # the rate and the time left are measured over this time
 
 
 class Status:
-    """Writes to stderr while rows are done; a context manager, so that the line is taken away also after an error.
+    """Writes the status line to stderr. As a context manager it removes the line at the end, also after an error.
 
     Example:
         with Status(stats, total=1000) as status:
@@ -21,15 +26,15 @@ class Status:
                 status.update(failed=bool(prediction.error))
     """
 
-    def __init__(self, stats=None, total=None, done=0, unit="photos", note=None, shown=True):
+    def __init__(self, stats=None, total=None, done=0, unit="photos", note=None, visible=True):
         """
         Args:
-            stats: with a method bottleneck() -> str, as pipeline.Stats; None: no bottleneck is shown.
-            total: rows in all, None where that is not known; may be set later, from any thread.
-            done: rows that an earlier run had done.
-            unit: what a row is, in the plural.
-            note: function without arguments -> text that is added to the line, "" for none; called per line.
-            shown: False: nothing is ever written.
+            stats: has a method bottleneck() -> str, as pipeline.stats.Stats has; None: the line names no bottleneck.
+            total: number of all rows, None if unknown; the attribute may be set later, from any thread.
+            done: number of rows that an earlier run wrote.
+            unit: what the rows are, in the plural.
+            note: function that returns a text to add to the line, "" for none; called for each line.
+            visible: False: writes nothing.
         """
         self.total = total
         self._stats = stats
@@ -37,20 +42,20 @@ class Status:
         self._unit = unit
         self._note = note
         self._failed = 0
-        # Of the newest rows since the last line; bounded, for a line that is never shown.
+        # Of the rows since the last line; bounded, because an invisible line never clears it.
         self._latencies_s: typing.Deque[float] = collections.deque(maxlen=1000)
         self._terminal = _is_terminal(sys.stderr)
         self._every_s = _TERMINAL_EVERY_S if self._terminal else _PLAIN_EVERY_S
         now_s = time.perf_counter()
         self._past: typing.Deque[typing.Tuple[float, int]] = collections.deque([(now_s, done)])  # (when, done)
-        self._due_s = now_s + self._every_s if shown else float("inf")
-        self._width = 0  # of the line that stands on the terminal
+        self._due_s = now_s + self._every_s if visible else float("inf")
+        self._width = 0  # of the line on the terminal
 
     def update(self, failed=False, latency_s=None):
-        """Counts one row; shows the line where it is time.
+        """Counts one row, and writes the line if it is due.
 
         Args:
-            failed: it has an error.
+            failed: the row has an error.
             latency_s: from the capture of a frame to its label, None for a photo.
         """
         self.done += 1
@@ -69,7 +74,7 @@ class Status:
         self._write(line)
 
     def close(self):
-        """Takes the line off the terminal; what follows begins on an empty one."""
+        """Removes the line from the terminal."""
         if self._width:
             _put(f"\r{' ' * self._width}\r")
         self._width, self._due_s = 0, float("inf")
@@ -81,8 +86,8 @@ class Status:
         self.close()
 
     def _line(self, now_s):
-        since_s, done_then = self._past[0]
-        rate = (self.done - done_then) / max(now_s - since_s, 1e-9)
+        start_s, start_done = self._past[0]
+        rate = (self.done - start_done) / max(now_s - start_s, 1e-9)
         total = self.total
         parts = [f"{self.done}/{total}" if total else f"{self.done}", self._unit, f"{rate:.1f}/s"]
         if total and rate and total >= self.done:
@@ -100,7 +105,7 @@ class Status:
         if not self._terminal:
             _put(line + "\n")
             return
-        line = line[: max(_columns() - 1, 0)]  # in the last column a terminal begins the next line
+        line = line[: max(_columns() - 1, 0)]  # after the last column a terminal begins a new line
         _put("\r" + line.ljust(self._width))
         self._width = len(line)
 
@@ -108,7 +113,7 @@ class Status:
 def _is_terminal(file):
     try:
         return file.isatty()
-    except (AttributeError, ValueError):  # no stderr at all, or a closed one
+    except (AttributeError, ValueError):  # stderr is None or closed
         return False
 
 
@@ -120,7 +125,7 @@ def _columns():
 
 
 def _put(text):
-    """A line that nobody can read any more (stderr closed, its reader gone) ends no run."""
+    """Writes to stderr. If that fails (it is closed, its reader went away) the run continues."""
     try:
         sys.stderr.write(text)
         sys.stderr.flush()

@@ -1,4 +1,4 @@
-"""The interface that the pipeline, the parity check, the evaluator and the benchmarks know."""
+"""The interface of an engine, with its checks: all that the pipeline, convert, train and benchmarks know of one."""
 
 import abc
 import contextlib
@@ -12,7 +12,8 @@ from edge_runtime.photos import spec
 class EngineError(RuntimeError):
     """The engine failed on a batch, or answered something that cannot be right.
 
-    answers: float32 [n, classes] where it answered NaN or infinity, None otherwise.
+    Attributes:
+        answers: float32 [n, classes] where it answered NaN or infinity, None otherwise.
     """
 
     def __init__(self, message, answers=None):
@@ -25,15 +26,21 @@ class Engine(abc.ABC):
 
     Several batches can be on their way at once: submit, collect. Any number of users may share an open engine, be they
     threads or pipelines that one thread reads in turns: each gets the answers to its own batches, and none waits for
-    another to collect. Closing ends nothing that is being worked on; who comes later gets an EngineError.
+    another to collect. Closing interrupts no batch that is being worked on; later calls raise EngineError.
 
-    Subclasses write _open, _infer and _close, and where the library works by itself slots, _submit and _collect; the
-    checks are here. _infer, _submit and _collect may be called by several threads at once, and while _close is.
+    A subclass writes _open, _infer and _close; the checks are here. Such an engine works only while it is called:
+    submit keeps the batch, and collect runs it. One whose library works by itself derives from AsynchronousEngine.
+    _infer, _submit and _collect may be called by several threads at once, also while _close is.
+
+    Attributes:
+        info: edge_runtime.engines.record.EngineInfo.
+        name: such as "onnxruntime-fp32".
+        max_batch: the largest batch that infer and submit take.
+        threads: for CPU engines.
+        slots: batches on their way that keep the engine busy; more are allowed and gain nothing.
     """
 
-    # Batches on their way that keep the engine at work: more may be, but gain nothing. A subclass may set it when it
-    # is opened.
-    slots = 1
+    slots = 1  # a subclass may set it in _open
     _closed = False
 
     def __init__(self, info, class_count, max_batch, threads):
@@ -44,7 +51,7 @@ class Engine(abc.ABC):
         self._class_count = class_count
 
     def open(self):
-        """Loads the engine and returns it. What a failed opening had taken is given back."""
+        """Loads the engine and returns it. If that fails, everything is freed again."""
         try:
             self._closed = False
             self._open()
@@ -64,55 +71,61 @@ class Engine(abc.ABC):
 
         Raises:
             ValueError: a batch of another dtype or shape (a bug of the caller).
-            EngineError: the library failed, or an answer of another shape, or with NaN or infinity in it, or the
-                engine is closed.
-            MissingRequirement: the GPU is not there any more.
+            EngineError: the library failed, the answer has another shape or contains NaN or infinity, or the engine is
+                closed.
+            MissingRequirement: the GPU is gone.
         """
-        self._check(batch)
-        with self._explained():
+        self._check_batch(batch)
+        with self._errors_explained():
             probabilities = self._infer(batch)
-        return self._checked(probabilities, len(batch))
+        self._check_answer(probabilities, len(batch))
+        return probabilities
 
     def submit(self, batch):
-        """Starts a batch, or keeps it for collect where the library does not work by itself.
+        """Starts a batch; an engine that is no AsynchronousEngine keeps it until collect, which runs it.
 
         A user keeps up to `slots` batches on their way; more are answered too, but none of them sooner.
 
         Args:
-            batch: as for infer. Its memory must stay as it is until it is collected.
+            batch: uint8 array [n, 299, 299, 3], RGB, 1 <= n <= max_batch. It must not change until it is collected.
 
         Returns:
             what collect needs. A batch whose submit raised is not on its way.
 
         Raises:
-            ValueError, EngineError: as infer.
+            ValueError: a batch of another dtype or shape (a bug of the caller).
+            EngineError: the library failed, or the engine is closed.
+            MissingRequirement: the GPU is gone.
         """
-        self._check(batch)
-        with self._explained():
+        self._check_batch(batch)
+        with self._errors_explained():
             return [len(batch), self._submit(batch)]
 
     def collect(self, pending):
         """Waits for a submitted batch.
 
         Args:
-            pending: what submit returned; collected once. It is not on its way any more, also when this raises.
+            pending: what submit returned. It can be collected once, also if that raises.
 
         Returns:
-            as infer.
+            float32 array [n, classes] of probabilities; the caller's own copy.
 
         Raises:
-            EngineError: as infer.
+            EngineError: the library failed, the answer has another shape or contains NaN or infinity, the engine is
+                closed, or the batch was collected before.
+            MissingRequirement: the GPU is gone.
         """
         if not pending:
             raise EngineError(f"{self.name}: the batch is not on its way")
         count, started = pending
         pending.clear()
-        with self._explained():
+        with self._errors_explained():
             probabilities = self._collect(started)
-        return self._checked(probabilities, count)
+        self._check_answer(probabilities, count)
+        return probabilities
 
     def close(self):
-        """Frees what the engine holds. May be called any number of times, also while others use it."""
+        """Frees the engine. May be called any number of times, also while others use it."""
         self._closed = True
         self._close()
 
@@ -122,18 +135,19 @@ class Engine(abc.ABC):
     def __exit__(self, *_):
         self.close()
 
-    def _check(self, batch):
+    def _check_batch(self, batch):
         expected = tuple(spec.INPUT_SPEC["shape"])
         if batch.dtype != np.uint8 or batch.shape[1:] != expected or not 1 <= len(batch) <= self.max_batch:
+            sides = ", ".join(map(str, expected))
             raise ValueError(
-                "%s: expected uint8 [1..%d, %d, %d, %d], got %s %s"
-                % ((self.name, self.max_batch) + expected + (batch.dtype, batch.shape))
+                f"{self.name}: expected uint8 [1..{self.max_batch}, {sides}], got {batch.dtype} {batch.shape}"
             )
         if self._closed:
             raise EngineError(f"{self.name}: is closed")
 
     @contextlib.contextmanager
-    def _explained(self):
+    def _errors_explained(self):
+        """Turns what the library raises into an EngineError with the engine's name."""
         try:
             yield
         except (EngineError, PicnicError):
@@ -142,15 +156,14 @@ class Engine(abc.ABC):
             reason = "is closed" if self._closed else str(error) or type(error).__name__
             raise EngineError(f"{self.name}: {reason}") from error
 
-    def _checked(self, probabilities, count):
+    def _check_answer(self, probabilities, count):
         if probabilities.shape != (count, self._class_count) or probabilities.dtype != np.float32:
             raise EngineError(
-                "%s: expected float32 [%d, %d], the engine returned %s %s"
-                % (self.name, count, self._class_count, probabilities.dtype, probabilities.shape)
+                f"{self.name}: expected float32 [{count}, {self._class_count}], "
+                f"the engine returned {probabilities.dtype} {probabilities.shape}"
             )
         if not np.isfinite(probabilities).all():
             raise EngineError(f"{self.name}: the engine returned NaN or infinite probabilities", probabilities)
-        return probabilities
 
     @abc.abstractmethod
     def _open(self):
@@ -161,13 +174,31 @@ class Engine(abc.ABC):
         """Returns the probabilities of a checked batch."""
 
     def _submit(self, batch):
-        """Starts a checked batch and returns what _collect needs."""
+        """Returns what _collect needs: the checked batch itself, which nothing has started yet."""
         return batch
 
     def _collect(self, started):
-        """Returns the probabilities of what _submit started."""
+        """Returns the probabilities of what _submit returned."""
         return self._infer(started)
 
     @abc.abstractmethod
     def _close(self):
         """Frees what _open took, also after it failed half way."""
+
+
+class AsynchronousEngine(Engine):
+    """An engine whose library works by itself: it runs one batch while the caller prepares the next.
+
+    A subclass writes _open, _submit, _collect and _close.
+    """
+
+    def _infer(self, batch):
+        return self._collect(self._submit(batch))
+
+    @abc.abstractmethod
+    def _submit(self, batch):
+        """Starts a checked batch and returns what _collect needs."""
+
+    @abc.abstractmethod
+    def _collect(self, started):
+        """Returns the probabilities of what _submit started."""

@@ -9,7 +9,7 @@ from edge_runtime.engines.base import Engine
 from edge_runtime.machine.libraries import require
 
 OPTIMIZED_MODEL = "model.onnx"
-FILES = (OPTIMIZED_MODEL,)  # what a converted engine opens
+FILES = (OPTIMIZED_MODEL,)  # that a converted engine opens
 
 
 def session(path, threads, optimize, save_as=None):
@@ -20,6 +20,9 @@ def session(path, threads, optimize, save_as=None):
         threads: per call.
         optimize: rewrite the graph for this CPU first; False for one that was saved optimized.
         save_as: where to save the rewritten graph.
+
+    Returns:
+        an onnxruntime.InferenceSession.
     """
     onnxruntime = require("onnxruntime")
     options = onnxruntime.SessionOptions()
@@ -28,14 +31,14 @@ def session(path, threads, optimize, save_as=None):
     options.log_severity_level = 3  # errors only: a saved optimized graph warns that it is bound to this machine
     # Waiting threads that spin take the cores from the threads that decode the next photos.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.add_session_config_entry("session.load_model_format", "ONNX")  # not told by the first bytes
+    options.add_session_config_entry("session.load_model_format", "ONNX")  # instead of guessing by the first bytes
     levels = onnxruntime.GraphOptimizationLevel
     options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimize else levels.ORT_DISABLE_ALL
     if save_as:
         options.optimized_model_filepath = save_as
-    opened = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    opened._model_bytes = None  # bytes would be kept, as large as the model, for a change of provider
-    return opened
+    result = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    result._model_bytes = None  # it keeps them for a change of provider: as large as the model
+    return result
 
 
 class OnnxRuntimeEngine(Engine):

@@ -1,53 +1,73 @@
-"""What an engine was made of and for which machine: its engine.json."""
+"""What an engine was made of and for which machine: its name, its engine.json, and what that must match."""
 
 import os
 import shlex
 import typing
 
 from edge_runtime.bundle import manifest
-from edge_runtime.engines.modules import LIBRARIES, module_of
+from edge_runtime.engines.kinds import LIBRARIES, module_of
 from edge_runtime.machine import cpu, libraries
 
 ENGINE_JSON = "engine.json"
-
 FORMAT_VERSION = 1
 
-DEFAULT_BATCH = 8  # of the bundle's own models, and the largest of an engine where the converter is not told
+DEFAULT_BATCH = 8  # of the bundle's own models, and the default of `picnic-edge convert --max-batch`
+MAX_BATCH = 1024  # photos; larger ones take memory and gain nothing
 
-MIN_AGREEMENT = 0.995  # share of the photos with the original's label that the converter asks for where it is not told
-
+# Defaults of `picnic-edge convert --min-agreement`: share of the photos that must get the original's label
+MIN_AGREEMENT = 0.995
 MIN_AGREEMENT_INT8 = 0.98
 
-MAX_BATCH = 1024  # photos; larger ones take memory and gain nothing
+# Stands for an engine.json that cannot be used: of no bundle, slower than all.
+UNREADABLE: typing.Dict[str, typing.Any] = {
+    "source": {"bundle_id": "unknown (engine.json is missing or garbled)"},
+    "machine": {"architecture": "unknown", "cpu_features": []},
+    "libraries": {},
+    "files": {},
+    "images_per_s": 0,
+}
 
 
 class EngineInfo(typing.NamedTuple):
     """One way to run a bundle."""
 
-    name: str
-    kind: str
-    precision: str
-    path: str  # what the engine loads
+    name: str  # "onnxruntime-fp32"; the kind alone for a model of the bundle's own
+    kind: str  # a key of LIBRARIES
+    precision: str  # "fp32", "fp16", "bf16" or "int8"
+    path: str  # the file or folder that the engine loads
     record: typing.Optional[dict]  # engine.json, None for the bundle's own models
-    files: typing.Optional[dict] = None  # of the folder, with their sums; None: they were just made, nothing is checked
+    files: typing.Optional[dict] = None  # {file: its sum and size} to check; None: they were just made, no check
+
+
+def engine_name(kind, precision):
+    """Returns the name of a converted engine, which is also its folder's: "onnxruntime-fp32"."""
+    return f"{kind}-{precision}"
+
+
+def split_engine_name(name):
+    """Returns (kind, precision) of a converted engine's name; the kind is "" where it is no such name."""
+    kind, _, precision = name.rpartition("-")
+    return kind, precision
 
 
 def best_batch(info):
-    """Returns the batch size that an engine was made for (what the converter timed it at)."""
-    record = info.record or {}
-    profile = record.get("batch_profile")
-    best = profile.get("opt") if isinstance(profile, dict) else record.get("max_batch")  # older engines have no profile
+    """Returns the batch size that an engine was made for (the one that the converter timed it at)."""
+    profile = (info.record or {}).get("batch_profile")
+    best = profile.get("opt") if isinstance(profile, dict) else None
     return best if isinstance(best, int) and 0 < best <= MAX_BATCH else DEFAULT_BATCH
 
 
 def local_facts(kind):
-    """Returns what this machine has of what an engine of a kind is bound to, without loading an engine.
+    """Returns the versions and the GPU here that an engine of a kind depends on, without loading an engine.
+
+    Args:
+        kind: a key of LIBRARIES.
 
     Returns:
         {"libraries": {name: version, None where it is not installed}, "gpu": None or {"name", "compute_capability"}}.
 
     Raises:
-        MissingRequirement: a kind that runs on a GPU finds no library or GPU.
+        MissingRequirement: the kind runs on a GPU, and its library or the GPU is missing.
     """
     module = module_of(kind)
     if hasattr(module, "local_facts"):
@@ -56,7 +76,11 @@ def local_facts(kind):
 
 
 def mismatch(bundle, kind, record):
-    """Returns why an engine with this record is not for this bundle and this machine, "" where it is."""
+    """Returns why an engine with this record does not fit this bundle and this machine, "" where it does.
+
+    Raises:
+        MissingRequirement: the kind runs on a GPU, and its library or the GPU is missing.
+    """
     made_for, this = record["machine"], cpu.describe()
     lacking = sorted(set(made_for["cpu_features"]) - set(this["cpu_features"]))
     if record["source"]["bundle_id"] != bundle.id:
@@ -69,24 +93,18 @@ def mismatch(bundle, kind, record):
     # blocks of the other size as they are: wrong answers, no error.
     if kind == "onnxruntime" and "avx512f" in set(this["cpu_features"]) - set(made_for["cpu_features"]):
         return "was made for a CPU without avx512f, which this one has"
-    found = local_facts(kind)
-    for library, version in sorted(found["libraries"].items()):
-        if version not in (None, record["libraries"].get(library)):  # None: opening it says what is missing
-            made_with = record["libraries"].get(library)
+    local = local_facts(kind)
+    for library, version in sorted(local["libraries"].items()):
+        made_with = record["libraries"].get(library)
+        if version not in (None, made_with):  # None: opening the engine says what is missing
             return f"was made and checked with {library} {made_with}, here is {version}"
-    if found["gpu"] != record.get("gpu"):
-        return f"was made for {_gpu_text(record.get('gpu'))}, here is {_gpu_text(found['gpu'])}"
+    if local["gpu"] != record.get("gpu"):
+        return f"was made for {_gpu_text(record.get('gpu'))}, here is {_gpu_text(local['gpu'])}"
     return ""
 
 
-def _gpu_text(gpu):
-    if not gpu:
-        return "no GPU"
-    return f"the GPU {gpu.get('name')} (compute capability {gpu.get('compute_capability')})"
-
-
 def rebuild_command(bundle, info):
-    """Returns the command line that makes a converted engine again, with the options that it was made with."""
+    """Returns the command line that makes a converted engine again, with the options of its making."""
     record, profile = info.record, info.record.get("batch_profile")
     options = (
         ("--max-batch", profile.get("max") if isinstance(profile, dict) else None, DEFAULT_BATCH),
@@ -103,19 +121,19 @@ def rebuild_command(bundle, info):
 
 
 def default_min_agreement(precision):
-    """Returns the --min-agreement of `picnic-edge convert` where none is given."""
+    """Returns the default of `picnic-edge convert --min-agreement` for a precision."""
     return MIN_AGREEMENT_INT8 if precision == "int8" else MIN_AGREEMENT
 
 
 def read_engine_info(bundle, name):
-    """Returns the EngineInfo of a converted engine by its name; its record is GARBLED where engine.json is so."""
+    """Returns the EngineInfo of a converted engine by its name; its record is UNREADABLE where engine.json is."""
     folder = os.path.join(bundle.file("engines"), name)
-    kind, _, precision = name.rpartition("-")
+    kind, precision = split_engine_name(name)
     try:
         record = manifest.read_json(os.path.join(folder, ENGINE_JSON))
-        whole = (
+        usable = (
             record["format_version"] == FORMAT_VERSION
-            and f"{record['kind']}-{record['precision']}" == name
+            and (record["kind"], record["precision"]) == (kind, precision)
             and isinstance(record["machine"]["architecture"], str)
             and all(isinstance(feature, str) for feature in record["machine"]["cpu_features"])
             and isinstance(record["source"]["bundle_id"], str)
@@ -127,17 +145,13 @@ def read_engine_info(bundle, name):
             and 0 <= record["images_per_s"] < float("inf")
         )
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        whole = False
-    if not whole:  # kept in the list: check_engine then names the command that makes it again
-        record = GARBLED
+        usable = False
+    if not usable:  # it stays in the list: check_engine then names the command that makes it again
+        record = UNREADABLE
     return EngineInfo(name, kind, precision, folder, record, record["files"])
 
 
-# What an unreadable engine.json counts as: of no bundle, slower than all.
-GARBLED = {
-    "source": {"bundle_id": "unknown (engine.json is missing or garbled)"},
-    "machine": {"architecture": "unknown", "cpu_features": []},
-    "libraries": {},
-    "files": {},
-    "images_per_s": 0,
-}  # type: dict
+def _gpu_text(gpu):
+    if not gpu:
+        return "no GPU"
+    return f"the GPU {gpu.get('name')} (compute capability {gpu.get('compute_capability')})"

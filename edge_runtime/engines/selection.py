@@ -1,20 +1,21 @@
-"""Which engine runs a bundle here: listed, checked, opened."""
+"""Which engine runs a bundle on this machine: lists, checks and opens engines."""
 
 import logging
 import os
 import shlex
 
 from edge_runtime.bundle import checksums, manifest, signing
-from edge_runtime.engines.modules import LIBRARIES, create_engine, module_of
+from edge_runtime.engines.kinds import LIBRARIES, create_engine, module_of
 from edge_runtime.engines.record import (
     DEFAULT_BATCH,
-    GARBLED,
     MAX_BATCH,
+    UNREADABLE,
     EngineInfo,
     best_batch,
     mismatch,
     read_engine_info,
     rebuild_command,
+    split_engine_name,
 )
 from edge_runtime.errors import (
     BundleError,
@@ -26,18 +27,17 @@ from edge_runtime.errors import (
     is_out_of_memory,
 )
 
-_BUILT_IN = (("onnxruntime", "model.onnx"), ("tensorflow", "saved_model"))
-
+_BUILT_IN = (("onnxruntime", "model.onnx"), ("tensorflow", "saved_model"))  # (kind, the bundle's own model)
 
 log = logging.getLogger("picnic_edge")
 
 
 def list_engines(bundle):
-    """Returns an EngineInfo for each way to run a bundle: the converted, fastest first, then the built-in ones."""
+    """Returns an EngineInfo for each way to run a bundle: converted engines, fastest first, then its own models."""
     folder = bundle.file("engines")
     names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
-    kinds = set(LIBRARIES) - {"tensorflow"}  # that one runs nothing but the bundle's own saved_model
-    converted = [read_engine_info(bundle, name) for name in names if name.rpartition("-")[0] in kinds]
+    kinds = set(LIBRARIES) - {"tensorflow"}  # runs nothing but the bundle's own saved_model
+    converted = [read_engine_info(bundle, name) for name in names if split_engine_name(name)[0] in kinds]
     converted.sort(key=lambda info: -(info.record or {}).get("images_per_s", 0))
     return converted + [
         EngineInfo(kind, kind, "fp32", bundle.file(path), None, bundle.files)
@@ -52,15 +52,17 @@ def open_engine(bundle, name="auto", max_batch=DEFAULT_BATCH, threads=None):
     Args:
         bundle: edge_runtime.bundle.reading.Bundle.
         name: "auto" for the fastest that is valid here, an engine's name, or a kind (the fastest of that kind).
-        max_batch: the largest batch that infer will be given; None for best_batch of the engine that is opened.
+        max_batch: the largest batch that infer must take, 1 to MAX_BATCH; None for what the engine was made for.
         threads: for CPU engines; None for all cores.
 
     Returns:
-        An open Engine.
+        an open edge_runtime.engines.base.Engine.
 
     Raises:
-        UsageError: no engine of that name. BundleError: it is not valid here, or a model of the bundle's own that would
-            be used is corrupt. MissingRequirement: no library for it.
+        UsageError: no engine of that name, or max_batch is too large.
+        BundleError: the engine is not valid here, or the bundle's own model is needed and corrupt.
+        MissingRequirement: its library or its GPU is missing; for "auto": no engine can run here.
+        OutOfMemory: there is not enough memory to load it.
     """
     if max_batch and max_batch > MAX_BATCH:
         raise UsageError(f"a batch of {max_batch}: expected 1 to {MAX_BATCH} photos")
@@ -74,31 +76,33 @@ def open_engine(bundle, name="auto", max_batch=DEFAULT_BATCH, threads=None):
             if info.record is None and isinstance(error, CorruptFile):
                 raise  # a damaged copy of the bundle; a slower engine would hide that
             reasons.append(f"{info.name}: {str(error).splitlines()[0]}")
-            log.warning("engine %s", reasons[-1] + " - skipped")
-    raise MissingRequirement("no engine of %s can run here:\n%s" % (bundle.path, "\n".join(reasons)))
+            log.warning("engine %s - skipped", reasons[-1])
+    lines = "\n".join(reasons)
+    raise MissingRequirement(f"no engine of {bundle.path} can run here:\n{lines}")
 
 
 def find_engine(bundle, name):
-    """Returns the EngineInfo of an engine's name, or of a kind's fastest engine. Raises UsageError: there is none."""
+    """Returns the EngineInfo of an engine by its name, or of a kind's fastest. Raises UsageError: there is none."""
     known = list_engines(bundle)
     named = [info for info in known if info.name == name] or [info for info in known if info.kind == name]
     if not named:
+        names = ", ".join(info.name for info in known)
         raise UsageError(
-            "%s: has no engine %s, only %s; `picnic-edge convert %s --to ...` makes more"
-            % (bundle.path, name, ", ".join(info.name for info in known), shlex.quote(bundle.path))
+            f"{bundle.path}: has no engine {name}, only {names}; "
+            f"`picnic-edge convert {shlex.quote(bundle.path)} --to ...` makes more"
         )
     return named[0]
 
 
 def check_engine(bundle, info):
-    """Checks that a converted engine is whole, of this bundle, and made for this machine; nothing of it is loaded.
+    """Checks that a converted engine is complete, of this bundle, and made for this machine, without loading it.
 
     Returns:
-        the EngineInfo; a newer one where another conversion has replaced the engine since it was listed.
+        the EngineInfo; a newer one where another conversion has replaced the engine since info was read.
 
     Raises:
-        BundleError: it is not; with the command that makes it again.
-        MissingRequirement: the library or the GPU that it needs is not here.
+        BundleError: it is not; the message names the command that makes it again.
+        MissingRequirement: the library or the GPU that it needs is missing.
     """
 
     def check(info):
@@ -112,7 +116,7 @@ def check_engine(bundle, info):
 
 
 def _or_newer(bundle, info, use):
-    """Returns use(info); where another conversion has replaced the engine since it was listed, use(the newer one)."""
+    """Returns use(info); where another conversion has replaced the engine since then, use(the newer one)."""
     try:
         return use(info)
     except BundleError:
@@ -123,11 +127,11 @@ def _or_newer(bundle, info, use):
 
 
 def _check(bundle, info):
-    """Checks all of a converted engine but the content of its files, which is checked when they are opened."""
+    """Checks all of a converted engine except the content of its files, which is checked when they are opened."""
     if info.record is None:
         return
     advice = _advice(bundle, info)
-    if info.record is not GARBLED:
+    if info.record is not UNREADABLE:
         signing.require_signature(info.path, info.record)
     problem = mismatch(bundle, info.kind, info.record)
     if problem:
@@ -153,6 +157,6 @@ def _open_checked(bundle, info, max_batch, threads):
         raise
     except Exception as error:  # each library has exceptions of its own
         if is_out_of_memory(error):
-            raise OutOfMemory(f"{info.path}: there is not enough memory to load it ({error})") from error
-        mend = "\nMake it again: " + rebuild_command(bundle, info) if info.record else ""
-        raise BundleError(f"{info.path}: cannot be loaded: {error}{mend}") from error
+            raise OutOfMemory(f"{info.path}: not enough memory to load it ({error})") from error
+        advice = "\nMake it again: " + rebuild_command(bundle, info) if info.record else ""
+        raise BundleError(f"{info.path}: cannot be loaded: {error}{advice}") from error

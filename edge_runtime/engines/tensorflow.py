@@ -1,4 +1,4 @@
-"""TensorFlow on the bundle's saved_model: the reference, and what runs where nothing else is installed."""
+"""TensorFlow on the bundle's saved_model: the reference, and the engine where only TensorFlow is installed."""
 
 import os
 import typing
@@ -26,7 +26,7 @@ class TensorFlowEngine(Engine):
         return self.info.path
 
     def _infer(self, batch):
-        _, function = self._model, self._function  # the model is held, should another user close the engine meanwhile
+        _, function = self._model, self._function  # keeps the model alive if another thread closes the engine now
         return np.array(function(**{INPUT_NAME: require("tensorflow").constant(batch)})[OUTPUT_NAME])
 
     def _close(self):

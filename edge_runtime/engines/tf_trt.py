@@ -15,7 +15,7 @@ from edge_runtime.machine.libraries import require
 
 SAVED_MODEL = "saved_model"
 
-FILES = (SAVED_MODEL,)  # what a converted engine opens: a folder, with its assets
+FILES = (SAVED_MODEL,)  # that a converted engine opens: a folder, with its assets
 
 FAST_PROTOBUFS = ("cpp", "upb")
 
@@ -25,17 +25,15 @@ _INSTALL = (
 )
 
 
-Probe = typing.NamedTuple(
-    "Probe",
-    [
-        ("tensorflow", str),
-        ("linked", tuple),  # (major, minor, patch) of the TensorRT that TensorFlow was built with, (0, 0, 0) for none
-        ("loaded", typing.Optional[tuple]),  # of the TensorRT on this machine, None where it is not found
-    ],
-)
-
-
 log = logging.getLogger("picnic_edge")
+
+
+class Probe(typing.NamedTuple):
+    """The TensorFlow here and its TensorRT; versions are (major, minor, patch)."""
+
+    tensorflow: str  # "2.7.0"
+    linked: tuple  # of the TensorRT that TensorFlow was built with, (0, 0, 0) for none
+    loaded: typing.Optional[tuple]  # of the TensorRT on this machine, None where there is none
 
 
 class TfTrtEngine(TensorFlowEngine):
@@ -57,7 +55,7 @@ create = TfTrtEngine
 
 
 def probe():
-    """Returns what TensorFlow knows of TensorRT (Probe). Raises MissingRequirement: there is no TensorFlow.
+    """Returns a Probe: what TensorFlow knows of TensorRT. Raises MissingRequirement: there is no TensorFlow.
 
     The only safe order: TensorFlow 2.6 ends the process, past any try, when it is asked for the version of a TensorRT
     that is not there, and when its converter is made. is_tensorrt_enabled loads the library and says whether it could.
@@ -67,24 +65,26 @@ def probe():
     return Probe(require("tensorflow").__version__, tuple(flags.get_linked_tensorrt_version()), loaded)
 
 
-def require_tensorrt(found):
-    """Raises MissingRequirement where a Probe found no TensorRT that its TensorFlow can work with."""
-    if found.loaded is None:
-        if found.linked[0]:
-            problem = (
-                "TensorFlow %s was built for TensorRT %s and does not find its libraries (libnvinfer, the plugins)"
-            )
-            raise MissingRequirement(f"{problem % (found.tensorflow, version_text(found.linked))}.\n{_INSTALL}")
-        raise MissingRequirement(f"TensorFlow {found.tensorflow} was built without TensorRT.\n{_INSTALL}")
-    if found.loaded[0] != found.linked[0] or found.loaded < found.linked:
+def require_tensorrt(versions):
+    """Raises MissingRequirement where a Probe has no TensorRT that its TensorFlow can work with."""
+    linked, loaded = versions.linked, versions.loaded
+    built = f"TensorFlow {versions.tensorflow} was built"
+    if loaded is None and not linked[0]:
+        raise MissingRequirement(f"{built} without TensorRT.\n{_INSTALL}")
+    if loaded is None:
         raise MissingRequirement(
-            "TensorFlow %s was built for TensorRT %s, here is %s: the first number must be the same and the rest not "
-            "older.\n%s" % (found.tensorflow, version_text(found.linked), version_text(found.loaded), _INSTALL)
+            f"{built} for TensorRT {_version_text(linked)} and does not find its libraries (libnvinfer, the plugins).\n"
+            f"{_INSTALL}"
+        )
+    if loaded[0] != linked[0] or loaded < linked:
+        raise MissingRequirement(
+            f"{built} for TensorRT {_version_text(linked)}, here is {_version_text(loaded)}: the first number must be "
+            f"the same and the rest not older.\n{_INSTALL}"
         )
 
 
 def require_gpu():
-    """Returns the first GPU that TensorFlow sees, and lets its memory grow as needed: a Jetson's is the board's.
+    """Returns the first GPU that TensorFlow sees, and lets its memory grow as needed (a Jetson's is the board's).
 
     Returns:
         {"name": str, "compute_capability": "6.2"}.
@@ -107,20 +107,20 @@ def require_gpu():
     capability = details.get("compute_capability")
     return {
         "name": details.get("device_name", "unknown"),
-        "compute_capability": "%d.%d" % tuple(capability) if capability else "unknown",
+        "compute_capability": ".".join(map(str, capability)) if capability else "unknown",
     }
 
 
 def slow_protobuf():
-    """Returns why loading will take minutes, and the mend, where protobuf is the one written in Python; else ""."""
+    """Returns a warning where protobuf is the slow one written in Python, with how to fix it; "" otherwise."""
     kind = require("google.protobuf.internal.api_implementation").Type()
     if kind in FAST_PROTOBUFS:
         return ""
-    return "protobuf here is written in Python: loading an engine may take minutes. To mend it: " + fix_for_protobuf()
+    return "protobuf here is written in Python: loading an engine may take minutes. To fix it: " + fix_for_protobuf()
 
 
 def fix_for_protobuf():
-    """Returns what gives this Python a protobuf written in C++."""
+    """Returns how to get a protobuf written in C++ for this Python."""
     if sys.version_info >= (3, 7):
         return "unset PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION; pip install --force-reinstall protobuf"
     if platform.machine() == "aarch64":
@@ -129,21 +129,23 @@ def fix_for_protobuf():
 
 
 def local_facts():
-    """Returns what this machine has: {"libraries": {name: version}, "gpu": {"name", "compute_capability"}}.
+    """Returns the versions and the GPU that a TF-TRT engine depends on.
+
+    Returns:
+        {"libraries": {"tensorflow": version, "tensorrt": version}, "gpu": {"name", "compute_capability"}}.
 
     Raises:
         MissingRequirement: TensorFlow, its TensorRT or a GPU is missing.
     """
-    found = probe()
-    require_tensorrt(found)
-    return {"libraries": libraries(found), "gpu": require_gpu()}
+    versions = probe()
+    require_tensorrt(versions)
+    return {"libraries": libraries(versions), "gpu": require_gpu()}
 
 
-def libraries(found):
-    """Returns a Probe as {library: version}, as engine.json keeps it."""
-    return {"tensorflow": found.tensorflow, "tensorrt": version_text(found.loaded)}
+def libraries(versions):
+    """Returns the versions of a Probe as engine.json keeps them: {library: "8.2.1"}."""
+    return {"tensorflow": versions.tensorflow, "tensorrt": _version_text(versions.loaded)}
 
 
-def version_text(version):
-    """Returns (8, 2, 1) as "8.2.1"."""
+def _version_text(version):
     return ".".join(str(part) for part in version)

@@ -1,22 +1,21 @@
 """Photos in, answers out, in order: source -> decode (threads) -> batches -> engine (a thread) -> the caller.
 
     feeder thread     reads the source, which may be slow, only as far as a bounded window allows
-    decode threads    load photos; whoever completes the next one in order copies it into its batch
+    decode threads    load photos; the one that completes the next photo in order copies it into its batch
     engine thread     keeps up to engine.slots batches on their way, collects them in order
-    the caller        pulls the answers; one that is slow stops the engine, and by that the reading
+    the caller        pulls the answers; a slow caller stops the engine, and by that the reading
 
-Whatever fails anywhere is raised where the caller pulls, after the answers to all that was read before it. When the
-generator ends or is closed, its threads have ended; only a feeder that waits inside the source (a standard input on
-which nothing comes) cannot be ended from here: as a daemon thread it ends with the process or when the source answers,
-and what it then gets is dropped.
+What fails in a thread is raised where the caller pulls, after the answers to all that was read before it. When the
+generator ends or is closed, its threads have ended, except a feeder that waits inside the source (a standard input on
+which nothing comes): as a daemon thread it ends with the process or when the source answers, and that item is dropped.
 """
 
-from edge_runtime.pipeline.flow import Flow
+from edge_runtime.pipeline.flow import Flow, Settings
 from edge_runtime.pipeline.stats import Stats
 
 
 def classify_items(
-    items, load, engine, batch_size, decode_threads, max_delay_s=None, stop=None, stats=None, live=False
+    items, read, engine, batch_size, decode_threads, max_delay_s=None, stop=None, stats=None, live=False
 ):
     """Runs items through an engine.
 
@@ -24,11 +23,13 @@ def classify_items(
     what is left. (One with more than 256 unreadable items behind its first photo is closed early.)
 
     Args:
-        items: iterable; read by a thread of its own, and only as far as the windows allow.
-        load: item -> uint8 [299, 299, 3]; raises ImageError where the item is no usable photo. Called in the pool.
+        items: iterable of Item, Frame, uint8 arrays [height, width, 3] (RGB), or what read takes; read by a thread of
+            its own, and only a bounded number ahead.
+        read: file name -> uint8 [299, 299, 3]; raises ImageError where the file is no usable photo. Called by the
+            decode threads.
         engine: an open Engine; others may use it meanwhile.
         batch_size: photos per call of the engine, at most engine.max_batch.
-        decode_threads: size of the decoding pool.
+        decode_threads: how many threads decode.
         max_delay_s: a batch goes to the engine, full or not, this long after its first photo was read, or as soon
             after that as the engine is free; None for full batches only.
         stop: threading.Event; once it is set no more is read, what was read is answered, and the answers end.
@@ -41,15 +42,15 @@ def classify_items(
         gets an error; the others are answered.
 
     Raises:
-        EngineLost: the engine fails on a plain grey picture too. Anything that items raise, and PicnicErrors of load.
-        RuntimeError: load raised what is no ImageError, a bug; with the item's name, from what was raised.
+        EngineLost: the engine fails on a plain grey picture too. Anything that items raise, and PicnicErrors of read.
+        RuntimeError: read raised another exception than ImageError, a bug; names the item, chained to that exception.
     """
     if not 1 <= batch_size <= engine.max_batch:
         raise ValueError(f"a batch of {batch_size}; {engine.name} takes 1 to {engine.max_batch}")
     stats = stats if stats is not None else Stats()
-    flow = Flow(items, load, engine, batch_size, max_delay_s, stop, stats, live)
+    flow = Flow(Settings(items, read, engine, batch_size, decode_threads, max_delay_s, stop, stats, live))
     try:
-        flow.start(1 if live else engine.slots, decode_threads)
+        flow.start()
         for batch in iter(flow.next_finished, None):
             for answer in batch.answers():
                 stats.add(answered=1)

@@ -1,6 +1,5 @@
-"""The threads of the pipeline and what they hand each other."""
+"""The threads of the pipeline and how they wait for each other."""
 
-import collections
 import contextlib
 import threading
 import time
@@ -8,20 +7,13 @@ import typing
 
 import numpy as np
 
-from edge_runtime.errors import (
-    ImageError,
-    OutOfMemory,
-    PicnicError,
-    StorageLost,
-    is_out_of_memory,
-)
-from edge_runtime.photos import spec
-from edge_runtime.pipeline.batch import Batch, Entry, Failure
-from edge_runtime.pipeline.recovery import name_of, out_of_memory
+from edge_runtime.errors import ImageError, OutOfMemory
+from edge_runtime.pipeline.batch import Batch, Batches
+from edge_runtime.pipeline.load import Failure, load
+from edge_runtime.pipeline.stats import Stats
+from edge_runtime.pipeline.window import Entry, Window
 
-_FINISHED = 2  # batches that wait for the caller before the engine is given no more
-
-_MOST_UNREADABLE = 256  # in one batch: answers are not held back, and memory not taken, without end
+_MAX_FINISHED = 2  # batches that wait for the caller before the engine is given no more
 
 _STOP_EVERY_S = 0.1  # how often a waiting engine thread looks at stop
 
@@ -30,47 +22,46 @@ _FILL_S = 0.2  # how long an engine that could take one more batch waits for it 
 _SOURCE_GRACE_S = 0.5  # how long an end waits for a source to hand over what it is at
 
 
+class Settings(typing.NamedTuple):
+    """What a run is given; the arguments of classify_items."""
+
+    items: typing.Iterable
+    read: typing.Callable
+    engine: typing.Any
+    batch_size: int
+    decode_threads: int
+    max_delay_s: typing.Optional[float]
+    stop: typing.Optional[threading.Event]
+    stats: Stats
+    live: bool
+
+
 class Flow:
-    """The threads and what they hand each other. All attributes but the settings are used under the lock."""
+    """The threads of one run. The window, the batches and _closing are used under the lock."""
 
-    def __init__(self, items, load, engine, batch_size, max_delay_s, stop, stats, live):
-        self._items = items
-        self._load = load
-        self._engine = engine
-        self._batch_size = batch_size
-        self._max_delay_s = max_delay_s
-        self._stop = stop
-        self._stats = stats
-        self._live = live
-        self._most_waiting = batch_size  # photos that are read and not given to the engine
-        self._threads: typing.List[threading.Thread] = []
-
-        lock = threading.Lock()
-        self._may_read, self._may_load, self._may_run, self._may_answer = (threading.Condition(lock) for _ in range(4))
-        self._lock = lock
-        self._in_source = False  # the feeder waits for the source
-        self._read_all = False  # nothing more is taken from the source
-        self._cut_short = False  # ... though it may have more
+    def __init__(self, settings):
+        self._settings = settings
+        self._stats = settings.stats
+        # Photos that are read and not given to the engine
+        self._max_waiting = settings.batch_size
+        if not settings.live:
+            self._max_waiting += settings.batch_size + settings.decode_threads
+        self._window = Window()
+        self._batches = Batches(settings.batch_size)
         self._closing = False
-        self._failure: typing.Optional[BaseException] = None  # of the source or of loading
-        self._window: typing.Deque[Entry] = collections.deque()  # read and not in a batch, in order
-        self._to_load: typing.Deque[Entry] = collections.deque()
-        self._loading = 0  # entries without an outcome
-        self._forming: typing.Optional[Batch] = None
-        self._ready: typing.Deque[Batch] = collections.deque()
-        self._spare: typing.List[np.ndarray] = []  # of finished batches; fresh memory costs more than copying
-        self._running = 0  # batches that the engine thread has taken and not finished
-        self._finished: typing.Deque[typing.Any] = collections.deque()  # batches; at the end an exception or None
+        self._lock = threading.Lock()
+        self._may_read, self._may_load, self._may_run, self._may_answer = (
+            threading.Condition(self._lock) for _ in range(4)
+        )
+        self._threads: typing.List[threading.Thread] = []
 
     # --- the caller's side
 
-    def start(self, slots, decode_threads):
-        """Starts the threads: the feeder, decode_threads decoders, and the engine's with slots batches on their way."""
-        if not self._live:
-            self._most_waiting += self._batch_size + decode_threads
-        self._stats.wait_for("reading")
-        works = [(self._feed, "feeder"), (lambda: self._run_engine(slots), "engine")]
-        works += [(self._decode, "decode")] * decode_threads
+    def start(self):
+        """Starts the threads: the feeder, the decoders and the engine's."""
+        self._stats.set_bottleneck("reading")
+        works = [(self._feed, "feeder"), (self._run_engine, "engine")]
+        works += [(self._decode, "decode")] * self._settings.decode_threads
         for work, name in works:
             # Daemons: a generator that nobody closed does not keep the process from ending.
             thread = threading.Thread(target=work, name=name, daemon=True)
@@ -78,13 +69,13 @@ class Flow:
             self._threads.append(thread)
 
     def next_finished(self):
-        """Returns the next finished _Batch, None after the last; raises what stopped the run."""
+        """Returns the next finished Batch, None after the last; raises what stopped the run."""
         with self._lock:
-            while not self._finished:
+            while not self._batches.finished:
                 self._may_answer.wait()
-            batch = self._finished.popleft()
+            batch = self._batches.finished.popleft()
             self._may_run.notify()
-            self._note()
+            self._update_bottleneck()
         if isinstance(batch, BaseException):
             raise batch
         return batch
@@ -95,59 +86,60 @@ class Flow:
             self._closing = True
             for condition in (self._may_read, self._may_load, self._may_run):
                 condition.notify_all()
-            in_source = self._in_source
-            self._stats.wait_for("")
+            in_source = self._window.in_source
+            self._stats.set_bottleneck("")
         for thread in self._threads:
             thread.join(_SOURCE_GRACE_S if in_source and thread.name == "feeder" else None)
 
     # --- the feeder
 
     def _feed(self):
-        source = failure = None
-        while True:
-            with self._lock:
-                while not self._closing and not self._read_all and not self._stopped() and not self._has_room():
-                    self._may_read.wait()
-                if self._closing or self._read_all:
-                    return
-                if self._stopped():
-                    self._end_reading(cut_short=True)
-                    return
-                self._in_source = True
+        source = None
+        while self._may_go_on_reading():
+            entry = None
             try:
-                source = iter(self._items) if source is None else source
+                source = iter(self._settings.items) if source is None else source
                 entry = Entry(next(source), time.perf_counter())
             except StopIteration:
-                entry = None
+                pass
             except BaseException as error:
-                entry = failure = Entry(None, time.perf_counter(), Failure(error))
+                entry = Entry(None, time.perf_counter(), Failure(error))
             with self._lock:
-                self._in_source = False
-                if self._closing or self._read_all:
+                self._window.in_source = False
+                if self._closing or self._window.ended:
                     return
                 if entry is not None:
-                    self._window.append(entry)
-                if entry is None or failure is not None:
-                    self._end_reading(cut_short=failure is not None or self._stopped())
+                    self._window.add(entry)
+                if entry is None or entry.outcome is not None:
+                    self._end_reading(cut_short=entry is not None or self._stopped())
                     return
                 self._stats.add(read=1)
-                self._to_load.append(entry)
-                self._loading += 1
                 self._may_load.notify()
-                self._note()
+                self._update_bottleneck()
+
+    def _may_go_on_reading(self):
+        """Waits for room. Returns whether to take one more item from the source."""
+        with self._lock:
+            while not (self._closing or self._window.ended or self._stopped() or self._has_room()):
+                self._may_read.wait()
+            if self._closing or self._window.ended:
+                return False
+            if self._stopped():
+                self._end_reading(cut_short=True)
+                return False
+            self._window.in_source = True
+            return True
 
     def _stopped(self):
-        return self._stop is not None and self._stop.is_set()
+        return self._settings.stop is not None and self._settings.stop.is_set()
 
     def _has_room(self):
-        waiting = len(self._window) + sum(batch.count for batch in self._ready)
-        waiting += self._forming.count if self._forming else 0
+        waiting = len(self._window) + self._batches.waiting_pictures()
         # Batches of nothing but unreadable items hold no picture, and must not pile up either.
-        return waiting < self._most_waiting and len(self._ready) <= self._most_waiting
+        return waiting < self._max_waiting and len(self._batches.ready) <= self._max_waiting
 
     def _end_reading(self, cut_short):
-        self._read_all = True
-        self._cut_short = cut_short
+        self._window.end(cut_short)
         self._may_load.notify_all()
         self._advance()
 
@@ -156,79 +148,62 @@ class Flow:
     def _decode(self):
         while True:
             with self._lock:
-                while not self._closing and not self._to_load and not self._read_all:
+                while not (self._closing or self._window.has_to_load() or self._window.ended):
                     self._may_load.wait()
-                if self._closing or not self._to_load:
+                if self._closing or not self._window.has_to_load():
                     return
-                entry = self._to_load.popleft()
-            started = time.perf_counter()
-            outcome = _load(self._load, entry.item)
+                entry = self._window.next_to_load()
+            started_s = time.perf_counter()
+            outcome = load(entry.item, self._settings.read)
             self._stats.add(
-                decode_s=time.perf_counter() - started,
+                decode_s=time.perf_counter() - started_s,
                 decoded=isinstance(outcome, np.ndarray),
                 unreadable=isinstance(outcome, ImageError),
             )
             with self._lock:
-                entry.outcome = outcome
-                self._loading -= 1
+                self._window.set_outcome(entry, outcome)
                 self._advance()
 
     def _advance(self):
         """Moves what is loaded, in order, into batches; and what is left over, once nothing more comes."""
-        while self._window and self._window[0].outcome is not None:
-            entry = self._window.popleft()
-            failure = entry.outcome.error if isinstance(entry.outcome, Failure) else None
+        for entry in iter(self._window.pop_loaded, None):
+            failure = entry.failure
             if failure is None:
                 try:
-                    self._put(entry)
+                    self._batches.add(entry)
                 except MemoryError:
-                    failure = OutOfMemory(f"not enough memory for batches of {self._batch_size}; use a smaller --batch")
+                    failure = OutOfMemory(
+                        f"not enough memory for batches of {self._settings.batch_size}; use a smaller --batch"
+                    )
             if failure is not None:
-                self._failure = failure
-                self._read_all = self._cut_short = True
-                self._window.clear()
-                self._to_load.clear()
+                self._window.fail(failure)
                 self._may_load.notify_all()
-        if self._read_all and not self._window:
-            self._close_batch(self._cut_short)
+        if self._window.ended and not self._window:
+            # With a deadline batches are cut anywhere: then this one is as good as any other.
+            self._batches.close_forming(self._window.cut_short and self._settings.max_delay_s is None)
         if self._has_room() or self._stopped():
             self._may_read.notify()
-        if self._ready or self._read_all or self._max_delay_s is not None:
+        if self._batches.ready or self._window.ended or self._settings.max_delay_s is not None:
             self._may_run.notify()
-        self._note()
-
-    def _put(self, entry):
-        readable = isinstance(entry.outcome, np.ndarray)
-        if readable and self._forming and not self._forming.count:
-            self._close_batch()
-        if self._forming is None:
-            self._forming = Batch(entry.read_s)
-        batch = self._forming
-        batch.add(entry, self._batch_size, self._spare)
-        if batch.count == self._batch_size or len(batch.items) - batch.count >= _MOST_UNREADABLE:
-            self._close_batch()
-
-    def _close_batch(self, cut_short=False):
-        if self._forming is not None:
-            # With a deadline batches are cut anywhere: then this one is as good as any other.
-            self._forming.cut_short = cut_short and self._max_delay_s is None
-            self._ready.append(self._forming)
-            self._forming = None
+        self._update_bottleneck()
 
     # --- the engine thread
 
-    def _run_engine(self, slots):
-        running: typing.Deque[Batch] = collections.deque()
+    def _run_engine(self):
+        engine = self._settings.engine
+        slots = 1 if self._settings.live else engine.slots
+        # With a deadline, no time is spent waiting for one more batch: nothing would end the wait early.
+        patience_s = _FILL_S if self._settings.max_delay_s is None else 0.0
+        running: typing.List[Batch] = []
         end: typing.Optional[BaseException] = None
         try:
             while True:
-                patience_s = _FILL_S if self._max_delay_s is None else 0.0  # collecting waits, and wakes for no batch
                 batch = None
                 if len(running) < slots:
                     batch = self._next_batch(patience_s if running else float("inf"))
                 if batch is not None:
                     running.append(batch)
-                    batch.start(self._engine)
+                    batch.submit(engine)
                 elif running:
                     self._finish(running)
                 else:
@@ -237,94 +212,68 @@ class Flow:
             end = error
         for batch in running:
             with contextlib.suppress(Exception):  # the run has ended for another reason
-                batch.settle(self._engine)
+                batch.collect(engine)
         with self._lock:
-            self._finished.append(end if end is not None else self._failure)
+            self._batches.finished.append(end if end is not None else self._window.failure)
             self._may_answer.notify()
 
     def _next_batch(self, patience_s):
         """Returns the next batch for the engine. None: there was none for so long, or there will be none."""
         stopped_s = None
         until_s = time.perf_counter() + patience_s
+        window, batches = self._window, self._batches
         with self._lock:
             while not self._closing:
-                now = time.perf_counter()
-                answers_wait = len(self._finished) >= _FINISHED
-                due_s = None
-                if self._max_delay_s is not None and self._forming is not None and not answers_wait:
-                    due_s = self._forming.read_s + self._max_delay_s - now
-                    if due_s <= 0 and not self._ready:
-                        self._close_batch()
-                if self._ready and not answers_wait:
-                    self._running += 1
+                now_s = time.perf_counter()
+                caller_is_behind = len(batches.finished) >= _MAX_FINISHED
+                due_s = None  # seconds to the deadline of the batch that is being filled
+                if self._settings.max_delay_s is not None and batches.forming is not None and not caller_is_behind:
+                    due_s = batches.forming.read_s + self._settings.max_delay_s - now_s
+                    if due_s <= 0 and not batches.ready:
+                        batches.close_forming()
+                if batches.ready and not caller_is_behind:
+                    batch = batches.next_ready()
                     self._may_read.notify()
-                    batch = self._ready.popleft()
-                    self._note()
+                    self._update_bottleneck()
                     return batch
-                if now >= until_s or (self._read_all and not self._window and not self._ready):
+                if now_s >= until_s or (window.ended and not window and not batches.ready):
                     return None
-                if self._stopped() and self._in_source and not self._read_all:
-                    stopped_s = now if stopped_s is None else stopped_s
-                    if now - stopped_s > _SOURCE_GRACE_S:
+                if self._stopped() and window.in_source and not window.ended:
+                    stopped_s = now_s if stopped_s is None else stopped_s
+                    if now_s - stopped_s > _SOURCE_GRACE_S:
                         self._end_reading(cut_short=True)  # without what the source may still give
                         continue
-                waits = [due_s] if due_s is not None else []
-                waits += [until_s - now] if patience_s < float("inf") else []
-                waits += [_STOP_EVERY_S] if self._stop is not None and not self._read_all else []
-                self._may_run.wait(min(waits) if waits else None)
+                waits_s = [due_s] if due_s is not None else []
+                waits_s += [until_s - now_s] if patience_s < float("inf") else []
+                waits_s += [_STOP_EVERY_S] if self._settings.stop is not None and not window.ended else []
+                self._may_run.wait(min(waits_s) if waits_s else None)
         return None
 
     def _finish(self, running):
         """Takes the oldest batch off the engine and hands its answers to the caller."""
-        batch = running[0]
-        batch.settle(self._engine)
+        engine, batch = self._settings.engine, running[0]
+        batch.collect(engine)
         if batch.failure is not None:
             for other in running:
-                other.settle(self._engine)
-            batch.repair(self._engine)
-        running.popleft()
+                other.collect(engine)
+            batch.repair(engine)
+        del running[0]
         self._stats.add(failed=sum(isinstance(row, str) for row in batch.rows))
         with self._lock:
-            self._running -= 1
-            if batch.count:
-                self._spare.append(batch.pictures)
-                batch.pictures = None
-            self._finished.append(batch)
+            self._batches.finish(batch)
             self._may_answer.notify()
-            self._note()
+            self._update_bottleneck()
 
-    def _note(self):
-        """Tells the stats what holds the run up now."""
+    def _update_bottleneck(self):
+        """Tells the stats what the run waits for now."""
         if self._closing:
             return
-        if self._running:
+        if self._batches.running:
             stage = "engine"
-        elif len(self._finished) >= _FINISHED:
+        elif len(self._batches.finished) >= _MAX_FINISHED:
             stage = "writing"
-        elif self._loading:
+        elif self._window.loading:
             stage = "decode"
         else:
             stage = "reading"
-        self._stats.wait_for(stage)
-
-
-def _load(load, item):
-    """Returns the picture, an ImageError, or a _Failure."""
-    try:
-        picture = load(item)
-        if picture.dtype != np.uint8 or picture.shape != tuple(spec.INPUT_SPEC["shape"]):
-            raise ValueError(f"load returned {picture.dtype} {picture.shape}")
-        return picture
-    except ImageError as error:
-        return error
-    except StorageLost as error:  # names the file itself
-        return Failure(error)
-    except BaseException as error:
-        if is_out_of_memory(error):
-            return Failure(out_of_memory(item, error))
-        if isinstance(error, PicnicError):
-            explained: Exception = type(error)(f"{name_of(item)}: {error}")
-        else:
-            explained = RuntimeError(f"{name_of(item)}: loading it failed: {type(error).__name__}: {error}")
-        explained.__cause__ = error
-        return Failure(explained)
+        self._stats.set_bottleneck(stage)

@@ -9,7 +9,7 @@ _BUCKETS = 1 + int(math.log(1e10) / _WIDTH)  # up to 10,000 s; longer ones share
 
 
 class Latency:
-    """A histogram of milliseconds; 10 KB. count, mean_ms and max_ms are exact. To be fed from one thread."""
+    """A histogram of milliseconds; 10 KB. count, mean_ms and max_ms are exact. Only one thread may add."""
 
     def __init__(self):
         self.count = 0
@@ -33,7 +33,7 @@ class Latency:
 
     def percentile_ms(self, percent):
         """Returns the smallest duration (within 1 %) that percent (0..100) of all are no longer than; 0 for none."""
-        rank = max(1, math.ceil(self.count * percent / 100.0))
+        rank = max(1, math.ceil(self.count * percent / 100))
         seen = 0
         for place, count in enumerate(self._counts):
             seen += count
@@ -43,6 +43,6 @@ class Latency:
 
     def summary(self):
         """Returns {"count", "mean_ms", "p50_ms", "p90_ms", "p99_ms", "max_ms"}, milliseconds to 3 digits."""
-        found = {f"p{percent}_ms": self.percentile_ms(percent) for percent in (50, 90, 99)}
-        found.update(mean_ms=self.mean_ms, max_ms=self.max_ms)
-        return dict({name: round(value, 3) for name, value in found.items()}, count=self.count)
+        durations = {f"p{percent}_ms": self.percentile_ms(percent) for percent in (50, 90, 99)}
+        durations.update(mean_ms=self.mean_ms, max_ms=self.max_ms)
+        return dict({name: round(value, 3) for name, value in durations.items()}, count=self.count)

@@ -1,38 +1,32 @@
 """A batch that an engine fails on: the photo at fault is singled out, the others are answered."""
 
-import os
-
 import numpy as np
 
 from edge_runtime.engines.base import EngineError
 from edge_runtime.errors import EngineLost, OutOfMemory, PicnicError, is_out_of_memory
 from edge_runtime.photos import spec
+from edge_runtime.pipeline.load import name_of
 
 ENGINE_FAILURES = (EngineError, PicnicError)
 
 
-def out_of_memory(item, error):
-    """Returns the OutOfMemory to raise for an item that cannot be decoded even alone."""
-    explained = OutOfMemory(
-        "%s: not enough memory to decode it, also with no other photo beside it (%s).\n"
-        "Stop other programs, or use a smaller --batch" % (name_of(item), error or "out of memory")
-    )
-    explained.__cause__ = error
-    return explained
+def rows_after_failure(engine, pictures, items, failure):
+    """Answers a batch on which an engine has just failed.
 
+    Args:
+        engine: an open Engine.
+        pictures: uint8 [n, 299, 299, 3].
+        items: of the pictures, for messages.
+        failure: the exception that the engine raised.
 
-def rows_of(engine, pictures, items):
-    """Returns the engine's answer to each picture, or the reason (str) why there is none. Raises EngineLost."""
-    try:
-        return list(engine.infer(pictures))
-    except ENGINE_FAILURES as error:
-        return rows_in_parts(engine, pictures, items, error)
+    Returns:
+        a list: for each picture float32 [classes], or the reason (str) why the engine fails on it.
 
-
-def rows_in_parts(engine, pictures, items, failure):
-    """Returns what _rows does for pictures on which the engine has just failed."""
+    Raises:
+        EngineLost: it fails on a plain grey picture too. OutOfMemory: one picture alone is too much.
+    """
     if len(pictures) == 1:
-        check_alive(engine, items[0], failure)
+        _check_alive(engine, items[0], failure)
         try:
             return list(engine.infer(pictures))  # the failure may have been a passing one
         except ENGINE_FAILURES as error:
@@ -45,25 +39,25 @@ def rows_in_parts(engine, pictures, items, failure):
     good = np.isfinite(answers).all(axis=1)
     if not good.any():
         half = len(pictures) // 2
-        return rows_of(engine, pictures[:half], items[:half]) + rows_of(engine, pictures[half:], items[half:])
-    again = iter(rows_of(engine, pictures[~good], [item for item, fine in zip(items, good) if not fine]))
+        return _rows_of(engine, pictures[:half], items[:half]) + _rows_of(engine, pictures[half:], items[half:])
+    again = iter(_rows_of(engine, pictures[~good], [item for item, fine in zip(items, good) if not fine]))
     return [row if fine else next(again) for row, fine in zip(answers, good)]
 
 
-def check_alive(engine, item, failure):
+def _rows_of(engine, pictures, items):
+    try:
+        return list(engine.infer(pictures))
+    except ENGINE_FAILURES as error:
+        return rows_after_failure(engine, pictures, items, error)
+
+
+def _check_alive(engine, item, failure):
     """Raises EngineLost where the engine fails on a plain grey picture as well."""
     try:
         engine.infer(np.full([1] + spec.INPUT_SPEC["shape"], 128, np.uint8))
     except ENGINE_FAILURES as error:
         raise EngineLost(
-            "%s stopped working at %s: %s\nIt fails on a plain grey picture too. What was answered before is kept. Try "
-            "again, with another --engine if it stays so; `picnic-edge doctor` says what this machine can run"
-            % (engine.name, name_of(item), failure)
+            f"{engine.name} stopped working at {name_of(item)}: {failure}\nIt fails on a plain grey picture too. "
+            "Answers before it are kept. Try again, with another --engine if it fails again; `picnic-edge doctor` says "
+            "what this machine can run"
         ) from error
-
-
-def name_of(item):
-    """Returns what messages call an item."""
-    if isinstance(item, (str, bytes, os.PathLike)):
-        return os.fsdecode(item)
-    return "a frame" if isinstance(item, np.ndarray) else getattr(item, "name", str(item))

@@ -1,1 +1,1 @@
-"""Rows of answers, the files they are written to, and the journal that lets a run resume."""
+"""Rows of answers, the files and streams that they are written to, and how a stopped run resumes."""

@@ -1,121 +1,100 @@
-"""The formats of result files, by suffix, and how a whole file gets its name."""
+"""The formats of result files, by suffix: how rows are written in each.
+
+A new format is one more Format in FORMATS, with its writer in a file beside this one. CONTRIBUTING.md lists the steps.
+"""
 
 import contextlib
-import itertools
 import os
 import tempfile
+import typing
 
 from edge_runtime import files
 from edge_runtime.errors import UsageError
-from edge_runtime.files import sync_folder
 from edge_runtime.machine.libraries import require
-from edge_runtime.results import journal, text_formats
 from edge_runtime.results.parquet import write_parquet
-
-SUFFIXES = (".tsv", ".csv", ".jsonl", ".parquet")
-
-
-def set_aside(path, suffix=None):
-    """Keeps the rows that a stopped run left, where they cannot be made again: under a free name beside the file.
-
-    Args:
-        path, suffix: as for FileSink.
-
-    Returns:
-        (that name, how many rows); None where there are none.
-
-    Raises:
-        UsageError: the journal cannot be read, or nothing can be written there.
-    """
-    found, partial = journal.read_journal(path), journal.partial_of(path)
-    if not found or not found.checkpoint.rows or not os.path.exists(partial):
-        return None
-    stem, end = os.path.splitext(path)
-    if while_written(suffix or files.suffix_of(path)) != (suffix or files.suffix_of(path)):
-        end += ".jsonl"
-    names = (f"{stem}.stopped-{number}{end}" for number in itertools.count(1))
-    with files.named(f"--out {path}"):
-        if os.path.getsize(partial) > found.checkpoint.size_bytes:
-            os.truncate(partial, found.checkpoint.size_bytes)
-        name = next(name for name in names if not os.path.lexists(name))
-        os.replace(partial, name)
-        sync_folder(os.path.dirname(os.path.abspath(path)))
-        journal.remove_journal(path)
-    return name, found.checkpoint.rows
+from edge_runtime.results.text_formats import csv_writer, json_lines_writer, tsv_writer
 
 
-def place(path, columns, suffix=None):
-    """Gives FILE.partial, whose rows are whole, its name, and removes the journal. Ends what a killed run left of that.
+class Format(typing.NamedTuple):
+    """How rows are written. Text grows row by row; another format is built from JSON lines when all rows are there."""
 
-    Args:
-        path, columns, suffix: as for FileSink.
-
-    Raises:
-        UsageError: the file cannot be written; the rows are kept.
-    """
-    partial = journal.partial_of(path)
-    with files.named(f"--out {path}"):
-        if not os.path.lexists(partial):
-            pass  # killed before the journal was removed
-        elif (suffix or files.suffix_of(path)) == ".parquet":
-            temporary = partial + ".parquet"
-            with open(partial, "rb") as lines, open(temporary, "wb") as file:
-                write_parquet(lines, file, columns)
-                file.flush()
-                os.fsync(file.fileno())
-            files.put_in_place(temporary, path)
-            sync_folder(os.path.dirname(os.path.abspath(path)))
-            os.unlink(partial)
-        else:
-            files.put_in_place(partial, path)
-        sync_folder(os.path.dirname(os.path.abspath(path)))
-        journal.remove_journal(path)
+    suffix: str
+    row_writer: typing.Callable  # (text file, columns, header=True) -> function that writes one row, a list of values
+    build: typing.Optional[typing.Callable] = None  # (binary file of JSON lines, binary file to write, columns)
+    library: str = ""  # the module that build needs
 
 
-@contextlib.contextmanager
-def atomic_table(path, columns, suffix):
-    """A table that appears under its name when the block ends well; its suffix is what check_output returned.
+FORMATS = {
+    one.suffix: one
+    for one in (
+        Format(".tsv", tsv_writer),
+        Format(".csv", csv_writer),
+        Format(".jsonl", json_lines_writer),
+        Format(".parquet", json_lines_writer, build=write_parquet, library="pyarrow.parquet"),
+    )
+}
 
-    Yields a function that writes one row: values in the order of columns. Raises OSError.
-    """
-    with files.atomic_file(path, binary=suffix == ".parquet") as file:
-        if suffix != ".parquet":
-            yield text_formats.row_writer(file, columns, suffix)
-            return
-        with tempfile.TemporaryFile("w+", encoding="utf-8") as lines:
-            yield text_formats.row_writer(lines, columns, while_written(suffix))
-            lines.flush()
-            lines.seek(0)
-            write_parquet(lines.buffer, file, columns)
+TEXT_SUFFIXES = tuple(suffix for suffix, one in FORMATS.items() if not one.build)
+
+
+def suffix_list(suffixes=tuple(FORMATS)):
+    """Returns suffixes as a text such as ".tsv, .csv or .jsonl"."""
+    return f"{', '.join(suffixes[:-1])} or {suffixes[-1]}"
 
 
 def check_output(path):
-    """Checks that rows can be written where --out says, as far as that can be told before the work.
+    """Checks, before the work, that rows can be written to the file that --out names.
+
+    Args:
+        path: the name; a device or an open file such as /dev/stdout is allowed.
 
     Returns:
-        the suffix that says the format: one of SUFFIXES.
+        the suffix of the format: a key of FORMATS.
 
     Raises:
-        UsageError: they cannot, or the suffix is none of SUFFIXES. MissingRequirement: the format needs a library.
+        UsageError: the suffix is of no format, or nothing can be written there.
+        MissingRequirement: the format needs a library.
     """
-    suffix, stream = files.suffix_of(path), files.is_stream(path)
-    if stream and not suffix:
+    suffix, is_stream = files.suffix_of(path), files.is_stream(path)
+    if is_stream and not suffix:
         return ".tsv"
     if os.path.isdir(path):
         raise UsageError(f"--out {path}: is a folder")
-    if suffix not in SUFFIXES:
-        raise UsageError(f"--out {path}: expected a name that ends in {', '.join(SUFFIXES)}")
-    if stream and suffix == ".parquet":
-        raise UsageError(f"--out {path}: is a stream, and Parquet is none; expected .tsv, .csv or .jsonl")
+    if suffix not in FORMATS:
+        raise UsageError(f"--out {path}: expected a name that ends in {suffix_list()}")
+    if is_stream and suffix not in TEXT_SUFFIXES:
+        raise UsageError(f"--out {path}: is a stream, but {suffix} needs a file; expected {suffix_list(TEXT_SUFFIXES)}")
     with files.named(f"--out {path}"):
         target = files.target_of(path)
     if not os.path.isdir(os.path.dirname(os.path.abspath(target))):
         raise UsageError(f"--out {path}: its folder does not exist")
-    if suffix == ".parquet":
-        require("pyarrow.parquet")
+    if FORMATS[suffix].library:
+        require(FORMATS[suffix].library)
     return suffix
 
 
-def while_written(suffix):
-    """Returns the format of a file that is not whole yet: Parquet has its end only then."""
-    return ".jsonl" if suffix == ".parquet" else suffix
+@contextlib.contextmanager
+def atomic_table(path, columns, suffix):
+    """A table that appears under its name only when the block ends without an error.
+
+    Args:
+        path: the file.
+        columns: list of column names.
+        suffix: of the format, a key of FORMATS.
+
+    Yields:
+        a function that writes one row: values in the order of columns.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    row_format = FORMATS[suffix]
+    with files.atomic_file(path, binary=bool(row_format.build)) as file:
+        if not row_format.build:
+            yield row_format.row_writer(file, columns)
+            return
+        with tempfile.TemporaryFile("w+", encoding="utf-8") as lines:
+            yield row_format.row_writer(lines, columns)
+            lines.flush()
+            lines.seek(0)
+            row_format.build(lines.buffer, file, columns)

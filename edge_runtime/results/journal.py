@@ -1,11 +1,12 @@
-"""What lets a run go on after it was killed: the journal beside an unfinished output, and the output's lock.
+"""The files beside an unfinished output: their names, the journal that lets a run resume, and the lock.
 
-While a run writes FILE, there are beside it
+While a run writes FILE, there are
     FILE.partial       the rows so far
-    FILE.partial.json  the journal: which run this is, and its last checkpoint, up to where FILE.partial counts
-    FILE.partial.lock  locked as long as the process lives, with its number in it
-All three are gone when FILE is there. A journal is written whole (temporary name, fsync, rename) and only after the
-bytes that it counts are on the disk, so after a crash at any moment it tells the truth.
+    FILE.partial.json  the journal: the run's settings and its last checkpoint, up to which FILE.partial is valid
+    FILE.partial.lock  locked as long as the process lives, with its process number
+All three are removed when FILE is complete. edge_runtime/results/file_sink.py writes FILE.partial and gives it its
+name; edge_runtime/results/resume.py finds where a run resumes. The journal is written atomically, and only after the
+bytes that it counts are on the disk: it is valid after a crash at any moment.
 """
 
 import contextlib
@@ -21,44 +22,48 @@ from edge_runtime.errors import UsageError
 
 FORMAT_VERSION = 1
 
-Checkpoint = typing.NamedTuple(
-    "Checkpoint",
-    [
-        ("rows", int),  # in FILE.partial, without the header
-        ("unreadable", int),  # of them, photos that could not be read
-        ("size_bytes", int),  # of FILE.partial, header and rows
-        ("names_sha256", str),  # of the names of these rows, see add_name
-        ("whole", bool),  # these are all rows: what is left to do is to give the file its name
-    ],
-)
 
-Journal = typing.NamedTuple("Journal", [("run", dict), ("checkpoint", Checkpoint)])
+class Checkpoint(typing.NamedTuple):
+    """Rows that are on the disk, between two batches: a run resumes after them."""
+
+    rows: int  # in FILE.partial, without the header
+    unreadable: int  # how many of them are of photos that could not be read
+    size_bytes: int  # of FILE.partial, header and rows
+    names_sha256: str  # of the names of these rows, as add_name adds them
+    whole: bool  # these are all rows: only the file's name is missing
+
+
+class Journal(typing.NamedTuple):
+    """What FILE.partial.json holds."""
+
+    settings: dict  # all that the rows depend on, plain values
+    checkpoint: Checkpoint
 
 
 def add_name(digest, name):
-    """Adds the name of a row to a hashlib object. Any name will do: with its NUL at the end none begins another."""
+    """Adds the name of a row to a hashlib object. The NUL after it separates it from the next name."""
     digest.update(name.encode("utf-8", "surrogateescape") + b"\0")
 
 
 def partial_of(path):
-    """Returns the name under which a file is written."""
+    """Returns the name of the file that holds the rows until the output path is complete."""
     return path + ".partial"
 
 
 def journal_of(path):
-    """Returns the name of a file's journal."""
+    """Returns the name of the journal of the output path."""
     return path + ".partial.json"
 
 
-def write_journal(path, run, checkpoint):
-    """Writes the journal of the file path. Raises OSError; the older journal is then still there.
+def write_journal(path, settings, checkpoint):
+    """Writes the journal of the output path. Raises OSError; the older journal then stays.
 
     Args:
-        run: dict of plain values: all that the rows depend on.
-        checkpoint: a Checkpoint; the bytes it counts are on the disk.
+        settings: dict of plain values, all that the rows depend on.
+        checkpoint: a Checkpoint; the bytes that it counts are on the disk.
     """
-    value = {"format_version": FORMAT_VERSION, "run": run, "checkpoint": checkpoint._asdict()}
-    # Always the same temporary name, which the lock keeps to one process: a kill leaves one such file at most.
+    value = {"format_version": FORMAT_VERSION, "run": settings, "checkpoint": checkpoint._asdict()}
+    # Always the same temporary name (the lock admits one process), so that kills leave at most one such file.
     temporary = journal_of(path) + ".new"
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
     with open(os.open(temporary, flags, 0o666), "w", encoding="ascii") as file:
@@ -71,7 +76,7 @@ def write_journal(path, run, checkpoint):
 
 
 def read_journal(path):
-    """Returns the Journal of the file path, None where there is none. Raises UsageError: it cannot be read."""
+    """Returns the Journal of the output path, None if there is none. Raises UsageError: it cannot be read."""
     try:
         with open(journal_of(path), encoding="ascii") as file:
             value = json.load(file)
@@ -86,29 +91,29 @@ def read_journal(path):
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(
-            "%s cannot be used (%s: %s): how many rows of a stopped run there are is not known.\n"
-            "To replace them, give --overwrite, without --resume." % (journal_of(path), type(error).__name__, error)
+            f"{journal_of(path)} cannot be used ({type(error).__name__}: {error}), so the stopped run cannot "
+            "be resumed.\nTo replace them, give --overwrite without --resume."
         )
 
 
 def remove_journal(path):
-    """Removes the journal of the file path, if there is one."""
+    """Removes the journal of the output path, if there is one."""
     for name in (journal_of(path), journal_of(path) + ".new"):
         with contextlib.suppress(FileNotFoundError):
             os.unlink(name)
 
 
 def differences(before, now):
-    """Returns a line for each value that differs between two runs' dicts."""
+    """Returns a line of text for each value that differs between the settings of two runs."""
     names = sorted(set(before) | set(now))
     return [
-        f"{name.replace('_', ' ')}: {_shown(before.get(name))} then, {_shown(now.get(name))} now"
+        f"{name.replace('_', ' ')}: {_text(before.get(name))} then, {_text(now.get(name))} now"
         for name in names
         if before.get(name) != now.get(name)
     ]
 
 
-def _shown(value):
+def _text(value):
     return "none" if value is None else str(value)
 
 
@@ -118,10 +123,10 @@ def start_of_names():
 
 
 @contextlib.contextmanager
-def locked(path):
-    """Holds the output path for this process; the system gives it back however the process ends.
+def lock_output(path):
+    """Locks the output path for this process; the system releases the lock however the process ends.
 
-    Where the file system has no locks, the block runs without.
+    On a file system without locks the block runs without one.
 
     Raises:
         UsageError: another run is writing this file, or nothing can be written there.
@@ -137,15 +142,15 @@ def locked(path):
         except BaseException:
             os.close(descriptor)
             raise
-        os.close(descriptor)  # the run that held it has just ended and removed it
+        os.close(descriptor)  # the run that had the lock has just ended and removed the file
     try:
-        with contextlib.suppress(OSError):  # on a full disk whoever comes next is told no number
+        with contextlib.suppress(OSError):  # on a full disk the next process is not told our number
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, b"%d\n" % os.getpid(), 0)
         yield
     finally:
         with contextlib.suppress(OSError):
-            os.unlink(lock)  # before it is given back: whoever gets it then sees that it is gone
+            os.unlink(lock)  # before the lock is released: who gets it then sees that the file was removed
         os.close(descriptor)
 
 
@@ -154,10 +159,9 @@ def _lock(descriptor, path):
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-            holder = os.pread(descriptor, 20, 0).decode("ascii", "replace").strip()
+            process = os.pread(descriptor, 20, 0).decode("ascii", "replace").strip() or "unknown"
             raise UsageError(
-                "--out %s: another run is writing it (process %s); wait for it, or give this one another name"
-                % (path, holder or "unknown")
+                f"--out {path}: another run is writing it (process {process}); wait for it, or give another name"
             )
 
 

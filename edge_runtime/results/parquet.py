@@ -1,18 +1,26 @@
-"""Rows as a Parquet file."""
+"""Rows as a Parquet file, built from JSON lines."""
 
 import base64
 import json
 
 from edge_runtime.machine.libraries import require
 
-_ROW_GROUP = 10000  # rows of a Parquet file that are in memory at once
+_ROW_GROUP = 10000  # rows that are in memory at a time
 
 
 def write_parquet(lines, file, columns):
-    """Writes JSON lines (a binary file, read twice) as Parquet to a binary file, a row group at a time.
+    """Writes JSON lines as Parquet, a row group at a time.
 
-    An empty cell is null. Parquet's text is UTF-8: in a name that is not, the odd bytes are shown as \\xff, and a last
-    column `file_bytes` (there only if there is such a name) has the name's own bytes.
+    An empty cell is null. Parquet's text is UTF-8: in a name that is not, other bytes are written as \\xff, and a last
+    column `file_bytes` (only if there is such a name) has the name's own bytes.
+
+    Args:
+        lines: binary file of JSON lines; it is read twice.
+        file: binary file that is written.
+        columns: list of column names.
+
+    Raises:
+        MissingRequirement: pyarrow is not installed.
     """
     pyarrow, parquet = require("pyarrow"), require("pyarrow.parquet")
     odd = any(b"file_bytes" in line and "file_bytes" in json.loads(line.decode()) for line in lines)

@@ -1,23 +1,29 @@
-"""A row of the results: its columns and values."""
+"""A row of the results: its columns and its values."""
 
 UNKNOWN = "unknown"
 
 
 def columns_of(top, timed=False):
-    """Returns the columns of a result table with the top best labels; timed: of a video or a camera."""
+    """Returns the column names of a table with top labels in a row; timed: it is of a video or a camera."""
     more = [f"{name}_{rank}" for rank in range(2, top + 1) for name in ("label", "confidence")]
     return ["file", "label", "confidence", "error"] + more + (["time_s"] if timed else [])
 
 
 def is_unknown(label):
-    """Whether the name of a class reads like UNKNOWN, so that one cannot be told from the other."""
+    """Whether the name of a class reads like the answer UNKNOWN."""
     return label.strip().casefold() == UNKNOWN
 
 
 def row_of(prediction, top, threshold=None):
-    """Returns the values of a Prediction's row, in the order of columns_of(top).
+    """Returns the values of a row, in the order of columns_of(top).
 
-    An unreadable photo's numbers are None: an empty cell in a table, null in JSON.
+    Args:
+        prediction: edge_runtime.classifier.Prediction.
+        top: how many labels.
+        threshold: below this confidence (0 to 1) the label is UNKNOWN; None: never.
+
+    Returns:
+        a list. An unreadable photo's confidences are None: an empty cell in a table, null in JSON.
     """
     if prediction.error:
         return [prediction.name, "", None, prediction.error] + ["", None] * (top - 1)

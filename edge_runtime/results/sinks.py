@@ -1,4 +1,4 @@
-"""Where rows go that no run resumes: a list, standard output, a device."""
+"""Where rows go that cannot be resumed: a list, standard output, a device."""
 
 import contextlib
 import io
@@ -8,12 +8,12 @@ import typing
 
 from edge_runtime import files
 from edge_runtime.errors import UsageError
-from edge_runtime.results import text_formats
+from edge_runtime.results.formats import FORMATS
 from edge_runtime.text import printable
 
 
 class Sink:
-    """What all sinks have: rows and unreadable count what was written."""
+    """Something that rows are written to. rows and unreadable count them; kept_rows of them are safe."""
 
     def __init__(self, rows=0, unreadable=0):
         self.rows = rows
@@ -21,19 +21,19 @@ class Sink:
 
     @property
     def kept_rows(self):
-        """How many rows are safe, whatever happens now."""
+        """How many rows stay whatever happens now."""
         return self.rows
 
     def write(self, values, ends_batch=True):
-        """Writes a row: values in the order of the columns; ends_batch as in edge_runtime.pipeline.batch.Answer."""
+        """Writes a row: values in the order of the columns. ends_batch: it is the last row of its batch."""
         self.rows += 1
         self.unreadable += bool(values[3])
 
     def save(self):
-        """Brings what was written to where it is safe, as far as that works. Raises nothing; from any thread."""
+        """Brings the rows to safety, as far as that works. Raises nothing; may be called from any thread."""
 
     def finish(self):
-        """Ends the output."""
+        """Completes the output."""
 
     def __enter__(self):
         return self
@@ -43,31 +43,31 @@ class Sink:
 
 
 class ListSink(Sink):
-    """Keeps the rows, each a dict, in .listed: for the one document of --json."""
+    """Keeps the rows as dicts in .row_dicts, for the JSON document."""
 
     kept_rows = 0  # they are in memory
 
     def __init__(self, columns):
         super().__init__()
-        self.listed: typing.List[dict] = []
+        self.row_dicts: typing.List[dict] = []
         self._columns = columns
 
     def write(self, values, ends_batch=True):
-        """Adds a row."""
-        self.listed.append(dict(zip(self._columns, values)))
+        """Adds a row to the list."""
+        self.row_dicts.append(dict(zip(self._columns, values)))
         super().write(values)
 
 
 class StreamSink(Sink):
-    """Writes the rows where nothing is replaced, a batch at a time: to standard output, a device, a FIFO."""
+    """Writes the rows, a batch at a time, to standard output, a device or a FIFO."""
 
     def __init__(self, columns, path=None, suffix=".tsv"):
         """Begins the output.
 
         Args:
-            columns: as columns_of returns them.
-            path: what edge_runtime.files.is_stream tells; None for standard output.
-            suffix: .tsv, .csv or .jsonl.
+            columns: list of column names.
+            path: a device, FIFO or open file such as /dev/stderr; None for standard output.
+            suffix: of a text format: .tsv, .csv or .jsonl.
 
         Raises:
             UsageError: it cannot be written.
@@ -80,41 +80,41 @@ class StreamSink(Sink):
         if path:
             with files.named(self._output):
                 self._file = open(files.open_stream(path), "wb")  # noqa: SIM115
-        # A terminal would obey the escape sequences in a name.
-        self._escaped = self._file.isatty()
-        # A file name may hold bytes that are no UTF-8: they are written as they are.
+        # A terminal would execute the escape sequences in a name.
+        self._is_terminal = self._file.isatty()
+        # Bytes of a file name that are not UTF-8 are written as they are.
         self._text = io.TextIOWrapper(
             self._file, encoding="utf-8", errors="surrogateescape", newline="", write_through=True
         )
         try:
             with self._writing():
-                self._row = text_formats.row_writer(self._text, columns, suffix)
+                self._write_row = FORMATS[suffix].row_writer(self._text, columns)
         except BaseException:
             self.__exit__(*sys.exc_info())
             raise
 
     def write(self, values, ends_batch=True):
-        """Writes a row. Raises UsageError: it cannot be written; BrokenPipeError: whoever read has gone."""
-        shown = [printable(value) if self._escaped and isinstance(value, str) else value for value in values]
+        """Writes a row. Raises UsageError: it cannot be written; BrokenPipeError: its reader went away."""
+        texts = [printable(value) if self._is_terminal and isinstance(value, str) else value for value in values]
         with self._writing():
-            self._row(shown)
+            self._write_row(texts)
             if ends_batch:
                 self._text.flush()
         super().write(values)
 
     def save(self):
-        """Hands over what is still held back. Raises nothing."""
+        """Writes out the buffer. Raises nothing."""
         with contextlib.suppress(OSError):
             self._text.flush()
 
     def finish(self):
-        """Hands over what is still held back. Raises as write does."""
+        """Writes out the buffer. Raises UsageError: it cannot be written; BrokenPipeError: its reader went away."""
         with self._writing():
             self._text.flush()
 
     def __exit__(self, *_):
         if self._broken:
-            # What could not be written would be tried again, and complained of, when the file is closed.
+            # Else closing the file would try to write the rest, and fail.
             os.dup2(os.open(os.devnull, os.O_WRONLY), self._file.fileno())
         self._text.detach()
         if self._path:

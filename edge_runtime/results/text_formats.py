@@ -1,4 +1,8 @@
-"""Rows as text: TSV, CSV and JSON lines."""
+"""Rows as text: TSV, CSV and JSON lines.
+
+Each function takes an open text file (newline="") and the column names; header=False adds rows to a table that has its
+header. It returns a function that writes one row: values in the order of the columns.
+"""
 
 import csv
 import json
@@ -6,20 +10,24 @@ import json
 from edge_runtime.text import plain_json
 
 
-def row_writer(file, columns, suffix, header=True):
-    """Returns a function that writes one result row (values in the order of columns) to a text file.
+def tsv_writer(file, columns, header=True):
+    """Returns a function that writes one row as tab-separated values (Python's dialect excel-tab)."""
+    return _table_writer(file, columns, header, "excel-tab")
 
-    Args:
-        file: open text file (newline="").
-        columns: column names; written as a header for tables.
-        suffix: ".tsv", ".csv" or ".jsonl".
-        header: False to add to a table that has one.
-    """
-    if suffix == ".jsonl":
-        return lambda values: file.write(json.dumps(plain_json(dict(zip(columns, values)))) + "\n")
-    dialect = "excel-tab" if suffix == ".tsv" else "excel"
+
+def csv_writer(file, columns, header=True):
+    """Returns a function that writes one row as comma-separated values (Python's dialect excel)."""
+    return _table_writer(file, columns, header, "excel")
+
+
+def json_lines_writer(file, columns, header=True):
+    """Returns a function that writes one row as a JSON object on a line of its own. There is no header."""
+    return lambda values: file.write(json.dumps(plain_json(dict(zip(columns, values)))) + "\n")
+
+
+def _table_writer(file, columns, header, dialect):
     plain = csv.writer(file, dialect, lineterminator="\n")
-    # Older Pythons do not quote a carriage return of their own accord when the line ends with "\n" alone.
+    # With the line terminator "\n", older Pythons do not quote a value with a carriage return.
     quoted = csv.writer(file, dialect, lineterminator="\n", quoting=csv.QUOTE_ALL)
 
     def write(values):

@@ -19,7 +19,7 @@ _CSI_PIPELINE = (
 
 def open_camera(number):
     """Opens a V4L2 camera by its number. Returns a cv2.VideoCapture, which may not be open."""
-    # No buffer size is set: the reading thread keeps OpenCV's four empty, and with one buffer cameras halve their rate.
+    # No buffer size is set: the reading thread keeps OpenCV's four buffers empty; with one, cameras halve their rate.
     return cv2.VideoCapture(number, cv2.CAP_V4L2)
 
 
@@ -27,9 +27,10 @@ def open_csi(number):
     """Opens a Jetson's CSI camera. Returns a cv2.VideoCapture. Raises MissingRequirement without GStreamer."""
     if not re.search(r"GStreamer: +YES", cv2.getBuildInformation()):
         raise MissingRequirement(
-            "csi: a camera on the CSI connector is read through GStreamer, which OpenCV %s here lacks.\n"
+            "csi: a camera on the CSI connector is read through GStreamer, "
+            f"which OpenCV {cv2.__version__} here lacks.\n"
             "On a Jetson use JetPack's own OpenCV: pip uninstall opencv-python opencv-python-headless; "
-            "python3 -m venv --system-site-packages VENV" % cv2.__version__
+            "python3 -m venv --system-site-packages VENV"
         )
     return cv2.VideoCapture(_CSI_PIPELINE % number, cv2.CAP_GSTREAMER)
 
@@ -38,13 +39,13 @@ def explain_camera(number):
     """Returns why a V4L2 camera may not open, and how to look."""
     device = f"/dev/video{number}"
     if not os.path.exists(device):
-        there = ", ".join("%s (%s)" % camera for camera in jetson.cameras()) or "none"
-        found = f"There is no {device}; cameras here: {there}"
+        cameras = ", ".join(f"{path} ({name})" for path, name in jetson.cameras()) or "none"
+        reason = f"There is no {device}; cameras here: {cameras}"
     elif not os.access(device, os.R_OK | os.W_OK):
-        found = f"This user may not use {device}: sudo usermod -aG video $USER, then log in again"
+        reason = f"This user may not use {device}: sudo usermod -aG video $USER, then log in again"
     else:
-        found = f"{device} is there: another program may hold it (fuser -v {device}), or it gives no pictures"
-    return f"{found}.\nTried with OpenCV's V4L2. To look: v4l2-ctl --list-devices"
+        reason = f"{device} exists: another program may be using it (fuser -v {device}), or it gives no pictures"
+    return f"{reason}.\nTried with OpenCV's V4L2. To look: v4l2-ctl --list-devices"
 
 
 def explain_csi(number):

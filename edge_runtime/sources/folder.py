@@ -98,13 +98,14 @@ def _walk(top, passed_over):
 def count_folder(top):
     """Yields once for each Item of a folder, in any order; listing.TOO_MANY when it has too many folders to count."""
     for path, kind, _ in listing.walk(top, listing.AT_ONCE):
-        if kind == listing.TOO_MANY:
-            yield listing.TOO_MANY
+        if kind == listing.FILE:
+            if _is_item(path):
+                yield path
         elif kind == listing.FOLDER:
             if is_photo_name(path) and path != top:  # the Item that says so
                 yield path
-        elif kind != listing.FILE or _is_item(path):
-            yield path
+        else:
+            yield listing.TOO_MANY if kind == listing.TOO_MANY else path
 
 
 def _is_item(path):

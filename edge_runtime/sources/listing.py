@@ -89,7 +89,7 @@ def walk(top, max_pending=None):
                 for entry in entries:
                     if is_left_out(entry.name):
                         continue
-                    path = os.path.join(folder, entry.name)
+                    path = entry.path if folder else entry.name
                     if entry.is_dir(follow_symlinks=False) or (entry.is_symlink() and is_folder(path)):
                         pending.append((path, above + (identity,)))
                     else:

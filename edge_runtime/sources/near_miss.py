@@ -9,6 +9,8 @@ import unicodedata
 from edge_runtime.photos import formats
 from edge_runtime.sources.listing import names_in
 
+SUGGESTION = "; did you mean "  # begins a suggestion
+
 _MAX_NAMES = 10000  # in a folder that is searched
 
 _MAX_FOLDERS = 4  # whose names are kept
@@ -37,7 +39,7 @@ def near_miss(path):
     form = ""
     if unicodedata.normalize("NFC", folder) == unicodedata.normalize("NFC", path):
         form = " (the same letters in another Unicode form)"
-    return f'; did you mean "{folder}"?{form}'
+    return f'{SUGGESTION}"{folder}"?{form}'
 
 
 def _similar_names(folder):

@@ -1,4 +1,4 @@
-"""A video file that delivers its frames when they are due, as a camera does."""
+"""Plays a video file as if it were a camera."""
 
 import time
 
@@ -9,9 +9,13 @@ from edge_runtime.sources.video import next_picture, open_capture, open_regular,
 
 
 class Playback:
-    """A video file that delivers its frames when they are due, with cv2.VideoCapture's methods."""
+    """A video file that delivers its frames when they are due, with cv2.VideoCapture's methods.
+
+    Frames that cannot be decoded are passed over, and counted in counts.damaged.
+    """
 
     def __init__(self, path, counts):
+        """Opens the file. Raises UsageError: it cannot be read."""
         with open_regular(path) as file:
             self._capture = open_capture(path, file)
         self._frames_per_second = self._capture.get(cv2.CAP_PROP_FPS) or 25.0
@@ -47,8 +51,8 @@ class Playback:
         return True, self._bgr
 
     def get(self, _):
-        """Returns NaN: a playback has no clock of its own."""
-        return float("nan")  # no clock: a slow machine plays it slower, which is no delay of a camera
+        """Returns NaN, for it has no clock: a slow machine plays it slower, and that is no delay of a camera."""
+        return float("nan")
 
     def release(self):
         """Closes the file."""

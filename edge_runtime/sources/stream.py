@@ -10,14 +10,15 @@ from edge_runtime.secrets import shown_address
 from edge_runtime.sources.kinds import PORTS, scheme_of
 from edge_runtime.sources.video import QUIET
 
-OPEN_S = 15  # until a source that is being opened must have given its first frame
+OPEN_S = 15  # within which a source that is opened must give its first frame
 
-_READ_TIMEOUT_MS = 4000  # below _SILENCE_S: where OpenCV has a time limit of its own, no thread is left hanging
+_READ_TIMEOUT_MS = 4000  # less than connection.py waits: where OpenCV has a time limit, no thread is left hanging
 
 
 def open_stream(address):
-    """RTSP by TCP: a lost UDP packet smears the picture until the next key frame, and would be classified like that."""
+    """Opens a stream with OpenCV's ffmpeg. Returns a cv2.VideoCapture, which may not be open."""
     settings = []
+    # TCP: a lost UDP packet would smear the picture, and smeared pictures be classified, until the next key frame.
     options = "rtsp_transport;tcp" if scheme_of(address) in ("rtsp", "rtsps") else ""
     if hasattr(cv2, "CAP_PROP_READ_TIMEOUT_MSEC"):
         settings += [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, OPEN_S * 1000, cv2.CAP_PROP_READ_TIMEOUT_MSEC, _READ_TIMEOUT_MS]
@@ -31,25 +32,25 @@ def open_stream(address):
 
 
 def explain_stream(address):
-    """Returns why a stream may not open, and how to look: its host and port are tried."""
+    """Returns why a stream may not open, and how to look: a connection to its host and port is tried."""
     scheme, shown = scheme_of(address), shown_address(address)
     rest = address.partition("://")[2]
     user, _, after = rest.rpartition("@")
     if ":" in user or not re.search("[/?#]", user):  # else the @ is in the path
         rest = after
     place = re.match(r"(?:\[([^]/?#]*)\]|([^:/?#]*))(?::(\d*))?(?=[/?#]|$)", rest)
-    looks = "-rtsp_transport tcp " if scheme in ("rtsp", "rtsps") else ""
-    tried = f".\nTried with OpenCV's ffmpeg. To look: ffprobe {looks}'{shown}'"
+    transport = "-rtsp_transport tcp " if scheme in ("rtsp", "rtsps") else ""
+    advice = f".\nTried with OpenCV's ffmpeg. To look: ffprobe {transport}'{shown}'"
     if re.search("[/?#@%]", re.sub("%[0-9A-Fa-f]{2}", "", user)):
-        return f"A password's / ? # @ % must be written as %2F %3F %23 %40 %25 in an address{tried}"
+        return f"A password's / ? # @ % must be written as %2F %3F %23 %40 %25 in an address{advice}"
     if not place or int(place.group(3) or 0) > 65535:
-        return f"The address is wrong: expected {scheme}://USER:PASSWORD@HOST:PORT/PATH{tried}"
+        return f"The address is wrong: expected {scheme}://USER:PASSWORD@HOST:PORT/PATH{advice}"
     host, port = place.group(1) or place.group(2), int(place.group(3) or PORTS[scheme])
     if scheme in ("udp", "srt"):
-        return f"Nothing came from {host or 'any host'} on port {port}{tried}"
+        return f"Nothing came from {host or 'any host'} on port {port}{advice}"
     try:
         socket.create_connection((host, port), timeout=3).close()
-        found = f"{host} answers on port {port}: look at the path, user and password"
-    except (OSError, UnicodeError) as error:  # the latter for a host's name that cannot be one
-        found = f"{host} cannot be reached on port {port} ({getattr(error, 'strerror', None) or error})"
-    return found + tried
+        reason = f"{host} answers on port {port}: check the path, user and password"
+    except (OSError, UnicodeError) as error:  # UnicodeError: an impossible host name
+        reason = f"{host} cannot be reached on port {port} ({getattr(error, 'strerror', None) or error})"
+    return reason + advice

@@ -30,9 +30,9 @@ def images_folder_of(table, images_folder):
 
 
 def table_items(path, images_folder):
-    """Yields an Item for each row of a table (see table_reader.read_rows); its files are below images_folder."""
-    for row, file_path, root in table_rows(path, images_folder):
-        yield item_of(row.file, file_path, row.problem, root)
+    """Returns an iterator of an Item per row of a table (see table_reader.read_rows), its files below images_folder."""
+    rows = table_rows(path, images_folder)
+    return (item_of(row.file, file_path, row.problem, root) for row, file_path, root in rows)
 
 
 def table_rows(path, images_folder, need_label=False):

@@ -1,7 +1,7 @@
-"""What a video file says of itself: which frames there must be, and where it must end.
+"""Reads what a video file states about itself: which frames it must have, and where it must end.
 
-OpenCV passes over what it cannot decode (older ones without a sign), and the frame count that it gives is a guess for
-files without a table of frames. Here only what the file itself states is read, so that it can serve as proof.
+OpenCV passes over what it cannot decode (older versions without a sign), and its frame count is an estimate for files
+without a table of frames. Only what the file itself states is read here, so that it can serve as proof.
 """
 
 import io
@@ -16,9 +16,9 @@ from edge_runtime.photos import jpeg
 
 _FIRST_BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot")
 
-_SEGMENT, _CLUSTER = b"\x18\x53\x80\x67", b"\x1f\x43\xb6\x75"  # of Matroska: what holds the others
+_SEGMENT, _CLUSTER = b"\x18\x53\x80\x67", b"\x1f\x43\xb6\x75"  # of Matroska: they contain the other elements
 
-_IN_SEGMENT = {  # all that may be in one, by the standard: SeekHead, Info, Tracks, Cues, Attachments, Chapters, Tags
+_IN_SEGMENT = {  # all that the standard allows in one: SeekHead, Info, Tracks, Cues, Attachments, Chapters, Tags
     bytes.fromhex(kind)
     for kind in ("114d9b74", "1549a966", "1654ae6b", "1f43b675", "1c53bb6b", "1941a469", "1043a770", "1254c367")
 }
@@ -27,21 +27,21 @@ _IN_SEGMENT |= {b"\xec", b"\xbf"}  # padding, a checksum
 
 _IN_CLUSTER = {b"\xe7", b"\x58\x54", b"\xa7", b"\xab", b"\xa3", b"\xa0", b"\xaf", b"\xec", b"\xbf"}
 
-_PACKETS = 1 << 16  # of a transport stream that are looked at at once
+_PACKETS = 1 << 16  # of a transport stream that are checked at once
 
-_MOST_BYTES = 64 << 20  # of an MP4's tables that are read: more than a day of video; and of a JPEG
+_MAX_BYTES = 64 << 20  # of an MP4's tables, which is more than a day of video; and of a JPEG
 
-_ZEROS = 32  # bytes of zeros in a JPEG that are looked at more closely
+_ZEROS = 32  # bytes of zeros in a row that make a JPEG suspicious
 
 
 def frame_times(file):
-    """Returns when each frame of an MP4 or MOV is shown, by the file's own table.
+    """Returns when each frame of an MP4 or MOV is shown, from the file's own table.
 
     Args:
         file: open for reading, binary.
 
     Returns:
-        float64 [frames], seconds, sorted, the first is 0. None where nothing sure can be said: another format, a file
+        float64 [frames], seconds, sorted, the first is 0. None where the table proves nothing: another format, a file
         in fragments, several video tracks, an edit list that leaves frames out.
     """
     try:
@@ -55,14 +55,14 @@ def frame_times(file):
         return None
 
 
-def cut_short(file):
-    """Returns "" or how a file of a kind that states its length (MP4, MOV, AVI, MKV, WebM) ends before that length."""
+def missing_end(file):
+    """Returns how a file that states its length (MP4, MOV, AVI, MKV, WebM) ends before that length; "" for all else."""
     size = os.fstat(file.fileno()).st_size
     head = _read(file, 0, 64)
     end = 0
     if head[:4] == b"RIFF":
         end = 8 + struct.unpack("<I", head[4:8])[0]
-        end = 0 if end == 8 + 0xFFFFFFFF else end  # a recording that nobody ended
+        end = 0 if end == 8 + 0xFFFFFFFF else end  # a recording that was never finished
     elif head[:4] == b"\x1a\x45\xdf\xa3":
         segment = 4 + sum(_ebml_number(head[4:]))
         if head[segment : segment + 4] == _SEGMENT:
@@ -71,28 +71,30 @@ def cut_short(file):
             end = 0 if unknown else segment + 4 + width + length
     else:
         end = max([0] + [box_end for _, _, box_end in _top_boxes(file, size)])
-    return f"its header says {end} bytes, {size} are there" if end > size else ""
+    return f"its header says {end} bytes, it has {size}" if end > size else ""
 
 
-def broken(file):
-    """Returns "" or where an MKV, WebM, AVI, MPG or TS is overwritten between its frames, or (TS) lacks packets: ffmpeg
-    looks for the next one there without a word, and may find none."""
+def damage(file):
+    """Returns where an MKV, WebM, AVI, MPG or TS is overwritten between its frames, or (TS) lacks packets; else "".
+
+    There ffmpeg silently looks for the next frame, and may find none.
+    """
     size = os.fstat(file.fileno()).st_size
     head = _read(file, 0, 12)
     if head[:4] == b"\x1a\x45\xdf\xa3":
-        place = _broken_matroska(file, size)
+        place = _damage_matroska(file, size)
     elif head[:4] == b"RIFF" and head[8:] == b"AVI ":
-        place = _broken_avi(file, size)
+        place = _damage_avi(file, size)
     elif head[:4] == b"\0\0\1\xba":
-        place = _broken_program_stream(file, size)
+        place = _damage_program_stream(file, size)
     else:
-        place = _broken_transport_stream(file)
+        place = _damage_transport_stream(file)
     return "" if place is None else f"the file is damaged at byte {place}"
 
 
-def _broken_matroska(file, size):
-    place, end = 0, size  # the latter of the segment; something may have been appended behind it
-    cluster_end, allowed, stated = 0, None, True
+def _damage_matroska(file, size):
+    place, end = 0, size  # end: of the segment; something may have been appended behind it
+    cluster_end, allowed, has_length = 0, None, True
     while place < end - 12:
         if allowed is not None and place >= cluster_end:
             allowed = _IN_SEGMENT
@@ -105,9 +107,9 @@ def _broken_matroska(file, size):
             return start
         place += width + length_width
         if kind == _SEGMENT:
-            allowed, stated = _IN_SEGMENT, not unknown
+            allowed, has_length = _IN_SEGMENT, not unknown
             end = size if unknown else min(size, place + length)
-        elif kind == _CLUSTER:  # one of unknown length ends where something of the segment comes
+        elif kind == _CLUSTER:  # one of unknown length ends at the next element of the segment
             allowed = _IN_CLUSTER | _IN_SEGMENT if unknown else _IN_CLUSTER
             cluster_end = end if unknown else place + length
         elif unknown:
@@ -115,12 +117,12 @@ def _broken_matroska(file, size):
         else:
             place += length
             within = cluster_end if start < cluster_end else end
-            if place > within:  # beyond the end of a recording that nobody ended proves nothing
-                return start if stated or within < size else None
-    return None  # whether all is there says cut_short
+            if place > within:  # beyond the end of a recording that was never finished: no proof
+                return start if has_length or within < size else None
+    return None  # missing_end finds out whether the file is complete
 
 
-def _broken_program_stream(file, size):
+def _damage_program_stream(file, size):
     place = 0
     while place + 14 <= size:
         head = _read(file, place, 64)
@@ -134,11 +136,11 @@ def _broken_program_stream(file, size):
         elif head[3] > 0xBA:
             place += 6 + struct.unpack(">H", head[4:6])[0]
         else:
-            return None if head[3] == 0xB9 else place  # the end: what is behind it was appended
+            return None if head[3] == 0xB9 else place  # 0xB9 is the end: what follows was appended
     return None
 
 
-def _broken_transport_stream(file):
+def _damage_transport_stream(file):
     # Each packet begins with 0x47, or with a time of four bytes before that. Some have a checksum behind them.
     head = _read(file, 0, 1024)
     layouts = [(step, first) for step, first in ((188, 0), (192, 4), (204, 0)) if head[first::step][:5] == b"GGGGG"]
@@ -147,7 +149,7 @@ def _broken_transport_stream(file):
     step, first = layouts[0]
     size = os.fstat(file.fileno()).st_size
     before, before_places = np.zeros((0, 6), np.uint8), np.zeros(0, int)  # the last packet of each kind
-    lost = size  # where the first one is missing; that is damage if others follow, else something was appended
+    lost = size  # where the first packet is missing; that is damage if others follow, else something was appended
     for start in range(first, size, step * _PACKETS):
         data = np.frombuffer(_read(file, start, step * _PACKETS), np.uint8)
         packets = data[: len(data) // step * step].reshape(-1, step)[:, :6]
@@ -164,11 +166,15 @@ def _broken_transport_stream(file):
 
 
 def _gaps(packets):
-    """Returns, of packets of a transport stream (uint8 [packets, 6], how each begins):
+    """Finds gaps between the packets of a transport stream.
 
-    bool [packets]: one of its kind is missing before it, or it is itself damaged. Where a unit (a frame, a table)
-    begins nothing counts as missing: so it is where recordings were joined.
-    Which are the last of their kind.
+    Args:
+        packets: uint8 [packets, 6], the first bytes of each.
+
+    Returns:
+        bool [packets]: a packet of its kind is missing before it, or it is itself damaged (at the start of a frame or a
+        table nothing counts as missing, for recordings may be joined there);
+        int [kinds]: which packets are the last of their kind.
     """
     flags, kinds = packets[:, 3], (packets[:, 1] & 0x1F).astype(np.uint16) << 8 | packets[:, 2]
     restart = (flags & 0x20 > 0) & (packets[:, 4] > 0) & (packets[:, 5] & 0x80 > 0)
@@ -181,13 +187,13 @@ def _gaps(packets):
     return gaps, order[np.flatnonzero(np.append(~same, True)[: len(order)])]
 
 
-def _broken_avi(file, size):
+def _damage_avi(file, size):
     return next((place for kind, place, _ in _chunks(file, size) if kind is None), None)
 
 
 def _chunks(file, size):
-    """Yields (kind, place, length) of what an AVI's lists hold; at the end a kind of None where it is broken."""
-    place = end = 0  # the latter of the RIFF that place is in; a large file has several
+    """Yields (kind, place, length) of an AVI's chunks; at the end a kind of None where the file is damaged."""
+    place = end = 0  # end: of the RIFF that place is in; a large file has several
     while place + 8 <= size:
         kind, length = struct.unpack("<4sI", _read(file, place, 8))
         if kind == b"RIFF":
@@ -198,14 +204,14 @@ def _chunks(file, size):
             yield None, place, 0
             return
         if kind in (b"RIFF", b"LIST"):
-            place += 12  # it has a name, and more of the same in it
+            place += 12  # it has a name, and chunks in it
         else:
             yield kind, place, length
             place += 8 + length + length % 2
 
 
 def jpegs(file):
-    """Yields (number, bytes) of the frames of an AVI that consists of JPEGs, up to where it is broken; else nothing."""
+    """Yields (number, bytes) of the frames of an AVI of JPEGs, up to where it is damaged; nothing of another file."""
     size = os.fstat(file.fileno()).st_size
     head = _read(file, 0, 4096)
     stream = re.search(b"strh....(vids)(....)", head, re.DOTALL) if head[:4] == b"RIFF" else None
@@ -213,17 +219,17 @@ def jpegs(file):
         return
     number = 0
     for kind, place, length in _chunks(file, size):
-        if kind in (b"00dc", b"00db") and length:  # one of no bytes is the one before, once more; OpenCV leaves it out
-            if length > _MOST_BYTES:
+        if kind in (b"00dc", b"00db") and length:  # one of no bytes repeats the one before; OpenCV leaves it out
+            if length > _MAX_BYTES:
                 return
             yield number, _read(file, place + 8, length)
             number += 1
 
 
 def jpeg_damage(data):
-    """Returns "" or how a frame that is a JPEG is damaged: ffmpeg shows it with a part of another, or grey.
+    """Returns how a frame that is a JPEG is damaged, "" if it is not: ffmpeg shows a part of another frame, or grey.
 
-    Decoding all of it again would take a third of the time that ffmpeg takes, so that is done only for a hint.
+    Decoding every frame again would add a third to ffmpeg's time; only suspicious ones are.
     """
     try:
         facts = jpeg.read_facts(io.BytesIO(data))
@@ -239,7 +245,7 @@ def jpeg_damage(data):
 
 
 def _ebml_number(data):
-    """Returns (how many bytes it takes, value) of the number at the start of Matroska's data."""
+    """Returns (width in bytes, value) of the number at the start of Matroska data."""
     first = data[0] if data else 0
     width = 9 - first.bit_length()
     if not 1 <= width <= 8 or len(data) < width:
@@ -269,7 +275,7 @@ def _movie(file):
     size = os.fstat(file.fileno()).st_size
     for kind, start, end in _top_boxes(file, size):
         if kind == b"moov":
-            return _Boxes(_read(file, start, end - start)) if end <= size and end - start <= _MOST_BYTES else None
+            return _Boxes(_read(file, start, end - start)) if end <= size and end - start <= _MAX_BYTES else None
     return None
 
 
@@ -299,7 +305,7 @@ class _Boxes:
 
 
 def _times(track, movie_header):
-    """Returns the times of a video track, as frame_times. Raises ValueError where they are not sure."""
+    """Returns when each frame of a video track is shown: float64 [frames], seconds. Raises ValueError: no proof."""
     media = track[b"mdia"]
     table = media[b"minf"][b"stbl"]
     scale = _scale(media[b"mdhd"].data)
@@ -312,11 +318,11 @@ def _times(track, movie_header):
     if b"ctts" in table:
         times = times + _runs(table[b"ctts"].data, ">i4", count)
     if b"edts" in track:
-        first, last = _edit(track[b"edts"][b"elst"].data, float(scale) / _scale(movie_header))
+        first, last = _edit(track[b"edts"][b"elst"].data, scale / _scale(movie_header))
         if first > times.min() or last <= times.max():
             raise ValueError("an edit list that leaves frames out")
-    times = np.sort(times[sizes > 0])  # a frame of no bytes is the one before, once more
-    return (times - times[0]) / float(scale)
+    times = np.sort(times[sizes > 0])  # a frame of no bytes repeats the one before
+    return (times - times[0]) / scale
 
 
 def _scale(header):
@@ -330,7 +336,7 @@ def _scale(header):
 def _runs(data, kind, count):
     """Returns the values of a table of (how many, value), each as often as it says: int64 [count]."""
     entries = np.frombuffer(data, ">u4", 2 * struct.unpack_from(">I", data, 4)[0], 8).reshape(-1, 2)
-    if int(entries[:, 0].sum(dtype=np.int64)) != count:  # or a false number would take all memory
+    if int(entries[:, 0].sum(dtype=np.int64)) != count:  # or a wrong number would take all memory
         raise ValueError("tables of different lengths")
     return np.repeat(entries[:, 1].copy().view(kind).astype(np.int64), entries[:, 0].astype(np.int64))
 
@@ -340,10 +346,10 @@ def _edit(data, ratio):
     version, count = data[0], struct.unpack_from(">I", data, 4)[0]
     layout = struct.Struct(">Qqhh" if version else ">Iihh")
     edits = [layout.unpack_from(data, 8 + number * layout.size) for number in range(count)]
-    shown = [edit for edit in edits if edit[1] >= 0]  # the others are a pause before the start
-    if len(shown) != 1 or edits[-1] is not shown[0] or shown[0][2:] != (1, 0):
-        raise ValueError("a film of several parts, or at another speed")
-    duration, first = shown[0][:2]
+    parts = [edit for edit in edits if edit[1] >= 0]  # the others are a pause before the start
+    if len(parts) != 1 or edits[-1] is not parts[0] or parts[0][2:] != (1, 0):
+        raise ValueError("a video of several parts, or at another speed")
+    duration, first = parts[0][:2]
     return first, first + duration * ratio if duration else float("inf")
 
 

@@ -18,7 +18,7 @@ from convert.child import ChildError
 from edge_runtime.bundle import checksums, manifest, writing
 from edge_runtime.bundle.reading import Bundle
 from edge_runtime.cli.classify import main
-from edge_runtime.engines import modules
+from edge_runtime.engines import kinds
 from edge_runtime.engines.onnxruntime import OPTIMIZED_MODEL
 from edge_runtime.engines.selection import list_engines, open_engine
 from edge_runtime.errors import BundleError, MissingRequirement, ParityError, UsageError
@@ -139,7 +139,7 @@ def test_an_engine_is_published_with_its_facts_and_answers_as_the_original(
     folder = os.path.join(tiny_bundle, "engines", name)
     assert set(record["files"]) == set(os.listdir(folder)) - {"engine.json"} != set()
     checksums.check_files(folder, record["files"], sums=True)
-    assert set(modules.module_of(target).FILES) <= set(record["files"])  # what it will open
+    assert set(kinds.module_of(target).FILES) <= set(record["files"])  # what it will open
 
     said = capsys.readouterr()
     assert said.out.startswith("%s beside the original, on 12 photos\n" % name)  # and nothing of the libraries' own

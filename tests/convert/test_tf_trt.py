@@ -17,7 +17,7 @@ from convert import child, cli, tf_trt
 from convert.conversion import Settings
 from edge_runtime.bundle.reading import Bundle
 from edge_runtime.engines import tf_trt as engine_module
-from edge_runtime.engines.modules import create_engine
+from edge_runtime.engines.kinds import create_engine
 from edge_runtime.engines.record import EngineInfo
 from edge_runtime.engines.tf_trt import Probe
 from edge_runtime.errors import BundleError, MissingRequirement

@@ -1,20 +1,23 @@
 """The Python API: what a caller hands in, and what comes with each prediction."""
 
 import itertools
+import json
 import os
+import sys
 import threading
 import time
 
 import numpy as np
 import pytest
 
-from edge_runtime import classifier as classifier_module
 from edge_runtime.classifier import Classifier, Prediction
 from edge_runtime.engines import record, selection
+from edge_runtime.errors import MissingRequirement
 from edge_runtime.photos import picture as photos_picture
+from edge_runtime.pipeline import load
 from edge_runtime.sources.items import Frame, Item
 from edge_runtime.sources.video import Video
-from tests.helpers import COLOURS, photo, write_photo
+from tests.helpers import COLOURS, photo, picnic_edge, write_bytes, write_photo
 
 RED, GREEN = "red", "green, fresh & ripe"
 
@@ -79,7 +82,7 @@ def read_ahead(monkeypatch):
         time.sleep(0.003)
         return fit_image(picture)
 
-    monkeypatch.setattr(classifier_module, "fit_image", fit_late)
+    monkeypatch.setattr(load, "fit_image", fit_late)
 
 
 def refilled(size, count=64, show=lambda picture: picture):
@@ -236,3 +239,44 @@ def test_every_run_is_counted_by_itself(pristine_bundle):
 def test_a_single_photo_is_not_taken_for_many(classifier, single):
     with pytest.raises(TypeError, match=r"got a single one: classify\(\[photo\]\)"):
         classifier.classify(single)
+
+
+# --- a table for notebooks
+
+
+def test_a_table_has_the_rows_that_classify_writes(pristine_bundle, classifier, tmp_path):
+    pandas = pytest.importorskip("pandas")
+    for name, label in (("a.png", RED), ("b.png", GREEN)):
+        write_photo(str(tmp_path / name), photo(COLOURS[label]))
+    write_bytes(tmp_path / "c.png", b"no photo")
+    paths = [str(tmp_path / name) for name in ("a.png", "b.png", "c.png")]
+    table = classifier.classify_table(paths)
+    assert list(table.columns) == ["file", "label", "confidence", "error"]
+    assert table.confidence.dtype == float and np.isnan(table.confidence[2])
+    options = ["--engine", classifier.engine.name, "--batch", "4", "--json"]
+    results = json.loads(picnic_edge("classify", pristine_bundle, *paths, *options).stdout.decode())["results"]
+    expected = pandas.DataFrame(results, columns=table.columns).astype({"confidence": float})
+    pandas.testing.assert_frame_equal(table.drop(columns="file"), expected.drop(columns="file"))
+    assert list(table.file) == paths
+
+
+def test_a_table_with_more_labels_and_a_threshold(classifier):
+    pytest.importorskip("pandas")
+    photos = [photo(COLOURS[RED]), np.zeros((8, 8), np.uint8)]
+    table = classifier.classify_table(photos, top=9, threshold=1.01)
+    assert list(table.columns)[4:] == ["label_2", "confidence_2", "label_3", "confidence_3"]
+    assert list(table.label) == ["unknown", ""] and list(table.file) == ["", ""]
+    assert 0 <= table.confidence_3[0] <= table.confidence_2[0] <= table.confidence[0] <= 1
+    assert np.isnan(table.confidence_3[1]) and "uint8 array" in table.error[1]
+
+
+def test_a_table_of_no_photos_has_its_columns(classifier):
+    pytest.importorskip("pandas")
+    table = classifier.classify_table([])
+    assert len(table) == 0 and table.confidence.dtype == float
+
+
+def test_without_pandas_the_command_that_installs_it_is_named(classifier, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(MissingRequirement, match="pip install pandas"):
+        classifier.classify_table([])

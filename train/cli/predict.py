@@ -28,7 +28,7 @@ def parser():
         "--images", metavar="DIR", help="where the table's file names start (default: the table's folder)"
     )
     this.add_argument(
-        "--out", metavar="FILE", required=True, help="submission to write: .tsv, .csv, .jsonl or .parquet"
+        "--out", metavar="FILE", required=True, help=f"submission to write: a {formats.suffix_list()} file"
     )
     this.add_argument(
         "--engine", default="auto", metavar="NAME", help="engine to run (default auto: the fastest valid one)"

@@ -13,7 +13,7 @@ _READ_AHEAD = 2  # batches decoded while the model works on one
 
 
 def photo_batches(paths, batch_size, load=read_image):
-    """Yields batches of all photos, in order, made ahead by tf.data.
+    """Yields batches of all photos, in order, prefetched by tf.data.
 
     Args:
         paths: file names of readable photos.
@@ -21,24 +21,24 @@ def photo_batches(paths, batch_size, load=read_image):
         load: path -> uint8 [299, 299, 3]; training's augmentation goes here.
 
     Yields:
-        uint8 tensors [n, 299, 299, 3], RGB. Without load they are exactly what the edge runtime makes of the same
-        files, because the same function decodes them (tf.image knows neither EXIF orientation nor CMYK nor scaled
-        decoding, and would resize differently).
+        uint8 tensors [n, 299, 299, 3], RGB. Without load the pixels are exactly those of the edge runtime, because the
+        same function decodes the files (tf.image supports neither EXIF orientation nor CMYK nor scaled decoding, and
+        resizes differently).
 
     Raises:
-        UsageError: a photo cannot be read any more. StorageLost: none of its folder can. OutOfMemory.
+        UsageError: a photo cannot be read any more. StorageLost: its folder is gone. OutOfMemory.
     """
     tensorflow = require("tensorflow")
-    failures: typing.List[PicnicError] = []  # TensorFlow would only say that there was one
+    failures: typing.List[PicnicError] = []  # TensorFlow's own error does not name the cause
 
-    def read(place):
-        path = paths[place]
+    def read(index):
+        path = paths[index]
         try:
             return load(path)
         except ImageError as error:
-            gone = isinstance(error, PhotoMissing) and not os.path.isdir(os.path.dirname(path) or os.curdir)
+            folder_is_gone = isinstance(error, PhotoMissing) and not os.path.isdir(os.path.dirname(path) or os.curdir)
             hint = "it could be read before; put it back and give the same command again"
-            failures.append((StorageLost if gone else UsageError)(f"{path}: {error} ({hint})"))
+            failures.append((StorageLost if folder_is_gone else UsageError)(f"{path}: {error} ({hint})"))
             raise
         except MemoryError as error:
             failures.append(OutOfMemory(f"{path}: not enough memory to decode it ({error})"))
@@ -67,8 +67,8 @@ def photo_batches(paths, batch_size, load=read_image):
 def untuned(dataset):
     """Returns the tf.data dataset without autotuning.
 
-    No setting here is left to it, and the thread that tunes may miss that its iterator is at its end: TensorFlow 2.21
-    then waits there, doing nothing, until the thread wakes by itself (18 to 40 s were seen).
+    It has nothing to tune here, and its thread may miss the end of the iterator: TensorFlow 2.21 then waits, doing
+    nothing, until the thread wakes by itself (18 to 40 s were seen).
     """
     options = require("tensorflow").data.Options()
     if hasattr(options, "autotune"):

@@ -11,6 +11,7 @@ import numpy as np
 
 from edge_runtime import pages
 from edge_runtime.photos import read
+from edge_runtime.photos.picture import sharpness, upright_size
 from train.data.similarity import fingerprint
 
 # Grey values 0..255. Between the 5th and the 95th percentile, so that neither a lit product on black nor a dark one on
@@ -18,9 +19,8 @@ from train.data.similarity import fingerprint
 # 96 and less.
 DARK = 80  # 95th percentile below: even what is bright is dark
 BRIGHT = 180  # 5th percentile above: even what is dark is bright
-# Variance of the Laplacian (Pech-Pacheco et al., "Diatom autofocusing in brightfield microscopy", ICPR 2000). Sharp
-# photos from shops blurred by a Gaussian of 2 pixels have 9 in the median, of 3 pixels 6 at most; of the 2,936 as they
-# are, 4 are below 12 and look blurred, those from 20 on do not.
+# Sharpness. Sharp photos from shops blurred by a Gaussian of 2 pixels have 9 in the median, of 3 pixels 6 at most; of
+# the 2,936 as they are, 4 are below 12 and look blurred, those from 20 on do not.
 BLURRED = 12
 THUMBNAIL_SIDE = 112  # pixels, the longer side
 
@@ -37,7 +37,7 @@ class PhotoFacts(typing.NamedTuple):
     darkest: float  # 5th percentile of grey, 0..255
     brightest: float  # 95th percentile
     contrast: float  # this, hash_bits and colours: see train.data.similarity.Fingerprint
-    sharpness: float  # variance of the Laplacian at 299 x 299
+    sharpness: float  # edge_runtime.photos.picture.sharpness, at 299 x 299
     hash_bits: np.ndarray
     colours: np.ndarray
     thumbnail: str  # for <img src>, in the photo's own proportions
@@ -47,7 +47,7 @@ def look_at(path):
     """Reads a photo and returns its PhotoFacts. Raises ImageError with the reason where it cannot be read."""
     photo = read.read_photo(path)
     rgb, header = photo.picture, photo.header
-    width, height = (header.width, header.height) if header.orientation < 5 else (header.height, header.width)
+    width, height = upright_size(header.width, header.height, header.orientation)
     grey = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
     darkest, brightest = np.percentile(grey, (5, 95))
     like = fingerprint(rgb, photo.sha256)
@@ -61,7 +61,7 @@ def look_at(path):
         darkest=float(darkest),
         brightest=float(brightest),
         contrast=like.contrast,
-        sharpness=float(cv2.Laplacian(grey, cv2.CV_32F).var()),
+        sharpness=sharpness(rgb),
         hash_bits=like.hash_bits,
         colours=like.colours,
         thumbnail=_thumbnail(rgb, width, height),

@@ -1,11 +1,11 @@
 """Draws labelled photos of shop products, so that training can be tried without any download.
 
-Eight classes, chosen so that colour alone does not tell them apart: milk cartons and yoghurt cups share
+Eight classes, chosen so that colour alone does not distinguish them: milk cartons and yoghurt cups share
 white and one accent colour, tomato tins and red apples share red, orange juice and cereal share orange, and
-pears turn up again in the mixed fruit tray. What differs is the shape and the print, as on a real shelf.
+pears appear again in the mixed fruit tray. Shape and print differ, as on a real shelf.
 
-Every photo has a random generator of its own, seeded by (seed, split, class, number): the same seed gives the
-same bytes on one machine, and the hold-out shares no draw with the training photos.
+Every photo has its own random generator, seeded by (seed, split, class, number): the same seed gives the same
+bytes on one machine, and test and training photos share no random numbers.
 
 Colours are BGR in 0..255, as in OpenCV; lengths are pixels; angles are degrees. A product is drawn upright on a
 `_SIDE` x `_SIDE` layer, a pair (ink, mask): `ink` uint8 of 3 channels, `mask` uint8 with 255 inside the product.
@@ -19,7 +19,7 @@ import numpy as np
 
 from edge_runtime import files
 
-HOLD_OUT = 0.25  # share of each class that goes to test.tsv
+_TEST_SHARE = 0.25  # share of each class that goes to test.tsv
 
 _SIDE = 400  # side of a product layer
 _BASE = 370  # the layer's row on which a product stands
@@ -31,7 +31,7 @@ _ACCENTS = ((176, 92, 30), (60, 60, 190), (84, 140, 50), (150, 60, 120))  # blue
 Layer = Tuple[np.ndarray, np.ndarray]
 
 
-# ---- brushes: each changes the layer it is given ------------------------------------------------------------
+# ---- brushes: each draws on a layer
 
 
 def _tint(colour, rng, spread=14):
@@ -140,7 +140,7 @@ def _banana(layer: Layer, x: float, y: float, length: float, bend: float, rng) -
         cv2.circle(layer[0], (int(x + end * length / 2), int(y)), 6, _BROWN, -1, cv2.LINE_AA)
 
 
-# ---- products: each draws one on an empty layer -------------------------------------------------------------
+# ---- products: each draws one on an empty layer
 
 
 def _draw_milk(layer: Layer, rng) -> None:
@@ -324,7 +324,7 @@ DRAWERS = {
 }
 
 
-# ---- the photo ----------------------------------------------------------------------------------------------
+# ---- the photo
 
 
 def _draw_shelf(width: int, height: int, floor: int, rng) -> np.ndarray:
@@ -360,7 +360,7 @@ def _draw_shelf(width: int, height: int, floor: int, rng) -> np.ndarray:
     for left in range(int(rng.integers(-40, 120)), width, int(rng.integers(150, 320))):
         tag = _YELLOW if rng.random() < 0.4 else _WHITE
         cv2.rectangle(photo, (left, edge + 6), (left + 74, edge + 40), tag, -1)
-        price = "{}.{:02d}".format(rng.integers(0, 9), rng.integers(0, 100))
+        price = f"{rng.integers(0, 9)}.{rng.integers(0, 100):02d}"
         cv2.putText(photo, price, (left + 8, edge + 32), cv2.FONT_HERSHEY_SIMPLEX, 0.7, _INK, 2, cv2.LINE_AA)
     return photo
 
@@ -422,7 +422,7 @@ def draw_photo(label: str, rng) -> Tuple[np.ndarray, List[int]]:
 
 
 def _write_table(path: Path, rows: Sequence[Sequence[object]]) -> None:
-    """Tab-separated rows in UTF-8, put in place in one step."""
+    """Writes tab-separated rows in UTF-8, atomically."""
     with files.atomic_file(str(path)) as file:
         file.write("".join("\t".join(map(str, row)) + "\n" for row in rows))
 
@@ -431,15 +431,15 @@ def draw_samples(folder, images_per_class: int = 40, seed: int = 0) -> Dict[str,
     """Draws `images_per_class` (2 or more) photos of each class into `folder`; returns photos per split.
 
     Writes photos/<class>/NNN.jpg (JPEG quality 60..95), then train.tsv and test.tsv (file, label) with about
-    `HOLD_OUT` of each class in the test split, and boxes.tsv (file, x0, y0, x1, y1; see `draw_photo`). Files are
-    named relative to `folder`/photos with forward slashes. Files of an earlier run are overwritten.
+    `_TEST_SHARE` of each class in the test split, and boxes.tsv (file, x0, y0, x1, y1; see `draw_photo`). Files are
+    named relative to `folder`/photos, with forward slashes. Files of an earlier run are overwritten.
     """
     if images_per_class < 2:
-        raise ValueError("images_per_class: expected 2 or more, one per split, got {}".format(images_per_class))
+        raise ValueError(f"images_per_class: expected 2 or more, one per split, got {images_per_class}")
     folder = Path(str(folder))
-    held_out = max(1, int(round(HOLD_OUT * images_per_class)))
-    tables = {"train": [("file", "label")], "test": [("file", "label")]}  # type: Dict[str, List[Sequence[object]]]
-    boxes = [("file", "x0", "y0", "x1", "y1")]  # type: List[Sequence[object]]
+    held_out = max(1, int(round(_TEST_SHARE * images_per_class)))
+    tables: Dict[str, List[Sequence[object]]] = {"train": [("file", "label")], "test": [("file", "label")]}
+    boxes: List[Sequence[object]] = [("file", "x0", "y0", "x1", "y1")]
     for class_number, label in enumerate(DRAWERS):
         (folder / "photos" / label).mkdir(parents=True, exist_ok=True)
         for number in range(images_per_class):
@@ -448,11 +448,11 @@ def draw_samples(folder, images_per_class: int = 40, seed: int = 0) -> Dict[str,
             photo, box = draw_photo(label, rng)
             quality = int(rng.integers(60, 96))
             encoded = cv2.imencode(".jpg", photo, [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
-            file = "{}/{:03d}.jpg".format(label, number + 1)
+            file = f"{label}/{number + 1:03d}.jpg"
             (folder / "photos" / file).write_bytes(encoded.tobytes())
             tables[split].append((file, label))
             boxes.append([file, *box])
     for split, rows in tables.items():
-        _write_table(folder / (split + ".tsv"), rows)
+        _write_table(folder / f"{split}.tsv", rows)
     _write_table(folder / "boxes.tsv", boxes)
     return {split: len(rows) - 1 for split, rows in tables.items()}

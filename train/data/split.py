@@ -1,4 +1,4 @@
-"""Photos for training and for validation, as numbers: split, class indices, weights, the set's identity."""
+"""The split into training and validation photos, and the id of the result."""
 
 import collections
 import hashlib
@@ -9,16 +9,16 @@ import numpy as np
 
 
 def split(photos, share, seed, groups=()):
-    """Splits photos class by class; photos that look alike go to the same side.
+    """Splits photos class by class; photos that look alike stay on one side.
 
-    A class that is one group stays in training. Where that leaves more than half of the classes without a validation
-    photo, what is learned could not be judged: the groups then count for nothing.
+    A class that is a single group stays in training. If that leaves more than half of the classes without a validation
+    photo, the groups are ignored: the model could not be validated.
 
     Args:
         photos: every class has at least 2.
-        share: of each class that goes to validation, 0..1, as nearly as whole groups allow; at least 1 photo stays on
-            either side.
-        seed: same seed, same photos: same split.
+        share: the share of each class that goes to validation, 0..1, as closely as whole groups allow; at least 1
+            photo stays on either side.
+        seed: the same photos and seed give the same split.
         groups: lists of indices of photos of one class that look alike (train.data.similarity.frame_groups).
 
     Returns:
@@ -34,16 +34,17 @@ def split(photos, share, seed, groups=()):
     for label in sorted(by_label):
         order = [group_of.get(index, [index]) for index in random.permutation(by_label[label]).tolist()]
         order = list(collections.OrderedDict((group[0], group) for group in order).values())  # each once
-        missing = wanted = held_out_count(len(by_label[label]), share)
-        left = []
+        missing = wanted = _held_out_count(len(by_label[label]), share)
+        larger = []
         for group in order:
             if len(group) <= missing:
                 held_out.update(group)
                 missing -= len(group)
             else:
-                left.append(group)
-        smallest = min(left, key=len) if missing and len(left) > 1 else []
-        if missing == wanted or len(smallest) < 2 * missing:  # one that is too large is nearer to the share, or needed
+                larger.append(group)
+        smallest = min(larger, key=len) if missing and len(larger) > 1 else []
+        # One more group: because the class has no validation photo yet, or because the share is then closer.
+        if missing == wanted or len(smallest) < 2 * missing:
             held_out.update(smallest)
             missing -= len(smallest)
         unvalidated += missing == wanted
@@ -53,19 +54,19 @@ def split(photos, share, seed, groups=()):
     return training, [photos[index] for index in sorted(held_out)]
 
 
-def held_out_count(count, share):
-    """Returns how many of a class's photos (2 or more) go to validation: at least 1 stays on either side."""
-    return min(max(1, int(round(share * count))), count - 1)
-
-
 def count_leaking(training, validation, groups):
-    """Returns how many validation photos are in a group with a training photo. groups: lists of Photo."""
-    known, judged = set(training), set(validation)
-    return sum(len(judged.intersection(group)) for group in groups if not known.isdisjoint(group))
+    """Returns how many validation photos share a group with a training photo. groups: lists of Photo."""
+    in_training, in_validation = set(training), set(validation)
+    return sum(len(in_validation.intersection(group)) for group in groups if not in_training.isdisjoint(group))
 
 
 def dataset_id(training, validation, sums, ordered=False):
-    """Returns a name for what is learned from: the photos' bytes, labels and split; their order too if `ordered`."""
+    """Returns an id of the photos' bytes, labels and split; of their order too if `ordered`."""
     parts = [[(sums[photo.path], photo.label) for photo in photos] for photos in (training, validation)]
     parts = parts if ordered else [sorted(part) for part in parts]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+
+
+def _held_out_count(count, share):
+    """Returns how many of a class's photos (2 or more) go to validation: at least 1 stays on either side."""
+    return min(max(1, int(round(share * count))), count - 1)

@@ -1,9 +1,9 @@
-"""python -m train.experiments.ablation -- TSV --val TSV --weights W ...: what each part of the training recipe earns.
+"""python -m train.experiments.ablation -- TSV --val TSV --weights W ...: what each part of the training recipe gains.
 
-The recipe of `picnic-edge train` is run once as it is and once per variant, with one part left out or exchanged; each
-in a process of its own, from the same head, seed and photos, without the refit. After -- come options of `picnic-edge
-train`; give --fine-tune-epochs a small number, since every variant takes as long as a training. A few hundred
-validation photos leave an error of two points in accuracy: the loss, taken at the best temperature, tells more.
+The recipe of `picnic-edge train` runs once unchanged and once per variant, with one part left out or replaced; each in
+a process of its own, from the same head, seed and photos, without the refit. After -- come options of `picnic-edge
+train`; give --fine-tune-epochs a small number, since every variant takes as long as a training. With a few hundred
+validation photos the accuracy is uncertain by two points: the loss, taken at the best temperature, says more.
 """
 
 import argparse
@@ -21,8 +21,8 @@ from train.data import dataset
 from train.model import fine_tune, network, recipe, tf_setup, workers
 from train.model.checkpoint import Checkpoint
 
-_MUCH = 1e3  # an epsilon beside which a gradient's size is nothing: Adam becomes SGD with momentum
-_SGD_RATE = 0.01 / (1 - fine_tune.BETA_1)  # momentum written as a mean of gradients, not as their sum
+_LARGE_EPSILON = 1e3  # far larger than any gradient: Adam becomes SGD with momentum
+_SGD_RATE = 0.01 / (1 - fine_tune.BETA_1)  # Adam's momentum is a mean of gradients, not their sum
 
 # name -> (changed values of train.model.fine_tune, of train.model.recipe, of the command line)
 VARIANTS: typing.Dict[str, tuple] = {
@@ -30,7 +30,7 @@ VARIANTS: typing.Dict[str, tuple] = {
     "without augmentation": ({}, {}, {"augment": 0.0}),
     "mixup": ({}, {}, {"mix": "mixup"}),
     "cutmix": ({}, {}, {"mix": "cutmix"}),
-    "SGD, momentum 0.9, rate 0.01": ({"EPSILON": _MUCH}, {"PEAK_RATE": _SGD_RATE * _MUCH}, {}),
+    "SGD, momentum 0.9, rate 0.01": ({"EPSILON": _LARGE_EPSILON}, {"PEAK_RATE": _SGD_RATE * _LARGE_EPSILON}, {}),
     "without label smoothing": ({"LABEL_SMOOTHING": 0.0}, {}, {}),
     "two blocks": ({}, {}, {"fine_tune": 2}),
     "without the moving average": ({"AVERAGE": 0.0}, {}, {}),
@@ -43,16 +43,16 @@ VARIANTS: typing.Dict[str, tuple] = {
 def main(argv=None):
     """Trains all variants and prints a line for each. Raises PicnicError as the exit codes say."""
     arguments = sys.argv[1:] if argv is None else list(argv)
-    place = arguments.index("--") if "--" in arguments else len(arguments)
+    separator = arguments.index("--") if "--" in arguments else len(arguments)
     this = argparse.ArgumentParser(
         prog="python -m train.experiments.ablation",
-        description="Train with each part of the recipe left out; say what it earns on the validation photos.",
+        description="Train with each part of the recipe left out; say what it gains on the validation photos.",
         epilog="example: python -m train.experiments.ablation -- train.tsv --val val.tsv --fine-tune-epochs 4",
     )
     this.add_argument("--only", nargs="+", choices=list(VARIANTS), metavar="VARIANT", help=", ".join(VARIANTS))
-    names = this.parse_args(arguments[:place]).only or list(VARIANTS)
+    names = this.parse_args(arguments[:separator]).only or list(VARIANTS)
     with tempfile.TemporaryDirectory() as scratch:
-        train_options = arguments[place + 1 :] + ["--out", os.path.join(scratch, "bundle")]
+        train_options = arguments[separator + 1 :] + ["--out", os.path.join(scratch, "bundle")]
         options = train.parser().parse_args(train_options)
         if not options.fine_tune:
             options.fine_tune = recipe.BLOCKS
@@ -61,8 +61,8 @@ def main(argv=None):
             for number, name in enumerate(names):
                 head_alone, best, minutes = pool.apply(_train, (name, options))
                 if not number:
-                    print("| the head alone | %.3f | %.3f | %.3f | |" % head_alone)
-                print("| %s | %.3f | %.3f | %.3f | %.1f |" % ((name,) + best + (minutes,)), flush=True)
+                    print(f"| the head alone | {' | '.join(f'{value:.3f}' for value in head_alone)} | |")
+                print(f"| {name} | {' | '.join(f'{value:.3f}' for value in best)} | {minutes:.1f} |", flush=True)
 
 
 def _train(name, options):
@@ -75,28 +75,21 @@ def _train(name, options):
                 raise AttributeError(f"{name}: {module} has no {key}")
             setattr(module, key, value)
     say(f"== {name}")
-    sums: typing.Dict[str, str] = {}
-    training, validation = dataset.read_dataset(options, sums)
-    class_names = sorted({photo.label for photo in training})
+    data = dataset.read_dataset(options)
     tf_setup.load_tensorflow()
     strategy = workers.new_strategy()
     tf_setup.set_seed(options.seed)
     with strategy.scope():
-        base, _ = network.build_base(options.weights, [photo.path for photo in training])
-    settings = recipe.Settings(
-        epochs=options.epochs,
-        blocks=options.fine_tune,
-        fine_tune_epochs=options.fine_tune_epochs or recipe.FINE_TUNE_EPOCHS,
-        minutes=options.minutes,
-        augment=options.augment,
-        mix=options.mix,
+        base, _ = network.build_base(options.weights, [photo.path for photo in data.training])
+    settings = train.settings_of(options)
+    settings = settings._replace(
+        fine_tune_epochs=settings.fine_tune_epochs or recipe.FINE_TUNE_EPOCHS,
         refit=False,
-        seed=options.seed,
     )
     checkpoint = Checkpoint(options.out + ".training", {}, False)
-    done = recipe.train(base, strategy, training, validation, class_names, sums, settings, checkpoint, _ignore)
+    outcome = recipe.train(base, strategy, data, settings, checkpoint, _ignore)
     checkpoint.remove()
-    curves = done.history["fine_tune"]
+    curves = outcome.history["fine_tune"]
     best = min(range(len(curves["val_loss"])), key=curves["val_loss"].__getitem__)
     names = ("val_loss", "val_accuracy", "val_macro_f1")
     head_alone, at_best = (tuple(curves[key][epoch] for key in names) for epoch in (0, best))
@@ -104,7 +97,7 @@ def _train(name, options):
 
 
 def _ignore(stage, epoch, figures):
-    pass  # what is shown on the screen is enough
+    pass  # the screen shows enough
 
 
 if __name__ == "__main__":

@@ -138,6 +138,6 @@ def write_report(
 
 def _write_table(path, columns, rows):
     with files.atomic_file(path) as file:
-        write = text_formats.row_writer(file, columns, ".tsv")
+        write = text_formats.tsv_writer(file, columns)
         for row in rows:
             write(row)

@@ -1,9 +1,9 @@
-"""Random changes to training photos that leave their label true: other places, other light, other cameras. And mixtures
-of two photos, whose labels have to be mixed likewise.
+"""Random changes to training photos that keep their label true: other places, other light, other cameras. And mixtures
+of two photos, whose labels are mixed in the same shares.
 
-All of it is numpy and OpenCV on uint8 pictures. Each photo of each epoch, and each batch that is mixed, has a random
-generator of its own, so that what becomes of it depends on (seed, epoch, place) alone and on no thread's timing: a run
-that was interrupted sees the same pictures when it goes on.
+All of it is numpy and OpenCV on uint8 pictures. Each photo of each epoch, and each batch that is mixed, has its own
+random generator. So the result depends only on (seed, epoch, position), not on the timing of threads: an interrupted
+training sees the same pictures after --resume.
 """
 
 import cv2
@@ -12,11 +12,11 @@ import numpy as np
 from edge_runtime.photos.spec import SIDE
 
 ROTATION_DEGREES = 25.0
-ZOOM = (0.75, 1.45)  # below 1 the photo shrinks and its mirrored edge shows
+ZOOM = (0.75, 1.45)  # below 1 the photo shrinks and its mirrored edge fills the rest
 STRETCH = 1.2  # of the aspect ratio, either way
 SHIFT = 0.12  # of the side
 GAIN = (0.6, 1.4)  # brightness
-CAST = 0.12  # of each colour channel: lamps differ
+CAST = 0.12  # of each colour channel: lamps have different colours
 CONTRAST = (0.7, 1.35)
 SATURATION = (0.6, 1.4)
 BLUR_CHANCE, BLUR_SIGMA = 0.15, (0.5, 1.6)
@@ -32,7 +32,7 @@ def augment(image, random, strength=1.0):
     Args:
         image: uint8 [299, 299, 3], RGB.
         random: numpy.random.RandomState that all choices are drawn from.
-        strength: 1 for the ranges above, 0.5 for half as far; more than 0.
+        strength: 1 for the ranges of this module's constants, 0.5 for half of them; more than 0.
     """
     image = cv2.warpAffine(
         image, _placement(random, strength), (SIDE, SIDE), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101
@@ -53,13 +53,13 @@ def _placement(random, strength):
     mirror = 1 if random.rand() < 0.5 else -1
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     matrix = turn.dot(np.diag([mirror * zoom * stretch, zoom / stretch]))
-    centre = np.full(2, (SIDE - 1) / 2.0)
+    centre = np.full(2, (SIDE - 1) / 2)
     shift = strength * random.uniform(-SHIFT, SHIFT, 2) * SIDE
     return np.column_stack([matrix, centre + shift - matrix.dot(centre)])
 
 
 def _factor(bounds, random, strength, size=None):
-    """A factor within bounds, even on the logarithmic scale: half as likely is as likely as twice."""
+    """A factor within bounds, uniform on the logarithmic scale: a half is as likely as a double."""
     return np.exp(strength * random.uniform(*np.log(bounds), size=size))
 
 
@@ -83,17 +83,17 @@ def _erase(image, random):
 
 
 def mix(pictures, random, kind):
-    """Mixes each picture of a batch with another one of it, or with itself.
+    """Mixes each picture of a batch with another picture of the batch, or with itself.
 
     Args:
         pictures: uint8 [n, 299, 299, 3].
         random: numpy.random.RandomState that all choices are drawn from.
-        kind: "mixup": both shine through (Zhang et al. 2018, arXiv:1710.09412). "cutmix": a rectangle of the other
-            hides part of it, in about half of the pictures (Yun et al. 2019, arXiv:1905.04899).
+        kind: "mixup" blends the two (Zhang et al. 2018, arXiv:1710.09412). "cutmix" pastes a rectangle of the other
+            picture over about half of the pictures (Yun et al. 2019, arXiv:1905.04899).
 
     Returns:
-        (mixed pictures, uint8 [n, 299, 299, 3]; int [n], which other picture each was mixed with; float32 [n], 0..1,
-        what share is left of it).
+        (mixed pictures, uint8 [n, 299, 299, 3]; int [n], the index of the other picture; float32 [n], 0..1, each
+        picture's own share).
     """
     count = len(pictures)
     others = random.permutation(count)
@@ -106,10 +106,10 @@ def mix(pictures, random, kind):
             mixed[number] = cv2.addWeighted(pictures[number], share, pictures[other], 1 - share, 0)
         else:
             share = shares[number] if random.rand() < CUTMIX_CHANCE else 1.0
-            # A rectangle about any point; what would lie outside the picture is missing.
+            # A rectangle around any point, cut at the picture's edge.
             half, centre = 0.5 * np.sqrt(1 - share) * SIDE, random.uniform(0, SIDE, 2)
             top, left = np.maximum(centre - half, 0).round().astype(int)
             bottom, right = np.minimum(centre + half, SIDE).round().astype(int)
             mixed[number, top:bottom, left:right] = pictures[other, top:bottom, left:right]
-            shares[number] = 1 - (bottom - top) * (right - left) / float(SIDE * SIDE)
+            shares[number] = 1 - (bottom - top) * (right - left) / (SIDE * SIDE)
     return mixed, others, shares.astype(np.float32)

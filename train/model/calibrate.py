@@ -1,4 +1,4 @@
-"""Probabilities that mean what they say: one temperature, fitted on validation photos."""
+"""Calibration of the probabilities: one temperature, fitted on validation photos."""
 
 import numpy as np
 
@@ -8,11 +8,12 @@ _TEMPERATURES = (0.05, 20.0)
 
 
 def fit_temperature(probabilities, truth):
-    """Returns the temperature T that makes softmax(logits / T) the most likely on labelled photos.
+    """Returns the temperature T that gives softmax(logits / T) the highest likelihood on labelled photos.
 
-    Guo et al. 2017, "On Calibration of Modern Neural Networks" (arXiv:1706.04599). The labels do not change. As in
-    Platt 1999, "Probabilistic Outputs for Support Vector Machines", a label among n counts as (n + 1) / (n + 2) sure,
-    and the rest goes to all classes: a few photos, all answered rightly, are no reason to be sure of everything.
+    Guo et al. 2017, "On Calibration of Modern Neural Networks" (arXiv:1706.04599). The predicted labels do not change.
+    Following Platt 1999, "Probabilistic Outputs for Support Vector Machines", each of n labels counts as certain to
+    (n + 1) / (n + 2), and the rest goes to all classes: a few photos, all classified correctly, do not justify full
+    confidence.
 
     Args:
         probabilities: float32 [n, classes], softmax(logits).
@@ -25,20 +26,20 @@ def fit_temperature(probabilities, truth):
         scaled = _log_softmax(logits / np.exp(log_temperature))
         return -(1 - doubt) * np.mean(scaled[np.arange(len(truth)), truth]) - doubt * np.mean(scaled)
 
-    found = require("scipy.optimize").minimize_scalar(
+    best = require("scipy.optimize").minimize_scalar(
         negative_log_likelihood, bounds=np.log(_TEMPERATURES), method="bounded"
     )
-    return float(np.exp(found.x))
+    return float(np.exp(best.x))
 
 
 def apply_temperature(probabilities, temperature):
-    """Returns float32 [n, classes]: what softmax(logits / temperature) gives where softmax(logits) gave these."""
+    """Returns softmax(logits / temperature), float32 [n, classes], from probabilities = softmax(logits)."""
     logits = np.log(np.maximum(probabilities.astype(np.float64), 1e-30))
     return np.exp(_log_softmax(logits / temperature)).astype(np.float32)
 
 
 def fold_temperature(head, temperature):
-    """Divides the head's logits by the temperature, inside its own weights: the graph stays as it is."""
+    """Divides the head's weights, and so its logits, by the temperature: the graph does not change."""
     head.set_weights([values / temperature for values in head.get_weights()])
 
 

@@ -1,4 +1,4 @@
-"""Where a training stands, in one file beside the bundle-to-be, so that `--resume` goes on after a kill -9."""
+"""The state of a training, in one file beside the future bundle: `--resume` continues from it, even after kill -9."""
 
 import contextlib
 import json
@@ -18,19 +18,19 @@ class Checkpoint:
     """The state of a training.
 
     Attributes:
-        facts, arrays: of the stage in progress, as save was given them: plain values, {name: numpy array}.
-        kept: {name: plain value}, results of finished stages; kept_arrays: {name: numpy array}, the same.
+        facts, arrays: the state within the current stage: plain values, {name: numpy array}.
+        results, result_arrays: of finished stages: {name: plain value}, {name: numpy array}.
         path: the file that holds the state.
-        is_ours: there is a state of this training on disk.
+        is_ours: whether the file holds a state of this training.
     """
 
     def __init__(self, folder, identity, resume, started=None):
-        """Reads what an interrupted training left.
+        """Reads the state of an interrupted training.
 
         Args:
             folder: where the state is kept.
             identity: dict of plain values that decide what the training computes.
-            resume: go on with what is there; else it is replaced by this training's first state.
+            resume: continue from the state in the folder; else this training's first state replaces it.
             started: time.perf_counter() when the training began; None for now.
 
         Raises:
@@ -39,72 +39,69 @@ class Checkpoint:
         self.folder = folder
         self.path = path = os.path.join(folder, _STATE)
         self.facts, self.arrays = {}, {}
-        self.kept, self.kept_arrays = {}, {}
+        self.results, self.result_arrays = {}, {}
         self.is_ours = False
         self._earlier_s = 0.0
         self._identity = identity
         self._started = time.perf_counter() if started is None else started
         if not resume:
             if os.path.exists(path):  # there until this training has a state of its own
-                say(
-                    "%s holds the state of a training that was stopped; --resume would go on with it, this starts anew"
-                    % folder
-                )
+                say(f"{folder} holds the state of a stopped training; --resume would continue it, this run starts over")
             return
         if not os.path.exists(path):
-            say(f"--resume: {folder} holds no state of an earlier training; this one starts anew")
+            say(f"--resume: {folder} holds no state of an earlier training; this run starts at the beginning")
             return
         try:
             with open(path, "rb") as file, np.load(file, allow_pickle=False) as state:
                 saved = json.loads(state["facts"].tobytes().decode("utf-8"))
                 self.arrays = {name: state[name] for name in saved["arrays"]}
-                self.kept_arrays = {name: state[name] for name in saved["kept_arrays"]}
-                then = saved["identity"]
+                self.result_arrays = {name: state[name] for name in saved["kept_arrays"]}
+                saved_identity = saved["identity"]
         except Exception as error:  # numpy and zipfile raise many kinds for a damaged file
             raise UsageError(f"{path}: cannot be read ({error}); start without --resume")
-        differing = sorted(name for name in identity if then.get(name) != identity[name])
+        differing = sorted(name for name in identity if saved_identity.get(name) != identity[name])
         if differing:
-            shown = [f"{name}: {then.get(name)} then, {identity[name]} now" for name in differing]
+            lines = "\n  ".join(f"{name}: {saved_identity.get(name)} then, {identity[name]} now" for name in differing)
             raise UsageError(
-                "--resume: %s is the state of another training:\n  %s\nGive the same options and photos, or start "
-                "without --resume" % (folder, "\n  ".join(shown))
+                f"--resume: {folder} is the state of another training:\n  {lines}\n"
+                "Give the same options and photos, or start without --resume"
             )
-        self.facts, self.kept, self._earlier_s = saved["facts"], saved["kept"], saved.get("seconds", 0.0)
+        self.facts, self.results, self._earlier_s = saved["facts"], saved["kept"], saved.get("seconds", 0.0)
         self.is_ours = True
 
     def seconds(self):
-        """Returns how long the training has taken so far, before it was stopped included."""
+        """Returns how long the training has taken so far, the time before it was stopped included."""
         return self._earlier_s + time.perf_counter() - self._started
 
     def save(self, facts, arrays):
-        """Writes the state, whole or not at all. A disk that is full costs the state, not the training."""
+        """Writes the state atomically. If that fails, a full disk for example, the training continues without it."""
         self.facts, self.arrays = facts, arrays
         text = json.dumps(
             {
                 "identity": self._identity,
                 "facts": facts,
                 "arrays": sorted(arrays),
-                "kept": self.kept,
-                "kept_arrays": sorted(self.kept_arrays),
+                "kept": self.results,
+                "kept_arrays": sorted(self.result_arrays),
                 "seconds": self.seconds(),
             }
         ).encode("utf-8")
         try:
             os.makedirs(self.folder, exist_ok=True)
             with files.atomic_file(self.path, binary=True) as file:
-                np.savez(file, facts=np.frombuffer(text, np.uint8), **dict(arrays, **self.kept_arrays))
+                np.savez(file, facts=np.frombuffer(text, np.uint8), **dict(arrays, **self.result_arrays))
             self.is_ours = True
         except OSError as error:
-            say(f"{self.folder}: the state cannot be written ({error}); training goes on without it")
+            say(f"{self.folder}: the state cannot be written ({error}); training continues without it")
 
-    def keep(self, name, value, **arrays):
-        """Adds the result of a finished stage to what is saved; the state within that stage is forgotten."""
-        self.kept[name] = value
-        self.kept_arrays.update(arrays)
+    def add_result(self, name, value, **arrays):
+        """Saves the result of a finished stage; removes the state within that stage."""
+        self.results[name] = value
+        self.result_arrays.update(arrays)
         self.save({}, {})
 
     def remove(self):
-        """Forgets the state: the training is done. What else lies in its folder stays."""
+        """Deletes the state, once the training is finished. Other files in its folder stay."""
         with contextlib.suppress(OSError):
             os.unlink(self.path)
             files.remove_leftovers(self.path)

@@ -1,4 +1,4 @@
-"""Trained model -> bundle: frozen SavedModel, ONNX, sample photos, manifest; proven equal before it is published."""
+"""Trained model -> bundle: frozen SavedModel, ONNX, sample photos, manifest; both files are compared with the model."""
 
 import collections
 import contextlib
@@ -16,19 +16,19 @@ from edge_runtime.bundle.manifest import INPUT_NAME, OUTPUT_NAME
 from edge_runtime.bundle.reading import Sample
 from edge_runtime.bundle.writing import check_target, write_manifest
 from edge_runtime.console import progress, say
-from edge_runtime.engines.modules import create_engine
+from edge_runtime.engines.kinds import create_engine
 from edge_runtime.engines.record import EngineInfo
 from edge_runtime.errors import ImageError, ParityError, UsageError
 from edge_runtime.machine import cpu
 from edge_runtime.machine.libraries import require
 from edge_runtime.photos import read, spec
-from edge_runtime.pipeline import classify_items
+from edge_runtime.pipeline.classify_items import classify_items
 from edge_runtime.text import printable
 from train.model.network import scale
 
-OPSET = 13  # the newest that TensorRT 8.2 on the Jetson TX2 reads
+OPSET = 13  # the newest that TensorRT 8.2 on the Jetson TX2 supports
 MAX_DIFFERENCE = 1e-5  # of a probability, between the Keras model and an exported file, in fp32
-# Random features vary little about a large mean, so that rounding weighs more: with them TensorFlow differs from itself
+# Random features vary little about a large mean, so that rounding matters more: with them TensorFlow's results differ
 # by up to 1e-5 between batch sizes.
 MAX_DIFFERENCE_RANDOM = 1e-4
 SAMPLE_PHOTOS = 128
@@ -36,15 +36,15 @@ _CHECK_BATCH = 8
 
 
 def export_bundle(out, base, head, class_names, photos, probabilities, metrics, training, max_difference, sample=None):
-    """Writes a bundle, whole or not at all.
+    """Writes a bundle atomically.
 
     Args:
         out: folder to publish the bundle under; an older bundle there is replaced in one step.
-        base, head: Keras models as train.model.network builds them.
+        base, head: Keras models, see train.model.network.Network.
         class_names: in the order of the head's outputs.
-        photos: train.data.labels.Photo list that the exported files are compared on.
-        probabilities: float32 [len(photos), classes], the Keras model's own answers.
-        metrics, training: plain dicts for the manifest; the agreement found here is added to metrics.
+        photos: list of train.data.labels.Photo that the exported files are compared on.
+        probabilities: float32 [len(photos), classes], the Keras model's.
+        metrics, training: plain dicts for the manifest; the agreement is added to metrics.
         max_difference: of a probability, between the Keras model and an exported file.
         sample: edge_runtime.bundle.reading.Sample to keep in the bundle; None for the first SAMPLE_PHOTOS of photos.
 
@@ -52,12 +52,12 @@ def export_bundle(out, base, head, class_names, photos, probabilities, metrics, 
         the agreement: {file: {"max_abs_difference", "top1_equal", "photos"}}.
 
     Raises:
-        ParityError: an exported file answers differently; nothing is published.
-        UsageError: something else lies under this name by now, or the disk is full; nothing is published.
+        ParityError: an exported file gives other probabilities; nothing is published.
+        UsageError: there is something else at out by now, or the disk is full; nothing is published.
     """
-    check_target(out)  # it was when the training began
+    check_target(out)  # again: hours may have passed since the training began
     say("exporting the bundle")
-    with _telling_of_a_full_disk(out), files.atomic_folder(out) as folder:
+    with _check_target_on_failure(out), files.atomic_folder(out) as folder:
         files.remove_abandoned(os.path.dirname(os.path.realpath(out)))
         graph = _freeze(base, head)
         _save_model(graph, os.path.join(folder, "saved_model"))
@@ -74,8 +74,8 @@ def export_bundle(out, base, head, class_names, photos, probabilities, metrics, 
 
 
 @contextlib.contextmanager
-def _telling_of_a_full_disk(out):
-    """Asks after a failure whether the disk is full: that has as many names as there are libraries that write."""
+def _check_target_on_failure(out):
+    """Raises UsageError if the block fails and the disk is full: each library has its own error for that."""
     try:
         yield
     except Exception:
@@ -114,11 +114,11 @@ def _save_model(graph, folder):
 
 
 def _save_onnx(graph, path):
-    """tf2onnx folds the batch norms into the convolutions and leaves one transpose, at the input."""
+    """Writes the graph as ONNX. tf2onnx folds the batch norms into the convolutions; a transpose stays at the input."""
     logging.getLogger("tf2onnx").setLevel(logging.ERROR)
     tf2onnx = require("tf2onnx")
     (source,), (target,) = graph.inputs, graph.outputs
-    with _collecting_garbage():
+    with _frequent_garbage_collection():
         model, _ = tf2onnx.convert.from_graph_def(
             graph.graph.as_graph_def(), input_names=[source.name], output_names=[target.name], opset=OPSET
         )
@@ -134,17 +134,17 @@ def _save_onnx(graph, path):
 
 
 @contextlib.contextmanager
-def _collecting_garbage():
+def _frequent_garbage_collection():
     """Collects garbage every half second within the block.
 
-    Each pass of tf2onnx leaves a copy of the graph, weights and all, that refers to itself in circles. Python looks for
-    such garbage too rarely for copies of 90 MB: memory would rise from 1.6 to 7.3 GiB (with this, to 3.2). What was
-    there before, half a million objects, is not looked through each time: that took longer than tf2onnx itself.
+    Each pass of tf2onnx leaves a copy of the graph, weights included, in reference cycles. Python collects these too
+    rarely for copies of 90 MB: memory would rise from 1.6 to 7.3 GiB (with this, to 3.2). The half a million objects
+    from before the block are frozen: looking through them each time took longer than tf2onnx itself.
     """
-    done = threading.Event()
+    stopped = threading.Event()
 
     def collect():
-        while not done.wait(0.5):
+        while not stopped.wait(0.5):
             gc.collect()
 
     thread = threading.Thread(target=collect, daemon=True)
@@ -154,20 +154,29 @@ def _collecting_garbage():
     try:
         yield
     finally:
-        done.set()
+        stopped.set()
         thread.join()
         if hasattr(gc, "freeze"):
             gc.unfreeze()
 
 
 def take_sample(photos, probabilities, load):
-    """Returns the bundle.Sample of photos as load (path -> uint8 [299, 299, 3]) shows them to the network."""
-    pictures = np.stack([_load(photo.path, load) for photo in photos])
+    """Returns the Sample of photos.
+
+    Args:
+        photos: list of train.data.labels.Photo.
+        probabilities: float32 [len(photos), classes], the network's.
+        load: path -> uint8 [299, 299, 3], the photo as the network sees it.
+
+    Raises:
+        UsageError: a photo cannot be read any more.
+    """
+    pictures = np.stack([_picture(photo.path, load) for photo in photos])
     names, labels = [printable(photo.file) for photo in photos], [photo.label for photo in photos]
     return Sample(names, pictures, labels, probabilities)
 
 
-def _load(path, load):
+def _picture(path, load):
     try:
         return load(path)
     except ImageError as error:
@@ -175,19 +184,19 @@ def _load(path, load):
 
 
 def _save_sample(folder, sample):
-    """Keeps photos as the network sees them (PNG: bit by bit) with the model's answers, for the converter."""
+    """Writes photos as the network sees them (PNG: lossless) and the model's probabilities, for the converter."""
     os.makedirs(folder)
     for number, rgb in enumerate(sample.images):
         path = os.path.join(folder, f"{number:03d}.png")
         if not cv2.imwrite(path, cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR)):
             raise OSError(f"{path}: cannot be written")
-    listed = [{"file": name, "label": label} for name, label in zip(sample.names, sample.labels)]
-    files.write_json(os.path.join(folder, "sample.json"), listed)
+    entries = [{"file": name, "label": label} for name, label in zip(sample.names, sample.labels)]
+    files.write_json(os.path.join(folder, "sample.json"), entries)
     np.save(os.path.join(folder, "probabilities.npy"), sample.probabilities, allow_pickle=False)
 
 
-def in_turn(photos):
-    """Returns the indices of all photos, taken from the classes in turn: any first part has all classes alike."""
+def class_turns(photos):
+    """Returns the indices of all photos, from the classes in turn: any first part has equally many of each class."""
     by_label = collections.defaultdict(list)
     for index, photo in enumerate(photos):
         by_label[photo.label].append(index)
@@ -196,21 +205,35 @@ def in_turn(photos):
 
 
 def _compare(kind, path, photos, expected, max_difference):
-    """Runs an exported file over photos and compares its answers with the Keras model's."""
+    """Classifies photos with an exported file and compares the probabilities with the Keras model's.
+
+    Args:
+        kind: the engine's kind.
+        path: the exported file or folder.
+        photos: list of train.data.labels.Photo.
+        expected: float32 [len(photos), classes], the Keras model's probabilities.
+        max_difference: of a probability.
+
+    Returns:
+        {"max_abs_difference", "top1_equal", "photos"}.
+
+    Raises:
+        ParityError: a probability differs by more.
+    """
     info = EngineInfo(kind, kind, "fp32", path, None)
-    answers = []
+    rows = []
     with create_engine(info, expected.shape[1], _CHECK_BATCH, None).open() as engine:
         paths = (photo.path for photo in progress(photos, what="check " + os.path.basename(path)))
-        for answer in classify_items.classify_items(paths, read.read_image, engine, _CHECK_BATCH, cpu.core_count()):
+        for answer in classify_items(paths, read.read_image, engine, _CHECK_BATCH, cpu.core_count()):
             if answer.error:
                 raise ParityError(f"export: {os.path.basename(path)}: {answer.item}: {answer.error}")
-            answers.append(answer.probabilities)
-    found = np.array(answers)
-    difference = float(np.abs(found - expected).max())
-    same = int((found.argmax(axis=1) == expected.argmax(axis=1)).sum())
-    if not difference <= max_difference:  # within it, only labels that are as good as equal can differ
+            rows.append(answer.probabilities)
+    probabilities = np.array(rows)
+    difference = float(np.abs(probabilities - expected).max())
+    same = int((probabilities.argmax(axis=1) == expected.argmax(axis=1)).sum())
+    if not difference <= max_difference:  # also for NaN; within it, only labels of nearly equal probability can differ
         raise ParityError(
-            "export: %s differs from the trained model by up to %.2g (at most %.0e is allowed), same label for %d of "
-            "%d photos; nothing was written" % (os.path.basename(path), difference, max_difference, same, len(photos))
+            f"export: {os.path.basename(path)} differs from the trained model by up to {difference:.2g} (at most "
+            f"{max_difference:.0e} is allowed), same label for {same} of {len(photos)} photos; nothing was written"
         )
     return {"max_abs_difference": difference, "top1_equal": same, "photos": len(photos)}

@@ -1,8 +1,8 @@
-"""The pooled features of photos: computed once per photo and network, kept on disk, read back in pieces.
+"""The pooled features of photos: computed once per photo and network, cached on disk, read in pieces.
 
 One file per network, below the user's cache folder ($XDG_CACHE_HOME, ~/.cache): records of equal size, each the sha256
-of a photo's bytes, the features, and a checksum over both. A record that a crash left half-written fails its checksum
-or is cut off when the file is next opened; the photo is then computed again.
+of a photo's bytes, the features, and a checksum over both. A record that a crash left incomplete fails its checksum
+and is cut off when the file is next opened; the photo's features are then computed again.
 """
 
 import contextlib
@@ -54,7 +54,7 @@ def compute_features(base, photos, sums):
         FeatureTable in the order of photos.
 
     Raises:
-        UsageError: the disk is full, or something else wrote to the file meanwhile.
+        UsageError: the disk is full, or another process wrote to the file meanwhile.
     """
     with _open_cache(_network_key(base)) as file:
         rows = _read_rows(file)
@@ -65,10 +65,10 @@ def compute_features(base, photos, sums):
         records = np.memmap(file, _RECORD, mode="r")
         own = [sums[photo.path] for photo in photos]
         own_rows = np.array([rows[name] for name in own], int)
-        # Locks of network drives do not always hold; other photos' features would be learned without a word.
+        # Locks on network drives do not always work; training would silently use other photos' features.
         if len(records) <= own_rows.max() or (records["photo"][own_rows] != np.array(own, "S64")).any():
-            raise UsageError(f"{file.name}: something else wrote to it; give the same command again")
-        with contextlib.suppress(OSError):  # closing the file would not: the mapping holds it, and so its lock, too
+            raise UsageError(f"{file.name}: another process wrote to it; give the same command again")
+        with contextlib.suppress(OSError):  # closing the file does not unlock it: the mapping keeps it open
             fcntl.flock(file, fcntl.LOCK_UN)
         return FeatureTable(records, own_rows)
 
@@ -96,25 +96,25 @@ def _append(file, base, missing, rows):
                 rows[record["photo"].decode()] = row
                 row += 1
             data = memoryview(records.tobytes())
-            while data:  # without a buffer, a nearly full disk takes a part
+            while data:  # an unbuffered write to a nearly full disk may be partial
                 data = data[file.write(data) :]
             bar.update(len(records))
     os.fsync(file.fileno())
 
 
 def _read_rows(file):
-    """Returns {sha256: row} of the whole records; cuts the file off at the first that is not whole."""
+    """Returns {sha256: row} of the valid records; cuts the file off at the first that is not valid."""
     rows: typing.Dict[str, int] = {}
     count = 0
     file.seek(0)
     while True:
         data = file.read(_CHECKED_AT_ONCE * _RECORD.itemsize)
         records = np.frombuffer(data, _RECORD, len(data) // _RECORD.itemsize)
-        good = [record["crc32"] == _checksum(record) for record in records]
-        whole = good.index(False) if False in good else len(good)
-        rows.update({record["photo"].decode(): count + number for number, record in enumerate(records[:whole])})
-        count += whole
-        if whole < _CHECKED_AT_ONCE:
+        is_valid = [record["crc32"] == _checksum(record) for record in records]
+        valid = is_valid.index(False) if False in is_valid else len(is_valid)
+        rows.update({record["photo"].decode(): count + number for number, record in enumerate(records[:valid])})
+        count += valid
+        if valid < _CHECKED_AT_ONCE:
             file.truncate(count * _RECORD.itemsize)
             file.seek(0, os.SEEK_END)
             return rows
@@ -125,23 +125,23 @@ def _checksum(record):
 
 
 def _open_cache(key):
-    """Opens a network's cache file, locked; a temporary file where another training has it or it is not writable."""
+    """Opens a network's cache file and locks it; a temporary file if another training has it or it is not writable."""
     folder = os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "picnic-edge", "features")
     with contextlib.ExitStack() as stack:
         try:
             os.makedirs(folder, exist_ok=True)
-            # Without a buffer: what a full disk does not take would be written once more when the file is closed.
+            # Unbuffered: a buffer that did not fit on the disk would be written again when the file is closed.
             file = stack.enter_context(open(os.path.join(folder, key), "a+b", buffering=0))
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             stack.pop_all()
             return file
         except OSError as error:
-            say(f"features are computed for this training alone: {folder} ({error.strerror})")
+            say(f"features are computed for this training only, not cached: {folder} ({error.strerror})")
     return tempfile.NamedTemporaryFile(prefix="picnic-edge-features.", buffering=0)
 
 
 def _network_key(base):
-    """A name for what the features depend on: the network's weights and the input spec."""
+    """Returns an id of what the features depend on: the network's weights and the input spec."""
     digest = hashlib.sha256(repr(sorted(spec.INPUT_SPEC.items())).encode())
     for weight in base.get_weights():
         digest.update(np.ascontiguousarray(weight).tobytes())

@@ -1,4 +1,4 @@
-"""Stage 2: the last InceptionV3 blocks and the head, trained together on augmented photos."""
+"""Fine-tuning: the last InceptionV3 blocks and the head, trained together on augmented photos."""
 
 import contextlib
 import math
@@ -17,39 +17,29 @@ from train.model.network import scale
 from train.model.tf_setup import low_precision
 
 DROPOUT = 0.2  # of the pooled features
-
 BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-7  # of Adam (Kingma and Ba 2015, arXiv:1412.6980)
-
 LABEL_SMOOTHING = 0.1  # share of a label that is given to all classes (Szegedy et al. 2016, arXiv:1512.00567)
-
-WARM_UP_STEPS = 100
-
+_WARM_UP_STEPS = 100
 AVERAGE = 0.99  # per step, of the weights' moving average
-
 LOSS_SCALE = 1024.0  # keeps float16 gradients on a GPU from vanishing
-
-LAST_BLOCK = 10  # InceptionV3's blocks are mixed0 .. mixed10
-
+_LAST_BLOCK = 10  # InceptionV3's blocks are mixed0 .. mixed10
 _BATCH = 32
-
 _TIMED_PHOTOS, _TIMED_S = 96, 5.0  # at least
 
 
-Plan = typing.NamedTuple(
-    "Plan",
-    [
-        ("stage", str),  # names it on the screen and in the checkpoint
-        ("blocks", int),  # 1..11, how many of mixed0 .. mixed10, counted from the last, are trained
-        ("epochs", int),  # passes over the photos, each photo augmented anew
-        ("peak_rate", float),  # of learning, after the warm-up
-        ("augment", float),  # strength of the augmentation, 0 for none
-        ("mix", typing.Optional[str]),  # one of train.model.augment.MIXES, or None
-        ("seed", int),  # of the order, the augmentation, the mixing and the dropout
-    ],
-)
+class Plan(typing.NamedTuple):
+    """The settings of one fine-tuning."""
+
+    stage: str  # its name on the screen and in the checkpoint
+    blocks: int  # 1..11, how many of mixed0 .. mixed10, counted from the last, are trained
+    epochs: int  # passes over the photos, with new augmentation in each
+    peak_rate: float  # learning rate after the warm-up
+    augment: float  # strength of the augmentation, 0 for none
+    mix: typing.Optional[str]  # one of train.model.augment.MIXES, or None
+    seed: int  # of the order, the augmentation, the mixing and the dropout
 
 
-def fine_tune(network, photos, labels, class_weights, validate, plan, checkpoint, watch):
+def fine_tune(network, photos, labels, class_weights, validate, plan, checkpoint, on_epoch):
     """Trains the last blocks of the base together with the head, in place.
 
     Batch norms stay in inference mode: the statistics of small batches would undo what ImageNet taught them.
@@ -57,20 +47,20 @@ def fine_tune(network, photos, labels, class_weights, validate, plan, checkpoint
     Args:
         network: train.model.network.Network, its head trained.
         photos: list of train.data.labels.Photo to train on.
-        labels: int [n], their classes' indices.
-        class_weights: float32 [classes], what a photo of each class counts in the loss.
-        validate: a function of a (uint8 batch -> probabilities) function that returns a dict with val_loss; the
-            weights of the epoch with the least are kept. Or None: the last ones are kept.
+        labels: int [n], the photos' class indices.
+        class_weights: float32 [classes], the weight of a photo of each class in the loss.
+        validate: a function that takes a function (uint8 batch -> probabilities) and returns a dict with val_loss. The
+            epoch with the lowest validation loss is kept. None: the last epoch is kept.
         plan: a Plan.
-        checkpoint: train.model.checkpoint.Checkpoint: the state is saved there after each epoch, and taken up from
-        there. watch: function of (stage, epoch, {name: value}), called after each epoch.
+        checkpoint: train.model.checkpoint.Checkpoint; the state is saved to it after each epoch and resumed from it.
+        on_epoch: function of (stage, epoch, {name: value}), called after each epoch.
 
     Returns:
-        (history, interrupted): {"loss": [value per epoch], and what validate returns: [value before the first epoch and
-        after each]}; and whether Ctrl-C ended it, in which case the network has the best weights until then.
+        (history, interrupted): {"loss": [value per epoch], each name from validate: [value before the first epoch and
+        after each]}; whether Ctrl-C ended it, in which case the network has the best weights so far.
     """
 
-    def agreed(figures):  # or workers would differ about which epoch was best
+    def mean_of_workers(figures):  # or workers would disagree about which epoch is best
         return dict(zip(figures, map(float, workers.mean(network.strategy, list(figures.values())))))
 
     with low_precision():
@@ -80,30 +70,30 @@ def fine_tune(network, photos, labels, class_weights, validate, plan, checkpoint
         if checkpoint.facts.get("stage") == plan.stage:
             trainer.restore(checkpoint.arrays)
             first, history = checkpoint.facts["epoch"], checkpoint.facts["history"]
-            say(f"{plan.stage}: going on after epoch {first}")
+            say(f"{plan.stage}: resuming after epoch {first}")
         interrupted = False
         try:
             if validate and not first:
-                history.update({name: [value] for name, value in agreed(validate(trainer.predict)).items()})
+                history.update({name: [value] for name, value in mean_of_workers(validate(trainer.predict)).items()})
             started = time.perf_counter()
             for epoch in range(first, plan.epochs):
                 figures = {"loss": trainer.train_epoch(photos, labels, epoch)}
                 with trainer.averaged():
                     if validate:
-                        figures.update(agreed(validate(trainer.predict)))
+                        figures.update(mean_of_workers(validate(trainer.predict)))
                     last = epoch + 1 == plan.epochs
                     if figures["val_loss"] <= min(history["val_loss"]) if validate else last:
                         trainer.keep()
                 for name, value in figures.items():
                     history[name].append(value)
-                watch(plan.stage, epoch, figures)
+                on_epoch(plan.stage, epoch, figures)
                 checkpoint.save({"stage": plan.stage, "epoch": epoch + 1, "history": history}, trainer.state())
-                shown = "  ".join("%s %.3f" % item for item in figures.items())
                 per_epoch_s = (time.perf_counter() - started) / (epoch + 1 - first)
                 left_min = per_epoch_s * (plan.epochs - epoch - 1) / 60
-                shown += f"  {round(left_min)} min left" if left_min >= 1 else ""
-                # Once it is said, it is kept, too.
-                say(f"{plan.stage}: epoch {epoch + 1} of {plan.epochs}  {shown}")
+                line = "  ".join(f"{name} {value:.3f}" for name, value in figures.items())
+                line += f"  {round(left_min)} min left" if left_min >= 1 else ""
+                # After the checkpoint: an epoch that was printed is never lost.
+                say(f"{plan.stage}: epoch {epoch + 1} of {plan.epochs}  {line}")
         except KeyboardInterrupt:
             interrupted = True
         trainer.finish()
@@ -111,9 +101,16 @@ def fine_tune(network, photos, labels, class_weights, validate, plan, checkpoint
 
 
 def seconds_per_photo(network, photos, labels, class_weights, plan):
-    """Returns what a photo of fine_tune's epochs takes on this machine, from some steps that are then undone.
+    """Returns how many seconds a photo takes in fine_tune's epochs on this machine; all workers get the same number.
 
-    Args as of fine_tune; all workers get the same.
+    Times some training steps and then puts the weights back.
+
+    Args:
+        network: train.model.network.Network, its head trained.
+        photos: list of train.data.labels.Photo to train on.
+        labels: int [n], the photos' class indices.
+        class_weights: float32 [classes], the weight of a photo of each class in the loss.
+        plan: a Plan; its epochs may be None.
     """
     plan = plan._replace(stage="timing", epochs=1)
     order = np.random.RandomState(plan.seed).permutation(len(photos))
@@ -128,24 +125,24 @@ def seconds_per_photo(network, photos, labels, class_weights, plan):
 
         train_s(_BATCH)  # TensorFlow builds its graph
         count = _TIMED_PHOTOS
-        taken_s = train_s(count)
-        while taken_s < _TIMED_S and count < len(photos):
+        elapsed_s = train_s(count)
+        while elapsed_s < _TIMED_S and count < len(photos):
             count *= 2
-            taken_s = train_s(count)
+            elapsed_s = train_s(count)
         trainer.finish()
-    return taken_s / min(count, len(photos))
+    return elapsed_s / min(count, len(photos))
 
 
 def learning_rate(step, total, peak):
-    """Returns the rate of one of `total` steps: linear warm-up to the peak, then half a cosine to 0."""
-    warm_up = max(1, min(WARM_UP_STEPS, total // 3))
+    """Returns the learning rate of one of `total` steps: linear warm-up to the peak, then half a cosine to 0."""
+    warm_up = max(1, min(_WARM_UP_STEPS, total // 3))
     if step < warm_up:
         return peak * (step + 1) / warm_up
     return peak * 0.5 * (1 + math.cos(math.pi * (step - warm_up) / max(1, total - warm_up)))
 
 
 class _Trainer:
-    """The variables that are trained, what Adam knows about each, their moving average, and the best of it."""
+    """The trained variables, Adam's moments and the moving average of each, and the best averages so far."""
 
     def __init__(self, network, class_weights, plan):
         tensorflow = require("tensorflow")
@@ -157,7 +154,7 @@ class _Trainer:
         # Keras 3 wraps TensorFlow's variables, which tf.distribute wants plain.
         self._variables = [variable if callable(variable.value) else variable.value for variable in variables]
         for variable, value in zip(self._variables, workers.mean(network.strategy, self._values())):
-            variable.assign(value)  # float noise made each worker's head a little its own
+            variable.assign(value)  # rounding made the workers' heads differ a little
         with network.strategy.scope():
             self._moments = [
                 [tensorflow.Variable(value * 0, trainable=False) for value in self._values()] for _ in range(2)
@@ -175,7 +172,7 @@ class _Trainer:
         order = np.random.RandomState([plan.seed, stage, epoch]).permutation(len(photos))
         steps = int(math.ceil(len(photos) / self._batch))
         groups = [order[start : start + self._batch] for start in range(0, len(order), self._batch)]
-        # A worker without a photo of its own in the last batch takes one that counts nothing.
+        # A worker without a photo of its own in the last batch takes one with weight 0.
         own = [group[worker::count] if len(group) > worker else group[:1] for group in groups]
         paths = [photos[number].path for numbers in own for number in numbers]
         losses = []
@@ -186,7 +183,7 @@ class _Trainer:
                 weights = self._class_weights[chosen] * (len(group) > worker) / len(group)
                 targets = _targets(chosen, len(self._class_weights))
                 if plan.mix and len(group) > worker:
-                    # Of a length that the order's and the photos' seeds have not.
+                    # Five numbers: no seed of an order or a photo has that length.
                     random = np.random.RandomState([plan.seed, stage, epoch, number, worker])
                     pixels, targets, weights = _mixed(pixels.numpy(), targets, weights, random, plan.mix)
                 step = epoch * steps + number
@@ -205,7 +202,7 @@ class _Trainer:
         return sum(losses) / len(photos)
 
     def _build_step(self):
-        """Returns a function that makes one Adam step on a batch that is shared among the workers."""
+        """Returns a function that makes one Adam step on a batch that the workers share."""
         tensorflow = require("tensorflow")
         base, head, strategy = self._network
         variables, dense = self._variables, head.layers[-1]
@@ -217,10 +214,10 @@ class _Trainer:
                 losses = tensorflow.nn.softmax_cross_entropy_with_logits(targets, logits)
                 loss = tensorflow.reduce_sum(weights * losses)
                 scaled = loss * LOSS_SCALE
-            found = tape.gradient(scaled, variables) + [loss]
+            values = tape.gradient(scaled, variables) + [loss]
             if count == 1:
-                return found
-            return tensorflow.distribute.get_replica_context().all_reduce(tensorflow.distribute.ReduceOp.SUM, found)
+                return values
+            return tensorflow.distribute.get_replica_context().all_reduce(tensorflow.distribute.ReduceOp.SUM, values)
 
         def update(variable, first, second, average, gradient, rate, number):
             first.assign(BETA_1 * first + (1 - BETA_1) * gradient)
@@ -231,21 +228,21 @@ class _Trainer:
             average.assign(decay * average + (1 - decay) * variable)
 
         class_count = dense.kernel.shape[1]
-        given = [([None, spec.SIDE, spec.SIDE, 3], "uint8"), ([None, class_count], "float32"), ([None], "float32")]
-        given += [([2], "int32"), ([], "int32"), ([], "float32"), ([], "float32")]
-        # Of any count of photos: an epoch's last batch is smaller, and a graph of its own would take long to build.
-        signature = [tensorflow.TensorSpec(shape, kind) for shape, kind in given]
+        # For any number of photos: an epoch's last batch is smaller, and a graph of its own would take long to build.
+        inputs = [([None, spec.SIDE, spec.SIDE, 3], "uint8"), ([None, class_count], "float32"), ([None], "float32")]
+        inputs += [([2], "int32"), ([], "int32"), ([], "float32"), ([], "float32")]
+        signature = [tensorflow.TensorSpec(shape, kind) for shape, kind in inputs]
 
         @tensorflow.function(autograph=False, input_signature=signature)
         def step(pixels, targets, weights, seed, rows, rate, number):
-            # Of the whole batch: a photo loses the same features whichever worker has it.
+            # For the whole batch: a photo loses the same features whichever worker has it.
             shape = [tensorflow.maximum(rows, count), dense.kernel.shape[0]]
-            kept = tensorflow.random.stateless_uniform(shape, seed)[worker::count] >= DROPOUT
-            mask = tensorflow.cast(kept, tensorflow.float32) / (1 - DROPOUT)
-            found = strategy.run(gradients_of, args=(pixels, targets, weights, mask))
-            found = [strategy.experimental_local_results(value)[0] for value in found]
-            gradients = [gradient / LOSS_SCALE for gradient in found[:-1]]
-            # float16 may overflow: Adam would never forget a step that is infinite.
+            is_used = tensorflow.random.stateless_uniform(shape, seed)[worker::count] >= DROPOUT
+            mask = tensorflow.cast(is_used, tensorflow.float32) / (1 - DROPOUT)
+            values = strategy.run(gradients_of, args=(pixels, targets, weights, mask))
+            *gradients, loss = [strategy.experimental_local_results(value)[0] for value in values]
+            gradients = [gradient / LOSS_SCALE for gradient in gradients]
+            # float16 may overflow: Adam's moments would never recover from an infinite gradient.
             finite = [tensorflow.reduce_all(tensorflow.math.is_finite(each)) for each in gradients]
             finite = tensorflow.reduce_all(finite)
             gradients = [tensorflow.where(finite, each, tensorflow.zeros_like(each)) for each in gradients]
@@ -262,7 +259,7 @@ class _Trainer:
                         number,
                     ),
                 )
-            return found[-1]
+            return loss
 
         return step
 
@@ -284,15 +281,15 @@ class _Trainer:
         self._network.base.trainable = False
 
     def state(self):
-        """Returns all that restore needs to go on, as {name: array}."""
+        """Returns all that restore needs, as {name: array}."""
         lists = [self._values(), self._best]
-        lists += [[variable.numpy() for variable in kept] for kept in self._moments + [self._averages]]
-        return {f"{kind}/{place}": value for kind, values in enumerate(lists) for place, value in enumerate(values)}
+        lists += [[variable.numpy() for variable in variables] for variables in self._moments + [self._averages]]
+        return {f"{kind}/{number}": value for kind, values in enumerate(lists) for number, value in enumerate(values)}
 
     def restore(self, arrays):
-        """Takes up a state."""
+        """Continues from a state."""
         values, best, first, second, averages = (
-            [arrays[f"{kind}/{place}"] for place in range(len(self._variables))] for kind in range(5)
+            [arrays[f"{kind}/{number}"] for number in range(len(self._variables))] for kind in range(5)
         )
         self._assign(values)
         self._best = best
@@ -312,7 +309,7 @@ def _unfreeze(base, blocks):
     """Makes the last blocks trainable, without their batch norms; returns their variables."""
     norm = require("tensorflow").keras.layers.BatchNormalization
     names = [layer.name for layer in base.layers]
-    first = 0 if blocks > LAST_BLOCK else names.index(f"mixed{LAST_BLOCK - blocks}") + 1
+    first = 0 if blocks > _LAST_BLOCK else names.index(f"mixed{_LAST_BLOCK - blocks}") + 1
     base.trainable = True
     for position, layer in enumerate(base.layers):
         layer.trainable = position >= first and not isinstance(layer, norm)
@@ -320,7 +317,7 @@ def _unfreeze(base, blocks):
 
 
 def _augmented(photos, plan, stage, epoch):
-    """Returns a function path -> augmented picture, whose chance depends on seed, stage, epoch and photo alone."""
+    """Returns a function path -> augmented picture; its random numbers depend only on seed, stage, epoch and photo."""
     number_of = {photo.path: number for number, photo in enumerate(photos)}
 
     def load(path):
@@ -337,7 +334,7 @@ def _targets(labels, class_count):
 
 
 def _mixed(pixels, targets, weights, random, kind):
-    """Returns (pixels, targets, weights) of a batch whose photos are mixed: a label counts as much as is seen of it."""
+    """Mixes the photos of a batch and, in the same shares, their labels. Returns (pixels, targets, weights)."""
     pixels, others, shares = mix(pixels, random, kind)
     own, other = shares * weights, (1 - shares) * weights[others]
     weights = own + other

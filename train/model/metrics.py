@@ -13,7 +13,7 @@ class ClassScore(typing.NamedTuple):
     """How well one class is recognised."""
 
     label: str
-    precision: float  # 0..1, as recall and f1
+    precision: float  # 0..1, like recall and f1
     recall: float
     f1: float
     photos: int  # that are of this class

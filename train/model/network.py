@@ -1,4 +1,4 @@
-"""The network: InceptionV3 as a frozen base, a dense softmax head on its pooled features."""
+"""The network: a base, InceptionV3 with frozen weights, and a dense softmax head on the base's pooled features."""
 
 import os
 import socket
@@ -14,16 +14,16 @@ from train.data.batches import photo_batches
 from train.model.random_base import calibrate_batch_norm
 
 FEATURES = 2048
-
-
-# base: float32 [n, 299, 299, 3] in [-1, 1] -> float32 [n, 2048]; head: features -> float32 [n, classes] probabilities
-Network = typing.NamedTuple("Network", [("base", typing.Any), ("head", typing.Any), ("strategy", typing.Any)])
-
-
 _CALIBRATION_BATCH = 8
-
-
 _DOWNLOAD_TIMEOUT_S = 20
+
+
+class Network(typing.NamedTuple):
+    """A whole network."""
+
+    base: typing.Any  # Keras model, float32 [n, 299, 299, 3] in [-1, 1] -> float32 [n, 2048]
+    head: typing.Any  # Keras model, float32 [n, 2048] features -> float32 [n, classes] probabilities
+    strategy: typing.Any  # tf.distribute strategy that both were built under
 
 
 def build_base(weights, paths=()):
@@ -32,11 +32,11 @@ def build_base(weights, paths=()):
     Args:
         weights: "imagenet" (downloaded by Keras, kept in ~/.keras), the name of an .h5 file of the no-top network, or
             "none" for random weights.
-        paths: training photos, which random weights' batch norms are fitted to (see train.model.random_base).
+        paths: training photos; with random weights the batch norms are set from them (see train.model.random_base).
 
     Returns:
-        (model, weights id): a Keras model, float32 [n, 299, 299, 3] in [-1, 1] -> float32 [n, 2048]; and a string
-        that says which weights these are.
+        (model, weights id): a Keras model, float32 [n, 299, 299, 3] in [-1, 1] -> float32 [n, 2048]; a string that
+        identifies the weights.
 
     Raises:
         UsageError: the file does not hold such weights. MissingRequirement: they cannot be downloaded.
@@ -49,17 +49,17 @@ def build_base(weights, paths=()):
         )
 
     if weights == "imagenet":
-        waiting_s = socket.getdefaulttimeout()
-        socket.setdefaulttimeout(_DOWNLOAD_TIMEOUT_S)  # Keras would wait for ever behind a firewall that drops packets
+        default_s = socket.getdefaulttimeout()
+        socket.setdefaulttimeout(_DOWNLOAD_TIMEOUT_S)  # Keras would wait forever behind a firewall that drops packets
         try:
             base = inception("imagenet")
         except Exception as error:  # Keras raises a bare Exception for any failed download
             raise MissingRequirement(
-                "the ImageNet weights cannot be had (%s).\nDownload inception_v3_weights_tf_dim_ordering_tf_kernels_"
-                "notop.h5 elsewhere and pass it with --weights FILE.h5, or start from --weights none" % error
+                f"the ImageNet weights cannot be downloaded ({error}).\nDownload inception_v3_weights_tf_dim_ordering_"
+                "tf_kernels_notop.h5 elsewhere and pass it with --weights FILE.h5, or start from --weights none"
             ) from error
         finally:
-            socket.setdefaulttimeout(waiting_s)
+            socket.setdefaulttimeout(default_s)
         weights_id = "imagenet (Keras Applications)"
     elif weights == "none":
         base = inception(None)
@@ -70,13 +70,13 @@ def build_base(weights, paths=()):
         try:
             base = inception(weights)
         except Exception as error:  # h5py and Keras raise OSError, ValueError, KeyError, ...
-            raise UsageError(f"--weights {weights}: holds no InceptionV3 weights without top ({error})") from error
+            raise UsageError(f"--weights {weights}: not a file of InceptionV3 weights without top ({error})") from error
         weights_id = f"{os.path.basename(weights)} (sha256 {files.sha256_of(weights)})"
     base.trainable = False
     return base, weights_id
 
 
 def scale(pixels):
-    """uint8 pixels -> float32 in [-1, 1]: the one definition, for training and, traced, inside the exported graph."""
+    """Returns uint8 pixels as float32 in [-1, 1]. Training uses it, and it is traced into the exported graph."""
     tensorflow = require("tensorflow")
     return tensorflow.cast(pixels, tensorflow.float32) / 127.5 - 1.0

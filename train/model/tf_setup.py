@@ -12,39 +12,39 @@ import numpy as np
 from edge_runtime.machine import cpu, libraries, memory
 from edge_runtime.machine.libraries import require
 
-_ONEDNN_SINCE = [2, 21]  # the TensorFlow it was tried with; with 2.6 on a CPU without AVX512 it dies of SIGFPE
+_ONEDNN_SINCE = [2, 21]  # the TensorFlow version it was tried with; 2.6 dies of SIGFPE on a CPU without AVX512
 
 
 def load_tensorflow():
-    """Imports TensorFlow without its start-up messages; errors are still shown. float32 means float32 from then on."""
+    """Imports TensorFlow without its start-up messages (errors are still printed) and without TensorFloat-32."""
     logging.getLogger("absl").setLevel(logging.ERROR)
     if "avx2" in cpu.cpu_features():
         version = [int(part) for part in (libraries.library_version("tensorflow") or "0.0").split(".")[:2]]
         if version >= _ONEDNN_SINCE:
-            # Left to itself TensorFlow takes oneDNN's convolutions only where there is AVX512-VNNI. Without it they
-            # train faster, too (docs/experiments/training.md).
+            # By default TensorFlow uses oneDNN's convolutions only on CPUs with AVX512-VNNI. Others train faster
+            # with them too (docs/experiments/training.md).
             os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
-        with _nothing_on_stderr():  # where it takes them, it says so twice, before it knows of any log level
+        with _nothing_on_stderr():  # with oneDNN it prints two messages, before any log level has an effect
             require("tensorflow")
     tensorflow = require("tensorflow")
     tensorflow.get_logger().setLevel("ERROR")
-    # By default newer GPUs round to 10 bits: the exported files could not agree with that to a hundred-thousandth.
+    # By default newer GPUs round to 10 bits: the exported files could not agree with that within 1e-5.
     tensorflow.config.experimental.enable_tensor_float_32_execution(False)
 
 
 @contextlib.contextmanager
 def _nothing_on_stderr():
-    """Within the block what is written to stderr is lost, also what libraries in C++ write."""
+    """Within the block everything written to stderr is discarded, also by C++ libraries."""
     sys.stderr.flush()
-    kept = os.dup(2)
+    stderr = os.dup(2)
     try:
-        with open(os.devnull, "w") as nowhere:
-            os.dup2(nowhere.fileno(), 2)
+        with open(os.devnull, "w") as devnull:
+            os.dup2(devnull.fileno(), 2)
         yield
     finally:
         sys.stderr.flush()
-        os.dup2(kept, 2)
-        os.close(kept)
+        os.dup2(stderr, 2)
+        os.close(stderr)
 
 
 def set_seed(seed):
@@ -55,12 +55,12 @@ def set_seed(seed):
 
 
 def limit_gpu_memory(fraction):
-    """Lets TensorFlow take GPU memory as it needs it, or at most a fraction of it; without a GPU nothing happens.
+    """Lets TensorFlow allocate GPU memory as it needs it, or at most a fraction of it. Does nothing without a GPU.
 
     Must run before anything is placed on a GPU. On a Jetson the GPU's memory is the board's.
 
     Args:
-        fraction: 0..1, or None for growth without a limit.
+        fraction: 0..1, or None for no limit.
     """
     tensorflow = require("tensorflow")
     for index, gpu in enumerate(tensorflow.config.list_physical_devices("GPU")):
@@ -73,8 +73,8 @@ def limit_gpu_memory(fraction):
 
 
 def _gpu_memory_bytes(index):
-    """Returns the memory of a GPU as TensorFlow counts them: the card's, or on a Jetson (no nvidia-smi) the board's."""
-    # nvidia-smi counts all cards, TensorFlow those of CUDA_VISIBLE_DEVICES: their numbers or ids
+    """Returns the memory of TensorFlow's GPU number index: the card's, or on a Jetson (no nvidia-smi) the board's."""
+    # nvidia-smi numbers all cards, TensorFlow only those of CUDA_VISIBLE_DEVICES (numbers or ids).
     visible = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
     card = visible[index] if index < len(visible) else str(index)
     query = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits", "--id=" + card]
@@ -88,7 +88,7 @@ def _gpu_memory_bytes(index):
 def low_precision():
     """Within the block TensorFlow multiplies in 16 bits where that is faster: float16 on a GPU, bfloat16 on some CPUs.
 
-    Weights, sums and what is no convolution or product stay float32 (TensorFlow's auto_mixed_precision).
+    Weights, sums and all other operations stay float32 (TensorFlow's auto_mixed_precision).
     """
     tensorflow = require("tensorflow")
     if tensorflow.config.list_physical_devices("GPU"):

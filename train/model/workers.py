@@ -1,8 +1,8 @@
-"""More than one machine: what the workers of a cluster that TF_CONFIG names do together.
+"""Training on several machines: the workers of a cluster that TF_CONFIG describes.
 
 TF_CONFIG is TensorFlow's own setting, JSON in the environment of each worker, with the same command line everywhere:
 {"cluster": {"worker": ["10.0.0.1:2222", "10.0.0.2:2222"]}, "task": {"type": "worker", "index": 0}}
-Each worker takes its share of every batch and the gradients are summed, so that two workers compute what one would.
+Each worker computes its share of every batch and the gradients are summed: two workers compute the same as one.
 Worker 0, the chief, writes the bundle.
 """
 
@@ -21,7 +21,7 @@ def cluster():
     """Returns (index of this worker, count of workers): (0, 1) without TF_CONFIG.
 
     Raises:
-        UsageError: TF_CONFIG is garbled, or names other tasks than workers.
+        UsageError: TF_CONFIG is not valid, or names other tasks than workers.
     """
     text = os.environ.get("TF_CONFIG", "")
     if not text.strip() or text.strip() == "{}":
@@ -31,17 +31,17 @@ def cluster():
         jobs, task = config["cluster"], config["task"]
         count, index = len(jobs["worker"]), int(task["index"])
         if sorted(jobs) != ["worker"] or task["type"] != "worker" or not 0 <= index < count:
-            raise ValueError("only workers, and an index of one of them, can be used")
+            raise ValueError("expected only workers, and the index of one of them")
     except (ValueError, KeyError, TypeError) as error:
         raise UsageError(
             'TF_CONFIG: expected {"cluster": {"worker": ["HOST:PORT", ...]}, "task": {"type": "worker", "index": N}}, '
-            "got %s (%s)" % (text, error)
+            f"got {text} ({error})"
         )
     return index, count
 
 
 def new_strategy():
-    """Returns MultiWorkerMirroredStrategy where TF_CONFIG names a cluster, else the strategy of one machine.
+    """Returns MultiWorkerMirroredStrategy if TF_CONFIG describes a cluster, else the strategy of one machine.
 
     Must run before TensorFlow computes anything. It waits for the other workers.
     """
@@ -67,19 +67,19 @@ def mean(strategy, values):
 
 
 def wait_for_all(strategy):
-    """Returns when every worker has come here: one that leaves early is reported as crashed to the others."""
+    """Waits until every worker calls it: the others would report one that leaves early as crashed."""
     mean(strategy, [0.0])
 
 
 def leave(strategy):
-    """Ends this process with exit code 0; without a cluster it does nothing. To be called last, after wait_for_all.
+    """Ends this process with exit code 0; without a cluster it does nothing. Call it last, after wait_for_all.
 
-    At Python's own exit TensorFlow's threads that watch the other workers at times abort the process (seen with 2.6;
+    At Python's own exit TensorFlow's threads that watch the other workers sometimes abort the process (seen with 2.6;
     github.com/tensorflow/tensorflow/issues/55250).
     """
     if cluster()[1] > 1:
-        # A worker that has wait_for_all's answer may still owe it to others, and they fail if it is gone. Once this
-        # is answered all have it; whether all get this answer, too, is no matter.
+        # A worker that has wait_for_all's result may still have to send it to others, which fail if it is gone. After
+        # this second mean all have the first one; it does not matter whether all get the second.
         with contextlib.suppress(require("tensorflow").errors.OpError):
             mean(strategy, [0.0])
         sys.stdout.flush()

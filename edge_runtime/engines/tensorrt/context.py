@@ -12,9 +12,15 @@ OLD_PYCUDA = "too old (it has no Device.retain_primary_context)"
 
 INSTALL_PYCUDA = "pip3 install 'pycuda>=2020.1,<2021.1' on Python 3.6, pip install --upgrade pycuda elsewhere"
 
+# A second context, made by another thread at the same time, would be released with that thread's memory still in it.
+_one_primary_context = threading.Lock()
+
 
 def local_facts():
-    """Returns what a plan is bound to: {"libraries": {"tensorrt": version}, "gpu": {"name", "compute_capability"}}.
+    """Returns the version and the GPU that a plan depends on.
+
+    Returns:
+        {"libraries": {"tensorrt": version}, "gpu": {"name", "compute_capability"}}.
 
     Raises:
         MissingRequirement: tensorrt, pycuda or the GPU is missing.
@@ -23,7 +29,7 @@ def local_facts():
     return {
         # On a Jetson TensorRT is no distribution that pip knows.
         "libraries": {"tensorrt": require("tensorrt").__version__},
-        "gpu": {"name": device.name(), "compute_capability": "%d.%d" % tuple(device.compute_capability())},
+        "gpu": {"name": device.name(), "compute_capability": ".".join(map(str, device.compute_capability()))},
     }
 
 
@@ -36,8 +42,8 @@ def gpu():
         return cuda.Device(0)
     except cuda.Error as error:
         raise MissingRequirement(
-            "no NVIDIA GPU can be used here (%s); on a PC look at nvidia-smi, in a container start it with --gpus all "
-            "or --runtime nvidia" % error
+            f"no NVIDIA GPU can be used here ({error}); on a PC look at nvidia-smi, in a container start it with "
+            "--gpus all or --runtime nvidia"
         ) from error
 
 
@@ -49,7 +55,7 @@ def gpu_context():
     of the GPU is inside such a block. The primary context is the one that TensorRT and TensorFlow use themselves.
 
     Raises:
-        MissingRequirement: as gpu(), and where pycuda is too old.
+        MissingRequirement: tensorrt, pycuda or the GPU is missing, or pycuda is too old.
     """
     with _one_primary_context:
         context = _primary_context(require("pycuda.driver"))
@@ -60,16 +66,12 @@ def gpu_context():
         context.pop()
 
 
-# A second one, made by a thread that asks meanwhile, would be let go of with that thread's memory still in it.
-_one_primary_context = threading.Lock()
-
-
 @functools.lru_cache(maxsize=1)
 def _primary_context(cuda):
     """Kept until the process ends: pycuda releases a primary context only on the thread that asked for it."""
     device = gpu()
     if not hasattr(device, "retain_primary_context"):
-        raise MissingRequirement(f"pycuda here is {OLD_PYCUDA}; to get one that is not: {INSTALL_PYCUDA}")
+        raise MissingRequirement(f"pycuda here is {OLD_PYCUDA}; to get a newer one: {INSTALL_PYCUDA}")
     atexit.register(_primary_context.cache_clear)  # while pycuda is still whole
     try:
         return device.retain_primary_context()

@@ -26,7 +26,7 @@ import numpy as np
 
 from edge_runtime.bundle.checksums import checked_bytes
 from edge_runtime.bundle.manifest import INPUT_NAME, OUTPUT_NAME
-from edge_runtime.engines.base import Engine, EngineError
+from edge_runtime.engines.base import AsynchronousEngine, EngineError
 from edge_runtime.engines.tensorrt import context, versions
 from edge_runtime.engines.tensorrt.context import gpu, gpu_context
 from edge_runtime.errors import MissingRequirement
@@ -34,12 +34,13 @@ from edge_runtime.machine.libraries import require
 
 PLAN = "model.plan"
 
-FILES = (PLAN,)  # what a converted engine opens
+FILES = (PLAN,)  # that a converted engine opens
 
-ZERO_COPY = "PICNIC_EDGE_ZERO_COPY"  # set to 1, the GPU works in page-locked memory itself; not yet measured on a board
+ZERO_COPY = (
+    "PICNIC_EDGE_ZERO_COPY"  # set to 1, the GPU works in page-locked memory itself; `make jetson-check` measures it
+)
 
-_KEPT_ERRORS = 5
-
+_MAX_LOGGED_ERRORS = 5
 
 log = logging.getLogger("picnic_edge")
 
@@ -56,7 +57,7 @@ def make_log(tensorrt, show=None):
     class Log(base):
         def __init__(self):
             base.__init__(self)
-            self.errors: typing.Deque[str] = collections.deque(maxlen=_KEPT_ERRORS)
+            self.errors: typing.Deque[str] = collections.deque(maxlen=_MAX_LOGGED_ERRORS)
 
         def log(self, severity, msg):
             with contextlib.suppress(Exception):  # raised into TensorRT, it would end the process
@@ -76,7 +77,7 @@ def start(kind, log):
     """Returns kind(log), a tensorrt.Builder or Runtime. Raises MissingRequirement: TensorRT cannot use the GPU."""
     try:
         return kind(log)
-    except TypeError as error:  # what its bindings make of a null pointer
+    except TypeError as error:  # the bindings' answer to a null pointer
         raise MissingRequirement(f"TensorRT cannot use the GPU:\n{log.reason()}") from error
 
 
@@ -85,8 +86,8 @@ class _Piece:
 
     def __init__(self):
         self.host: typing.Dict[str, typing.Any] = {}  # page-locked arrays, their .base what pycuda allocated
-        self.device: typing.Dict[str, typing.Any] = {}  # none where the GPU works in the page-locked memory itself
-        self.addresses: typing.Dict[str, int] = {}  # what the GPU is told
+        self.device: typing.Dict[str, typing.Any] = {}  # empty where the GPU works in the page-locked memory itself
+        self.addresses: typing.Dict[str, int] = {}  # on the GPU
 
 
 class _Slot:
@@ -118,9 +119,11 @@ class _Batch:
         self.failure = ""
 
 
-class TensorRtEngine(Engine):
-    # While the GPU runs one, the other is read, filled and copied; that takes a small part of a run's time, so that a
-    # third would only wait, and make what it holds older.
+class TensorRtEngine(AsynchronousEngine):
+    """A plan, its execution context, and the ring of slots."""
+
+    # While the GPU runs one batch, the other is read, filled and copied; that takes a small part of a run's time. A
+    # third would only wait, and its photos get older.
     slots = 2
 
     _runtime: typing.Any = None
@@ -147,31 +150,28 @@ class TensorRtEngine(Engine):
             self._engine = self._runtime.deserialize_cuda_engine(checked_bytes(self.info.path, PLAN, self.info.files))
             if self._engine is None:
                 raise MissingRequirement(
-                    "%s: TensorRT did not load it, though it was built by this version for this GPU; most often too "
-                    "little memory is free. If that is not it, make it again with picnic-edge convert.\n%s"
-                    % (self.info.path, self._log.reason())
+                    f"{self.info.path}: TensorRT did not load it, though it was built by this version for this GPU; "
+                    "most often too little memory is free. If memory is free, make it again with picnic-edge convert."
+                    f"\n{self._log.reason()}"
                 )
             tensors = self._expected_tensors(tensorrt)
             self._context = self._engine.create_execution_context()
             if self._context is None:
                 raise MissingRequirement(
-                    "%s: TensorRT made no execution context; most often too little memory is free on the GPU.\n%s"
-                    % (self.name, self._log.reason())
+                    f"{self.name}: TensorRT made no execution context; most often too little memory is free on the GPU."
+                    f"\n{self._log.reason()}"
                 )
             try:
                 zero_copy = self._wants_zero_copy(cuda)
                 self._stream = cuda.Stream()
                 for _ in range(self.slots):
-                    self._slots.append(_Slot())  # known to close() before it is filled
-                    self._fill(self._slots[-1], tensors, zero_copy, cuda)
+                    self._slots.append(_Slot())  # known to close() if allocating fails
+                    self._allocate(self._slots[-1], tensors, zero_copy, cuda)
             except cuda.Error as error:
                 raise MissingRequirement(
                     f"{self.name}: the GPU has not enough memory (a smaller --batch needs less), or failed: {error}"
                 ) from error
             self._free.extend(self._slots)
-
-    def _infer(self, batch):
-        return self._collect(self._submit(batch))
 
     def _submit(self, batch):
         with self._one_at_a_time, gpu_context():
@@ -186,15 +186,15 @@ class TensorRtEngine(Engine):
     def _close(self):
         if self._runtime is not None:
             with self._one_at_a_time, gpu_context():
-                with contextlib.suppress(require("pycuda.driver").Error):  # of a run that failed; it was told then
-                    self._settle()
+                with contextlib.suppress(require("pycuda.driver").Error):  # of a run, reported before
+                    self._wait_for_streams()
                 self._free.clear()
                 while self._on_their_way:
                     self._on_their_way.popleft().slot = None
                 while self._slots:
                     self._slots.pop().free()
                 self._stream = None
-                self._context = None  # in this order: TensorRT wants what made a thing to outlive it
+                self._context = None  # in this order: TensorRT's objects must outlive what they made
                 self._engine = None
                 self._runtime = None
                 self._shaped_for = 0
@@ -208,23 +208,24 @@ class TensorRtEngine(Engine):
         return tensors
 
     def _wants_zero_copy(self, cuda):
-        """Whether the GPU is to work in page-locked memory itself: only where that is its own memory too."""
+        """Whether the GPU is to work in page-locked memory: if wanted, and if it has no memory of its own."""
         if os.environ.get(ZERO_COPY) != "1":
             return False
         attributes = cuda.device_attribute
         if all(gpu().get_attribute(kind) for kind in (attributes.INTEGRATED, attributes.CAN_MAP_HOST_MEMORY)):
             return True
-        log.warning("%s: %s=1 is left aside: this GPU has memory of its own", self.name, ZERO_COPY)
+        log.warning("%s: %s=1 is ignored: this GPU has dedicated memory", self.name, ZERO_COPY)
         return False
 
-    def _fill(self, slot, tensors, zero_copy, cuda):
+    def _allocate(self, slot, tensors, zero_copy, cuda):
+        """Gives a slot its stream, events and memory."""
         slot.stream = cuda.Stream()
         # A thread that waits for such an event sleeps, and leaves its core to the decoders.
         flags = cuda.event_flags.BLOCKING_SYNC | cuda.event_flags.DISABLE_TIMING
         slot.loaded, slot.ran, slot.done = cuda.Event(flags), cuda.Event(flags), cuda.Event(flags)
         for _ in range(0, self.max_batch, self._largest):
             piece = _Piece()
-            slot.pieces.append(piece)  # known to free() before it is filled
+            slot.pieces.append(piece)  # known to free() if allocating fails
             for name, tensor in tensors.items():
                 shape = (self._largest,) + tensor.largest_shape[1:]
                 if zero_copy:
@@ -238,30 +239,31 @@ class TensorRtEngine(Engine):
                     piece.addresses[name] = int(piece.device[name])
 
     def _start(self, batch):
-        """Puts a batch and its runs onto the streams; returns its _Batch."""
+        """Takes a free slot for a batch and starts it; returns its _Batch."""
         cuda = require("pycuda.driver")
         if self._runtime is None:
             raise EngineError(f"{self.name}: is closed")
         if self._lost:
             raise EngineError(f"{self.name}: the GPU failed before, and cannot be used any more: {self._lost}")
         if not self._free:
-            self._take_off(self._on_their_way[0])
+            self._retrieve(self._on_their_way[0])
         self._log.errors.clear()
         slot = self._free[0]
-        with self._settled_on_failure(cuda):
-            self._put(slot, batch, cuda)
+        with self._streams_empty_on_failure(cuda):
+            self._enqueue(slot, batch, cuda)
         self._free.popleft()  # a slot whose batch did not get on its way is free again
         self._on_their_way.append(_Batch(slot, len(batch)))
         return self._on_their_way[-1]
 
-    def _put(self, slot, batch, cuda):
+    def _enqueue(self, slot, batch, cuda):
+        """Puts the copies and runs of a batch onto the streams."""
         parts = []
         for place, piece in zip(range(0, len(batch), self._largest), slot.pieces):
             pixels = batch[place : place + self._largest]
             piece.host[INPUT_NAME][: len(pixels)] = pixels  # here uint8 becomes float32 where the plan wants that
             if piece.device:
-                held = piece.host[INPUT_NAME][: len(pixels)]
-                cuda.memcpy_htod_async(piece.device[INPUT_NAME], held, slot.stream)
+                source = piece.host[INPUT_NAME][: len(pixels)]
+                cuda.memcpy_htod_async(piece.device[INPUT_NAME], source, slot.stream)
             parts.append((piece, len(pixels)))
         slot.loaded.record(slot.stream)
         self._stream.wait_for_event(slot.loaded)
@@ -286,54 +288,57 @@ class TensorRtEngine(Engine):
     def _wait_for(self, batch):
         """Waits without the lock, so that others can submit meanwhile. The slot may be another batch's by then."""
         slot = batch.slot
-        done = slot.done if slot is not None else None  # None, too, where the engine was closed
+        done = slot.done if slot is not None else None  # also None where the engine was closed
         if done is not None:
-            with contextlib.suppress(require("pycuda.driver").Error):  # _take_off meets it again
+            with contextlib.suppress(require("pycuda.driver").Error):  # _retrieve raises it again
                 done.synchronize()
 
     def _finish(self, batch):
         """Returns a batch's answers."""
         if batch.slot is not None:
-            self._take_off(batch)
+            self._retrieve(batch)
         if batch.failure:
             raise EngineError(batch.failure)
         if batch.answers is None:
-            raise EngineError(f"{self.name}: the batch is not on its way any more: the engine is closed")
+            raise EngineError(f"{self.name}: the engine is closed, this batch was not finished")
         return batch.answers
 
-    def _take_off(self, batch):
-        """Waits for a batch, and keeps its answers, a copy of their own, or why there are none. Its slot is free."""
+    def _retrieve(self, batch):
+        """Waits for a batch, keeps a copy of its answers or its failure, and frees its slot."""
         slot, batch.slot = batch.slot, None
         self._on_their_way.remove(batch)
         try:
-            with self._settled_on_failure(require("pycuda.driver")):
+            with self._streams_empty_on_failure(require("pycuda.driver")):
                 slot.done.synchronize()
                 batch.answers = np.concatenate([piece.host[OUTPUT_NAME] for piece in slot.pieces])[: batch.count]
         except EngineError as error:
-            batch.failure = str(error)  # not the exception: it would hold the streams, which must go before the GPU
+            batch.failure = str(error)  # the exception would keep the streams, which must be freed before the GPU
         finally:
             self._free.append(slot)
 
     @contextlib.contextmanager
-    def _settled_on_failure(self, cuda):
-        """Nothing of a batch that failed is on its way when its slot is used again, and the reason is told.
+    def _streams_empty_on_failure(self, cuda):
+        """If the block fails, waits until nothing of its batch is on its way, so that the slot can be used again.
 
         CUDA's errors that come from a run (an illegal address, a launch that failed, a GPU that is gone) stay in its
         context for good: where waiting fails too, the engine is lost.
+
+        Raises:
+            EngineError: for one of CUDA's errors, with the reason.
         """
         try:
             yield
         except BaseException as error:
             try:
-                self._settle()
+                self._wait_for_streams()
             except cuda.Error as lasting:
                 self._lost = str(lasting)
             if isinstance(error, cuda.Error):
                 raise EngineError(f"{self.name}: the GPU failed: {error}; {self._log.reason()}") from error
             raise
 
-    def _settle(self):
-        """Waits for all that is on the streams, also where one of them fails; raises a failure."""
+    def _wait_for_streams(self):
+        """Waits for all that is on the streams, also if one of them fails; then raises its error."""
         streams = [stream for stream in [self._stream] + [slot.stream for slot in self._slots] if stream is not None]
         with contextlib.ExitStack() as waits:
             for stream in streams:

@@ -1,7 +1,7 @@
-"""All that differs between TensorRT 8.2, 8.5, 8.6, 10 and 11, asked by feature and never by version number.
+"""All that differs between TensorRT 8.2, 8.5, 8.6, 10 and 11, decided by feature and never by version number.
 
-8.2 (JetPack 4.6, the TX2) knows bindings by their place in a list; 8.5 brought names and uint8 inputs and 10 took the
-places away; 11 took away the precision flags: there the precision is the one written in the ONNX model.
+8.2 (JetPack 4.6, the TX2) knows bindings by their place in a list; 8.5 brought names and uint8 inputs and 10 removed
+the places; 11 removed the precision flags: there the precision is the one written in the ONNX model.
 """
 
 import typing
@@ -10,7 +10,13 @@ import numpy as np
 
 from edge_runtime.engines.base import EngineError
 
-Tensor = typing.NamedTuple("Tensor", [("is_input", bool), ("dtype", type), ("largest_shape", tuple)])
+
+class Tensor(typing.NamedTuple):
+    """An input or output of an engine."""
+
+    is_input: bool
+    dtype: type  # of numpy
+    largest_shape: tuple
 
 
 def takes_uint8(tensorrt):
@@ -34,7 +40,7 @@ def int8_problem(tensorrt, builder):
 
 def create_network(builder):
     """Returns an empty network whose batch is a dimension like the others."""
-    # 1 << EXPLICIT_BATCH up to 10. In 11 that name is gone, and the 1 stands for STRONGLY_TYPED, as all networks are.
+    # 1 << EXPLICIT_BATCH up to 10. 11 has no such name: there 1 stands for STRONGLY_TYPED, as all networks are.
     return builder.create_network(1)
 
 
@@ -52,20 +58,20 @@ def tensors_of(tensorrt, engine):
     Raises:
         EngineError: one is of another type than float32 and uint8.
     """
-    found = {}
+    tensors = {}
     if _has_names(engine):
         for place in range(engine.num_io_tensors):
             name = engine.get_tensor_name(place)
             is_input = engine.get_tensor_mode(name) == tensorrt.TensorIOMode.INPUT
             shape = engine.get_tensor_profile_shape(name, 0)[2] if is_input else engine.get_tensor_shape(name)
-            found[name] = Tensor(is_input, _numpy_type(tensorrt, engine.get_tensor_dtype(name), name), tuple(shape))
+            tensors[name] = Tensor(is_input, _numpy_type(tensorrt, engine.get_tensor_dtype(name), name), tuple(shape))
     else:
         for place in range(engine.num_bindings):
             name = engine.get_binding_name(place)
             is_input = engine.binding_is_input(place)
             shape = engine.get_profile_shape(0, place)[2] if is_input else engine.get_binding_shape(place)
-            found[name] = Tensor(is_input, _numpy_type(tensorrt, engine.get_binding_dtype(place), name), tuple(shape))
-    return found
+            tensors[name] = Tensor(is_input, _numpy_type(tensorrt, engine.get_binding_dtype(place), name), tuple(shape))
+    return tensors
 
 
 def set_input_shape(engine, context, name, shape):
@@ -76,7 +82,7 @@ def set_input_shape(engine, context, name, shape):
 
 
 def enqueue(engine, context, addresses, stream_handle):
-    """Puts one run onto a stream. Returns whether it was accepted; where not, the outputs hold what they held before.
+    """Puts one run onto a stream. Returns whether it was accepted; if not, the outputs are unchanged.
 
     Args:
         engine, context: of TensorRT.

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from edge_runtime import files
-from edge_runtime.annotate import drawing, film
-from edge_runtime.annotate import window as annotate_window
+from edge_runtime.annotate import drawing, window
+from edge_runtime.annotate import video as annotate_video
 from edge_runtime.annotate.annotator import open_annotator, open_window
 from edge_runtime.annotate.folder import _inside
 from edge_runtime.classifier import Prediction
@@ -62,7 +62,7 @@ def read(path):
 @pytest.mark.parametrize("level", [0, 128, 255])
 def test_the_picture_is_whole_and_the_band_is_below_it(level):
     rgb = np.full((400, 600, 3), level, np.uint8)
-    drawn = drawing.annotated(rgb, "red", 0.5)
+    drawn = drawing.draw_label(rgb, "red", 0.5)
     assert drawn.dtype == np.uint8 and drawn.shape[1] == 600 and 440 < drawn.shape[0] < 520
     assert np.array_equal(drawn[:400], rgb)
     band = drawn[400:]
@@ -72,7 +72,7 @@ def test_the_picture_is_whole_and_the_band_is_below_it(level):
 def test_the_bar_is_as_long_as_the_confidence():
     lengths = []
     for confidence in (0.0, 0.25, 0.5, 1.0):
-        band = drawing.annotated(np.zeros((400, 600, 3), np.uint8), "red", confidence)[400:]
+        band = drawing.draw_label(np.zeros((400, 600, 3), np.uint8), "red", confidence)[400:]
         lengths.append((band == np.array(drawing._BAR)).all(axis=2).any(axis=0).sum())
     room = lengths[-1]
     assert room > 500
@@ -81,13 +81,13 @@ def test_the_bar_is_as_long_as_the_confidence():
 
 def test_the_label_can_be_told_apart():
     blank = np.zeros((400, 600, 3), np.uint8)
-    drawn = [drawing.annotated(blank, label, 0.5).tobytes() for label in ("red", "green", "", "grün", "r" * 500)]
+    drawn = [drawing.draw_label(blank, label, 0.5).tobytes() for label in ("red", "green", "", "grün", "r" * 500)]
     assert len(set(drawn)) == 5
 
 
 @pytest.mark.parametrize("label", ["ünïcödé «»", "新鮮な牛乳", "Яблоко", "a\tb\nc\x00\u202e", "\udcff", "🍎", " "])
 def test_any_label_is_drawn(label):
-    assert drawing.annotated(photo((20, 200, 30)), label, 0.5).shape[1] == 320
+    assert drawing.draw_label(photo((20, 200, 30)), label, 0.5).shape[1] == 320
 
 
 @pytest.fixture
@@ -105,7 +105,7 @@ def test_any_label_is_drawn_without_a_font(fresh_fonts, monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))  # without fc-match
     monkeypatch.setattr(drawing, "_DEJAVU", "no such font.ttf")
     for label in ("plain", "grün", "新鮮な牛乳"):
-        assert drawing.annotated(photo((20, 200, 30)), label, 0.5).shape[1] == 320
+        assert drawing.draw_label(photo((20, 200, 30)), label, 0.5).shape[1] == 320
 
 
 @pytest.mark.parametrize("first", ["a", "\u4e00"], ids=["latin", "chinese"])
@@ -116,13 +116,13 @@ def test_a_thousand_labels_need_a_few_open_fonts(fresh_fonts, monkeypatch, first
     monkeypatch.setattr(subprocess, "check_output", lambda *_, **__: drawing._DEJAVU.encode())
     blank = np.zeros((299, 299, 3), np.uint8)
     for number in range(1000):
-        drawing.annotated(blank, "%s%d" % (chr(ord(first) + number % 20), number), number / 1000.0)
+        drawing.draw_label(blank, "%s%d" % (chr(ord(first) + number % 20), number), number / 1000.0)
     assert len(opened) == len(set(opened)) <= 2
 
 
 def test_photos_of_all_sizes_leave_a_few_fonts_open(fresh_fonts):
     for height in range(160, 1200, 8):
-        drawing.annotated(np.zeros((height, 320, 3), np.uint8), "red", 0.5)
+        drawing.draw_label(np.zeros((height, 320, 3), np.uint8), "red", 0.5)
     assert 1 < drawing._open_font.cache_info().currsize <= 16
 
 
@@ -134,14 +134,14 @@ def test_what_the_system_has_for_a_script_is_used():
 
 @pytest.mark.parametrize("height, width", [(1, 1), (3, 1200), (2000, 4), (5000, 4000), (299, 299)])
 def test_any_size_becomes_one_that_can_be_looked_at(height, width):
-    drawn = drawing.annotated(np.full((height, width, 3), 200, np.uint8), "red", 0.5)
+    drawn = drawing.draw_label(np.full((height, width, 3), 200, np.uint8), "red", 0.5)
     assert 320 <= max(drawn.shape[:2]) < 1500 and min(drawn.shape[:2]) >= 160
 
 
 def test_the_caller_s_picture_is_not_drawn_on():
     rgb = photo((200, 30, 40))
     before = rgb.copy()
-    drawing.annotated(rgb, "red", 0.5)
+    drawing.draw_label(rgb, "red", 0.5)
     assert np.array_equal(rgb, before)
 
 
@@ -291,7 +291,7 @@ def test_a_camera_s_frames_are_shown_for_as_long_as_they_were_the_newest(tmp_pat
 
 
 def test_a_long_gap_is_cut_short_once_and_not_made_up_for(tmp_path, monkeypatch):
-    monkeypatch.setattr(film, "_LONGEST_GAP_S", 1)
+    monkeypatch.setattr(annotate_video, "_MAX_GAP_S", 1)
     path = str(tmp_path / "out.avi")
     with open_annotator(path, 10) as annotator:
         for number, time_s in enumerate([0.0, 0.1, 60.1, 60.2, 60.4, 130.4, 130.5]):
@@ -367,7 +367,7 @@ class Windows:
         monkeypatch.setattr(
             cv2, "getWindowProperty", lambda *_: float(len(self.shown) < self.closed_after), raising=False
         )
-        monkeypatch.setattr(annotate_window, "_WINDOW_S", 0)
+        monkeypatch.setattr(window, "_INTERVAL_S", 0)
         done = subprocess.CompletedProcess([], 0)
         monkeypatch.setattr(subprocess, "run", lambda *_, **__: done)
 
@@ -375,9 +375,9 @@ class Windows:
 @pytest.mark.parametrize("ending", [{"keys": "x?q"}, {"closed_after": 3}], ids=["q", "closed"])
 def test_q_or_closing_the_window_stops_the_run(monkeypatch, ending):
     windows, stop = Windows(monkeypatch, **ending), threading.Event()
-    with open_window(stop) as window:
+    with open_window(stop) as opened:
         for number in range(10):
-            window.write(prediction_of(frame(number, 0.0)))
+            opened.write(prediction_of(frame(number, 0.0)))
     assert stop.is_set()
     assert len(windows.shown) == 3
     assert windows.shown[0][100, 160, 2] > 150  # OpenCV shows BGR
@@ -385,17 +385,17 @@ def test_q_or_closing_the_window_stops_the_run(monkeypatch, ending):
 
 def test_a_window_shows_the_newest_at_a_rate_that_can_be_seen(monkeypatch):
     windows = Windows(monkeypatch)
-    monkeypatch.setattr(annotate_window, "_WINDOW_S", 1000)
-    with open_window(threading.Event()) as window:
+    monkeypatch.setattr(window, "_INTERVAL_S", 1000)
+    with open_window(threading.Event()) as opened:
         for number in range(10):
-            window.write(prediction_of(frame(number, 0.0)))
+            opened.write(prediction_of(frame(number, 0.0)))
     assert len(windows.shown) == 1
 
 
 def test_a_real_window(tmp_path):
     """With an OpenCV that has windows, on a display that is none."""
     code = (
-        "import threading, numpy as np; from edge_runtime.annotate import annotate\n"
+        "import threading, numpy as np; from edge_runtime.annotate import annotator\n"
         "from tests.edge_runtime.annotate.test_annotate import frame, prediction_of\n"
         "stop = threading.Event()\n"
         "with annotator.open_window(stop) as window:\n"

@@ -26,7 +26,7 @@ from edge_runtime.cli.run import run_verb
 from edge_runtime.engines.base import Engine
 from edge_runtime.engines.record import EngineInfo
 from edge_runtime.errors import ImageError
-from edge_runtime.results import file_sink, formats, journal
+from edge_runtime.results import file_sink, journal
 from edge_runtime.results import rows as results_rows
 
 PICTURE_S = 0.0002
@@ -53,9 +53,9 @@ def open_batch_engine(bundle, name="auto", max_batch=None, threads=None):
     return BatchEngine(EngineInfo("batch", "batch", "fp32", "", None), len(bundle.class_names), max_batch or 8, 1)
 
 
-def load(item):
+def read_image(path):
     time.sleep(PICTURE_S)
-    number = zlib.crc32(item.name.encode("utf-8", "surrogateescape"))
+    number = zlib.crc32(os.fsencode(os.path.basename(path)))
     if number % 10 == 0:
         raise ImageError("is made to be unreadable")
     picture = np.zeros((299, 299, 3), np.uint8)
@@ -113,17 +113,17 @@ def kill_at(point, count):
     elif point == "checkpoint":
         around(journal, "write_journal", after=here)
     elif point == "whole":
-        around(formats, "place", before=here)
+        around(file_sink, "finish_file", before=here)
     elif point == "named":
         around(os, "replace", after=here, only=lambda old, new: ".partial" not in new)
     else:
         assert point == "removed"
-        around(formats, "place", after=here)
+        around(file_sink, "finish_file", after=here)
 
 
 if __name__ == "__main__":
     classifier.open_engine = open_batch_engine
-    classifier._load = load
+    classifier.read_image = read_image
     for name, value in COUNTS.items():
         setattr(file_sink, name, value)
     for name, install in (("KILL_AT", kill_at), ("HANG_AT", hang_at)):

@@ -1,4 +1,4 @@
-"""picnic-edge doctor: what this machine has, what it lacks, and the command that mends it."""
+"""picnic-edge doctor: what this machine has, what it lacks, and the command that fixes it."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from edge_runtime.cli import doctor
 from edge_runtime.cli.doctor import Answer
 from edge_runtime.engines import tf_trt
 from edge_runtime.errors import MissingRequirement
-from edge_runtime.machine import cpu, libraries, memory
+from edge_runtime.machine import cpu, jetson, libraries, memory
 from tests.edge_runtime.machine import boards
 from tests.helpers import WITHOUT_TENSORFLOW, picnic_edge
 
@@ -23,9 +23,9 @@ from tests.helpers import WITHOUT_TENSORFLOW, picnic_edge
 def answers(monkeypatch):
     """{question: Answer}, to be filled: what fresh Pythons say; the libraries not in it are not installed."""
     given = {}
-    codes = {code: name for name, code in doctor._QUESTIONS.items()}
+    codes = {code: name for name, code in doctor._PROBES.items()}
     monkeypatch.setattr(doctor, "_installed", lambda question: question in given)
-    monkeypatch.setattr(doctor, "ask", lambda code: given[codes[code]])
+    monkeypatch.setattr(doctor, "run_probe", lambda code: given[codes[code]])
     return given
 
 
@@ -33,7 +33,7 @@ def answers(monkeypatch):
 def tools(monkeypatch):
     """{program: what it prints}, to be filled; the others print nothing."""
     given = {}
-    monkeypatch.setattr(doctor, "output_of", lambda *command, **_: given.get(command[0], ""))
+    monkeypatch.setattr(jetson, "output_of", lambda *command, **_: given.get(command[0], ""))
     return given
 
 
@@ -71,7 +71,7 @@ def test_json_is_one_document_with_the_machine_and_its_checks():
     assert done.returncode == 0, done.stderr
     assert document["machine"]["architecture"] == platform.machine()
     assert document["machine"]["cores"] == cpu.core_count() >= 1
-    assert all(sorted(check) == ["found", "mend", "name", "status"] for check in document["checks"])
+    assert all(sorted(check) == ["fix", "found", "name", "status"] for check in document["checks"])
     assert {check["status"] for check in document["checks"]} <= {"ok", "missing", "warning"}
 
 
@@ -82,8 +82,8 @@ def test_the_text_says_the_same_as_the_json(capsys):
     for check in json.loads(capsys.readouterr().out)["checks"]:
         (line,) = [line for line in text.splitlines() if line[9:].startswith(check["name"] + " ")]
         assert line.startswith(check["status"])
-        assert all(part in text for part in check["mend"].splitlines())
-        assert not check["mend"] or "-> " + check["mend"].splitlines()[0] in text
+        assert all(part in text for part in check["fix"].splitlines())
+        assert not check["fix"] or "-> " + check["fix"].splitlines()[0] in text
 
 
 def test_a_machine_that_lacks_everything_still_gets_its_report(capsys, installed, monkeypatch):
@@ -103,7 +103,7 @@ def test_a_machine_that_lacks_everything_still_gets_its_report(capsys, installed
 
 def test_an_installed_library_is_ok_with_its_version(installed):
     installed({"onnxruntime": "9.8.7"})
-    assert check_of("onnxruntime") == ("onnxruntime", "ok", "9.8.7 ", "")
+    assert check_of("onnxruntime") == ("onnxruntime", "ok", "9.8.7", "")
 
 
 def test_a_library_that_another_distribution_brings_is_ok(installed):
@@ -133,7 +133,7 @@ def test_a_missing_library_comes_with_its_purpose_and_its_command(installed, mon
     monkeypatch.delitem(sys.modules, module, raising=False)
     found = check_of(name)
     assert found.status == "missing" and found.found.startswith("needed for ")
-    assert found.mend == libraries.INSTALL[module]
+    assert found.fix == libraries.INSTALL[module]
 
 
 def test_an_opencv_that_pip_does_not_know_is_ok(installed):
@@ -165,7 +165,7 @@ def test_little_memory_is_a_warning_with_an_act_that_helps(monkeypatch, availabl
         monkeypatch.setattr(module, "memory_info", lambda path: info)
     found = check_of("memory")
     assert found.status == status and found.found.startswith("8.0 GiB, ")
-    assert bool(found.mend) == (status != "ok")
+    assert bool(found.fix) == (status != "ok")
 
 
 @pytest.mark.parametrize("free, status", [(GIB, "ok"), (GIB - 1, "warning")])
@@ -173,7 +173,7 @@ def test_a_full_disk_is_a_warning_with_an_act_that_helps(monkeypatch, free, stat
     usage = type(shutil.disk_usage("."))(100 * GIB, 100 * GIB - free, free)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     found = check_of("disk")
-    assert found.status == status and bool(found.mend) == (status != "ok")
+    assert found.status == status and bool(found.fix) == (status != "ok")
 
 
 def test_the_running_python_is_named():
@@ -192,18 +192,18 @@ def test_a_tx2_from_the_factory(root, tools, answers, installed, monkeypatch):
     assert checks["board"][1:3] == ("ok", "quill (Jetson TX2)")
     assert checks["jetpack"][1:3] == ("ok", "L4T 32.7.1 (JetPack 4.6.1)")
     assert checks["power mode"][1:] == ("warning", "MAXQ, which is not the fastest", "sudo nvpmodel -m 0")
-    assert checks["gpu clock"][1:3] == ("warning", "moves between 114 and 1300 MHz")
-    assert checks["gpu clock"].mend.endswith("sudo jetson_clocks")
+    assert checks["gpu clock"][1:3] == ("warning", "varies from 114 to 1300 MHz")
+    assert checks["gpu clock"].fix.endswith("sudo jetson_clocks")
     assert checks["cpu"].found.startswith("ARMv8 Processor rev 3 (v8l), ") and checks["cpu"].found.endswith(", asimd")
     assert checks["memory"].found == "7.7 GiB, 5.7 available, swap 3.8"
-    assert checks["swap"].status == "warning" and checks["swap"].found.startswith("0.0 GiB beside zram")
-    assert "nvzramconfig" in checks["swap"].mend and "mkswap" in checks["swap"].mend
+    assert checks["swap"].status == "warning" and checks["swap"].found.startswith("0.0 GiB besides zram")
+    assert "nvzramconfig" in checks["swap"].fix and "mkswap" in checks["swap"].fix
     assert checks["nvidia gpu"][1:3] == ("ok", "compute capability 6.2, shares the board's memory")
     assert checks["cameras"].found == "/dev/video0 (vi-output, ov5693 2-0036), /dev/video1 (unnamed)"
-    assert checks["cuda"].found == "10.2.300, its nvcc is not on PATH" and "CUDA_ROOT" in checks["cuda"].mend
-    assert checks["tensorrt"].status == "missing" and "--system-site-packages" in checks["tensorrt"].mend
+    assert checks["cuda"].found == "10.2.300, its nvcc is not on PATH" and "CUDA_ROOT" in checks["cuda"].fix
+    assert checks["tensorrt"].status == "missing" and "--system-site-packages" in checks["tensorrt"].fix
     assert checks["protobuf"].status == "warning" and "may take minutes" in checks["protobuf"].found
-    assert checks["protobuf"].mend == tf_trt.fix_for_protobuf()
+    assert checks["protobuf"].fix == tf_trt.fix_for_protobuf()
 
 
 def test_a_tx2_that_is_set_up(root, tools, answers, installed, monkeypatch):
@@ -222,7 +222,7 @@ def test_a_tx2_that_is_set_up(root, tools, answers, installed, monkeypatch):
         for check in doctor.examine(root(dict(boards.TX2, **{clocks: "1300500000", "proc/swaps": swaps})))
     }
     names = ["power mode", "gpu clock", "swap", "cuda", "tensorrt", "pycuda", "tf-trt", "protobuf"]
-    assert [name for name in names if checks[name].status != "ok" or checks[name].mend] == []
+    assert [name for name in names if checks[name].status != "ok" or checks[name].fix] == []
     assert checks["gpu clock"].found == "pinned to 1300 MHz"
     assert checks["pycuda"].found == "2020.1, NVIDIA Tegra X2, compute capability 6.2"
     assert checks["tf-trt"].found == "TensorFlow 2.7.0 with TensorRT 8.2.1"
@@ -236,7 +236,7 @@ def test_an_orin_has_memory_enough_and_its_own_power_modes(root, tools):
     assert checks["jetpack"].found == "L4T 36.4.4 (JetPack 6.1 or 6.2)"
     assert (
         checks["power mode"].status == "warning"
-        and checks["power mode"].mend == "sudo nvpmodel -m N, N from nvpmodel -p"
+        and checks["power mode"].fix == "sudo nvpmodel -m N, N from nvpmodel -p"
     )
     assert checks["gpu clock"][1:3] == ("ok", "pinned to 1300 MHz")
     assert checks["nvidia gpu"].found.startswith("compute capability 8.7")
@@ -244,7 +244,7 @@ def test_an_orin_has_memory_enough_and_its_own_power_modes(root, tools):
     assert checks["cameras"].status == "missing"
 
 
-def test_a_pc_is_asked_nothing_that_only_boards_have(root, tools):
+def test_a_pc_has_no_checks_that_only_boards_need(root, tools):
     checks = statuses(doctor.examine(root(boards.PC)))
     assert set(checks) & {"board", "jetpack", "power mode", "gpu clock", "swap"} == set()
     assert checks["nvidia gpu"] == checks["tensorrt"] == checks["pycuda"] == checks["tf-trt"] == "missing"
@@ -266,7 +266,7 @@ def test_a_check_that_fails_is_one_line(root, monkeypatch):
     def broken(root):
         raise RuntimeError("planted")
 
-    monkeypatch.setattr(doctor, "cameras", broken)
+    monkeypatch.setattr(jetson, "cameras", broken)
     found = check_of("cameras")
     assert found[1:] == ("warning", "could not be examined (RuntimeError: planted)", "")
 
@@ -306,73 +306,73 @@ def test_pycuda_is_asked_for_what_the_engine_needs(monkeypatch, more, usable):
     monkeypatch.setitem(sys.modules, "pycuda", types.SimpleNamespace(driver=driver, VERSION_TEXT="2020.1"))
     monkeypatch.setitem(sys.modules, "pycuda.driver", driver)
     found = {}
-    exec(doctor._QUESTIONS["pycuda"], found)
+    exec(doctor._PROBES["pycuda"], found)
     assert found["answer"] == ["2020.1", "X", "6.2", usable]
 
 
 @pytest.fixture
-def really_ask(monkeypatch):
+def run_probe(monkeypatch):
     monkeypatch.undo()
-    return doctor.ask
+    return doctor.run_probe
 
 
-def test_a_fresh_python_answers_past_a_library_s_own_chatter(really_ask):
-    assert really_ask("print('hello'); answer = [1, 'two']\nimport sys; sys.stderr.write('W')") == ([1, "two"], "")
+def test_a_fresh_python_answers_past_a_library_s_own_chatter(run_probe):
+    assert run_probe("print('hello'); answer = [1, 'two']\nimport sys; sys.stderr.write('W')") == ([1, "two"], "")
 
 
 @pytest.mark.parametrize(
     "code, problem",
     [
         ("import no_such_module", "cannot be used: ModuleNotFoundError: No module named 'no_such_module'"),
-        ("import os, signal\nos.kill(os.getpid(), signal.SIGABRT)", "ended its process with signal 6: it said nothing"),
-        ("import os\nos._exit(3)", "cannot be used: it said nothing"),
+        ("import os, signal\nos.kill(os.getpid(), signal.SIGABRT)", "ended its process with signal 6: no message"),
+        ("import os\nos._exit(3)", "cannot be used: no message"),
     ],
 )
-def test_a_fresh_python_that_fails_says_why(really_ask, code, problem):
-    assert really_ask(code) == (None, problem)
+def test_a_fresh_python_that_fails_says_why(run_probe, code, problem):
+    assert run_probe(code) == (None, problem)
 
 
-def test_a_fresh_python_that_hangs_is_given_up(really_ask, monkeypatch):
-    monkeypatch.setattr(doctor, "_ASK_S", 0.3)
-    assert really_ask("import time\ntime.sleep(60)") == (None, "did not answer within 0 s")
+def test_a_fresh_python_that_hangs_is_given_up(run_probe, monkeypatch):
+    monkeypatch.setattr(doctor, "_PROBE_TIMEOUT_S", 0.3)
+    assert run_probe("import time\ntime.sleep(60)") == (None, "did not answer within 0.3 s")
 
 
-def test_the_real_tensorflow_is_asked_without_ending_anything(really_ask):
+def test_the_real_tensorflow_is_asked_without_ending_anything(run_probe):
     if not doctor._installed("tf-trt"):
         pytest.skip("TensorFlow is not installed")
-    answer = really_ask(doctor._QUESTIONS["tf-trt"])
+    answer = run_probe(doctor._PROBES["tf-trt"])
     assert answer.problem == "" and sorted(answer.value) == ["linked", "loaded", "problem", "tensorflow"]
     if answer.value["loaded"] is None:
         assert "TensorRT" in answer.value["problem"].splitlines()[0] and "To get it: " in answer.value["problem"]
 
 
-def test_the_real_protobuf_is_asked(really_ask):
+def test_the_real_protobuf_is_asked(run_probe):
     if not doctor._installed("protobuf"):
         pytest.skip("protobuf is not installed")
-    assert really_ask(doctor._QUESTIONS["protobuf"]).value in ("cpp", "upb", "python")
+    assert run_probe(doctor._PROBES["protobuf"]).value in ("cpp", "upb", "python")
 
 
 # --- OpenCV and numpy
 
 
 @pytest.mark.parametrize(
-    "said, status",
+    "build_information, status",
     [
         ("  Video I/O:\n    GStreamer:                   YES (1.14.5)\n", "ok"),
         ("    GStreamer:                   NO\n", "missing"),
         ("no such line", "missing"),
     ],
 )
-def test_opencv_s_gstreamer(monkeypatch, said, status):
-    monkeypatch.setattr(cv2, "getBuildInformation", lambda: said)
+def test_opencv_s_gstreamer(monkeypatch, build_information, status):
+    monkeypatch.setattr(cv2, "getBuildInformation", lambda: build_information)
     found = check_of("gstreamer")
-    assert found.status == status and bool(found.mend) == (status != "ok")
+    assert found.status == status and bool(found.fix) == (status != "ok")
     assert ("1.14.5" in found.found) == (status == "ok")
 
 
 def test_a_wheel_s_opencv_on_a_board_gives_way_to_jetpack_s(root, tools, monkeypatch):
     monkeypatch.setattr(cv2, "getBuildInformation", lambda: "GStreamer: NO")
-    assert "pip uninstall opencv-python" in check_of("gstreamer", root(boards.TX2)).mend
+    assert "pip uninstall opencv-python" in check_of("gstreamer", root(boards.TX2)).fix
 
 
 @pytest.mark.parametrize(
@@ -384,7 +384,7 @@ def test_the_numpy_that_a_jetson_cannot_run(installed, monkeypatch, architecture
     monkeypatch.setattr(platform, "machine", lambda: architecture)
     found = check_of("numpy")
     assert found.status == status
-    assert ("OPENBLAS_CORETYPE=ARMV8" in found.mend) == (status == "warning")
+    assert ("OPENBLAS_CORETYPE=ARMV8" in found.fix) == (status == "warning")
 
 
 @pytest.mark.parametrize("architecture", ["aarch64", "x86_64"])

@@ -12,12 +12,11 @@ import time
 
 import pytest
 
-from edge_runtime.results import journal
+from edge_runtime.results import formats, journal
 from tests.helpers import NASTY_NAMES, ROOT, read_rows_of, write_bytes
 
 COUNT = 1000
 F_SETPIPE_SZ = 1031  # Linux's; Python 3.6 has no name for it
-FORMATS = (".tsv", ".csv", ".jsonl", ".parquet")
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +32,7 @@ def photos(tmp_path_factory):
 @pytest.fixture
 def command(pristine_bundle, photos):
     def build(out, *more):
-        script = os.path.join(ROOT, "tests", "edge_runtime", "killable.py")
+        script = os.path.join(ROOT, "tests", "edge_runtime", "cli", "killable.py")
         return [sys.executable, script, pristine_bundle, photos, "--out", out, "--batch", "7"] + list(more)
 
     return build
@@ -52,8 +51,8 @@ def start(command, **settings):
 def run(command, **settings):
     """Returns (exit code, stderr)."""
     process = start(command, **settings)
-    _, said = process.communicate(timeout=120)
-    return process.returncode, said.decode("utf-8", "backslashreplace")
+    _, stderr = process.communicate(timeout=120)
+    return process.returncode, stderr.decode("utf-8", "backslashreplace")
 
 
 def content(path):
@@ -77,8 +76,8 @@ def uninterrupted(command, tmp_path):
         process = start(command(path))
         process.stdout.readline()
         begun = time.perf_counter()
-        _, said = process.communicate(timeout=120)
-        assert process.returncode == 0, said
+        _, stderr = process.communicate(timeout=120)
+        assert process.returncode == 0, stderr
         return content(path), time.perf_counter() - begun
 
     return of
@@ -91,15 +90,15 @@ def kill_and_resume(command, out, kills, work_s, dice):
         if dice.random() < 0.9:
             process.stdout.readline()  # its libraries are imported
         try:
-            _, said = process.communicate(timeout=dice.uniform(0, 0.5 * work_s))
+            _, stderr = process.communicate(timeout=dice.uniform(0, 0.5 * work_s))
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
-            _, said = process.communicate(timeout=120)
-        assert process.returncode in (0, -signal.SIGKILL), said.decode()
+            _, stderr = process.communicate(timeout=120)
+        assert process.returncode in (0, -signal.SIGKILL), stderr.decode()
         if process.returncode == 0:
             return number
-    code, said = run(command)
-    assert code == 0, said
+    code, stderr = run(command)
+    assert code == 0, stderr
     return kills
 
 
@@ -110,9 +109,9 @@ def check(command, uninterrupted, tmp_path, suffix, kills, seed):
         out = str(tmp_path / ("out" + suffix))
         done += kill_and_resume(command(out, "--resume"), out, kills - done, work_s, dice)
         rounds += 1
-        told = "seed %d, %d kills before, round %d" % (seed, done, rounds)
-        assert content(out) == expected, told
-        assert [name for name in os.listdir(str(tmp_path)) if name.startswith("out")] == ["out" + suffix], told
+        message = "seed %d, %d kills before, round %d" % (seed, done, rounds)
+        assert content(out) == expected, message
+        assert [name for name in os.listdir(str(tmp_path)) if name.startswith("out")] == ["out" + suffix], message
         os.unlink(out)
 
 
@@ -128,13 +127,13 @@ def test_a_few_kills_change_nothing(command, uninterrupted, tmp_path, suffix, ki
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("suffix", FORMATS)
+@pytest.mark.parametrize("suffix", sorted(formats.FORMATS))
 def test_fifty_kills_change_nothing(command, uninterrupted, tmp_path, suffix):
     """200 in all."""
     check(command, uninterrupted, tmp_path, suffix, 50, seed=random.randrange(1 << 30))
 
 
-ON, END, NOTHING = "continuing after the", "only the end was missing", "nothing to do"
+ON, END, NOTHING = "continuing after the", "all rows were already written", "is already complete"
 POINTS = [  # and what the resumed run says
     ("row:1", ON),  # before the first checkpoint: after 0 rows
     ("row:9", ON),
@@ -153,19 +152,19 @@ POINTS = [  # and what the resumed run says
 @pytest.fixture(scope="module")
 def expected_tsv(pristine_bundle, photos, tmp_path_factory):
     path = str(tmp_path_factory.mktemp("whole") / "whole.tsv")
-    script = os.path.join(ROOT, "tests", "edge_runtime", "killable.py")
-    code, said = run([sys.executable, script, pristine_bundle, photos, "--out", path, "--batch", "7"])
-    assert code == 0, said
+    script = os.path.join(ROOT, "tests", "edge_runtime", "cli", "killable.py")
+    code, stderr = run([sys.executable, script, pristine_bundle, photos, "--out", path, "--batch", "7"])
+    assert code == 0, stderr
     return content(path)
 
 
-@pytest.mark.parametrize("point, told", POINTS)
-def test_a_kill_exactly_between_two_steps_changes_nothing(command, expected_tsv, tmp_path, point, told):
+@pytest.mark.parametrize("point, message", POINTS)
+def test_a_kill_exactly_between_two_steps_changes_nothing(command, expected_tsv, tmp_path, point, message):
     out = str(tmp_path / "out.tsv")
-    code, said = run(command(out), KILL_AT=point)
-    assert code == -signal.SIGKILL, said
-    code, said = run(command(out, "--resume"))
-    assert code == 0 and told in said, said
+    code, stderr = run(command(out), KILL_AT=point)
+    assert code == -signal.SIGKILL, stderr
+    code, stderr = run(command(out, "--resume"))
+    assert code == 0 and message in stderr, stderr
     assert content(out) == expected_tsv
     assert os.listdir(str(tmp_path)) == ["out.tsv"]
 
@@ -185,10 +184,10 @@ def wait_for_rows(out, count=60):
 
 def ended_well(process, out, expected_tsv):
     """Waits for the end of a run that was told to stop. Returns (how many rows it kept, stderr)."""
-    _, said = process.communicate(timeout=120)
-    said = said.decode()
-    assert process.returncode == 130, said
-    assert said.splitlines()[-1] == "picnic-edge: interrupted" and "Traceback" not in said
+    _, stderr = process.communicate(timeout=120)
+    stderr = stderr.decode()
+    assert process.returncode == 130, stderr
+    assert stderr.splitlines()[-1] == "picnic-edge: interrupted" and "Traceback" not in stderr
     data, checkpoint = content(out + ".partial"), journal.read_journal(out).checkpoint
     assert expected_tsv.startswith(data[: checkpoint.size_bytes])
     # Those of a batch that was cut short are done again: for this engine its numbers are others.
@@ -196,13 +195,13 @@ def ended_well(process, out, expected_tsv):
     rows = len(names)
     assert names == [row["file"] for row in read_rows_of(expected_tsv)][:rows]
     assert 0 <= rows - checkpoint.rows < 2 * 7
-    assert "stopped after %d rows; they are in %s.partial\nto continue: picnic-edge classify " % (rows, out) in said
-    return rows, said
+    assert "stopped after %d rows; they are in %s.partial\nto continue: picnic-edge classify " % (rows, out) in stderr
+    return rows, stderr
 
 
 def goes_on(command, out, expected_tsv):
-    code, said = run(command(out, "--resume"))
-    assert code == 0 and "continuing after the" in said, said
+    code, stderr = run(command(out, "--resume"))
+    assert code == 0 and "continuing after the" in stderr, stderr
     assert content(out) == expected_tsv
 
 
@@ -212,8 +211,8 @@ def test_a_signal_lets_it_finish_what_it_has_begun(command, expected_tsv, tmp_pa
     process = start(command(out), DRAIN_S="100")
     wait_for_rows(out)
     process.send_signal(number)
-    rows, said = ended_well(process, out, expected_tsv)
-    assert 60 <= rows < COUNT and "stopping: " in said
+    rows, stderr = ended_well(process, out, expected_tsv)
+    assert 60 <= rows < COUNT and "stopping: " in stderr
     goes_on(command, out, expected_tsv)
 
 
@@ -234,8 +233,8 @@ def test_a_disk_that_never_comes_back_is_not_waited_for_either(command, expected
     process = start(command(out), HANG_AT="disk:10", DRAIN_S="0.2")
     assert process.stdout.readline() + process.stdout.readline() == b"ready\nhangs\n"
     process.terminate()
-    _, said = process.communicate(timeout=120)
-    assert process.returncode == 130 and b"to continue: " in said
+    _, stderr = process.communicate(timeout=120)
+    assert process.returncode == 130 and b"to continue: " in stderr
     goes_on(command, out, expected_tsv)
 
 
@@ -247,8 +246,8 @@ def test_a_second_signal_ends_it_at_once(command, expected_tsv, tmp_path):
     while not process.stderr.readline().startswith(b"stopping: "):
         assert process.poll() is None
     process.terminate()
-    _, said = process.communicate(timeout=120)
-    assert process.returncode == 130 and b"to continue: " in said
+    _, stderr = process.communicate(timeout=120)
+    assert process.returncode == 130 and b"to continue: " in stderr
     goes_on(command, out, expected_tsv)
 
 
@@ -290,8 +289,8 @@ def test_the_second_of_two_runs_is_refused_and_the_first_is_not_disturbed(comman
     process = start(command(out), HANG_AT="engine:30")
     assert process.stdout.readline() + process.stdout.readline() == b"ready\nhangs\n"
     for more in ([], ["--resume"]):
-        code, said = run(command(out, *more))
-        assert code == 2 and "another run is writing it (process %d)" % process.pid in said
+        code, stderr = run(command(out, *more))
+        assert code == 2 and "another run is writing it (process %d)" % process.pid in stderr
     process.kill()
     process.communicate(timeout=120)
     goes_on(command, out, expected_tsv)

@@ -130,7 +130,7 @@ def test_failed_rows_latency_and_a_note_are_shown(clock, log):
 
 
 def test_what_is_not_to_be_shown_is_not(clock, log):
-    with Status(total=10, shown=False) as line:
+    with Status(total=10, visible=False) as line:
         work(line, clock, 50, 1)
     assert log() == []
 

@@ -16,7 +16,7 @@ from edge_runtime import files
 from edge_runtime.bundle import manifest, writing
 from edge_runtime.bundle.reading import Bundle
 from edge_runtime.classifier import Classifier
-from edge_runtime.engines import modules, selection
+from edge_runtime.engines import kinds, selection
 from edge_runtime.engines.base import Engine, EngineError
 from edge_runtime.engines.record import ENGINE_JSON, EngineInfo, best_batch, rebuild_command
 from edge_runtime.engines.selection import list_engines, open_engine
@@ -336,7 +336,7 @@ def test_what_lies_unlisted_beside_an_engine_does_not_matter(converted):
         assert engine.name == CONVERTED
 
 
-@pytest.mark.parametrize("kind", sorted(set(modules.LIBRARIES) - {"tensorflow"}))
+@pytest.mark.parametrize("kind", sorted(set(kinds.LIBRARIES) - {"tensorflow"}))
 def test_every_kind_opens_only_files_that_are_listed(tmp_path, monkeypatch, request, kind):
     """A foreign model lies where the engine looks; of the list, only a note beside it is true."""
     library = {"openvino": "openvino", "tf-trt": "tensorflow"}.get(kind)
@@ -344,7 +344,7 @@ def test_every_kind_opens_only_files_that_are_listed(tmp_path, monkeypatch, requ
         pytest.importorskip(library)
     if kind == "tensorrt":
         request.getfixturevalue("simulated")()
-    module = modules.module_of(kind)
+    module = kinds.module_of(kind)
     if kind == "tf-trt":
         monkeypatch.setattr(module, "require_tensorrt", lambda found: None)
         monkeypatch.setattr(module, "require_gpu", lambda: None)
@@ -354,7 +354,7 @@ def test_every_kind_opens_only_files_that_are_listed(tmp_path, monkeypatch, requ
     note = write_bytes(tmp_path / "notes.txt", b"a sound file")
     info = EngineInfo(kind + "-fp16", kind, "fp16", str(tmp_path), {}, {"notes.txt": facts_of(note)})
     with pytest.raises(CorruptFile, match=module.FILES[0]):
-        modules.create_engine(info, 3, 8, 1).open()
+        kinds.create_engine(info, 3, 8, 1).open()
 
 
 def test_openvino_s_weights_beside_the_model_must_be_listed_too(streams):
@@ -363,7 +363,7 @@ def test_openvino_s_weights_beside_the_model_must_be_listed_too(streams):
     del listed["model.bin"]
     info = engine.info._replace(files=listed)
     with pytest.raises(CorruptFile, match="model.bin"):
-        modules.create_engine(info, 3, 4, 2).open()
+        kinds.create_engine(info, 3, 4, 2).open()
 
 
 def test_the_command_ends_with_5_for_a_spoiled_engine_that_was_named(converted, tmp_path):
@@ -499,8 +499,7 @@ def test_what_is_submitted_is_collected_with_the_same_answers_and_checks():
     "record, best",
     [
         (None, 8),
-        ({"batch_profile": {"min": 1, "opt": 16, "max": 32}, "max_batch": 32}, 16),
-        ({"max_batch": 4}, 4),
+        ({"batch_profile": {"min": 1, "opt": 16, "max": 32}}, 16),
         ({"batch_profile": {"opt": "many"}}, 8),
         ({}, 8),
     ],

@@ -24,7 +24,7 @@ from edge_runtime.engines.tensorrt import versions
 from edge_runtime.engines.tensorrt.context import _primary_context, gpu_context
 from edge_runtime.engines.tensorrt.engine import PLAN, ZERO_COPY, create, make_log
 from edge_runtime.errors import BundleError, EngineLost, MissingRequirement
-from edge_runtime.pipeline import classify_items
+from edge_runtime.pipeline.classify_items import classify_items
 from tests.helpers import COLOURS, at_once, flip_byte, photo
 
 pytest.importorskip("onnx")
@@ -178,7 +178,7 @@ def test_the_pipeline_runs_it(bundle_for):
     bundle, _ = bundle_for()
     sample = bundle.sample()
     with open_engine(bundle, NAME, max_batch=4) as engine:
-        answers = list(classify_items.classify_items(range(10), lambda item: sample.images[item], engine, 4, 2))
+        answers = list(classify_items(range(10), lambda item: sample.images[item], engine, 4, 2))
     assert [answer.probabilities.argmax() for answer in answers] == list(sample.probabilities[:10].argmax(axis=1))
 
 
@@ -213,7 +213,7 @@ def test_the_pipeline_submits_the_next_batch_before_it_collects_one(bundle_for, 
         submit, collect = engine._submit, engine._collect
         monkeypatch.setattr(engine, "_submit", lambda batch: calls.append("submit") or submit(batch))
         monkeypatch.setattr(engine, "_collect", lambda slot: calls.append("collect") or collect(slot))
-        answers = list(classify_items.classify_items(range(24), lambda item: sample.images[item % 12], engine, 4, 2))
+        answers = list(classify_items(range(24), lambda item: sample.images[item % 12], engine, 4, 2))
     assert alike([answer.probabilities for answer in answers[:12]], sample, 0, 12)
     assert alike([answer.probabilities for answer in answers[12:]], sample, 0, 12)
     assert calls.count("submit") == calls.count("collect") == 6
@@ -398,7 +398,7 @@ def test_an_integrated_gpu_works_in_page_locked_memory_where_it_is_told_to(bundl
         assert [alike(engine.collect(one), sample, 5 * n, 5 * n + 5) for n, one in enumerate(pending)] == [True, True]
 
 
-def test_zero_copy_is_left_aside_with_a_word_on_a_gpu_with_memory_of_its_own(bundle_for, monkeypatch, caplog):
+def test_zero_copy_is_ignored_with_a_warning_on_a_gpu_with_dedicated_memory(bundle_for, monkeypatch, caplog):
     monkeypatch.setenv(ZERO_COPY, "1")
     attributes = {"INTEGRATED": 0, "CAN_MAP_HOST_MEMORY": 1, "MULTIPROCESSOR_COUNT": 80, "UNIFIED_ADDRESSING": 1}
     bundle, _ = bundle_for(attributes=attributes)
@@ -407,7 +407,7 @@ def test_zero_copy_is_left_aside_with_a_word_on_a_gpu_with_memory_of_its_own(bun
         with open_engine(bundle, NAME, max_batch=4) as engine:
             assert engine._slots[0].pieces[0].device
             assert agrees(engine.infer(sample.images[:4]), sample, 4)
-    said = "PICNIC_EDGE_ZERO_COPY=1 is left aside: this GPU has memory of its own"
+    said = "PICNIC_EDGE_ZERO_COPY=1 is ignored: this GPU has dedicated memory"
     assert [record.getMessage() for record in caplog.records] == ["%s: %s" % (NAME, said)]
 
 
@@ -567,7 +567,7 @@ def test_the_pipeline_keeps_what_was_done_before_the_gpu_was_gone(bundle_for):
     found = []
     with open_engine(bundle, NAME, max_batch=2) as engine:
         with pytest.raises(EngineLost):
-            for answer in classify_items.classify_items(range(40), lambda item: sample.images[item % 12], engine, 2, 2):
+            for answer in classify_items(range(40), lambda item: sample.images[item % 12], engine, 2, 2):
                 found.append(answer)
                 simulator.set(lose_gpu=True)
     assert 2 <= len(found) < 12 and alike([answer.probabilities for answer in found], sample, 0, len(found))

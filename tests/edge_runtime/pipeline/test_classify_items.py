@@ -99,18 +99,18 @@ def picture_of(number):
 
 
 def unreadable(*numbers):
-    """Returns a load function that cannot read these items."""
+    """Returns a read function that cannot read these items."""
 
-    def load(number):
+    def read(number):
         if number in numbers:
             raise ImageError("reason %d" % number)
         return picture_of(number)
 
-    return load
+    return read
 
 
-def run(items, load=picture_of, engine=None, batch_size=4, decode_threads=3, **settings):
-    return classify_items(items, load, engine or EchoEngine(), batch_size, decode_threads, **settings)
+def run(items, read=picture_of, engine=None, batch_size=4, decode_threads=3, **settings):
+    return classify_items(items, read, engine or EchoEngine(), batch_size, decode_threads, **settings)
 
 
 def answered(answers):
@@ -153,14 +153,14 @@ def test_every_item_gets_exactly_one_answer_in_order(count, batch_size, slots):
 def test_order_is_kept_when_the_first_photo_takes_longest():
     last_loaded = threading.Event()
 
-    def load(number):
+    def read(number):
         if number == 0:
             assert last_loaded.wait(PATIENCE_S)  # as long as its turn takes the others are done
         elif number == 3:
             last_loaded.set()
         return picture_of(number)
 
-    assert answered(run(range(10), load, decode_threads=2)) == [(number, number) for number in range(10)]
+    assert answered(run(range(10), read, decode_threads=2)) == [(number, number) for number in range(10)]
 
 
 @pytest.mark.parametrize(
@@ -179,27 +179,27 @@ def test_an_unreadable_item_has_no_probabilities():
 
 
 def test_where_memory_is_short_also_for_one_photo_the_run_stops_behind_the_answers_before():
-    def load(number):
+    def read(number):
         if number == 5:
             raise MemoryError("planted")
         return picture_of(number)
 
     answers = []
     with pytest.raises(OutOfMemory, match="5: .*planted"):
-        for answer in run(range(100), load, batch_size=2):
+        for answer in run(range(100), read, batch_size=2):
             answers.append(answer.item)
     assert answers == [0, 1, 2, 3, 4]
 
 
 def test_a_lost_disk_stops_the_run_behind_the_answers_before():
-    def load(number):
+    def read(number):
         if number >= 5:
             raise StorageLost("photos/%d.jpg: the storage fails" % number)
         return picture_of(number)
 
     answers = []
     with pytest.raises(StorageLost, match="^photos/5.jpg: "):
-        for answer in run(range(100), load, batch_size=2):
+        for answer in run(range(100), read, batch_size=2):
             answers.append(answer.item)
     assert answers == [0, 1, 2, 3, 4]
 
@@ -313,12 +313,12 @@ def test_photos_are_loaded_while_the_engine_works():
         def think(self, numbers):
             assert loaded.wait(PATIENCE_S)
 
-    def load(number):
+    def read(number):
         if number == 6:  # of the second batch
             loaded.set()
         return picture_of(number)
 
-    assert len(list(run(range(12), load, Waiting()))) == 12
+    assert len(list(run(range(12), read, Waiting()))) == 12
 
 
 def test_the_engine_works_while_the_caller_does():
@@ -347,11 +347,11 @@ def test_as_many_batches_are_on_their_way_as_the_engine_has_slots(slots):
 def test_photos_are_loaded_by_as_many_threads_as_asked_for():
     all_here = threading.Barrier(5)
 
-    def load(number):
+    def read(number):
         all_here.wait(PATIENCE_S)
         return picture_of(number)
 
-    assert len(list(run(range(10), load, decode_threads=5))) == 10
+    assert len(list(run(range(10), read, decode_threads=5))) == 10
 
 
 # --- bounded
@@ -398,10 +398,10 @@ def test_an_endless_source_of_unreadable_items_is_read_no_further_than_the_windo
     taken = []
     source = (taken.append(number) or number for number in itertools.count())
 
-    def load(number):
+    def read(number):
         raise ImageError("no photo")
 
-    answers = run(source, load, batch_size=1, decode_threads=1)
+    answers = run(source, read, batch_size=1, decode_threads=1)
     for _ in range(3000):
         next(answers)
         assert len(taken) < 3000 + 15 * 256
@@ -454,14 +454,14 @@ def test_a_source_that_cannot_be_iterated_reaches_the_caller():
 
 @pytest.mark.parametrize("kind", [ZeroDivisionError, KeyError, SystemExit])
 def test_a_bug_while_loading_is_told_with_the_photo_s_name_after_the_answers_before_it(kind):
-    items = [Item("photo %d.jpg" % number, "", "") for number in range(100)]
+    items = [Item("photo %d.jpg" % number, "%d.jpg" % number, "") for number in range(100)]
 
-    def load(item):
-        if item.name == "photo 21.jpg":
+    def read(path):
+        if path == "21.jpg":
             raise kind("no such luck")
         return picture_of(7)
 
-    got, found = kept_until_the_end(run(items, load))
+    got, found = kept_until_the_end(run(items, read))
     assert [answer.item for answer in got] == items[:21]
     assert "photo 21.jpg: loading it failed: %s" % kind.__name__ in str(found)
     assert "no such luck" in str(found)
@@ -469,15 +469,15 @@ def test_a_bug_while_loading_is_told_with_the_photo_s_name_after_the_answers_bef
 
 
 def test_what_this_machine_lacks_for_loading_keeps_its_exit_code():
-    def load(name):
+    def read(name):
         raise MissingRequirement("no decoder")
 
     with pytest.raises(MissingRequirement, match="^a.jpg: no decoder$"):
-        list(run(["a.jpg"], load))
+        list(run(["a.jpg"], read))
 
 
 @pytest.mark.parametrize("picture", [np.zeros((299, 299, 3)), np.zeros((299, 299, 1), np.uint8), None])
-def test_a_load_function_that_returns_something_else_is_a_bug(picture):
+def test_a_read_function_that_returns_something_else_is_a_bug(picture):
     with pytest.raises(RuntimeError, match="a.jpg: "):
         list(run(["a.jpg"], lambda name: picture))
 
@@ -489,12 +489,12 @@ def test_a_failure_does_not_wait_for_a_source_that_gives_nothing():
         yield from range(2)
         assert given_up.wait(PATIENCE_S)
 
-    def load(number):
+    def read(number):
         if number == 1:
             raise ZeroDivisionError()
         return picture_of(number)
 
-    answers = run(source(), load)
+    answers = run(source(), read)
     assert next(answers).item == 0  # its batch is not full, and never will be
     assert raises_within(answers, given_up)
 
@@ -520,13 +520,13 @@ def test_a_failure_does_not_read_the_rest_of_the_source():
     taken = []
     source = (taken.append(number) or number % 200 for number in itertools.count())
 
-    def load(number):
+    def read(number):
         if number == 3:
             raise ZeroDivisionError()
         return picture_of(number)
 
     with pytest.raises(RuntimeError):
-        list(run(source, load))
+        list(run(source, read))
     assert len(taken) < 100
 
 
@@ -602,9 +602,9 @@ def test_an_engine_that_is_gone_for_good_ends_the_run_after_what_was_answered(sl
             if len(self.batches) > 3:
                 raise error
 
-    items = [Item("photo %d.jpg" % number, "", "") for number in range(100)]
+    items = [Item("photo %d.jpg" % number, "%d.jpg" % number, "") for number in range(100)]
     engine = Dying(slots=slots)
-    got, found = kept_until_the_end(run(items, lambda item: picture_of(int(item.name[6:-4])), engine))
+    got, found = kept_until_the_end(run(items, lambda path: picture_of(int(path[:-4])), engine))
     assert [answer.item for answer in got] == items[:12]
     assert isinstance(found, EngineLost) and found.exit_code == 4
     assert "echo stopped working at photo 12.jpg: " in str(found) and str(error) in str(found)
@@ -682,13 +682,13 @@ def test_an_exception_thrown_where_the_answers_are_used_leaves_no_thread():
 def test_photos_not_yet_loaded_when_it_stops_are_not_loaded_any_more():
     loaded, gate = [], threading.Event()
 
-    def load(number):
+    def read(number):
         loaded.append(number)
         if number >= 24:  # the first answer needs no more than three batches
             assert gate.wait(PATIENCE_S)
         return picture_of(number)
 
-    answers = run(itertools.cycle(range(200)), load, batch_size=8, decode_threads=1)
+    answers = run(itertools.cycle(range(200)), read, batch_size=8, decode_threads=1)
     next(answers)
     opener = threading.Timer(0.05, gate.set)
     opener.start()
@@ -816,7 +816,7 @@ def test_nothing_is_lost_or_doubled_or_out_of_order_whatever_happens(seed):
             taken.append(number)
             yield number
 
-    def load(number):
+    def read(number):
         rest("load")
         if ending == "load" and number == moment:
             raise ZeroDivisionError()
@@ -831,7 +831,7 @@ def test_nothing_is_lost_or_doubled_or_out_of_order_whatever_happens(seed):
     engine = Failing(*[number for number in failing if number % 2 == 0], slots=choose.randint(1, 3))
     stats = Stats()
     answers = run(
-        source(), load, engine, batch_size, choose.randint(1, 4), max_delay_s=max_delay_s, stop=stop, stats=stats,
+        source(), read, engine, batch_size, choose.randint(1, 4), max_delay_s=max_delay_s, stop=stop, stats=stats,
         live=choose.random() < 0.3,
     )  # fmt: skip
     got, ended_by = [], None
@@ -884,13 +884,13 @@ def test_the_bottleneck_is_what_the_last_seconds_waited_for():
     clock = Clock()
     stats = Stats(clock)
     for stage, seconds in [("decode", 60.0), ("engine", 3.0), ("writing", 1.0)]:
-        stats.wait_for(stage)
+        stats.set_bottleneck(stage)
         clock.now_s += seconds
     assert stats.bottleneck() == "engine"
     clock.now_s += 2.0
     assert stats.bottleneck() == "writing"  # it has not ended yet
-    stats.wait_for("")
-    assert stats.held_up_s == {"reading": 0.0, "decode": 60.0, "engine": 3.0, "writing": 3.0}
+    stats.set_bottleneck("")
+    assert stats.blocked_s == {"reading": 0.0, "decode": 60.0, "engine": 3.0, "writing": 3.0}
     assert stats.infer_s == 3.0
 
 
@@ -898,7 +898,7 @@ def test_what_is_long_ago_is_forgotten():
     clock = Clock()
     stats = Stats(clock)
     for number in range(10000):
-        stats.wait_for(STAGES[number % 2])
+        stats.set_bottleneck(STAGES[number % 2])
         clock.now_s += 0.01
     assert len(stats._recent) <= 502
 
@@ -913,28 +913,28 @@ def test_the_slow_stage_is_named(slow):
             time.sleep(delay_s * (slow == "reading"))
             yield number
 
-    def load(number):
+    def read(number):
         time.sleep(delay_s * (slow == "decode"))
         return picture_of(number)
 
     engine = EchoEngine(delay_s=2 * delay_s * (slow == "engine"))
     named = set()
-    for _ in run(source(), load, engine, 2, decode_threads=1, stats=stats):
+    for _ in run(source(), read, engine, 2, decode_threads=1, stats=stats):
         time.sleep(delay_s * (slow == "writing"))
         named.add(stats.bottleneck())
     assert slow in named
-    assert stats.bottleneck() == max(stats.held_up_s, key=stats.held_up_s.get) == slow
+    assert stats.bottleneck() == max(stats.blocked_s, key=stats.blocked_s.get) == slow
     assert (stats.read, stats.decoded, stats.answered) == (12, 12, 12)
 
 
 def test_decoding_time_is_added_up_over_the_threads():
     stats = Stats()
 
-    def load(number):
+    def read(number):
         time.sleep(0.02)
         return picture_of(number)
 
-    list(run(range(8), load, decode_threads=4, stats=stats))
+    list(run(range(8), read, decode_threads=4, stats=stats))
     assert stats.decode_s >= 8 * 0.02
 
 

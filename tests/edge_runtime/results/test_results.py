@@ -12,8 +12,9 @@ import time
 
 import pytest
 
+from edge_runtime import files
 from edge_runtime.errors import MissingRequirement, UsageError
-from edge_runtime.results import file_sink, formats, journal, sinks
+from edge_runtime.results import file_sink, formats, journal, resume, sinks
 from edge_runtime.results import parquet as results_parquet
 from edge_runtime.results.file_sink import FileSink
 from edge_runtime.results.rows import columns_of
@@ -22,7 +23,6 @@ from tests.helpers import NASTY_NAMES, read_rows_of
 
 COLUMNS = columns_of(1)
 RUN = {"batch": 4}
-TEXT_SUFFIXES = [".tsv", ".csv", ".jsonl"]
 
 
 def row(number):
@@ -74,9 +74,9 @@ def whole(path, count=40):
 
 
 def reopened(path, count=40, run=RUN):
-    """A sink that goes on as --resume does."""
-    checkpoint = file_sink.find_checkpoint(path, run)
-    names = file_sink.skip(items(count), checkpoint, "photos", threading.Event()) if checkpoint else None
+    """Returns a sink that resumes as --resume does."""
+    checkpoint = resume.find_checkpoint(path, run)
+    names = resume.skip_finished(items(count), checkpoint, "photos", threading.Event()) if checkpoint else None
     return FileSink(path, COLUMNS, run, checkpoint, names)
 
 
@@ -92,14 +92,14 @@ def test_a_list_keeps_every_row():
     with sinks.ListSink(COLUMNS) as sink:
         write_rows(sink, 0, 10)
         sink.finish()
-    assert sink.listed == [dict(zip(COLUMNS, row(number))) for number in range(10)]
+    assert sink.row_dicts == [dict(zip(COLUMNS, row(number))) for number in range(10)]
     assert (sink.rows, sink.unreadable, sink.kept_rows) == (10, 2, 0)
 
 
 # --- a file that becomes whole
 
 
-@pytest.mark.parametrize("suffix", TEXT_SUFFIXES)
+@pytest.mark.parametrize("suffix", formats.TEXT_SUFFIXES)
 def test_a_file_has_all_rows_and_is_alone(tmp_path, suffix):
     path = str(tmp_path / ("out" + suffix))
     with FileSink(path, COLUMNS, RUN) as sink:
@@ -192,7 +192,7 @@ def test_a_journal_whose_folder_cannot_be_synced_counts(path, monkeypatch):
         with FileSink(path, COLUMNS, RUN) as sink:
             write_rows(sink, 0, 12)
             with monkeypatch.context() as patch:
-                patch.setattr(formats, "sync_folder", failing(errno.EIO)(None))
+                patch.setattr(files, "sync_folder", failing(errno.EIO)(None))
                 sink.save()
             write_rows(sink, 12, 13)
     assert sink.kept_rows == len(rows_of(journal.partial_of(path))) == 12
@@ -203,19 +203,19 @@ def test_a_journal_whose_folder_cannot_be_synced_counts(path, monkeypatch):
     assert read(path) == expected
 
 
-@pytest.mark.parametrize("suffix", formats.SUFFIXES)
-def test_rows_that_cannot_be_made_again_are_set_aside_under_a_free_name(tmp_path, suffix):
+@pytest.mark.parametrize("suffix", sorted(formats.FORMATS))
+def test_rows_that_cannot_be_made_again_are_kept_under_a_free_name(tmp_path, suffix):
     path = str(tmp_path / ("out" + suffix))
     for number in (1, 2):
         with FileSink(path, COLUMNS, RUN) as sink:
             write_rows(sink, 0, 8)
             sink.save()
             os.write(sink._descriptor, b"half a row")
-        name, rows = formats.set_aside(path)
+        name, rows = resume.keep_stopped_rows(path)
         assert rows == 8
         assert name == str(tmp_path / ("out.stopped-%d%s" % (number, suffix))) + ".jsonl" * (suffix == ".parquet")
         assert [found["file"] for found in rows_of(name)] == [row(number)[0] for number in range(8)]
-        assert formats.set_aside(path) is None
+        assert resume.keep_stopped_rows(path) is None
     assert len(os.listdir(str(tmp_path))) == 2
 
 
@@ -238,15 +238,15 @@ def test_a_checkpoint_counts_the_unreadable_rows_the_bytes_and_the_names(path):
     found = journal.read_journal(path).checkpoint
     assert found[:2] == (8, 1)
     assert found.size_bytes == os.path.getsize(journal.partial_of(path))
-    assert file_sink.skip(items(40), found, "photos", threading.Event()).hexdigest() == found.names_sha256
+    assert resume.skip_finished(items(40), found, "photos", threading.Event()).hexdigest() == found.names_sha256
 
 
-# --- stopped, and going on
+# --- stopped and resumed
 
 
-@pytest.mark.parametrize("suffix", TEXT_SUFFIXES)
+@pytest.mark.parametrize("suffix", formats.TEXT_SUFFIXES)
 @pytest.mark.parametrize("done", [0, 1, 4, 7, 39, 40])
-def test_going_on_gives_the_same_bytes(tmp_path, suffix, done):
+def test_resuming_gives_the_same_bytes(tmp_path, suffix, done):
     path = str(tmp_path / ("out" + suffix))
     expected = whole(path)
     with pytest.raises(RuntimeError):
@@ -274,7 +274,7 @@ def test_what_was_stopped_holds_every_row_that_was_done(path):
 def test_a_run_that_failed_before_its_first_row_leaves_nothing(path, goes_on):
     if goes_on:
         FileSink(path, COLUMNS, RUN).__exit__(None)
-        assert file_sink.find_checkpoint(path, RUN).rows == 0
+        assert resume.find_checkpoint(path, RUN).rows == 0
     with pytest.raises(RuntimeError):
         with reopened(path):
             raise RuntimeError("the table has no column named file")
@@ -298,11 +298,11 @@ def test_each_value_that_differs_is_named(path):
     with FileSink(path, COLUMNS, RUN) as sink:
         write_rows(sink, 0, 8)
     with pytest.raises(UsageError, match="out.tsv.partial (.|\n)*batch: 4 .*5(.|\n)*top: none .*2"):
-        file_sink.find_checkpoint(path, {"batch": 5, "top": 2})
+        resume.find_checkpoint(path, {"batch": 5, "top": 2})
 
 
 @pytest.mark.parametrize(
-    "changed, told",
+    "changed, message",
     [
         (lambda: items(40, start=1), "the first 8 of photos "),
         (lambda: items(7), "only 7"),
@@ -311,14 +311,14 @@ def test_each_value_that_differs_is_named(path):
     ],
     ids=["one was removed", "most were removed", "all were removed", "all were renamed"],
 )
-def test_another_source_is_refused_and_nothing_is_touched(path, changed, told):
+def test_another_source_is_refused_and_nothing_is_touched(path, changed, message):
     with pytest.raises(RuntimeError):
         with FileSink(path, COLUMNS, RUN) as sink:
             write_rows(sink, 0, 8)
             raise RuntimeError
     before = read(journal.partial_of(path))
-    with pytest.raises(UsageError, match=told):
-        file_sink.skip(changed(), file_sink.find_checkpoint(path, RUN), "photos", threading.Event())
+    with pytest.raises(UsageError, match=message):
+        resume.skip_finished(changed(), resume.find_checkpoint(path, RUN), "photos", threading.Event())
     assert read(journal.partial_of(path)) == before
 
 
@@ -330,7 +330,7 @@ def test_skipping_can_be_stopped(path):
     stop.set()
     for left in (40, 3):  # standard input ends when it is stopped
         with pytest.raises(KeyboardInterrupt):
-            file_sink.skip(items(left), file_sink.find_checkpoint(path, RUN), "photos", stop)
+            resume.skip_finished(items(left), resume.find_checkpoint(path, RUN), "photos", stop)
 
 
 @pytest.mark.parametrize("lost", ["all", "some"])
@@ -342,7 +342,7 @@ def test_rows_that_were_lost_are_begun_anew(path, lost):
         os.unlink(journal.partial_of(path))
     else:
         os.truncate(journal.partial_of(path), 50)
-    assert file_sink.find_checkpoint(path, RUN) is None
+    assert resume.find_checkpoint(path, RUN) is None
 
 
 def test_beginning_anew_forgets_the_older_journal_before_its_rows(path, monkeypatch):
@@ -374,11 +374,11 @@ def test_an_end_that_was_cut_short_is_finished(path, monkeypatch, step):
                     replace = os.replace
                     patch.setattr(os, "replace", lambda old, new: _killed() if new == path else replace(old, new))
                 else:
-                    patch.setattr(journal if step == "remove_journal" else formats, step, _killed)
+                    patch.setattr(journal if step == "remove_journal" else files, step, _killed)
                 sink.finish()
-    found = file_sink.find_checkpoint(path, RUN)
+    found = resume.find_checkpoint(path, RUN)
     assert found.whole and found.rows == 40
-    formats.place(path, COLUMNS)
+    file_sink.finish_file(path, COLUMNS)
     assert read(path) == expected
     assert os.listdir(os.path.dirname(path)) == ["out.tsv"]
 
@@ -443,7 +443,7 @@ def test_half_a_write_before_the_disk_was_full_is_cut_off(path, monkeypatch):
     assert len(calls) == 2 and len(rows_of(journal.partial_of(path))) == 4 == sink.kept_rows
 
 
-def test_a_short_write_is_gone_on_with(path, monkeypatch):
+def test_a_short_write_is_continued(path, monkeypatch):
     expected = whole(path)
     write = os.write
     monkeypatch.setattr(os, "write", lambda number, data: write(number, bytes(data[:7])))
@@ -471,7 +471,7 @@ def test_a_small_file_system_that_fills_up(tmp_path):
                 write_rows(sink, 0, 100)
                 sink.save()
                 write_rows(sink, 100, 4000)
-        assert sink.kept_rows == sink.saved.rows == len(rows_of(journal.partial_of(path))) >= 100
+        assert sink.kept_rows == sink.last_checkpoint.rows == len(rows_of(journal.partial_of(path))) >= 100
         subprocess.check_call(["mount", "-o", "remount,size=1m", disk])  # room was made
         with reopened(path, 4000) as sink:
             write_rows(sink, sink.rows, 4000)
@@ -483,7 +483,7 @@ def test_a_small_file_system_that_fills_up(tmp_path):
 
 
 def test_saving_does_not_wait_for_a_write_that_hangs(path, monkeypatch):
-    monkeypatch.setattr(file_sink, "_LOCK_S", 0.01)
+    monkeypatch.setattr(file_sink, "_LOCK_TIMEOUT_S", 0.01)
     begun, end = threading.Event(), threading.Event()
     fsync = os.fsync
 
@@ -595,7 +595,7 @@ def test_parquet_keeps_the_bytes_of_names_that_are_no_utf_8(tmp_path):
     assert "latin\\xfc.jpg" in found["file"]
 
 
-def test_parquet_goes_on_as_the_others_do(tmp_path):
+def test_parquet_is_resumed_too(tmp_path):
     parquet = pyarrow_or_skip()
     path = str(tmp_path / "out.parquet")
     with pytest.raises(RuntimeError):
@@ -623,8 +623,8 @@ def test_a_parquet_s_end_that_was_cut_short_is_finished(tmp_path, monkeypatch, s
                 else:
                     patch.setattr(journal if step == "remove_journal" else os, step, _killed)
                 sink.finish()
-    assert file_sink.find_checkpoint(path, RUN).whole
-    formats.place(path, COLUMNS)
+    assert resume.find_checkpoint(path, RUN).whole
+    file_sink.finish_file(path, COLUMNS)
     assert parquet.ParquetFile(path).read().num_rows == 40
     assert os.listdir(str(tmp_path)) == ["out.parquet"]
 

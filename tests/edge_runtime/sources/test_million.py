@@ -18,9 +18,8 @@ CLASSIFY = """
 import sys, time
 import numpy as np
 from edge_runtime import classifier
-from edge_runtime.cli import cli
-from edge_runtime.photos import images
-from edge_runtime.engines import EngineInfo
+from edge_runtime.cli import classify
+from edge_runtime.engines.record import EngineInfo
 from edge_runtime.engines.base import Engine
 
 class Stub(Engine):
@@ -34,10 +33,10 @@ class Stub(Engine):
         pass
 
 picture = np.zeros((299, 299, 3), np.uint8)
-images.read_image = lambda path: picture
+classifier.read_image = lambda path: picture
 classifier.open_engine = lambda *_, **__: Stub(EngineInfo("stub", "stub", "fp32", "", None), 3, 8, 1)
 started_s = time.perf_counter()
-cli.main(sys.argv[1:])
+classify.main(sys.argv[1:])
 with open("/proc/self/status") as file:
     peak_kib = [int(line.split()[1]) for line in file if line.startswith("VmHWM")][0]
 print(peak_kib, Stub.first_s - started_s)

@@ -14,7 +14,7 @@ import tracemalloc
 import pytest
 
 from edge_runtime.errors import MissingRequirement, StorageLost, UsageError
-from edge_runtime.results import text_formats
+from edge_runtime.results.formats import FORMATS
 from edge_runtime.sources import table_reader
 from tests.helpers import NASTY_NAMES, write_bytes
 
@@ -328,7 +328,7 @@ CELLS = NASTY_NAMES + ["", "plain", '"', '""', "\r", "\n", "\r\n", "\t", ",", "a
 
 def written(rows, suffix):
     file = io.StringIO(newline="")
-    write = text_formats.row_writer(file, COLUMNS, suffix)
+    write = FORMATS[suffix].row_writer(file, COLUMNS)
     for row in rows:
         write(row)
     return file.getvalue()

@@ -19,7 +19,7 @@ from benchmarks.bench import roofline
 from convert import cli as convert
 from edge_runtime.bundle import checksums, manifest
 from edge_runtime.bundle.reading import Bundle
-from edge_runtime.engines.modules import create_engine
+from edge_runtime.engines.kinds import create_engine
 from edge_runtime.engines.record import EngineInfo
 from edge_runtime.errors import UsageError
 from edge_runtime.files import sha256_of
@@ -86,7 +86,7 @@ def compared_photos(bundle):
 
 def recorded(words, interrupted=False):
     done = recipe.Outcome(None, None, {"fine_tune": {"loss": [2.0, 1.5, 1.2]}}, {}, False, interrupted)
-    return train._command_for_the_same(words, train.parser().parse_args(words), done)[2:]
+    return train._reproducing_command(words, train.parser().parse_args(words), done)[2:]
 
 
 def test_the_recorded_command_makes_as_many_epochs_on_a_machine_of_another_speed():
@@ -101,7 +101,7 @@ def test_the_report_s_samples_show_what_fine_tuning_sees(words, tmp_path):
     photos = [labels.Photo(file, str(tmp_path / file), label) for file, label in helpers.write_photos(tmp_path)]
     os.remove(photos[0].path)  # since it was learned from
     photos = photos[:5]
-    rows = train._augmented_samples(photos, train.parser().parse_args(["t.tsv", "--out", "b"] + words))
+    rows = train._augmentation_examples(photos, train.parser().parse_args(["t.tsv", "--out", "b"] + words))
     originals = [read.read_image(photo.path) for photo in photos[1:]]
     assert len(rows) == 4 and {len(row) for row in rows} == {7}
     for row in rows:
@@ -109,7 +109,7 @@ def test_the_report_s_samples_show_what_fine_tuning_sees(words, tmp_path):
     changed = [sum(not np.array_equal(row[0], picture) for picture in row[1:]) for row in rows]
     # cutmix alone leaves about half as they are, and one of four has itself to be mixed with
     assert sum(changed) == 24 if "cutmix" not in words else 3 <= sum(changed) <= 20
-    assert train._augmented_samples(photos[:1], train.parser().parse_args(["t.tsv", "--out", "b"] + words)) == []
+    assert train._augmentation_examples(photos[:1], train.parser().parse_args(["t.tsv", "--out", "b"] + words)) == []
 
 
 def test_class_names_are_those_of_the_table_sorted(bundle, train_rows):
@@ -146,25 +146,25 @@ def test_the_manifest_fits_its_schema(bundle):
 
 
 def test_manifest_lists_every_file_and_nothing_else(bundle):
-    found = set(checksums.list_files(bundle.path)) - {"manifest.json"}
-    assert set(bundle.manifest["files"]) == found
-    assert {"model.onnx", "saved_model/saved_model.pb", "sample/sample.json", "sample/probabilities.npy"} <= found
-    assert not [name for name in found if name.endswith((".pkl", ".pickle", ".h5"))]
+    names = set(checksums.list_files(bundle.path)) - {"manifest.json"}
+    assert set(bundle.manifest["files"]) == names
+    assert {"model.onnx", "saved_model/saved_model.pb", "sample/sample.json", "sample/probabilities.npy"} <= names
+    assert not [name for name in names if name.endswith((".pkl", ".pickle", ".h5"))]
     assert sorted(name for name in os.listdir(os.path.dirname(bundle.path)) if "unfinished" in name) == []
 
 
 def test_metrics_are_those_of_the_validation_photos(bundle):
-    found = bundle.manifest["metrics"]
-    assert 0 < found["val_accuracy"] <= 1
-    assert found["val_macro_f1"] == pytest.approx(np.mean([row["f1"] for row in found["per_class"]]))
-    assert sum(row["photos"] for row in found["per_class"]) == found["val_photos"]
-    correct = sum(row["recall"] * row["photos"] for row in found["per_class"])
-    assert found["val_accuracy"] == pytest.approx(correct / found["val_photos"])
-    assert set(found["history"]) == {"loss", "accuracy", "val_loss", "val_accuracy", "fine_tune"}
-    assert 1 <= len(found["history"]["loss"]) <= 100
-    assert len(found["history"]["fine_tune"]["loss"]) == 2
-    assert found["calibration"]["temperature"] > 0
-    assert 0 <= found["calibration"]["ece_after"] <= 1
+    figures = bundle.manifest["metrics"]
+    assert 0 < figures["val_accuracy"] <= 1
+    assert figures["val_macro_f1"] == pytest.approx(np.mean([row["f1"] for row in figures["per_class"]]))
+    assert sum(row["photos"] for row in figures["per_class"]) == figures["val_photos"]
+    correct = sum(row["recall"] * row["photos"] for row in figures["per_class"])
+    assert figures["val_accuracy"] == pytest.approx(correct / figures["val_photos"])
+    assert set(figures["history"]) == {"loss", "accuracy", "val_loss", "val_accuracy", "fine_tune"}
+    assert 1 <= len(figures["history"]["loss"]) <= 100
+    assert len(figures["history"]["fine_tune"]["loss"]) == 2
+    assert figures["calibration"]["temperature"] > 0
+    assert 0 <= figures["calibration"]["ece_after"] <= 1
 
 
 def test_the_run_is_added_to_runs_tsv_beside_the_bundle(bundle, trained):
@@ -172,8 +172,8 @@ def test_the_run_is_added_to_runs_tsv_beside_the_bundle(bundle, trained):
         row = list(csv.DictReader(file, dialect="excel-tab"))[-1]
     assert (row["bundle"], row["bundle_id"], row["seed"]) == (os.path.basename(bundle.path), bundle.id, "0")
     assert row["command"].endswith(" ".join(TRAIN_OPTIONS))
-    assert row["val_accuracy"] == "%.4f" % bundle.manifest["metrics"]["val_accuracy"]
-    assert row["epochs"] == "%d+2" % len(bundle.manifest["metrics"]["history"]["loss"])
+    assert row["val_accuracy"] == f"{bundle.manifest['metrics']['val_accuracy']:.4f}"
+    assert row["epochs"] == f"{len(bundle.manifest['metrics']['history']['loss'])}+2"
     assert row["weights"] == "random" and float(row["minutes"]) > 0
     assert not os.path.exists(bundle.path + ".training")  # nothing is left to resume
 
@@ -185,9 +185,9 @@ def test_the_classifier_has_learned_something(bundle):
 def test_exported_files_agree_with_the_trained_model(bundle, trained):
     agreement = bundle.manifest["metrics"]["agreement"]
     assert set(agreement) == {"model.onnx", "saved_model"}
-    for found in agreement.values():
-        assert 0 <= found["max_abs_difference"] <= MAX_DIFFERENCE_RANDOM
-        assert found["top1_equal"] == found["photos"] == compared_photos(bundle)
+    for compared in agreement.values():
+        assert 0 <= compared["max_abs_difference"] <= MAX_DIFFERENCE_RANDOM
+        assert compared["top1_equal"] == compared["photos"] == compared_photos(bundle)
     said = trained[1].stdout.decode("utf-8")
     for name in agreement:
         assert name + " agrees with the trained model: largest difference of a probability " in said
@@ -196,10 +196,10 @@ def test_exported_files_agree_with_the_trained_model(bundle, trained):
 def test_the_command_prints_its_result_on_stdout_and_the_rest_on_stderr(bundle, trained):
     out = trained[1].stdout.decode("utf-8").splitlines()
     assert out[0].split() == ["class", "precision", "recall", "F1", "photos"]
-    found = bundle.manifest["metrics"]
-    line = "validation: accuracy %(val_accuracy).4f, macro-F1 %(val_macro_f1).4f on %(val_photos)d photos" % found
+    figures = bundle.manifest["metrics"]
+    line = "validation: accuracy %(val_accuracy).4f, macro-F1 %(val_macro_f1).4f on %(val_photos)d photos" % figures
     assert line in out
-    assert out[-1].startswith("bundle: %s (" % bundle.path)
+    assert out[-1].startswith(f"bundle: {bundle.path} (")
     assert "exporting the bundle" in trained[1].stderr
 
 
@@ -282,9 +282,9 @@ def test_the_sample_s_answers_are_the_model_s(bundle, exported):
     assert len(set(sample.names)) == len(sample.names)
     assert set(sample.labels) == set(bundle.class_names)
     assert sample.probabilities.sum(axis=1) == pytest.approx(1, abs=1e-5)
-    found = np.concatenate([exported.infer(sample.images[start : start + 8]) for start in range(0, 16, 8)])
-    assert np.abs(found - sample.probabilities[:16]).max() <= MAX_DIFFERENCE_RANDOM
-    assert np.array_equal(found.argmax(axis=1), sample.probabilities[:16].argmax(axis=1))
+    answers = np.concatenate([exported.infer(sample.images[start : start + 8]) for start in range(0, 16, 8)])
+    assert np.abs(answers - sample.probabilities[:16]).max() <= MAX_DIFFERENCE_RANDOM
+    assert np.array_equal(answers.argmax(axis=1), sample.probabilities[:16].argmax(axis=1))
 
 
 def test_any_batch_size_gives_a_photo_the_same_answer(bundle, exported):
@@ -297,22 +297,22 @@ def test_any_batch_size_gives_a_photo_the_same_answer(bundle, exported):
 def test_it_has_the_blocks_of_inception_v3(bundle):
     sample = bundle.sample()
     session = inner.open_session(bundle, ["features", "probabilities"] + list(inner.BLOCKS))
-    found = session.run(sample.images[:18])
+    outputs = session.run(sample.images[:18])
     shapes = [(35, 35, 256)] + 2 * [(35, 35, 288)] + 5 * [(17, 17, 768)] + [(8, 8, 1280)] + 2 * [(8, 8, 2048)]
-    assert [found[block].shape for block in inner.BLOCKS] == [(18,) + shape for shape in shapes]
-    np.testing.assert_allclose(found["features"], found["mixed10"].mean(axis=(1, 2)), rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(found["probabilities"], sample.probabilities[:18], atol=1e-4)
-    logits = found["features"].dot(session.kernel) + session.bias
-    np.testing.assert_allclose(softmax(logits), found["probabilities"], atol=1e-4)
+    assert [outputs[block].shape for block in inner.BLOCKS] == [(18,) + shape for shape in shapes]
+    np.testing.assert_allclose(outputs["features"], outputs["mixed10"].mean(axis=(1, 2)), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(outputs["probabilities"], sample.probabilities[:18], atol=1e-4)
+    logits = outputs["features"].dot(session.kernel) + session.bias
+    np.testing.assert_allclose(softmax(logits), outputs["probabilities"], atol=1e-4)
     assert session.kernel.shape == (2048, 8)
 
 
 def test_inception_v3_has_its_published_5_7_gmac(bundle):
     pytest.importorskip("onnx")
-    found = roofline.count_work(bundle.file("model.onnx"))
-    assert found["macs_per_image"] == pytest.approx(5.71e9, rel=0.005)  # the first 1000 classes are 2 of 5713 MMAC
-    assert found["weight_values"] == pytest.approx(21.8e6, rel=0.02)
-    assert found["input_bytes_per_image"] == 299 * 299 * 3
+    work = roofline.count_work(bundle.file("model.onnx"))
+    assert work["macs_per_image"] == pytest.approx(5.71e9, rel=0.005)  # the first 1000 classes are 2 of 5713 MMAC
+    assert work["weight_values"] == pytest.approx(21.8e6, rel=0.02)
+    assert work["input_bytes_per_image"] == 299 * 299 * 3
 
 
 # ---- its way through the other verbs
@@ -347,7 +347,7 @@ def test_evaluate_on_the_test_split(bundle, samples, tmp_path, capsys):
     accuracy, macro_f1, _ = metrics.score(
         [row["truth"] for row in rows], [row["label"] for row in rows], bundle.class_names
     )
-    assert lines[-1].startswith("accuracy %.4f, macro-F1 %.4f on" % (accuracy, macro_f1))
+    assert lines[-1].startswith(f"accuracy {accuracy:.4f}, macro-F1 {macro_f1:.4f} on")
     result = json.loads((report / "evaluation.json").read_text())
     assert (result["accuracy"], result["macro_f1"], result["bundle_id"]) == (accuracy, macro_f1, bundle.id)
     assert accuracy > 1.0 / 8
@@ -362,17 +362,17 @@ def test_evaluating_the_training_table_again_finds_the_figures_of_the_manifest(
     options = train.parser().parse_args(
         [samples + "/train.tsv", "--images", samples + "/photos", "--out", bundle.path, "--weights", "none"]
     )
-    _, validation = dataset.read_dataset(options, {})
+    validation = dataset.read_dataset(options).validation
     folder = os.path.join(samples, "photos")
     table = tmp_path / "validation.tsv"
     helpers.write_table(table, [(photo.file, photo.label) for photo in validation])
     capsys.readouterr()
     evaluate.main([bundle.path, str(table), "--images", folder, "--engine", engine, "--json"])
     result = json.loads(capsys.readouterr().out)
-    found = bundle.manifest["metrics"]
-    assert (result["accuracy"], result["photos"]) == (found["val_accuracy"], found["val_photos"])
-    assert result["macro_f1"] == pytest.approx(found["val_macro_f1"])
-    assert [row["label"] for row in result["per_class"]] == [row["label"] for row in found["per_class"]]
+    figures = bundle.manifest["metrics"]
+    assert (result["accuracy"], result["photos"]) == (figures["val_accuracy"], figures["val_photos"])
+    assert result["macro_f1"] == pytest.approx(figures["val_macro_f1"])
+    assert [row["label"] for row in result["per_class"]] == [row["label"] for row in figures["per_class"]]
 
 
 def test_predict_keeps_the_table_s_order(bundle, samples, tmp_path):
@@ -383,10 +383,10 @@ def test_predict_keeps_the_table_s_order(bundle, samples, tmp_path):
         + ["--out", str(tmp_path / "submission.tsv")]
     )
     with open(str(tmp_path / "submission.tsv"), newline="", encoding="utf-8") as file:
-        header, *found = csv.reader(file, "excel-tab")
+        header, *predictions = csv.reader(file, "excel-tab")
     assert header == ["file", "label"]
-    assert [name for name, _ in found] == [name for (name,) in rows]
-    assert {label for _, label in found} <= set(bundle.class_names)
+    assert [name for name, _ in predictions] == [name for (name,) in rows]
+    assert {label for _, label in predictions} <= set(bundle.class_names)
 
 
 # ---- stopped half way
@@ -406,7 +406,7 @@ def read_until(process, text):
     for line in process.stderr:
         if text in line:
             return
-    raise AssertionError("it ended without saying %r" % text)
+    raise AssertionError(f"it ended without saying {text!r}")
 
 
 @pytest.mark.slow
@@ -440,14 +440,14 @@ def test_ctrl_c_leaves_a_bundle_of_the_best_so_far(samples, tmp_path):
     process.send_signal(signal.SIGINT)
     _, said = process.communicate()
     assert process.returncode == 130
-    assert "the best so far is in %s.interrupted; to go on, give the same command with --resume" % out in said
+    assert f"the best model so far is in {out}.interrupted; to continue, give the same command with --resume" in said
     assert "Traceback" not in said
     assert len(Bundle.open(out + ".interrupted").manifest["metrics"]["history"]["fine_tune"]["val_loss"]) >= 2
     assert not os.path.exists(out)
     resumed = start_training(samples, out, "--resume")
     _, said = resumed.communicate()
-    assert resumed.returncode == 0 and "fine-tune: going on after epoch 1" in said
-    assert "%s.interrupted is from an interrupted training and not needed any more" % out in said
+    assert resumed.returncode == 0 and "fine-tune: resuming after epoch 1" in said
+    assert f"{out}.interrupted is from an interrupted training and no longer needed" in said
     Bundle.open(out)
 
 
@@ -456,7 +456,7 @@ def test_ctrl_c_leaves_a_bundle_of_the_best_so_far(samples, tmp_path):
 
 @pytest.fixture
 def no_reading(monkeypatch):
-    monkeypatch.setattr(train, "read_labels", None)
+    monkeypatch.setattr(train, "read_dataset", None)
 
 
 def test_an_out_that_is_something_else_is_refused_and_left_alone(tmp_path, no_reading):
@@ -466,7 +466,7 @@ def test_an_out_that_is_something_else_is_refused_and_left_alone(tmp_path, no_re
     (tmp_path / "file").write_text("text")
     (tmp_path / "link").symlink_to("nowhere")
     for name in ("holiday", "file", "link"):
-        with pytest.raises(UsageError, match="%s: .*--out" % name):
+        with pytest.raises(UsageError, match=f"{name}: .*--out"):
             train.main(["t.tsv", "--out", str(tmp_path / name)])
     assert (folder / "diary.txt").read_text() == "dear diary"
     assert (tmp_path / "file").read_text() == "text"
@@ -484,14 +484,14 @@ def test_where_an_interrupted_training_would_go_is_left_alone_too(tmp_path, no_r
 
 def test_ctrl_c_between_the_stages_says_where_the_state_is(tmp_path, capsys):
     state = Checkpoint(str(tmp_path / "bundle.training"), {}, resume=False)
-    for said in ("", "interrupted: the state is in %s; to go on, give" % state.path):
-        with pytest.raises(KeyboardInterrupt), train._saying_where_the_state_is(state):
+    for said in ("", f"interrupted: the state is in {state.path}; to continue, give"):
+        with pytest.raises(KeyboardInterrupt), train._state_named_on_failure(state):
             raise KeyboardInterrupt
         assert capsys.readouterr().err.startswith(said)
-        state.keep("head", {})
-    with pytest.raises(UsageError, match="disk"), train._saying_where_the_state_is(state):
+        state.add_result("head", {})
+    with pytest.raises(UsageError, match="disk"), train._state_named_on_failure(state):
         raise UsageError("a full disk")
-    assert capsys.readouterr().err.startswith("the state is in %s; to go on, give" % state.path)
+    assert capsys.readouterr().err.startswith(f"the state is in {state.path}; to continue, give")
 
 
 def test_copies_among_the_validation_photos_are_set_aside(tmp_path, capsys):
@@ -509,7 +509,7 @@ def test_copies_among_the_validation_photos_are_set_aside(tmp_path, capsys):
         [str(tmp_path / "train.tsv"), "--images", str(tmp_path / "photos"), "--val", str(tmp_path / "val.tsv")]
         + ["--val-images", str(tmp_path / "val"), "--out", str(tmp_path / "bundle")]
     )
-    _, validation = dataset.read_dataset(options, {})
+    validation = dataset.read_dataset(options).validation
     assert {photo.file for photo in validation}.isdisjoint(["again.jpg", "copy.jpg"])
     assert "has copies under several labels" in capsys.readouterr().err
 

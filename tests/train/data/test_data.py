@@ -38,13 +38,15 @@ def no_long_work(monkeypatch):
 
 
 def read_options(*arguments):
-    return dataset.read_dataset(train.parser().parse_args([str(argument) for argument in arguments]), {})
+    """Returns (training, validation) photos."""
+    data = dataset.read_dataset(train.parser().parse_args([str(argument) for argument in arguments]))
+    return data.training, data.validation
 
 
 def labelled(**counts):
     """Returns Photos: labelled(a=3, b=2)."""
     return [
-        Photo("%s%d.jpg" % (label, number), "%s%d.jpg" % (label, number), label)
+        Photo(f"{label}{number}.jpg", f"{label}{number}.jpg", label)
         for label, count in sorted(counts.items())
         for number in range(count)
     ]
@@ -65,7 +67,7 @@ def write_films(folder, films, frames=12):
                 rgb = ground + random.randint(-9, 10, ground.shape[:2] + (1,))
                 left, top = 60 + 7 * frame, 90 + 2 * frame
                 rgb[top : top + 120, left : left + 90] = product
-                name = "%s/%d-%02d.jpg" % (label, film, frame)
+                name = f"{label}/{film}-{frame:02d}.jpg"
                 helpers.write_photo(folder / name, np.clip(rgb, 0, 255).astype(np.uint8))
 
 
@@ -86,18 +88,18 @@ def test_table_and_class_folders_give_the_same_photos(photos, tmp_path):
 def test_images_folder_defaults_to_the_table_s(photos):
     folder, rows = photos
     helpers.write_table(folder / "train.tsv", rows)
-    found, problems = labels.read_labels(str(folder / "train.tsv"))
-    assert (len(found), problems) == (len(rows), [])
-    assert all(os.path.isfile(photo.path) for photo in found)
+    usable, problems = labels.read_labels(str(folder / "train.tsv"))
+    assert (len(usable), problems) == (len(rows), [])
+    assert all(os.path.isfile(photo.path) for photo in usable)
 
 
 def test_nested_class_folders_keep_their_whole_name(tmp_path):
     for name in ("Fruit/Apple/a.jpg", "Fruit/Pear/a.jpg", "Dairy/Apple/a.jpg"):
         helpers.write_photo(tmp_path / name, helpers.photo((9, 9, 9)))
     helpers.write_photo(tmp_path / "stray.jpg", helpers.photo((9, 9, 9)))
-    found, problems = labels.read_labels(str(tmp_path))
-    assert [photo.label for photo in found] == ["Dairy/Apple", "Fruit/Apple", "Fruit/Pear"]
-    assert problems == [labels.Problem("stray.jpg", "lies in no class folder")]
+    usable, problems = labels.read_labels(str(tmp_path))
+    assert [photo.label for photo in usable] == ["Dairy/Apple", "Fruit/Apple", "Fruit/Pear"]
+    assert problems == [labels.Problem("stray.jpg", "is not in a class folder")]
 
 
 def test_more_columns_in_any_order_are_ignored(photos, tmp_path):
@@ -105,9 +107,9 @@ def test_more_columns_in_any_order_are_ignored(photos, tmp_path):
     helpers.write_table(
         tmp_path / "t.tsv", [(label, "7", file) for file, label in rows], header=("label", "weight", "file")
     )
-    found, problems = labels.read_labels(str(tmp_path / "t.tsv"), str(folder))
+    usable, problems = labels.read_labels(str(tmp_path / "t.tsv"), str(folder))
     assert problems == []
-    assert [(photo.file, photo.label) for photo in found] == rows
+    assert [(photo.file, photo.label) for photo in usable] == rows
 
 
 @pytest.mark.parametrize(
@@ -125,22 +127,22 @@ def test_more_columns_in_any_order_are_ignored(photos, tmp_path):
 )
 def test_each_unusable_row_is_set_aside_and_named(tmp_path, row, name, what):
     helpers.write_table(tmp_path / "t.tsv", [("1.jpg", "red"), ("2.jpg", "red"), row, ("3.jpg", "red")])
-    found, problems = labels.read_labels(str(tmp_path / "t.tsv"))
-    assert [photo.file for photo in found] == ["1.jpg", "2.jpg", "3.jpg"]
+    usable, problems = labels.read_labels(str(tmp_path / "t.tsv"))
+    assert [photo.file for photo in usable] == ["1.jpg", "2.jpg", "3.jpg"]
     assert problems == [labels.Problem(name, what)]
 
 
 def test_a_photo_listed_twice_counts_once(tmp_path):
     helpers.write_table(tmp_path / "t.tsv", [("a.jpg", "red"), ("b.jpg", "red"), ("./a.jpg", "red")])
-    found, problems = labels.read_labels(str(tmp_path / "t.tsv"))
-    assert [photo.file for photo in found] == ["a.jpg", "b.jpg"]
+    usable, problems = labels.read_labels(str(tmp_path / "t.tsv"))
+    assert [photo.file for photo in usable] == ["a.jpg", "b.jpg"]
     assert problems == [labels.Problem("./a.jpg", "is listed more than once: counted once")]
 
 
 def test_a_photo_under_two_labels_is_not_used_at_all(tmp_path):
     helpers.write_table(tmp_path / "t.tsv", [("a.jpg", "red"), ("b.jpg", "red"), ("a.jpg", "green")])
-    found, problems = labels.read_labels(str(tmp_path / "t.tsv"))
-    assert [photo.file for photo in found] == ["b.jpg"]
+    usable, problems = labels.read_labels(str(tmp_path / "t.tsv"))
+    assert [photo.file for photo in usable] == ["b.jpg"]
     assert problems == [labels.Problem("a.jpg", "is listed under several labels: green, red")] * 2
 
 
@@ -235,7 +237,7 @@ def test_split_empties_no_class_on_either_side(share):
 def test_photos_that_look_alike_stay_together_and_each_class_has_its_share(share, seed):
     every = labelled(a=50, b=20, c=9, d=5)
     names = [photo.file for photo in every]
-    groups = [["a%d.jpg" % n for n in range(first, first + 5)] for first in range(0, 50, 5)]
+    groups = [[f"a{n}.jpg" for n in range(first, first + 5)] for first in range(0, 50, 5)]
     groups += [
         ["b0.jpg", "b7.jpg"],
         ["c2.jpg", "c3.jpg", "c4.jpg"],
@@ -278,13 +280,11 @@ def test_where_most_classes_are_one_group_they_are_split_all_the_same(groups):
 def test_frames_of_one_film_are_on_one_side(tmp_path, capsys):
     write_films(tmp_path / "films", {"milk": 5, "soap": 5, "tea": 5})
     options = train.parser().parse_args([str(tmp_path / "films"), "--out", str(tmp_path / "bundle")])
-    training, validation = dataset.read_dataset(options, {})
+    training, validation, _, _ = dataset.read_dataset(options)
     films = [{photo.file.split("-")[0] for photo in side} for side in (training, validation)]
     assert films[0].isdisjoint(films[1]) and len(films[0]) == 12 and len(films[1]) == 3
     said = capsys.readouterr().err
-    assert (
-        "180 photos look like another of their class: each of their 15 groups is kept on one side of the split" in said
-    )
+    assert "180 photos look like another photo of their class: each of their 15 groups stays on one side" in said
     assert "warning" not in said
     # What the split was before: the network would be asked for what it has learned by heart.
     fingerprints = {}
@@ -303,7 +303,7 @@ def test_one_film_for_each_class_is_split_and_said(tmp_path, capsys):
     assert (
         "4 of 4 validation photos look like a training photo: accuracy may be higher on them than on new photos" in said
     )
-    assert "2 classes whose photos all look alike, as the frames of a film do: 'milk', 'soap'" in said
+    assert "2 classes whose photos all look alike, like frames of a film: 'milk', 'soap'" in said
 
 
 def test_validation_photos_that_look_like_training_photos_are_said(tmp_path, capsys):
@@ -322,7 +322,7 @@ def test_validation_photos_that_look_like_training_photos_are_said(tmp_path, cap
 
 
 def test_report_names_all_in_the_file_and_the_first_ten_on_the_screen(tmp_path, capsys):
-    problems = [labels.Problem("%02d.jpg" % number, "No such file or directory") for number in range(13)]
+    problems = [labels.Problem(f"{number:02d}.jpg", "No such file or directory") for number in range(13)]
     problems += [labels.Problem("odd\tname\n.jpg", "is empty (0 bytes)")]
     path = str(tmp_path / "problems.tsv")
     checks.report_problems(problems, path, strict=False)
@@ -394,7 +394,7 @@ def test_fewer_than_two_classes_left_exits_with_2(photos, tmp_path, no_long_work
 
 
 def test_no_readable_photo_at_all_exits_with_2(tmp_path, no_long_work):
-    helpers.write_table(tmp_path / "t.tsv", [("%d.jpg" % n, "ab"[n % 2]) for n in range(8)])
+    helpers.write_table(tmp_path / "t.tsv", [(f"{n}.jpg", "ab"[n % 2]) for n in range(8)])
     done = helpers.picnic_edge("train", tmp_path / "t.tsv", "--out", tmp_path / "new" / "bundle")
     assert done.returncode == 2, done.stderr
     assert "0 usable photos of 0 classes" in done.stderr
@@ -406,7 +406,7 @@ def test_where_validation_photos_lie_is_asked_with_their_table_only(tmp_path, co
     out = "--out" if command == "train" else "--report"
     done = helpers.picnic_edge(command, tmp_path / "t.tsv", "--val-images", tmp_path, out, tmp_path / "new")
     assert done.returncode == 2, done.stderr
-    assert "--val-images %s: needs --val" % tmp_path in done.stderr
+    assert f"--val-images {tmp_path}: needs --val" in done.stderr
 
 
 @pytest.mark.parametrize("linked", ["training", "validation"])
@@ -509,9 +509,7 @@ def test_senseless_options_exit_with_2(arguments, tmp_path, capsys):
 def test_a_share_that_was_clamped_is_said_with_what_it_came_to(photos, tmp_path, capsys):
     training, validation = read_options(photos[0], "--out", tmp_path / "bundle", "--val-split", "0.01")
     assert len(validation) == 3
-    expected = (
-        "warning: --val-split 0.01 comes to none or all of the photos of 3 classes: one of them was left on that "
-    )
+    expected = "warning: --val-split 0.01 is none or all of the photos of 3 classes: one photo stays on that "
     assert expected + "side; in all 3 of 12 photos are validation photos, 25.0 %" in capsys.readouterr().err
     read_options(photos[0], "--out", tmp_path / "bundle", "--val-split", "0.25")
     assert "--val-split" not in capsys.readouterr().err
@@ -528,7 +526,7 @@ def test_train_says_what_is_odd_about_the_labels_before_the_work(photos, tmp_pat
     done = helpers.picnic_edge("train", tmp_path / "t.tsv", "--images", folder, "--out", tmp_path / "b", "--strict")
     assert done.returncode == 3, done.stderr
     said = "\n".join(line for line in done.stderr.splitlines() if line.startswith("warning: "))
-    for expected in ("t.tsv is not UTF-8 (line 6: 'gr\\udcfcn')", "train, val: taken for classes", "class 'unknown'"):
+    for expected in ("t.tsv is not UTF-8 (line 6: 'gr\\udcfcn')", "train, val: read as classes", "class 'unknown'"):
         assert expected in said
     assert "'Red' (3 photos) and 'red' (1 photo)" in said and "3 classes with fewer than 10 photos" in said
     assert len(said.splitlines()) == 6
@@ -537,7 +535,7 @@ def test_train_says_what_is_odd_about_the_labels_before_the_work(photos, tmp_pat
 def test_a_near_copy_under_another_label_is_said(tmp_path, capsys):
     for number, label in enumerate(("milk", "soap")):
         for place in range(10):
-            helpers.write_photo(tmp_path / "photos" / label / ("%d.jpg" % place), drawn(100 * number + place))
+            helpers.write_photo(tmp_path / "photos" / label / f"{place}.jpg", drawn(100 * number + place))
     helpers.write_photo(tmp_path / "photos" / "soap" / "again.png", drawn(3))
     read_options(tmp_path / "photos", "--out", tmp_path / "bundle")
     said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning")]
@@ -547,7 +545,7 @@ def test_a_near_copy_under_another_label_is_said(tmp_path, capsys):
 def test_sound_labels_are_not_warned_of(tmp_path, capsys):
     for number, label in enumerate(("milk", "soap", "train")):  # a toy
         for place in range(10):
-            helpers.write_photo(tmp_path / "photos" / label / ("%d.jpg" % place), drawn(100 * number + place))
+            helpers.write_photo(tmp_path / "photos" / label / f"{place}.jpg", drawn(100 * number + place))
     read_options(tmp_path / "photos", "--out", tmp_path / "bundle")
     said = capsys.readouterr().err
     assert "warning" not in said and "look like another" not in said
@@ -564,15 +562,15 @@ def test_real_photos_are_warned_of_classes_without_validation_alone(grocery, tmp
 
 
 def test_real_picnic_labels(picnic):
-    found, problems = labels.read_labels(os.path.join(picnic, "train.tsv"))
-    assert (len(found), problems) == (7258, [])
-    counts = collections.Counter(photo.label for photo in found)
+    usable, problems = labels.read_labels(os.path.join(picnic, "train.tsv"))
+    assert (len(usable), problems) == (7258, [])
+    counts = collections.Counter(photo.label for photo in usable)
     assert len(counts) == 25
     assert counts["Bananas, apples & pears"] == 851
     assert counts["Asparagus, string beans & brussels sprouts"] == 129
     assert min(counts.values()) == counts["Fish"] == 93
-    assert found[0].file == "0.png"
-    training, validation = split.split(found, 0.2, seed=0)
+    assert usable[0].file == "0.png"
+    training, validation = split.split(usable, 0.2, seed=0)
     assert len(training) + len(validation) == 7258
     for label, count in collections.Counter(photo.label for photo in validation).items():
         assert abs(count - 0.2 * counts[label]) <= 0.5
@@ -604,7 +602,7 @@ def test_copies_cannot_get_into_training_and_validation_both(photos, tmp_path, n
         shutil.copy(str(folder / name), str(folder / (name[:-4] + "-copy.jpg")))
     with pytest.raises(AssertionError, match="training went on"):
         train.main([str(folder), "--out", str(tmp_path / "bundle")])
-    assert "%d: is a copy of another photo: counted once" % len(rows) in capsys.readouterr().err
+    assert f"{len(rows)}: is a copy of another photo: counted once" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", [".thumbs", "__MACOSX", "@eaDir", ".ipynb_checkpoints", "lost+found", "$RECYCLE.BIN"])
@@ -625,13 +623,13 @@ def test_a_bundle_among_the_photos_is_no_class(photos, tiny_bundle):
     left, problems = labels.read_labels(str(folder))
     assert sorted(photo.file for photo in left) == sorted(name for name, _ in rows)
     samples = [name for name in os.listdir(os.path.join(tiny_bundle, "sample")) if name.endswith(".png")]
-    assert [problem.what for problem in problems] == ["lies in a bundle"] * len(samples) and samples
+    assert [problem.what for problem in problems] == ["is in a bundle"] * len(samples) and samples
 
 
 @pytest.mark.parametrize("option", ["--report", "--tensorboard"])
 @pytest.mark.parametrize("place", ["bundle", "bundle/logs", "bundle.interrupted/x", "bundle/../bundle/x"])
 def test_what_is_written_beside_the_bundle_does_not_go_with_it(option, place, photos, tmp_path, no_long_work):
-    with pytest.raises(UsageError, match="%s .*bundle(.interrupted)?.*replaced" % option):
+    with pytest.raises(UsageError, match=f"{option} .*bundle(.interrupted)?.*replaced"):
         train.main([str(photos[0]), "--out", str(tmp_path / "bundle"), option, os.path.join(str(tmp_path), place)])
     assert not (tmp_path / "bundle").exists()
 
@@ -654,7 +652,7 @@ def test_a_folder_that_cannot_be_written_is_met_before_any_long_work(option, pho
     if option == "--tensorboard":
         pytest.importorskip("tensorboard")
     (tmp_path / "file").write_text("")
-    with pytest.raises(UsageError, match="%s .*file: " % option):
+    with pytest.raises(UsageError, match=f"{option} .*file: "):
         train.main([str(photos[0]), "--out", str(tmp_path / "bundle"), option, str(tmp_path / "file")])
 
 
@@ -665,7 +663,7 @@ def test_a_folder_that_cannot_be_written_is_met_before_any_long_work(option, pho
 def test_photos_whose_folder_goes_away_are_not_called_unreadable(photos, tmp_path, monkeypatch, source):
     folder, rows = photos
     helpers.write_table(tmp_path / "train.tsv", rows)
-    given = [str(tmp_path / "train.tsv"), "--images", str(folder)] if source == "table" else [str(folder)]
+    options = [str(tmp_path / "train.tsv"), "--images", str(folder)] if source == "table" else [str(folder)]
     read_photo = photos_read.read_photo
 
     def read(path):
@@ -675,19 +673,19 @@ def test_photos_whose_folder_goes_away_are_not_called_unreadable(photos, tmp_pat
 
     monkeypatch.setattr(checks, "read_photo", read)
     with pytest.raises(StorageLost, match="photos: ") as lost:
-        read_options(*given + ["--out", str(tmp_path / "bundle")])
+        read_options(*options + ["--out", str(tmp_path / "bundle")])
     assert lost.value.exit_code == 4 and not os.path.exists(str(tmp_path / "bundle.problems.tsv"))
 
 
 def test_a_photo_that_is_missing_alone_is_named_with_the_one_that_was_meant(photos, tmp_path, capsys):
     folder, rows = photos
-    missing = [("red/0%d.JPG" % number, "red") for number in range(3)] + [("red/nowhere.jpg", "red")]
+    missing = [(f"red/0{number}.JPG", "red") for number in range(3)] + [("red/nowhere.jpg", "red")]
     helpers.write_table(tmp_path / "train.tsv", rows + missing)
     listed, _ = labels.read_labels(str(tmp_path / "train.tsv"), str(folder))
     readable, problems = checks.check_photos(listed, {})
     assert len(readable) == len(rows)
     assert [problem.what for problem in problems] == [
-        'No such file or directory; did you mean "%s"?' % (folder / "red" / ("0%d.jpg" % number)) for number in range(3)
+        'No such file or directory; did you mean "%s"?' % (folder / "red" / f"0{number}.jpg") for number in range(3)
     ] + ["No such file or directory"]
     checks.report_problems(problems, None, strict=False)
     assert "\n  4: No such file or directory: red/00.JPG (did you mean " in capsys.readouterr().err
@@ -712,7 +710,7 @@ def test_raw_photos_are_named_as_problems_and_heic_is_tried(photos, capsys):
     helpers.write_bytes(folder / "red" / "b.heic", b"")
     left, problems = labels.read_labels(str(folder))
     assert len(left) == len(rows) + 1
-    assert problems == [labels.Problem("red/a.CR2", ".CR2 is no format that can be read; convert it to JPEG or PNG")]
+    assert problems == [labels.Problem("red/a.CR2", ".cr2 is not a format that can be read; convert it to JPEG or PNG")]
     assert "passed over" not in capsys.readouterr().err
 
 
@@ -727,8 +725,8 @@ def test_labels_come_from_tables_of_other_kinds(photos, tmp_path, name):
         text = "file,label\r\n" + "".join('"%s","%s"\r\n' % row for row in rows)
         text = text.encode("utf-16")
         helpers.write_bytes(tmp_path / name, gzip.compress(text) if name.endswith(".gz") else text)
-    found, problems = labels.read_labels(str(tmp_path / name), str(folder))
-    assert [(photo.file, photo.label) for photo in found] == rows and problems == []
+    usable, problems = labels.read_labels(str(tmp_path / name), str(folder))
+    assert [(photo.file, photo.label) for photo in usable] == rows and problems == []
 
 
 @pytest.mark.parametrize("name, says", [("t.zip", "zip archive.*: unzip"), ("t.json", "JSON.*.csv")])

@@ -27,10 +27,10 @@ def pipeline_pixels(paths, batch_size=4):
 
 
 def assert_same_pixels(paths):
-    found, _ = pipeline_pixels(paths)
-    assert found.dtype == np.uint8
-    assert found.shape == (len(paths), 299, 299, 3)
-    for path, picture in zip(paths, found):
+    pixels, _ = pipeline_pixels(paths)
+    assert pixels.dtype == np.uint8
+    assert pixels.shape == (len(paths), 299, 299, 3)
+    for path, picture in zip(paths, pixels):
         assert np.array_equal(picture, read.read_image(path)), path
 
 
@@ -46,7 +46,7 @@ def drawn(samples, tmp_path_factory):
     for orientation in range(1, 9):
         exif = Image.Exif()
         exif[0x0112] = orientation
-        photo.save(str(folder / ("turned%d.jpg" % orientation)), exif=exif, quality=95)
+        photo.save(str(folder / f"turned{orientation}.jpg"), exif=exif, quality=95)
     photo.resize((2600, 1950)).save(str(folder / "large.jpg"))  # decoded at 1/4
     photo.resize((700, 650)).save(str(folder / "medium.jpg"))  # decoded at 1/2
     photo.resize((40, 30)).save(str(folder / "small.jpg"))
@@ -78,7 +78,7 @@ def test_the_pixels_are_right_not_only_equal(drawn):
         independent = np.asarray(file.convert("RGB").resize((299, 299), Image.BOX)).astype(int)
     assert np.abs(plain - independent).mean() < 4
     for orientation in range(1, 9):
-        upright = pipeline_pixels([str(drawn / ("turned%d.jpg" % orientation))])[0][0].astype(int)
+        upright = pipeline_pixels([str(drawn / f"turned{orientation}.jpg")])[0][0].astype(int)
         undone = undo(plain, orientation)
         assert np.abs(upright - undone).mean() < 6, orientation
     for name in ("large.jpg", "medium.jpg"):
@@ -104,11 +104,11 @@ def test_order_is_kept_and_the_last_batch_is_not_dropped(tmp_path):
     paths = []
     for number in range(11):  # large and small ones in turn, so that their decoding ends out of order
         side = 1500 if number % 3 == 0 else 20
-        paths.append(str(tmp_path / ("%02d.png" % number)))
+        paths.append(str(tmp_path / f"{number:02d}.png"))
         helpers.write_photo(paths[-1], helpers.two_greys(number * 20 + 10, side, side))
-    found, sizes = pipeline_pixels(paths, 4)
+    pixels, sizes = pipeline_pixels(paths, 4)
     assert sizes == [4, 4, 3]
-    assert found[:, 150, 290, 0].tolist() == [number * 20 + 13 for number in range(11)]
+    assert pixels[:, 150, 290, 0].tolist() == [number * 20 + 13 for number in range(11)]
     _, sizes = pipeline_pixels(paths, 16)
     assert sizes == [11]
 

@@ -83,7 +83,7 @@ def test_boxes_lie_inside_their_photos(samples):
             width, height = photo.size
             assert photo.format == "JPEG"
         assert 0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height, name
-        assert (x1 - x0) * (y1 - y0) > 0.04 * width * height, "%s: the product is hardly there" % name
+        assert (x1 - x0) * (y1 - y0) > 0.04 * width * height, f"{name}: the product is hardly there"
 
 
 def test_default_size_is_enough_for_a_demo():

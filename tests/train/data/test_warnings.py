@@ -13,7 +13,7 @@ from train.data.warnings import is_undecoded, of_conflicts, of_counts, of_leak, 
 
 
 def photos(*labels):
-    return [Photo("%d.jpg" % number, "%d.jpg" % number, label) for number, label in enumerate(labels)]
+    return [Photo(f"{number}.jpg", f"{number}.jpg", label) for number, label in enumerate(labels)]
 
 
 def of_labels(*labels, **settings):
@@ -28,11 +28,11 @@ def test_folders_of_a_split_are_no_classes_and_what_to_give_is_said(tmp_path, na
         for label in ("apple", "pear"):
             (tmp_path / name / label).mkdir(parents=True)
     labels = [name + "/" + label for name in names for label in ("apple", "pear")]
-    (found,) = data_warnings.of_labels([(str(tmp_path), photos(*labels))])
-    assert (found["kind"], found["names"]) == ("split_folders", sorted(names))
+    (warning,) = data_warnings.of_labels([(str(tmp_path), photos(*labels))])
+    assert (warning["kind"], warning["names"]) == ("split_folders", sorted(names))
     train, val = sorted(names, key=lambda name: not name.lower().startswith("train"))
     if train.lower().startswith("train"):
-        assert "picnic-edge train %s --val %s" % (tmp_path / train, tmp_path / val) in found["text"]
+        assert f"picnic-edge train {tmp_path / train} --val {tmp_path / val}" in warning["text"]
     assert of_labels(*names)["split_folders"]["names"] == sorted(names)
 
 
@@ -65,30 +65,30 @@ def test_sound_labels_give_no_warning(labels):
     ],
 )
 def test_labels_equal_but_for_case_spaces_and_unicode_form_are_named(one, other):
-    found = of_labels(one, one, other, "pear")
-    assert list(found) == ["similar_labels"]
-    assert found["similar_labels"]["groups"] == [
+    by_kind = of_labels(one, one, other, "pear")
+    assert list(by_kind) == ["similar_labels"]
+    assert by_kind["similar_labels"]["groups"] == [
         sorted([{"label": one, "photos": 2}, {"label": other, "photos": 1}], key=lambda row: row["label"])
     ]
-    shown = found["similar_labels"]["text"].split("different classes: ")[1].split("; ")[0].split(" and ")
-    assert shown[0].rpartition(" (")[0] != shown[1].rpartition(" (")[0]  # for the eye, too
+    names = by_kind["similar_labels"]["text"].split("different classes: ")[1].split("; ")[0].split(" and ")
+    assert names[0].rpartition(" (")[0] != names[1].rpartition(" (")[0]  # for the eye, too
 
 
 def test_many_similar_labels_are_one_line():
-    found = of_labels(*([str(number) + "x" for number in range(9)] + [str(number) + "X" for number in range(9)]))
-    assert len(found["similar_labels"]["groups"]) == 9
-    assert "; and 4 more" in found["similar_labels"]["text"] and "\n" not in found["similar_labels"]["text"]
+    by_kind = of_labels(*([str(number) + "x" for number in range(9)] + [str(number) + "X" for number in range(9)]))
+    assert len(by_kind["similar_labels"]["groups"]) == 9
+    assert "; and 4 more" in by_kind["similar_labels"]["text"] and "\n" not in by_kind["similar_labels"]["text"]
 
 
 def test_labels_of_both_splits_are_compared():
-    (found,) = data_warnings.of_labels([("t.tsv", photos("Apple", "pear")), ("v.tsv", photos("apple"))])
-    assert found["kind"] == "similar_labels"
+    (warning,) = data_warnings.of_labels([("t.tsv", photos("Apple", "pear")), ("v.tsv", photos("apple"))])
+    assert warning["kind"] == "similar_labels"
 
 
 @pytest.mark.parametrize("label", ["unknown", "Unknown", "UNKNOWN"])
 def test_a_class_like_the_answer_below_the_threshold(label):
-    found = of_labels(label, "milk")
-    assert list(found) == ["unknown_class"] and "--threshold" in found["unknown_class"]["text"]
+    by_kind = of_labels(label, "milk")
+    assert list(by_kind) == ["unknown_class"] and "--threshold" in by_kind["unknown_class"]["text"]
 
 
 @pytest.mark.parametrize(
@@ -101,8 +101,8 @@ def test_a_class_like_the_answer_below_the_threshold(label):
     ],
 )
 def test_labels_that_are_something_else(kind, labels, named):
-    found = of_labels(*labels)
-    assert list(found) == [kind] and found[kind]["labels"] == named
+    by_kind = of_labels(*labels)
+    assert list(by_kind) == [kind] and by_kind[kind]["labels"] == named
 
 
 @pytest.mark.parametrize(
@@ -118,9 +118,9 @@ def test_a_table_that_is_not_utf_8_is_named_with_its_first_line(tmp_path):
     helpers.write_bytes(tmp_path / "t.tsv", b"\n".join(rows))
     warnings = []
     read_labels(str(tmp_path / "t.tsv"), warnings=warnings)
-    (found,) = warnings  # not about line 2: a photo has that name
-    assert (found["kind"], found["file"], found["line"]) == ("encoding", str(tmp_path / "t.tsv"), 3)
-    assert "iconv -f WINDOWS-1252 -t UTF-8 %s" % (tmp_path / "t.tsv") in found["text"]
+    (warning,) = warnings  # not about line 2: a photo has that name
+    assert (warning["kind"], warning["file"], warning["line"]) == ("encoding", str(tmp_path / "t.tsv"), 3)
+    assert f"iconv -f WINDOWS-1252 -t UTF-8 {tmp_path / 't.tsv'}" in warning["text"]
     (tmp_path / "t.tsv").write_bytes(b"\n".join(rows).decode("latin-1").encode("utf-8"))
     del warnings[:]
     read_labels(str(tmp_path / "t.tsv"), warnings=warnings)
@@ -151,11 +151,11 @@ def test_counts_of_classes():
 def test_classes_from_another_camera_or_program():
     every = [("a", (640, 480), "PNG")] * 10 + [("b", (320, 240), "JPEG")] * 5 + [("b", (300, 240), "JPEG")] * 5
     every += [("c", (320, 240), "JPEG")] * 12
-    found = kinds(of_sources(every))
-    assert found["one_size"]["classes"] == {"a": "640 x 480"} and found["one_format"]["classes"] == {"a": "PNG"}
+    by_kind = kinds(of_sources(every))
+    assert by_kind["one_size"]["classes"] == {"a": "640 x 480"} and by_kind["one_format"]["classes"] == {"a": "PNG"}
     assert of_sources(every[1:]) == []  # too few to say
     assert of_sources([(label, (640, 480), "JPEG") for label in "ab" * 20]) == []
-    assert of_sources(every[:10]) == []  # nothing to be told from
+    assert of_sources(every[:10]) == []  # nothing to compare with
 
 
 def test_classes_whose_photos_all_look_alike():
@@ -165,11 +165,11 @@ def test_classes_whose_photos_all_look_alike():
 
 
 def test_every_warning_is_one_line():
-    labels = ["train/a", "val/a", "a ", "A", "unknown", "nan", "x.png", "\xc3\xa4\n"] + [
-        "%d/%d" % (n, n) for n in range(99)
-    ]
+    labels = ["train/a", "val/a", "a ", "A", "unknown", "nan", "x.png", "\xc3\xa4\n"] + [f"{n}/{n}" for n in range(99)]
     counts = collections.Counter(dict(dict.fromkeys(labels, 3), most=10000))
-    found = data_warnings.of_labels([("t.tsv", photos(*labels))]) + of_counts(counts, {"most"})
-    found += of_leak(3, 9, "give others") + of_conflicts([photos("a", "b")], "see below") + of_val_split(0.2, 3, 3, 12)
-    assert len({one["kind"] for one in found}) == len(found) == 12
-    assert all("\n" not in one["text"] and len(one["text"]) < 500 for one in found)
+    warnings = data_warnings.of_labels([("t.tsv", photos(*labels))]) + of_counts(counts, {"most"})
+    warnings += (
+        of_leak(3, 9, "give others") + of_conflicts([photos("a", "b")], "see below") + of_val_split(0.2, 3, 3, 12)
+    )
+    assert len({one["kind"] for one in warnings}) == len(warnings) == 12
+    assert all("\n" not in one["text"] and len(one["text"]) < 500 for one in warnings)

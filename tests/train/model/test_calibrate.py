@@ -26,9 +26,9 @@ def softmax(logits):
 def test_the_temperature_that_the_labels_fit_is_found(temperature):
     pytest.importorskip("scipy")
     probabilities, truth = photos(temperature)
-    found = calibrate.fit_temperature(probabilities, truth)
-    assert found == pytest.approx(temperature, rel=0.05)
-    scaled = calibrate.apply_temperature(probabilities, found)
+    estimate = calibrate.fit_temperature(probabilities, truth)
+    assert estimate == pytest.approx(temperature, rel=0.05)
+    scaled = calibrate.apply_temperature(probabilities, estimate)
     assert np.array_equal(scaled.argmax(axis=1), probabilities.argmax(axis=1))
     assert scaled.max(axis=1).mean() == pytest.approx((scaled.argmax(axis=1) == truth).mean(), abs=0.02)
 
@@ -37,17 +37,17 @@ def test_perfect_answers_and_zero_probabilities_end_within_the_bounds():
     pytest.importorskip("scipy")
     probabilities = np.eye(3, dtype=np.float32)
     for truth in (np.arange(3), np.array([1, 2, 0])):
-        found = calibrate.fit_temperature(probabilities, truth)
-        assert 0.05 <= found <= 20
-        assert np.isfinite(calibrate.apply_temperature(probabilities, found)).all()
+        estimate = calibrate.fit_temperature(probabilities, truth)
+        assert 0.05 <= estimate <= 20
+        assert np.isfinite(calibrate.apply_temperature(probabilities, estimate)).all()
 
 
 def test_a_few_photos_that_are_all_right_are_no_reason_to_be_sure_of_everything():
     pytest.importorskip("scipy")
     probabilities = np.array([[0.9, 0.05, 0.03, 0.02]] * 30 + [[0.3, 0.28, 0.22, 0.2]] * 10, np.float32)
-    found = calibrate.fit_temperature(probabilities, np.zeros(40, int))
-    assert 0.3 < found < 1  # it was too modest
-    unsure = calibrate.apply_temperature(np.array([[0.28, 0.26, 0.24, 0.22]], np.float32), found)
+    estimate = calibrate.fit_temperature(probabilities, np.zeros(40, int))
+    assert 0.3 < estimate < 1  # it was too modest
+    unsure = calibrate.apply_temperature(np.array([[0.28, 0.26, 0.24, 0.22]], np.float32), estimate)
     assert unsure.max() < 0.4
 
 

@@ -13,7 +13,7 @@ from train.model.checkpoint import Checkpoint
 
 def saved(folder):
     state = Checkpoint(folder, {"seed": 1, "photos": "abc"}, resume=False)
-    state.keep("head", {"loss": [1.0]}, kernel=np.arange(6.0).reshape(2, 3))
+    state.add_result("head", {"loss": [1.0]}, kernel=np.arange(6.0).reshape(2, 3))
     state.save({"stage": "fine-tune", "epoch": 2}, {"0/0": np.ones(3, np.float32)})
     return state
 
@@ -21,11 +21,11 @@ def saved(folder):
 def test_what_was_saved_is_taken_up_again(tmp_path):
     folder = str(tmp_path / "out.training")
     saved(folder)
-    found = Checkpoint(folder, {"seed": 1, "photos": "abc"}, resume=True)
-    assert found.facts == {"stage": "fine-tune", "epoch": 2}
-    assert found.kept == {"head": {"loss": [1.0]}}
-    assert found.arrays["0/0"].tolist() == [1, 1, 1] and found.arrays["0/0"].dtype == np.float32
-    assert found.kept_arrays["kernel"].tolist() == [[0, 1, 2], [3, 4, 5]]
+    resumed = Checkpoint(folder, {"seed": 1, "photos": "abc"}, resume=True)
+    assert resumed.facts == {"stage": "fine-tune", "epoch": 2}
+    assert resumed.results == {"head": {"loss": [1.0]}}
+    assert resumed.arrays["0/0"].tolist() == [1, 1, 1] and resumed.arrays["0/0"].dtype == np.float32
+    assert resumed.result_arrays["kernel"].tolist() == [[0, 1, 2], [3, 4, 5]]
     assert os.listdir(folder) == ["state.npz"]
 
 
@@ -34,7 +34,7 @@ def test_without_resume_it_is_said_and_stays_until_there_is_a_new_state(tmp_path
     saved(folder)
     state = Checkpoint(folder, {"seed": 2}, resume=False)
     assert state.facts == {}
-    assert "holds the state of a training that was stopped; --resume would go on with it" in capsys.readouterr().err
+    assert "holds the state of a stopped training; --resume would continue it" in capsys.readouterr().err
     assert Checkpoint(folder, {"seed": 1, "photos": "abc"}, resume=True).facts
     state.save({"epoch": 1}, {})
     assert Checkpoint(folder, {"seed": 2}, resume=True).facts == {"epoch": 1}
@@ -42,7 +42,7 @@ def test_without_resume_it_is_said_and_stays_until_there_is_a_new_state(tmp_path
 
 def test_nothing_to_resume_is_said_and_is_no_error(tmp_path, capsys):
     assert Checkpoint(str(tmp_path / "none"), {}, resume=True).facts == {}
-    assert "this one starts anew" in capsys.readouterr().err
+    assert "this run starts at the beginning" in capsys.readouterr().err
 
 
 def test_the_state_of_another_training_is_refused_with_what_differs(tmp_path):
@@ -63,7 +63,7 @@ def test_a_state_that_cannot_be_written_costs_no_training(tmp_path, capsys):
     (tmp_path / "file").write_text("")
     state = Checkpoint(str(tmp_path / "file" / "below"), {}, resume=False)
     state.save({"stage": "fine-tune"}, {})
-    assert "training goes on without it" in capsys.readouterr().err
+    assert "training continues without it" in capsys.readouterr().err
 
 
 def test_a_finished_training_leaves_nothing(tmp_path):

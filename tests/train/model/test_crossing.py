@@ -11,7 +11,7 @@ import pytest
 
 from convert import parity
 from edge_runtime.bundle.reading import Bundle
-from edge_runtime.engines.modules import create_engine
+from edge_runtime.engines.kinds import create_engine
 from edge_runtime.engines.record import EngineInfo
 from tests.conftest import BUILD
 from train.model.export import MAX_DIFFERENCE_RANDOM
@@ -22,7 +22,7 @@ FOREIGN = sorted(
     for name in (os.listdir(BUILD) if os.path.isdir(BUILD) else ())
     if re.fullmatch(r"python\d+\.\d+", name) and name != OWN
 )
-WHY_NOT = "no bundle of another Python in %s: run the suite with another Python first" % BUILD
+WHY_NOT = f"no bundle of another Python in {BUILD}: run the suite with another Python first"
 
 
 @pytest.mark.parametrize("kind, file", [("onnxruntime", "model.onnx"), ("tensorflow", "saved_model")])
@@ -35,7 +35,7 @@ def test_a_bundle_of_another_python_gives_its_own_answers_here(name, kind, file)
     sample = bundle.sample()
     info = EngineInfo(kind, kind, "fp32", bundle.file(file), None)
     with create_engine(info, len(bundle.class_names), 8, None).open() as engine:
-        found = parity.compare(engine, sample, [8])
-    assert found.photos == len(sample.names) > 0
-    assert found.top1_agreement == 1.0
-    assert found.max_abs_difference <= MAX_DIFFERENCE_RANDOM
+        comparison = parity.compare(engine, sample, [8])
+    assert comparison.photos == len(sample.names) > 0
+    assert comparison.top1_agreement == 1.0
+    assert comparison.max_abs_difference <= MAX_DIFFERENCE_RANDOM

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from edge_runtime.bundle.reading import Bundle
-from edge_runtime.engines.modules import create_engine
+from edge_runtime.engines.kinds import create_engine
 from edge_runtime.engines.record import EngineInfo
 from edge_runtime.errors import ParityError, UsageError
 from edge_runtime.photos import read
@@ -67,12 +67,12 @@ def older(tiny_bundle):
 
 
 def files_below(folder):
-    found = {}
+    contents = {}
     for parent, _, names in os.walk(folder):
         for name in names:
             with open(os.path.join(parent, name), "rb") as file:
-                found[os.path.relpath(os.path.join(parent, name), folder)] = file.read()
-    return found
+                contents[os.path.relpath(os.path.join(parent, name), folder)] = file.read()
+    return contents
 
 
 def publish(out, photos, answers, limit=1e-5):
@@ -167,7 +167,7 @@ def test_what_came_to_lie_in_the_older_bundle_during_the_training_is_not_lost(ol
 
 def test_a_photo_that_goes_away_before_the_export_is_named(photos, answers):
     os.unlink(photos[4].path)
-    with pytest.raises(UsageError, match="%s: .*before" % photos[4].path):
+    with pytest.raises(UsageError, match=f"{photos[4].path}: .*before"):
         export.take_sample(photos, answers, read.read_image)
 
 
@@ -208,7 +208,7 @@ def test_names_that_no_terminal_can_show_get_into_the_sample(tmp_path, answers, 
 def test_the_classes_take_turns():
     labels = "a" * 7 + "b" * 2 + "c" * 4
     photos = [Photo(str(index), str(index), label) for index, label in enumerate(labels)]
-    order = export.in_turn(photos)
+    order = export.class_turns(photos)
     assert [labels[index] for index in order] == list("abcabcacacaaa")
     assert sorted(order) == list(range(13))
 

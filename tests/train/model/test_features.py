@@ -41,9 +41,9 @@ class Base:
 
 @pytest.fixture(scope="module")
 def tensorflow():
-    found = pytest.importorskip("tensorflow", reason="training needs TensorFlow")
+    module = pytest.importorskip("tensorflow", reason="training needs TensorFlow")
     tf_setup.load_tensorflow()
-    return found
+    return module
 
 
 @pytest.fixture
@@ -54,12 +54,12 @@ def cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def photos(tmp_path):
-    found = []
+    photos = []
     for level in LEVELS:
-        path = str(tmp_path / ("%03d.png" % level))
+        path = str(tmp_path / f"{level:03d}.png")
         helpers.write_photo(path, helpers.two_greys(level))
-        found.append(Photo(os.path.basename(path), path, "grey"))
-    return found
+        photos.append(Photo(os.path.basename(path), path, "grey"))
+    return photos
 
 
 def compute(base, photos):
@@ -100,7 +100,7 @@ def test_a_table_in_use_does_not_hold_the_cache(tensorflow, cache, photos, capsy
     base = Base(tensorflow)
     assert_right(compute(base, photos))
     assert base.photos == 9 and len(first) == 10
-    assert "for this training alone" not in capsys.readouterr().err
+    assert "for this training only" not in capsys.readouterr().err
 
 
 def test_copies_of_one_photo_share_their_features(tensorflow, cache, photos, tmp_path):
@@ -115,7 +115,7 @@ def test_copies_of_one_photo_share_their_features(tensorflow, cache, photos, tmp
 def test_a_photo_that_changes_meanwhile_is_not_taken_for_the_one_that_was_checked(tensorflow, cache, photos):
     sums = {photo.path: sha256_of(photo.path) for photo in photos}
     helpers.write_photo(photos[3].path, helpers.two_greys(250))
-    with pytest.raises(UsageError, match="%s: .*changed" % photos[3].path):
+    with pytest.raises(UsageError, match=f"{photos[3].path}: .*changed"):
         features.compute_features(Base(tensorflow), photos, sums)
     helpers.write_photo(photos[3].path, helpers.two_greys(LEVELS[3]))
     assert_right(compute(Base(tensorflow), photos))
@@ -160,7 +160,7 @@ def test_a_full_disk_is_named_and_costs_what_it_did_not_take(tensorflow, cache, 
     least, most = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (os.path.getsize(path) + room_bytes, most))
     try:
-        with pytest.raises(UsageError, match="%s: .*File too large" % path):
+        with pytest.raises(UsageError, match=f"{path}: .*File too large"):
             compute(Base(tensorflow), photos)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (least, most))
@@ -184,7 +184,7 @@ def test_a_file_that_another_training_wrote_to_in_spite_of_the_lock_is_not_belie
 
     monkeypatch.setattr(features, "_read_rows", read_and_be_overtaken)
     monkeypatch.setattr(os.path, "getsize", lambda name: len(records))
-    with pytest.raises(UsageError, match="%s: " % path):
+    with pytest.raises(UsageError, match=f"{path}: "):
         compute(Base(tensorflow), photos)
     monkeypatch.undo()
     monkeypatch.setenv("XDG_CACHE_HOME", str(cache.parent.parent))
@@ -202,11 +202,11 @@ def test_a_cache_that_another_training_holds_is_left_alone(tensorflow, cache, ph
         base = Base(tensorflow)
         assert_right(compute(base, photos))
     assert base.photos == 19 and sha256_of(path) == before
-    assert "features are computed for this training alone" in capsys.readouterr().err
+    assert "features are computed for this training only" in capsys.readouterr().err
 
 
 def test_a_home_that_cannot_be_written_costs_no_training(tensorflow, photos, tmp_path, monkeypatch, capsys):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     assert_right(compute(Base(tensorflow), photos))
-    assert "features are computed for this training alone" in capsys.readouterr().err
+    assert "features are computed for this training only" in capsys.readouterr().err

@@ -27,7 +27,16 @@ def photos(tmp_path):
 
 
 def tune(
-    photos, folder, epochs=3, seed=0, validation=None, resume=False, watch=None, stage="fine-tune", rate=6e-4, mix=None
+    photos,
+    folder,
+    epochs=3,
+    seed=0,
+    validation=None,
+    resume=False,
+    on_epoch=None,
+    stage="fine-tune",
+    rate=6e-4,
+    mix=None,
 ):
     """Returns (network, its weights before, history, interrupted)."""
     network = small_network()
@@ -46,7 +55,7 @@ def tune(
         validate,
         fine_tune.Plan(stage, 1, epochs, rate, 1.0, mix, seed),
         Checkpoint(str(folder / "state"), {}, resume),
-        watch or (lambda *_: None),
+        on_epoch or (lambda *_: None),
     )
     return network, before, history, interrupted
 
@@ -102,18 +111,18 @@ class KilledError(Exception):
 
 
 def stop_with(error, epoch):
-    def watch(stage, done, figures):
+    def on_epoch(stage, done, figures):
         if done == epoch:
             raise error
 
-    return watch
+    return on_epoch
 
 
 @pytest.mark.parametrize("stage, mix", [("fine-tune", None), ("refit", None), ("fine-tune", "mixup")])
 def test_a_killed_training_goes_on_and_ends_where_a_whole_one_ends(photos, tmp_path, stage, mix):
     whole, _, history, _ = tune(photos, tmp_path / "whole", stage=stage, mix=mix)
     with pytest.raises(KilledError):  # in its second epoch's end, before that epoch's state is saved
-        tune(photos, tmp_path / "killed", stage=stage, mix=mix, watch=stop_with(KilledError(), 1))
+        tune(photos, tmp_path / "killed", stage=stage, mix=mix, on_epoch=stop_with(KilledError(), 1))
     resumed, _, resumed_history, _ = tune(photos, tmp_path / "killed", stage=stage, mix=mix, resume=True)
     assert resumed_history.keys() == history.keys()
     for name, values in history.items():
@@ -125,12 +134,12 @@ def test_a_killed_training_goes_on_and_ends_where_a_whole_one_ends(photos, tmp_p
 def test_ctrl_c_keeps_the_best_so_far(photos, tmp_path):
     shorter = []
 
-    def watch(stage, epoch, figures):
+    def on_epoch(stage, epoch, figures):
         if epoch == 1:
             raise KeyboardInterrupt
         shorter.append(figures)
 
-    network, before, history, interrupted = tune(photos, tmp_path, watch=watch)
+    network, before, history, interrupted = tune(photos, tmp_path, on_epoch=on_epoch)
     assert interrupted and len(shorter) == 1 and len(history["loss"]) == 2
     assert not np.array_equal(before["late"][0], network.base.get_layer("late").get_weights()[0])
     _, _, whole, again = tune(photos, tmp_path, resume=True)

@@ -13,9 +13,9 @@ from train.model.network import FEATURES
 
 @pytest.fixture(scope="module")
 def tensorflow():
-    found = pytest.importorskip("tensorflow", reason="training needs TensorFlow")
+    module = pytest.importorskip("tensorflow", reason="training needs TensorFlow")
     tf_setup.load_tensorflow()
-    return found
+    return module
 
 
 def random_features(seed, count=60, classes=3):
@@ -75,10 +75,10 @@ def test_training_stops_early_and_keeps_the_weights_of_the_best_epoch(tensorflow
 
 
 def test_the_best_epoch_is_kept_where_training_does_not_stop_early_too(tensorflow):
-    found, losses = opposed_answers(12)
+    module, losses = opposed_answers(12)
     best = int(np.argmin(losses))
     assert best < 11 and len(losses) == 12
-    assert np.array_equal(found, opposed_answers(best + 1)[0])
+    assert np.array_equal(module, opposed_answers(best + 1)[0])
 
 
 def test_without_validation_photos_the_head_trains_for_all_epochs(tensorflow):

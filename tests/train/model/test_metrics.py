@@ -12,12 +12,12 @@ NAMES = ["apples", "bread", "cheese", "dill"]
 
 def test_score_of_a_worked_example():
     # apples: 3 photos, 2 found, 1 wrongly claimed  -> precision 2/3, recall 2/3, F1 2/3
-    # bread:  2 photos, 1 found, none claimed wrong -> precision 1,   recall 1/2, F1 2/3
-    # cheese: 1 photo,  found, 1 wrongly claimed    -> precision 1/2, recall 1,   F1 2/3
+    # bread:  2 photos, 1 predicted, none claimed wrong -> precision 1,   recall 1/2, F1 2/3
+    # cheese: 1 photo,  predicted, 1 wrongly claimed    -> precision 1/2, recall 1,   F1 2/3
     # dill:   1 photo,  missed, 1 wrongly claimed   -> all 0
     truth = ["apples", "apples", "apples", "bread", "bread", "cheese", "dill"]
-    found = ["apples", "apples", "dill", "bread", "cheese", "cheese", "apples"]
-    accuracy, macro_f1, table = metrics.score(truth, found, NAMES)
+    predicted = ["apples", "apples", "dill", "bread", "cheese", "cheese", "apples"]
+    accuracy, macro_f1, table = metrics.score(truth, predicted, NAMES)
     assert accuracy == pytest.approx(4 / 7.0)
     assert macro_f1 == pytest.approx(0.5)  # (2/3 + 2/3 + 2/3 + 0) / 4
     assert [row.label for row in table] == NAMES
@@ -72,7 +72,7 @@ def test_table_shows_the_worst_class_first_and_fits_long_names():
 def random_answers(photos=400, classes=6, seed=0):
     """Returns (names, truth, predicted), by name, of a classifier that is often wrong and never sees the last class."""
     random = np.random.RandomState(seed)
-    names = ["class %d" % number for number in range(classes)]
+    names = [f"class {number}" for number in range(classes)]
     truth = random.randint(0, classes - 1, photos)
     predicted = np.where(random.rand(photos) < 0.6, truth, random.randint(0, classes, photos))
     return names, [names[index] for index in truth], [names[index] for index in predicted]
@@ -87,8 +87,8 @@ def test_bootstrap_agrees_with_resampling_photo_by_photo():
         accuracy, macro_f1, _ = metrics.score(some[0], some[1], names)
         accuracies.append(accuracy)
         macro_f1s.append(macro_f1)
-    found = metrics.bootstrap_intervals(truth, predicted, names)
-    for interval, resampled in zip(found, (accuracies, macro_f1s)):
+    intervals = metrics.bootstrap_intervals(truth, predicted, names)
+    for interval, resampled in zip(intervals, (accuracies, macro_f1s)):
         assert interval == pytest.approx(np.percentile(resampled, [2.5, 97.5]), abs=0.015)
 
 
@@ -133,9 +133,9 @@ def test_calibration_error_of_a_worked_example():
     ]
     assert [row.confidence for row in bins] == pytest.approx([0, 0, 0.6, 2.6 / 3])
     assert [row.accuracy for row in bins] == pytest.approx([0, 0, 1, 2 / 3.0])
-    found = metrics.expected_calibration_error(PROBABILITIES, TRUTH, bins=4)
-    assert found == pytest.approx(0.25 * 0.4 + 0.75 * 0.2)
-    assert type(found) is float
+    error = metrics.expected_calibration_error(PROBABILITIES, TRUTH, bins=4)
+    assert error == pytest.approx(0.25 * 0.4 + 0.75 * 0.2)
+    assert type(error) is float
 
 
 def test_calibration_error_has_its_ends():
@@ -172,10 +172,10 @@ def test_coverage_answers_what_classify_answers():
     thresholds = [0.5] + [float(value) for value in probabilities.max(axis=1)[:5]]  # on the edge: answered
     names = ["a", "b", "c", "d"]
     rows = [Prediction("x.jpg", names, one) for one in probabilities]
-    for found in metrics.coverage(probabilities, np.zeros(50, int), thresholds):
-        answered = [row for row in rows if row_of(row, 1, found.threshold)[1] != UNKNOWN]
-        assert found.coverage == pytest.approx(len(answered) / 50.0)
-        assert found.accuracy == pytest.approx(np.mean([row.label == "a" for row in answered]))
+    for row_at in metrics.coverage(probabilities, np.zeros(50, int), thresholds):
+        answered = [row for row in rows if row_of(row, 1, row_at.threshold)[1] != UNKNOWN]
+        assert row_at.coverage == pytest.approx(len(answered) / 50.0)
+        assert row_at.accuracy == pytest.approx(np.mean([row.label == "a" for row in answered]))
 
 
 def test_the_table_shows_names_that_no_terminal_shows():

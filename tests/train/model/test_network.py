@@ -10,9 +10,9 @@ from train.model import network, tf_setup
 
 @pytest.fixture(scope="module")
 def tensorflow():
-    found = pytest.importorskip("tensorflow", reason="training needs TensorFlow")
+    module = pytest.importorskip("tensorflow", reason="training needs TensorFlow")
     tf_setup.load_tensorflow()
-    return found
+    return module
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,9 @@ from edge_runtime.machine import cpu
 from edge_runtime.photos import read
 from tests import helpers
 from tests.train.model.tune_once import small_network, weights_of
-from train.cli.train import _unfamiliar_sample
+from train.cli.train import _augmented_sample
 from train.data import classes, labels, split
+from train.data.dataset import Dataset
 from train.model import calibrate, recipe, workers
 from train.model import fine_tune as model_fine_tune
 from train.model.checkpoint import Checkpoint
@@ -27,11 +28,11 @@ class KilledError(Exception):
 
 
 def stop_with(error, stage, epoch):
-    def watch(at_stage, at_epoch, figures):
+    def on_epoch(at_stage, at_epoch, figures):
         if (at_stage, at_epoch) == (stage, epoch):
             raise error
 
-    return watch
+    return on_epoch
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -48,22 +49,20 @@ class Training:
     def __init__(self, shelf, states):
         photos, _ = labels.read_labels(str(shelf))
         self.states = states
-        self.training, self.validation = split.split(photos, 0.25, 0)
-        self.sums = {photo.path: sha256_of(photo.path) for photo in photos}
-        self.val_labels = classes.class_indices(self.validation, sorted(helpers.COLOURS))
+        training, self.validation = split.split(photos, 0.25, 0)
+        sums = {photo.path: sha256_of(photo.path) for photo in photos}
+        self.data = Dataset(training, self.validation, sorted(helpers.COLOURS), sums)
+        self.val_labels = classes.class_indices(self.validation, self.data.class_names)
 
-    def __call__(self, state, resume=False, watch=None, **settings):
+    def __call__(self, state, resume=False, on_epoch=None, **settings):
         network = small_network()
         outcome = recipe.train(
             network.base,
             network.strategy,
-            self.training,
-            self.validation,
-            sorted(helpers.COLOURS),
-            self.sums,
+            self.data,
             SETTINGS._replace(**settings),
             Checkpoint(str(self.states / state), {}, resume),
-            watch or (lambda *_: None),
+            on_epoch or (lambda *_: None),
         )
         return outcome, recipe.predict(outcome.network, [photo.path for photo in self.validation])
 
@@ -150,9 +149,11 @@ def test_fewer_epochs_learn_at_a_lower_rate(train, monkeypatch, epochs, share):
 def test_a_training_killed_in_any_stage_ends_where_a_whole_one_ends(train, whole, stage, epoch):
     uninterrupted, answers = whole
     with pytest.raises(KilledError):
-        train("killed", watch=stop_with(KilledError(), stage, epoch))
+        train("killed", on_epoch=stop_with(KilledError(), stage, epoch))
     again = []
-    resumed, resumed_answers = train("killed", resume=True, watch=lambda stage, epoch, _: again.append((stage, epoch)))
+    resumed, resumed_answers = train(
+        "killed", resume=True, on_epoch=lambda stage, epoch, _: again.append((stage, epoch))
+    )
     assert again[0] == (stage, epoch)  # what was done is not done again
     assert resumed.probabilities == pytest.approx(uninterrupted.probabilities, abs=1e-5)
     assert resumed_answers == pytest.approx(answers, abs=1e-5)
@@ -165,7 +166,7 @@ def test_a_training_killed_in_any_stage_ends_where_a_whole_one_ends(train, whole
 def test_a_training_killed_after_its_last_epoch_has_nothing_left_to_train(train):
     whole, answers = train("state")
     again = []
-    resumed, resumed_answers = train("state", resume=True, watch=lambda *epoch: again.append(epoch))
+    resumed, resumed_answers = train("state", resume=True, on_epoch=lambda *epoch: again.append(epoch))
     assert again == []
     assert resumed_answers == pytest.approx(answers, abs=1e-5)
     assert resumed.refitted == whole.refitted and resumed.history == whole.history
@@ -178,8 +179,8 @@ def test_as_many_epochs_are_made_as_fit_into_the_minutes(train, monkeypatch, cap
     assert len(outcome.history["fine_tune"]["loss"]) == 5
     assert len(outcome.history["refit"]["loss"]) == 2
     said = capsys.readouterr().err
-    assert "fine-tune: 5 epochs, which makes about 29 minutes for the whole training" in said
-    assert "for all 16, which do better, give --minutes 93" in said
+    assert "fine-tune: 5 epochs; the whole training will take about 29 minutes" in said
+    assert "for all 16 epochs, which are more accurate, give --minutes 93" in said
 
 
 def test_where_the_time_allows_all_epochs_are_made(train, monkeypatch, capsys):
@@ -187,7 +188,7 @@ def test_where_the_time_allows_all_epochs_are_made(train, monkeypatch, capsys):
     outcome, _ = train("state", fine_tune_epochs=None)  # measured
     assert len(outcome.history["fine_tune"]["loss"]) == 2
     said = capsys.readouterr().err
-    assert "fine-tune: 2 epochs, which makes about 1 minutes for" in said and "which do better" not in said
+    assert "fine-tune: 2 epochs; the whole training will take about 1 minutes" in said and "--minutes" not in said
 
 
 def test_one_epoch_is_made_however_short_the_time(train, monkeypatch):
@@ -201,7 +202,7 @@ def test_a_resumed_training_makes_as_many_epochs_as_the_first_meant_to(train, mo
     options = {"fine_tune_epochs": None, "minutes": ((3 * 21 + 24 + 18) * 10 / 60 + 1) / 0.9}
     whole, answers = train("whole", **options)
     with pytest.raises(KilledError):
-        train("killed", watch=stop_with(KilledError(), "fine-tune", 1), **options)
+        train("killed", on_epoch=stop_with(KilledError(), "fine-tune", 1), **options)
     monkeypatch.setattr(model_fine_tune, "seconds_per_photo", lambda *_: 0.0)  # the machine is faster now
     resumed, resumed_answers = train("killed", resume=True, **options)
     assert len(resumed.history["fine_tune"]["loss"]) == len(whole.history["fine_tune"]["loss"]) == 3
@@ -209,22 +210,22 @@ def test_a_resumed_training_makes_as_many_epochs_as_the_first_meant_to(train, mo
 
 
 def test_ctrl_c_in_the_head_keeps_the_best_so_far(train, tmp_path):
-    outcome, answers = train("state", epochs=9, watch=stop_with(KeyboardInterrupt(), "head", 2))
+    outcome, answers = train("state", epochs=9, on_epoch=stop_with(KeyboardInterrupt(), "head", 2))
     assert outcome.interrupted and not outcome.refitted
     assert len(outcome.history["val_loss"]) == 3 and "fine_tune" not in outcome.history
     assert answers == pytest.approx(outcome.probabilities, abs=1e-5)
-    assert not (tmp_path / "state").exists()  # --resume starts anew, from the cached features
+    assert not (tmp_path / "state").exists()  # --resume starts at the beginning, from the cached features
 
 
 def test_ctrl_c_in_the_refit_of_the_head_keeps_the_validated_model(train):
     seen = []
 
-    def watch(stage, epoch, figures):
+    def on_epoch(stage, epoch, figures):
         seen.append(epoch)
         if seen.count(0) == 2:
             raise KeyboardInterrupt
 
-    outcome, answers = train("state", blocks=0, epochs=6, watch=watch)
+    outcome, answers = train("state", blocks=0, epochs=6, on_epoch=on_epoch)
     assert outcome.interrupted and not outcome.refitted and len(outcome.history["refit"]["loss"]) == 1
     assert answers == pytest.approx(outcome.probabilities, abs=1e-5)
 
@@ -246,11 +247,11 @@ def test_a_photo_that_goes_missing_meanwhile_is_named(tmp_path):
 
     expected = r"red.\d+\.jpg: No such file or directory"
     with pytest.raises(UsageError, match=expected):
-        train("state", watch=lose)
+        train("state", on_epoch=lose)
 
 
 def test_ctrl_c_in_the_fine_tuning_keeps_the_best_so_far(train, whole):
-    outcome, answers = train("state", watch=stop_with(KeyboardInterrupt(), "fine-tune", 1))
+    outcome, answers = train("state", on_epoch=stop_with(KeyboardInterrupt(), "fine-tune", 1))
     assert outcome.interrupted and not outcome.refitted
     assert len(outcome.history["fine_tune"]["val_loss"]) == 3
     assert answers == pytest.approx(outcome.probabilities, abs=1e-5)
@@ -259,15 +260,17 @@ def test_ctrl_c_in_the_fine_tuning_keeps_the_best_so_far(train, whole):
 
 
 def test_ctrl_c_in_the_refit_keeps_the_validated_model(train):
-    outcome, answers = train("state", watch=stop_with(KeyboardInterrupt(), "refit", 0))
+    outcome, answers = train("state", on_epoch=stop_with(KeyboardInterrupt(), "refit", 0))
     assert outcome.interrupted and not outcome.refitted
     assert answers == pytest.approx(outcome.probabilities, abs=1e-5)
 
 
 def test_ctrl_c_in_a_resumed_refit_keeps_the_validated_model_too(train):
     with pytest.raises(KilledError):
-        train("state", watch=stop_with(KilledError(), "refit", 1), fine_tune_epochs=5)
-    outcome, answers = train("state", resume=True, watch=stop_with(KeyboardInterrupt(), "refit", 1), fine_tune_epochs=5)
+        train("state", on_epoch=stop_with(KilledError(), "refit", 1), fine_tune_epochs=5)
+    outcome, answers = train(
+        "state", resume=True, on_epoch=stop_with(KeyboardInterrupt(), "refit", 1), fine_tune_epochs=5
+    )
     assert outcome.interrupted and not outcome.refitted
     assert answers == pytest.approx(outcome.probabilities, abs=1e-5)
 
@@ -300,7 +303,7 @@ def test_the_sample_of_a_refitted_network_shows_photos_that_it_does_not_know_by_
     rows = helpers.write_photos(tmp_path, per_class=2)
     photos = [labels.Photo(file, str(tmp_path / file), label) for file, label in rows]
     network = small_network()
-    sample = _unfamiliar_sample(network, photos, seed=0)
+    sample = _augmented_sample(network, photos, seed=0)
     assert (sample.names, sample.labels) == ([row[0] for row in rows], [row[1] for row in rows])
     for photo, picture in zip(photos, sample.images):
         assert np.abs(read.read_image(photo.path).astype(int) - picture).mean() > 5

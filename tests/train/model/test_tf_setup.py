@@ -15,9 +15,9 @@ from train.model import tf_setup
 
 @pytest.fixture(scope="module")
 def tensorflow():
-    found = pytest.importorskip("tensorflow", reason="training needs TensorFlow")
+    module = pytest.importorskip("tensorflow", reason="training needs TensorFlow")
     tf_setup.load_tensorflow()
-    return found
+    return module
 
 
 def test_loading_tensorflow_says_nothing_and_takes_onednn_where_it_is_faster(tensorflow):
@@ -62,7 +62,7 @@ class FakeConfig:
     """tensorflow.config of a machine with two GPUs; records what is asked of it."""
 
     def __init__(self):
-        self.asked = []
+        self.calls = []
         self.experimental = self
 
     def list_physical_devices(self, kind):
@@ -70,13 +70,13 @@ class FakeConfig:
         return ["gpu0", "gpu1"]
 
     def set_memory_growth(self, gpu, growing):
-        self.asked.append((gpu, "growth", growing))
+        self.calls.append((gpu, "growth", growing))
 
     def VirtualDeviceConfiguration(self, memory_limit):  # noqa: N802
-        return "%d MiB" % memory_limit
+        return f"{memory_limit} MiB"
 
     def set_virtual_device_configuration(self, gpu, limits):
-        self.asked.append((gpu, "limit", limits))
+        self.calls.append((gpu, "limit", limits))
 
 
 @pytest.fixture
@@ -89,12 +89,12 @@ def gpus(monkeypatch):
 
 def test_without_a_fraction_the_gpu_s_memory_grows(gpus):
     tf_setup.limit_gpu_memory(None)
-    assert gpus.asked == [("gpu0", "growth", True), ("gpu1", "growth", True)]
+    assert gpus.calls == [("gpu0", "growth", True), ("gpu1", "growth", True)]
 
 
 def test_a_fraction_limits_each_gpu_to_its_own_share(gpus):
     tf_setup.limit_gpu_memory(0.25)
-    assert gpus.asked == [("gpu0", "limit", ["2048 MiB"]), ("gpu1", "limit", ["4096 MiB"])]
+    assert gpus.calls == [("gpu0", "limit", ["2048 MiB"]), ("gpu1", "limit", ["4096 MiB"])]
 
 
 def test_without_a_gpu_nothing_happens(tensorflow, monkeypatch):

@@ -43,8 +43,8 @@ def finish(process):
 
 def train_with_two(folder, out, *more):
     """Returns what each of two workers ended with."""
-    addresses = ["127.0.0.1:%d" % port for port in free_ports(2)]
-    outs = [str(out / ("%d.npz" % index)) for index in range(2)]
+    addresses = [f"127.0.0.1:{port}" for port in free_ports(2)]
+    outs = [str(out / f"{index}.npz") for index in range(2)]
     tasks = [
         {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}} for index in range(len(outs))
     ]

@@ -27,13 +27,13 @@ def small_network():
     layers = keras.layers
     with strategy.scope():
         inputs = keras.Input((299, 299, 3))
-        found = layers.Conv2D(8, 32, strides=32, name="early")(inputs)
-        found = layers.BatchNormalization(name="early_norm")(found)
-        found = layers.Activation("relu", name="mixed9")(found)
-        found = layers.Conv2D(FEATURES, 1, name="late")(found)
-        found = layers.BatchNormalization(name="late_norm")(found)
-        found = layers.Activation("relu", name="mixed10")(found)
-        base = keras.Model(inputs, layers.GlobalAveragePooling2D()(found))
+        outputs = layers.Conv2D(8, 32, strides=32, name="early")(inputs)
+        outputs = layers.BatchNormalization(name="early_norm")(outputs)
+        outputs = layers.Activation("relu", name="mixed9")(outputs)
+        outputs = layers.Conv2D(FEATURES, 1, name="late")(outputs)
+        outputs = layers.BatchNormalization(name="late_norm")(outputs)
+        outputs = layers.Activation("relu", name="mixed10")(outputs)
+        base = keras.Model(inputs, layers.GlobalAveragePooling2D()(outputs))
         base.trainable = False
         head = build_head(len(helpers.COLOURS))
     return Network(base, head, strategy)
@@ -61,7 +61,7 @@ def main(folder, out, mix=None):
         Checkpoint(out + ".state", {}, False),
         lambda *_: None,
     )
-    trained = {"w%d" % place: value for place, value in enumerate(weights_of(network))}
+    trained = {f"w{place}": value for place, value in enumerate(weights_of(network))}
     np.savez(out, loss=history["loss"], val_loss=history["val_loss"], **trained)
     workers.wait_for_all(network.strategy)
     workers.leave(network.strategy)

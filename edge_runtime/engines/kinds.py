@@ -1,0 +1,29 @@
+"""The kinds of engine: the library that each needs, and the module that runs it.
+
+A module has `create`, its subclass of Engine. FILES are the names in a converted engine's folder that it opens.
+local_facts() says what its engines depend on, where that is more than the version of one library.
+"""
+
+import importlib
+
+from edge_runtime.machine import cpu
+
+# kind -> distribution
+LIBRARIES = {
+    "onnxruntime": "onnxruntime",
+    "openvino": "openvino",
+    "tensorflow": "tensorflow",
+    "tensorrt": "tensorrt",
+    "tf-trt": "tensorflow",
+}
+
+
+def create_engine(info, class_count, max_batch, threads):
+    """Returns the Engine for an EngineInfo, not opened yet; nothing is checked. threads: None for all cores."""
+    return module_of(info.kind).create(info, class_count, max_batch, threads or cpu.core_count())
+
+
+def module_of(kind):
+    """Imports and returns the module that runs engines of a kind; its library is loaded when an engine is opened."""
+    name = "tensorrt.engine" if kind == "tensorrt" else kind.replace("-", "_")
+    return importlib.import_module("edge_runtime.engines." + name)
