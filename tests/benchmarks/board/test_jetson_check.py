@@ -138,6 +138,7 @@ def test_the_steps_are_what_could_only_be_simulated():
     for kind in ("tensorrt-fp16", "tf-trt-fp16"):
         assert names.index("convert " + kind) < names.index("classify " + kind) < names.index("bench")
     assert {"doctor", "opencv", "nvpmodel -q", "convert tensorrt-int8"} <= set(names)
+    assert {"bench PICNIC_EDGE_JPEG=hardware", "bench PICNIC_EDGE_ZERO_COPY=1"} <= set(names)
     commands = [" ".join(step.command[3:]) for step in jetson_check.steps("b", "p", "s")]
     assert "convert b --to tf-trt --precision fp16" in commands and "bench b --images p --report s" in commands
 
