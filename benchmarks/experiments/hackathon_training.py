@@ -72,7 +72,7 @@ def main(argv=None):
     def show(epoch, logs):
         started = time.perf_counter()
         predicted = model.predict(dataset(val_paths, val_truth), steps=steps(val_paths), verbose=0).argmax(axis=1)
-        scored = predicted[: len(val_truth)]  # the dataset begins anew to fill its last batch
+        scored = predicted[: len(val_truth)]  # the dataset starts again to fill its last batch
         macro_f1 = require("sklearn.metrics").f1_score(val_truth, scored, average="macro", zero_division=0)
         extra_s[0] += time.perf_counter() - started
         figures = {name: float(logs[name]) for name in ("val_loss", "val_accuracy")}

@@ -149,7 +149,7 @@ def _decode(data, header, scale, need_bytes):
     try:
         return _decode_as(data, header, scale)
     except ImageError:
-        # Some decoders fail alike on damage and for want of memory. This raises MemoryError where there is too little.
+        # Some decoders fail alike on damage and for lack of memory. This raises MemoryError where there is too little.
         np.empty(need_bytes, np.uint8)
         raise
 

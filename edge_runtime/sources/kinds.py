@@ -102,15 +102,15 @@ def check_name(source):
         raise UsageError(f"{source}: no such file or folder; did you mean {kind}:{camera.group(2) or 0}?")
     if not is_address(source):
         return
-    shown, scheme = shown_address(source), scheme_of(source)
+    safe_address, scheme = shown_address(source), scheme_of(source)
     if scheme not in PORTS:
         similar = difflib.get_close_matches(scheme, PORTS, 1)
         hint = f"; did you mean {similar[0]}://?" if similar else ""
         schemes = ", ".join(f"{scheme}://" for scheme in PORTS)
-        raise UsageError(f"{shown}: expected a file, or an address that begins with {schemes}{hint}")
+        raise UsageError(f"{safe_address}: expected a file, or an address that begins with {schemes}{hint}")
     if scheme in ("http", "https"):
-        suffix = suffix_of(urllib.parse.unquote(re.split("[?#]", shown)[0]))
+        suffix = suffix_of(urllib.parse.unquote(re.split("[?#]", safe_address)[0]))
         if suffix in formats.SUFFIXES or (suffix in VIDEO_SUFFIXES and suffix not in _STREAMED):
             raise UsageError(
-                f"{shown}: is the address of a file, not of a camera; download it first: curl -o FILE{suffix} ADDRESS"
+                f"{safe_address}: is the address of a file, not of a camera; download it first: curl -o FILE{suffix} ADDRESS"
             )

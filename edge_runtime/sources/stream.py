@@ -33,14 +33,14 @@ def open_stream(address):
 
 def explain_stream(address):
     """Returns why a stream may not open, and how to look: a connection to its host and port is tried."""
-    scheme, shown = scheme_of(address), shown_address(address)
+    scheme, safe_address = scheme_of(address), shown_address(address)
     rest = address.partition("://")[2]
     user, _, after = rest.rpartition("@")
     if ":" in user or not re.search("[/?#]", user):  # else the @ is in the path
         rest = after
     place = re.match(r"(?:\[([^]/?#]*)\]|([^:/?#]*))(?::(\d*))?(?=[/?#]|$)", rest)
     transport = "-rtsp_transport tcp " if scheme in ("rtsp", "rtsps") else ""
-    advice = f".\nTried with OpenCV's ffmpeg. To look: ffprobe {transport}'{shown}'"
+    advice = f".\nTried with OpenCV's ffmpeg. To look: ffprobe {transport}'{safe_address}'"
     if re.search("[/?#@%]", re.sub("%[0-9A-Fa-f]{2}", "", user)):
         return f"A password's / ? # @ % must be written as %2F %3F %23 %40 %25 in an address{advice}"
     if not place or int(place.group(3) or 0) > 65535:
