@@ -112,5 +112,6 @@ def check_name(source):
         suffix = suffix_of(urllib.parse.unquote(re.split("[?#]", safe_address)[0]))
         if suffix in formats.SUFFIXES or (suffix in VIDEO_SUFFIXES and suffix not in _STREAMED):
             raise UsageError(
-                f"{safe_address}: is the address of a file, not of a camera; download it first: curl -o FILE{suffix} ADDRESS"
+                f"{safe_address}: is the address of a file, not of a camera; "
+                f"download it first: curl -o FILE{suffix} ADDRESS"
             )
