@@ -51,6 +51,10 @@ class Prediction(typing.NamedTuple):
         """The probability of label, 0..1; 0 where there is an error."""
         return self.top(1)[0][1] if self.probabilities is not None else 0.0
 
+    def answer(self, threshold=None):
+        """Returns label, or "unknown" where the confidence is below threshold (0 to 1; None: never)."""
+        return rows.UNKNOWN if threshold is not None and not self.error and self.confidence < threshold else self.label
+
     def top(self, count):
         """Returns the count most probable classes as [(label, probability)], most probable first; [] for an error."""
         if self.probabilities is None:

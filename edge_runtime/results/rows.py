@@ -20,15 +20,12 @@ def row_of(prediction, top, threshold=None):
     Args:
         prediction: edge_runtime.classifier.Prediction.
         top: how many labels.
-        threshold: below this confidence (0 to 1) the label is UNKNOWN; None: never.
+        threshold: as for Prediction.answer: below this confidence (0 to 1) the label is UNKNOWN; None: never.
 
     Returns:
         a list. An unreadable photo's confidences are None: an empty cell in a table, null in JSON.
     """
     if prediction.error:
         return [prediction.name, "", None, prediction.error] + ["", None] * (top - 1)
-    best = prediction.top(top)
-    cells = [cell for label, confidence in best for cell in (label, round(confidence, 6))]
-    if threshold is not None and best[0][1] < threshold:
-        cells[0] = UNKNOWN
-    return [prediction.name] + cells[:2] + [""] + cells[2:]
+    cells = [cell for label, confidence in prediction.top(top) for cell in (label, round(confidence, 6))]
+    return [prediction.name, prediction.answer(threshold), cells[1], ""] + cells[2:]

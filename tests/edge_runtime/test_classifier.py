@@ -182,6 +182,16 @@ def test_a_prediction_can_be_made_without_them():
     assert (alone.error, alone.item, alone.ends_batch) == ("", None, False)
 
 
+@pytest.mark.parametrize(
+    "threshold, error, answer",
+    [(None, "", "b"), (0.75, "", "b"), (0.76, "", "unknown"), (0.76, "is damaged", "")],
+    ids=["none", "reached", "missed", "an error has no answer"],
+)
+def test_below_a_threshold_the_answer_is_unknown(threshold, error, answer):
+    probabilities = None if error else np.array([0.25, 0.75], np.float32)
+    assert Prediction("x.jpg", ["a", "b"], probabilities, error).answer(threshold) == answer
+
+
 @pytest.mark.parametrize("live", [False, True])
 def test_stop_ends_an_endless_source_after_what_was_read(classifier, live):
     stop, taken, found = threading.Event(), [], []
