@@ -1,4 +1,7 @@
-"""How an engine's answers differ from the original's on photos, as figures. convert.gate judges them."""
+"""How an engine's answers differ from the original's on photos, as figures. convert.gate judges the figures.
+
+An engine that fails on photos has no figures: it is refused here, with a ParityError.
+"""
 
 import typing
 
@@ -50,7 +53,8 @@ def compare(engine, sample, batches):
         Parity; labelled is None.
 
     Raises:
-        ParityError: the engine failed.
+        ParityError: the engine failed. OutOfMemory: there is not enough memory to run it.
+        MissingRequirement: its GPU is gone.
     """
     figures, worst = {}, np.zeros(len(sample.names))
     for batch in batches:

@@ -130,7 +130,7 @@ class Classifier:
         Returns:
             an iterator: one Prediction per photo, in order; unreadable ones carry their error. It raises EngineLost
             if the engine stops working, StorageLost if the disk or folder that Items are read from goes away,
-            OutOfMemory if one photo alone needs too much memory, and anything that photos raises.
+            OutOfMemory if a batch, or one photo alone, needs too much memory, and anything that photos raises.
 
         Raises:
             TypeError: photos is a single photo.

@@ -2,11 +2,11 @@
 
 PicnicError                 1   base class, never raised itself
   UsageError                2   wrong arguments, a missing input, a table that cannot be read
-  SomeInputsFailed          3   --strict, and some inputs could not be used
+  SomeInputsFailed          3   --strict, and some inputs could not be used; a soak test in which something grew
   MissingRequirement        4   this machine lacks a library, a GPU, a camera
     EngineLost              4   the engine stopped working during the run; earlier results are kept
     StorageLost             4   a disk, a mount or the source's folder went away during the run; likewise
-    OutOfMemory             4   a photo does not fit into memory even when it is decoded alone; likewise
+    OutOfMemory             4   not enough memory for an engine, a batch, or one photo alone; likewise
   BundleError               5   bundle or engine corrupt, or built for another machine
     CorruptFile             5   one of its files is missing, changed or not listed
   ParityError               6   an engine's answers differ too much from its model's
@@ -14,7 +14,9 @@ PicnicError                 1   base class, never raised itself
 ImageError                  -   one photo cannot be used; it becomes the error of that photo's row
   PhotoMissing              -   its file is not there
 
-Anything else that reaches the top is a bug of ours: exit code 1 and a traceback.
+Other ends of a command have exit codes too: 2 where argparse refuses the arguments, 4 for a MemoryError or its like
+(see is_out_of_memory), 130 after Ctrl-C, 141 when the reader of the output went away. Anything else that reaches the
+top is a bug of ours: exit code 1 and a traceback.
 """
 
 import errno
@@ -64,7 +66,7 @@ class StorageLost(MissingRequirement):  # noqa: N818
 
 
 class OutOfMemory(MissingRequirement):  # noqa: N818
-    """There is not enough memory even for one photo alone. No photo is at fault."""
+    """There is not enough memory for an engine, for a batch, or even for one photo alone. No photo is at fault."""
 
 
 class BundleError(PicnicError):

@@ -168,8 +168,12 @@ def _temporary_name(path):
 def atomic_folder(path):
     """Yields a temporary folder to fill, which replaces the folder path only when the block ends without an error.
 
-    On an error or a crash the older folder stays. Several processes may write the same folder at the same time: the
-    last one to end is kept, whole. remove_abandoned removes what a killed process left.
+    On an error or a crash the older folder stays. One exception: where the system or the file system cannot swap two
+    names in one step, a crash in that moment can leave nothing under the name. The older folder is then beside it, as
+    .NAME.*.unfinished.older, which nothing removes.
+
+    Several processes may write the same folder at the same time: the last one to end is kept, whole. remove_abandoned
+    removes the temporary folders of killed processes.
     """
     path = os.path.realpath(path)  # a link keeps pointing to it
     if is_stream(path):

@@ -11,13 +11,9 @@ from PIL import Image, ImageDraw, ImageFont
 from edge_runtime.photos.picture import scale_picture
 
 MAX_SIDE = 1280  # pixels of the longer side: on a screen, a photo of 12 megapixels looks no better
-
 _MIN_SIDE = 320  # below it, a label would not be legible
-
 _DEJAVU = "DejaVuSans.ttf"
-
 _DEJAVU_LAST_LETTER = 0x24F  # DejaVu has all letters up to here (Latin)
-
 _BAND, _BAR, _BEHIND_BAR, _TEXT, _BORDER = (24, 24, 24), (94, 201, 98), (80, 80, 80), (255, 255, 255), (128, 128, 128)
 
 

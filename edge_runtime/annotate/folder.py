@@ -11,7 +11,6 @@ from edge_runtime.annotate.base import Annotator
 from edge_runtime.sources import kinds
 
 _QUALITY = 90
-
 _NAME_BYTES = 200  # of a file name; file systems allow 255, and the temporary name is longer
 
 

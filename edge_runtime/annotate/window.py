@@ -12,7 +12,6 @@ from edge_runtime.annotate.base import Annotator
 from edge_runtime.errors import MissingRequirement
 
 _INTERVAL_S = 1 / 30  # between two pictures
-
 _TITLE = "picnic-edge (press q to stop)"
 
 

@@ -50,7 +50,8 @@ def run(options, arguments):
     """Classifies the source.
 
     Args:
-        options: as edge_runtime.cli.classify.main completes them.
+        options: argparse.Namespace of the command line, with the attributes source, live, timed, suffix and target that
+            follow from it.
         arguments: list of str, the command line after the verb.
 
     Returns:

@@ -17,7 +17,6 @@ from edge_runtime.secrets import hide_secrets, hides_secrets
 from edge_runtime.text import printable
 
 INTERRUPTED = 130
-
 PIPE_CLOSED = 141  # a shell's code for a program that SIGPIPE ended
 
 
@@ -30,8 +29,11 @@ def run_verb(verb, arguments):
         arguments: list of str.
 
     Returns:
-        the exit code: 0, an error's own, 130 after Ctrl-C, 141 when the reader of the output went away, 1 (with a
-        traceback) for a bug.
+        the exit code: 0; a PicnicError's own; 4 when memory ran out; 130 after Ctrl-C; 141 when the reader of the
+        output went away; 1 (with a traceback) for a bug.
+
+    Raises:
+        SystemExit: by argparse, with code 2 for wrong arguments and 0 after --help.
     """
     _open_standard_streams()
     # OpenCV stays silent: a broken photo is named in its own row.
@@ -45,7 +47,7 @@ def run_verb(verb, arguments):
         _set_home()
         try:
             verb(arguments)
-        except SystemExit:  # argparse, after --help
+        except SystemExit:  # argparse: after --help, or for wrong arguments
             sys.stdout.flush()
             raise
         sys.stdout.flush()

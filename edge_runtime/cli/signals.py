@@ -11,7 +11,6 @@ from edge_runtime.cli.run import INTERRUPTED
 from edge_runtime.console import message
 
 DRAIN_S = 2
-
 _SAVE_S = 1
 
 

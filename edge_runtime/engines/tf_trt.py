@@ -14,9 +14,7 @@ from edge_runtime.errors import MissingRequirement
 from edge_runtime.machine.libraries import require
 
 SAVED_MODEL = "saved_model"
-
 FILES = (SAVED_MODEL,)  # that a converted engine opens: a folder, with its assets
-
 FAST_PROTOBUFS = ("cpp", "upb")
 
 _INSTALL = (

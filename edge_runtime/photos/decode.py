@@ -1,5 +1,7 @@
-"""Decodes a photo's file to the uint8 picture that the network takes. The only such code in the product: training's
-tf.data pipeline calls the same functions, so that a photo cannot look different on the device.
+"""Decodes a photo's file to the uint8 picture that the network takes.
+
+Training's tf.data pipeline calls the same functions, so that a photo looks the same on the device. The one exception is
+jpeg_hardware.py, which is off by default: it decodes large JPEGs with a Jetson's hardware.
 
 Steps: recognize the format by the first bytes -> read the header -> reserve the memory that decoding takes -> decode (a
 JPEG at the smallest DCT scale that still covers the input size), transparency over white -> resize -> RGB, EXIF
@@ -77,7 +79,7 @@ def decode_large(data, side):
 def decode_for_network(stream, size_bytes, scaled, digest=None):
     """Returns (picture for the network, Header); adds the file's bytes to a hashlib object."""
     header = header_of(stream, size_bytes)
-    picture = _decoded(stream, size_bytes, header, SIDE if scaled else None, fit_image, digest)
+    picture = _decode_in_budget(stream, size_bytes, header, SIDE if scaled else None, fit_image, digest)
     check_picture(picture)
     return picture, header
 
@@ -85,7 +87,7 @@ def decode_for_network(stream, size_bytes, scaled, digest=None):
 def decode_for_people(stream, size_bytes, side):
     """Returns a photo's picture, RGB, upright, its longer side at most side pixels."""
     shrink = functools.partial(shrink_picture, height=side, width=side)
-    return _decoded(stream, size_bytes, header_of(stream, size_bytes), side, shrink)
+    return _decode_in_budget(stream, size_bytes, header_of(stream, size_bytes), side, shrink)
 
 
 def _upright_rgb(picture, decoded):
@@ -93,7 +95,7 @@ def _upright_rgb(picture, decoded):
     return turn_upright(rgb, decoded.orientation)
 
 
-def _decoded(stream, size_bytes, header, side, resize, digest=None):
+def _decode_in_budget(stream, size_bytes, header, side, resize, digest=None):
     """Returns a photo's picture, RGB, upright, decoded within the budget of memory.
 
     Args:
@@ -113,7 +115,7 @@ def _read_and_decode(stream, header, scale, need_bytes, resize, digest):
     if digest:
         digest.update(data)
     try:
-        decoded = _decode(data, header, scale, need_bytes)
+        decoded = _decode_or_no_memory(data, header, scale, need_bytes)
         return _upright_rgb(resize(decoded.pixels), decoded)
     except cv2.error as error:
         if getattr(error, "code", None) == _NO_MEMORY:
@@ -144,17 +146,17 @@ def _need_bytes(header, size_bytes, scale):
     return 2 * size_bytes + _BYTES_PER_PIXEL[header.format] * pixels
 
 
-def _decode(data, header, scale, need_bytes):
-    """Returns the _Decoded of a photo, for which need_bytes of memory are enough."""
+def _decode_or_no_memory(data, header, scale, need_bytes):
+    """Returns the _Decoded of a photo. Raises MemoryError where a decoder failed and need_bytes cannot be had."""
     try:
-        return _decode_as(data, header, scale)
+        return _decode_by_format(data, header, scale)
     except ImageError:
         # Some decoders fail alike on damage and for lack of memory. This raises MemoryError where there is too little.
         np.empty(need_bytes, np.uint8)
         raise
 
 
-def _decode_as(data, header, scale):
+def _decode_by_format(data, header, scale):
     facts, orientation = header.facts, header.orientation
     if header.format == "JPEG":
         rgb = jpeg.decode(data, facts, scale)

@@ -22,7 +22,6 @@ SUFFIXES = {
 }
 # Camera raw files. Most begin as a TIFF does, and a TIFF reader shows only their small preview.
 RAW_SUFFIXES = (".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".pef", ".srw")
-
 CAMERA_RAW = "a camera raw file; convert it to JPEG"
 
 START_BYTES = 512  # that format_of and kind_of want to see: there a tar archive has its mark

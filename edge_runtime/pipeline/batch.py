@@ -6,7 +6,7 @@ import typing
 import numpy as np
 
 from edge_runtime.errors import ImageError
-from edge_runtime.pipeline.recovery import ENGINE_FAILURES, rows_after_failure
+from edge_runtime.pipeline.recovery import ENGINE_FAILURES, results_after_failure
 
 _MAX_UNREADABLE = 256  # in one batch: answers are not held back, and memory not taken, without end
 
@@ -23,7 +23,7 @@ class Answer(typing.NamedTuple):
 
 
 class Batch:
-    """Items that are answered together: nothing but unreadable ones, or such as begin with a readable one."""
+    """Items that are answered together: only unreadable ones, or readable and unreadable ones, a readable one first."""
 
     def __init__(self, read_s):
         self.read_s = read_s
@@ -32,7 +32,7 @@ class Batch:
         self.pictures: typing.Any = None  # uint8 [batch size, 299, 299, 3]
         self.count = 0  # pictures
         self.cut_short = False
-        self.rows: list = []  # per picture float32 [classes], or the reason (str) why there is none
+        self.results: list = []  # per picture the probabilities, float32 [classes], or why there are none (str)
         self.failure: typing.Any = None  # the engine's
         self._pending: typing.Any = None
 
@@ -63,26 +63,26 @@ class Batch:
                 self.failure = error
 
     def collect(self, engine):
-        """Waits for the engine's rows, or its failure. May be called again."""
+        """Waits for the engine's results, or its failure. May be called again."""
         if self._pending is not None:
             pending, self._pending = self._pending, None
             try:
-                self.rows = list(engine.collect(pending))
+                self.results = list(engine.collect(pending))
             except ENGINE_FAILURES as error:
                 self.failure = error
 
     def repair(self, engine):
         """Answers what can be answered after a failure; nothing of this run may be on its way in the engine."""
         items = [item for item, error in zip(self.items, self.errors) if not error]
-        self.rows = rows_after_failure(engine, self.pictures[: self.count], items, self.failure)
+        self.results = results_after_failure(engine, self.pictures[: self.count], items, self.failure)
 
     def answers(self):
         """Yields an Answer for each item, in order."""
-        rows = iter(self.rows)
+        results = iter(self.results)
         for number, (item, error) in enumerate(zip(self.items, self.errors), 1):
             ends = self.count == 0 or (number == len(self.items) and not self.cut_short)
-            row = error or next(rows)
-            yield Answer(item, None, row, ends) if isinstance(row, str) else Answer(item, row, "", ends)
+            result = error or next(results)
+            yield Answer(item, None, result, ends) if isinstance(result, str) else Answer(item, result, "", ends)
 
 
 class Batches:

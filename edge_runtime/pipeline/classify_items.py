@@ -42,7 +42,9 @@ def classify_items(
         gets an error; the others are answered.
 
     Raises:
-        EngineLost: the engine fails on a plain grey picture too. Anything that items raise, and PicnicErrors of read.
+        EngineLost: the engine fails on a plain grey picture too.
+        OutOfMemory: there is not enough memory for a batch, or to decode or classify one photo alone.
+        Anything that items raise, and PicnicErrors of read.
         RuntimeError: read raised another exception than ImageError, a bug; names the item, chained to that exception.
     """
     if not 1 <= batch_size <= engine.max_batch:

@@ -13,13 +13,10 @@ from edge_runtime.pipeline.load import Failure, load
 from edge_runtime.pipeline.stats import Stats
 from edge_runtime.pipeline.window import Entry, Window
 
-_MAX_FINISHED = 2  # batches that wait for the caller before the engine is given no more
-
-_STOP_EVERY_S = 0.1  # how often a waiting engine thread looks at stop
-
-_FILL_S = 0.2  # how long an engine that could take one more batch waits for it before the oldest is collected
-
-_SOURCE_GRACE_S = 0.5  # how long an end waits for a source to hand over what it is at
+_MAX_FINISHED = 2  # while this many batches wait for the caller, the engine gets no more
+_STOP_EVERY_S = 0.1  # a waiting engine thread looks at stop this often
+_FILL_S = 0.2  # an engine that could take one more batch waits this long for it before the oldest is collected
+_SOURCE_GRACE_S = 0.5  # when a run ends, its source has this long to hand over the item that it is reading
 
 
 class Settings(typing.NamedTuple):
@@ -258,7 +255,7 @@ class Flow:
                 other.collect(engine)
             batch.repair(engine)
         del running[0]
-        self._stats.add(failed=sum(isinstance(row, str) for row in batch.rows))
+        self._stats.add(failed=sum(isinstance(result, str) for result in batch.results))
         with self._lock:
             self._batches.finish(batch)
             self._may_answer.notify()

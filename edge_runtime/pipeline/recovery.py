@@ -10,7 +10,7 @@ from edge_runtime.pipeline.load import name_of
 ENGINE_FAILURES = (EngineError, PicnicError)
 
 
-def rows_after_failure(engine, pictures, items, failure):
+def results_after_failure(engine, pictures, items, failure):
     """Answers a batch on which an engine has just failed.
 
     Args:
@@ -34,21 +34,21 @@ def rows_after_failure(engine, pictures, items, failure):
                 raise OutOfMemory(f"{name_of(items[0])}: not enough memory to run it ({error})") from error
             return ["the engine fails on it: " + " ".join(str(error).split())]
     answers = getattr(failure, "answers", None)
-    if answers is None:
+    if answers is None:  # none at all: as if all were NaN, so that the batch is halved
         answers = np.full((len(pictures), 1), np.nan)
     good = np.isfinite(answers).all(axis=1)
     if not good.any():
         half = len(pictures) // 2
-        return _rows_of(engine, pictures[:half], items[:half]) + _rows_of(engine, pictures[half:], items[half:])
-    again = iter(_rows_of(engine, pictures[~good], [item for item, fine in zip(items, good) if not fine]))
-    return [row if fine else next(again) for row, fine in zip(answers, good)]
+        return _results_of(engine, pictures[:half], items[:half]) + _results_of(engine, pictures[half:], items[half:])
+    again = iter(_results_of(engine, pictures[~good], [item for item, fine in zip(items, good) if not fine]))
+    return [answer if fine else next(again) for answer, fine in zip(answers, good)]
 
 
-def _rows_of(engine, pictures, items):
+def _results_of(engine, pictures, items):
     try:
         return list(engine.infer(pictures))
     except ENGINE_FAILURES as error:
-        return rows_after_failure(engine, pictures, items, error)
+        return results_after_failure(engine, pictures, items, error)
 
 
 def _check_alive(engine, item, failure):

@@ -6,7 +6,6 @@ import time
 import typing
 
 STAGES = ("reading", "decode", "engine", "writing")
-
 _RECENT_S = 5.0  # how far back Stats.bottleneck looks
 
 

@@ -16,11 +16,8 @@ from edge_runtime.results.formats import FORMATS
 from edge_runtime.results.sinks import Sink
 
 CHECKPOINT_S = 2
-
 CHECKPOINT_ROWS = 1000
-
 _BUFFER_BYTES = 1 << 16  # rows are collected up to so many bytes before they are written
-
 _LOCK_TIMEOUT_S = 0.5  # how long save waits for a write that hangs
 
 
@@ -167,7 +164,7 @@ class FileSink(Sink):
         except UsageError as error:
             self._failure = error
             with contextlib.suppress(OSError, UsageError):
-                # A journal that has its name counts, even if the name is perhaps not on the disk yet.
+                # Saving may have failed after the new journal had replaced the older one: then the new one is valid.
                 stored = journal.read_journal(self._path)
                 self.last_checkpoint = stored.checkpoint if stored else self.last_checkpoint
                 os.ftruncate(self._descriptor, self.last_checkpoint.size_bytes)

@@ -1,6 +1,7 @@
 """The formats of result files, by suffix: how rows are written in each.
 
-A new format is one more Format in FORMATS, with its writer in a file beside this one. CONTRIBUTING.md lists the steps.
+A new format is one more Format in FORMATS, with its writer in a file beside this one; _OWN_SUFFIXES of
+edge_runtime/sources/names.py needs its suffix. CONTRIBUTING.md lists the steps.
 """
 
 import contextlib

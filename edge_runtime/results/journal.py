@@ -1,10 +1,12 @@
 """The files beside an unfinished output: their names, the journal that lets a run resume, and the lock.
 
 While a run writes FILE, there are
-    FILE.partial       the rows so far
-    FILE.partial.json  the journal: the run's settings and its last checkpoint, up to which FILE.partial is valid
-    FILE.partial.lock  locked as long as the process lives, with its process number
-All three are removed when FILE is complete. edge_runtime/results/file_sink.py writes FILE.partial and gives it its
+    FILE.partial           the rows so far
+    FILE.partial.json      the journal: the run's settings and its last checkpoint, up to which FILE.partial is valid
+    FILE.partial.lock      locked as long as the process lives, with its process number
+    FILE.partial.json.new  the next journal, until it replaces FILE.partial.json
+    FILE.partial.parquet   if FILE is a Parquet file: built of the rows at the end, until it is renamed to FILE
+None of them is left when FILE is complete. edge_runtime/results/file_sink.py writes FILE.partial and gives it its
 name; edge_runtime/results/resume.py finds where a run resumes. The journal is written atomically, and only after the
 bytes that it counts are on the disk: it is valid after a crash at any moment.
 """
@@ -92,7 +94,7 @@ def read_journal(path):
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(
             f"{journal_of(path)} cannot be used ({type(error).__name__}: {error}), so the stopped run cannot "
-            "be resumed.\nTo replace them, give --overwrite without --resume."
+            "be resumed.\nTo replace its rows, give --overwrite without --resume."
         )
 
 

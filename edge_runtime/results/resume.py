@@ -90,7 +90,7 @@ def keep_stopped_rows(path, suffix=None):
     if not stopped or not stopped.checkpoint.rows or not os.path.exists(partial):
         return None
     stem, end = os.path.splitext(path)
-    if FORMATS[suffix or files.suffix_of(path)].build:
+    if FORMATS[suffix or files.suffix_of(path)].build:  # its rows are JSON lines until the run is complete
         end += ".jsonl"
     names = (f"{stem}.stopped-{number}{end}" for number in itertools.count(1))
     with files.named(f"--out {path}"):

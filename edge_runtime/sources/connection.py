@@ -13,19 +13,13 @@ from edge_runtime.secrets import hide_secrets
 from edge_runtime.sources.delay import Delay
 from edge_runtime.sources.stream import OPEN_S
 
-LOOK_S = 0.1  # how often whoever waits looks at the stop event and at the camera's health
-
-_SILENCE_S = 5  # without a frame for this long it is opened again
-
+LOOK_S = 0.1  # whoever waits looks at the stop event and at the camera's health this often
+_SILENCE_S = 5  # a source that gives no frame for this long is opened again
 _FROZEN_S = 60  # a sensor has noise: one that gives no new picture for this long is opened again
-
-_FIRST_PAUSE_S, _MAX_PAUSE_S = 0.5, 30  # before opening again; doubled each time
-
-_STEADY_S = 10  # a connection that lasted so long makes the pause short again
-
-_MAX_HANGING = 3  # threads that OpenCV does not return to; with so many nothing more is opened
-
-_MAX_HANGING_S = 300  # that one of them is waited for; after that only another process can open the source again
+_FIRST_PAUSE_S, _MAX_PAUSE_S = 0.5, 30  # the pause before it is opened again doubles each time
+_STEADY_S = 10  # after a connection that lasted this long the pause is short again
+_MAX_HANGING = 3  # while this many threads wait for OpenCV in vain, nothing more is opened
+_MAX_HANGING_S = 300  # if that lasts longer than this, the run ends: only another process can open the source again
 
 
 class Device(typing.NamedTuple):

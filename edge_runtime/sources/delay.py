@@ -6,12 +6,11 @@ import numpy as np
 
 from edge_runtime.sources.video import is_counted
 
-STALE_S = 2  # a frame that is older, or arrives later by more than the least delay, is not handed out
+# A frame is not handed out that waited longer than this, or whose delay exceeds the least delay by more than this.
+STALE_S = 2
 
 _STEADY_FRAMES = 3  # in a row; a single one may be slow to decode although more have piled up behind it
-
 _JUDGED_FRAMES = 50  # if so many frames in a row are only counted, the stream has no clock
-
 _CLOCK_WINDOW_S = 300  # a stream's clock drifts: a delay is compared with the least one of the last 5 to 10 minutes
 
 

@@ -12,14 +12,14 @@ from edge_runtime.sources.names import is_left_out, is_photo_name, looks_like_ph
 from edge_runtime.sources.storage import check_mounts, check_root
 
 DANGLING_ERRORS = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)  # a link to nowhere, or a file deleted a moment ago
-
 LOOP_PROBLEM = "is a link back to a folder that contains it: not followed"
 
 
 def folder_items(top, passed_over, prefix):
     """Yields the Items of a folder and all below it, names sorted, depth first; see registry.open_source.
 
-    Only the names on the way down are kept. Links are followed, but not one back to a folder that contains it.
+    Of each folder on the way down, no more names are in memory than listing.sorted_entries keeps. Links are followed,
+    but not one back to a folder that contains it.
 
     Args:
         top: the folder's Root.
@@ -49,8 +49,9 @@ def _walk(top, passed_over):
             continue
         if name is None:
             levels.pop()
+            # A large folder is listed several times. If its disk went away meanwhile, it only seems to have ended.
             if not levels or levels[-1][3] is not root:
-                check_root(root)  # a large folder is listed again on the way, and would only seem to have ended
+                check_root(root)
             continue
         if is_left_out(name):
             continue

@@ -31,7 +31,6 @@ FOLDER, TABLE, VIDEO, FILE, PATTERN, MISSING = "folder", "table", "video", "file
 
 # The schemes of streams, each with its default port.
 PORTS = {"rtsp": 554, "rtsps": 322, "rtmp": 1935, "rtmps": 443, "http": 80, "https": 443, "srt": 0, "udp": 0}
-
 _STREAMED = (".ts", ".flv", ".webm", ".ogv")  # video files that a live stream over http has, too
 
 

@@ -10,7 +10,9 @@ import typing
 
 from edge_runtime.sources.names import is_left_out
 
-AT_ONCE = 50000  # names of one folder that are kept; a larger one is listed again for each further 50,000
+# Names of a folder that one listing of it gives. A folder of 2 * AT_ONCE names or more is listed again for the next
+# ones; of a smaller one all names are kept, and it is listed once.
+AT_ONCE = 50000
 
 FOLDER, FILE, LOOP, FAILED, TOO_MANY = "folder", "file", "loop", "failed", "too many"  # what walk yields
 
@@ -18,7 +20,9 @@ Entry = typing.Tuple[str, bool]  # a name in a folder; whether it is a folder it
 
 
 def sorted_entries(folder):
-    """Returns an iterator of the entries of a folder, sorted; at most 2 * AT_ONCE are kept.
+    """Returns an iterator of the entries of a folder, sorted.
+
+    At most 3 * AT_ONCE are in memory: up to 2 * AT_ONCE in each listing and, from the second one on, those before.
 
     Raises:
         OSError: the folder cannot be listed; from the iterator: it can no longer.

@@ -22,7 +22,7 @@ from edge_runtime.sources.newest import Counts, NewestFrame
 from edge_runtime.sources.playback import Playback
 from edge_runtime.sources.stream import explain_stream, open_stream
 
-_CLOSE_S = 1  # that closing waits for the reading thread
+_CLOSE_S = 1  # closing waits this long for the reading thread
 
 
 class Limits(typing.NamedTuple):

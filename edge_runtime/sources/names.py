@@ -10,7 +10,6 @@ from edge_runtime.photos import formats
 from edge_runtime.sources import table_reader
 
 _VIDEOS = "mp4 m4v mov avi mkv webm mpg mpeg ts mts m2ts wmv flv 3gp ogv"
-
 VIDEO_SUFFIXES = tuple("." + name for name in _VIDEOS.split())
 
 # Suffixes of files that are no photos: in a folder such a file is not even opened.

@@ -10,9 +10,7 @@ from edge_runtime.photos import formats
 from edge_runtime.sources.listing import names_in
 
 SUGGESTION = "; did you mean "  # begins a suggestion
-
 _MAX_NAMES = 10000  # in a folder that is searched
-
 _MAX_FOLDERS = 4  # whose names are kept
 
 

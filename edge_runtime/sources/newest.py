@@ -36,7 +36,13 @@ class NewestFrame:
         self._waiting: typing.Optional[tuple] = None  # (number, picture as BGR, captured_s)
 
     def put(self, bgr, read_s, outcome):
-        """Keeps a frame in the place of the one before; or only counts it, where outcome is the name of a count."""
+        """Keeps a new frame in the place of the one before; only counts any other.
+
+        Args:
+            bgr: uint8 [height, width, 3]; may be None for a frame that is only counted.
+            read_s: time.perf_counter() when it was read.
+            outcome: "" for a new frame; else "dropped", "blank" or "repeated", the attribute of Counts that grows.
+        """
         number = self._counts.captured
         self._counts.captured += 1
         if self.first_s is None:

@@ -12,9 +12,7 @@ from edge_runtime.sources.storage import Folders
 from edge_runtime.sources.table import item_of, resolve_name
 
 _LOOK_S = 0.1  # how often waiting for standard input looks at the stop event
-
 _READ_BYTES = 1 << 16
-
 _MAX_NAME_BYTES = 1 << 20  # of one name on standard input; a path that can be opened has 4096 at most
 
 

@@ -11,7 +11,6 @@ from edge_runtime.sources.names import is_left_out
 from edge_runtime.sources.near_miss import near_miss
 
 _MOUNTS = "/proc/self/mountinfo"  # Linux only
-
 _MAX_FOLDERS = 1000  # whose identity is kept while names are read
 
 
@@ -87,7 +86,7 @@ def _mounts():
 
 
 def _mounts_below(folder):
-    """Returns the mounts at or below a folder, as _mounts does, without those in folders that a walk leaves out."""
+    """Returns (folder, device) of each mount at or below a folder, but for those in folders that a walk leaves out."""
     top = os.path.join(os.path.realpath(folder), "")
     inside = [mount for mount in _mounts() if os.path.join(mount[0], "").startswith(top)]
     return tuple(mount for mount in inside if not any(map(is_left_out, mount[0][len(top) :].split(os.sep))))

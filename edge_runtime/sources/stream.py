@@ -11,7 +11,6 @@ from edge_runtime.sources.kinds import PORTS, scheme_of
 from edge_runtime.sources.video import QUIET
 
 OPEN_S = 15  # within which a source that is opened must give its first frame
-
 _READ_TIMEOUT_MS = 4000  # less than connection.py waits: where OpenCV has a time limit, no thread is left hanging
 
 

@@ -16,15 +16,10 @@ from edge_runtime.machine.libraries import require
 from edge_runtime.photos import formats
 
 _TEXT_SUFFIXES = (".tsv", ".csv", ".txt")
-
 READ_WHOLE = (".parquet", ".xlsx")
-
 SUFFIXES = _TEXT_SUFFIXES + tuple(suffix + ".gz" for suffix in _TEXT_SUFFIXES) + READ_WHOLE
-
 _SEPARATORS = "\t,;"
-
 _MAX_LINE = 1 << 20  # characters
-
 _SAVE_AS = "save it as .csv (UTF-8) with a column `file`"
 
 # Files that people take for a list of photos, and that are not read: suffixes, what it is, what to do.

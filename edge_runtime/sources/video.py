@@ -21,7 +21,6 @@ QUIET = ("OPENCV_FFMPEG_LOGLEVEL", "-8")  # failures are reported here, once; Op
 _MAX_FAILURES = 1000 if hasattr(cv2, "CAP_PROP_ORIENTATION_AUTO") else 3
 
 _SAME_TIME_S = 0.0005  # positions in a video that are closer are the same
-
 _PIECE_BYTES = 1 << 20  # that are read at once to check a disk
 
 

@@ -26,11 +26,8 @@ _IN_SEGMENT = {  # all that the standard allows in one: SeekHead, Info, Tracks, 
 _IN_SEGMENT |= {b"\xec", b"\xbf"}  # padding, a checksum
 
 _IN_CLUSTER = {b"\xe7", b"\x58\x54", b"\xa7", b"\xab", b"\xa3", b"\xa0", b"\xaf", b"\xec", b"\xbf"}
-
 _PACKETS = 1 << 16  # of a transport stream that are checked at once
-
 _MAX_BYTES = 64 << 20  # of an MP4's tables, which is more than a day of video; and of a JPEG
-
 _ZEROS = 32  # bytes of zeros in a row that make a JPEG suspicious
 
 

@@ -16,8 +16,8 @@ def split(photos, share, seed, groups=()):
 
     Args:
         photos: every class has at least 2.
-        share: the share of each class that goes to validation, 0..1, as closely as whole groups allow; at least 1
-            photo stays on either side.
+        share: the share of each class that goes to validation, 0..1, as closely as whole groups allow. A class of
+            two groups or more has at least 1 photo on either side.
         seed: the same photos and seed give the same split.
         groups: lists of indices of photos of one class that look alike (train.data.similarity.frame_groups).
 

@@ -1,1 +1,1 @@
-"""What a classifier and its photos are like: explore, evaluate, explain, predict, and their pages."""
+"""What a classifier and its photos are like: explore, evaluate, explain, and their pages."""

@@ -54,8 +54,8 @@ def items_of(sources, images_folder, out):
     """Returns the Items of all sources, without the pictures that an earlier run wrote to a folder.
 
     Args:
-        sources: as edge_runtime.sources.registry.open_source takes them. Where there are several, one that cannot be
-            opened is an unreadable photo.
+        sources: list of images, folders, glob patterns, tables, or "-" for names on standard input. Where there are
+            several, one that cannot be opened is an unreadable photo.
         images_folder: where a table's file names start, or None.
         out: the folder of the pictures.
 

@@ -9,7 +9,6 @@ from edge_runtime.errors import MissingRequirement
 from edge_runtime.machine.libraries import require
 
 OLD_PYCUDA = "too old (it has no Device.retain_primary_context)"
-
 INSTALL_PYCUDA = "pip3 install 'pycuda>=2020.1,<2021.1' on Python 3.6, pip install --upgrade pycuda elsewhere"
 
 # A second context, made by another thread at the same time, would be released with that thread's memory still in it.

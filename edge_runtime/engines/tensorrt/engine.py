@@ -33,7 +33,6 @@ from edge_runtime.errors import MissingRequirement
 from edge_runtime.machine.libraries import require
 
 PLAN = "model.plan"
-
 FILES = (PLAN,)  # that a converted engine opens
 
 ZERO_COPY = (

@@ -1,4 +1,4 @@
-"""Templates of the pages of explore, evaluate and explain; edge_runtime.pages fills them."""
+"""Templates of the pages of explore, evaluate and explain, and the functions that fill them."""
 
 import os
 
@@ -9,12 +9,12 @@ __all__ = ["new_figure", "picture", "svg", "write_page"]
 
 
 def write_page(path, template, **values):
-    """Fills a template of this folder and writes the page, whole or not at all.
+    """Fills a template of this folder and writes the page atomically.
 
     Args:
         path: the .html file.
-        template: name of the template.
-        values: what it shows; strings are escaped, what picture and svg return is not.
+        template: name of its file, such as "explain.html".
+        values: for the template; strings are escaped, the results of picture and svg are not.
 
     Raises:
         MissingRequirement: Jinja2 is not installed. OSError: the file cannot be written.
