@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import errno
+import glob
 import importlib
 import io
 import os
@@ -86,9 +87,8 @@ def _write(stream, text):
         stream.write(text)
         stream.flush()
     except OSError as error:
-        os.dup2(
-            os.open(os.devnull, os.O_WRONLY), stream.fileno()
-        )  # else Python tries again at its end, and prints an error
+        # Else Python tries again at its end, and prints an error.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
         return error
     return None
 
@@ -127,7 +127,7 @@ def demo(argv):
     _run("convert", bundle, "--to", "openvino", optional=True)
     _run("classify", bundle, photos, "--out", labels_tsv, "--top", "2")
     # One photo of each class, in batches of 1: all photos and batch sizes would take minutes more.
-    report, sample = os.path.join(options.out, "bench"), os.path.join(photos, "*", "001.jpg")
+    report, sample = os.path.join(options.out, "bench"), os.path.join(glob.escape(photos), "*", "001.jpg")
     _run("bench", bundle, "--images", sample, "--batch", "1", "--seconds", "2", "--report", report)
     say(
         f"\nDone in {time.perf_counter() - started_s:.0f} s. In {options.out}:\n"

@@ -69,5 +69,5 @@ def _is_odd(letter):
 
 def _code(letter):
     if "\udc80" <= letter <= "\udcff":  # how Python holds a byte that is not UTF-8
-        return f"\\x{ord(letter) - 56320:02x}"
+        return f"\\x{ord(letter) - 0xDC00:02x}"
     return letter.encode("unicode_escape").decode("ascii")

@@ -27,6 +27,7 @@ work's own noise is not added to an engine's. Then a figure has changed where al
 import argparse
 import json
 import math
+import sys
 import typing
 
 import numpy as np
@@ -318,3 +319,9 @@ def _text(value):
 
 def _percent(text):
     return parsed(float, text, lambda value: 0 <= value < float("inf"), "0 or more")
+
+
+if __name__ == "__main__":
+    from edge_runtime.cli.run import run_verb
+
+    sys.exit(run_verb(main, sys.argv[1:]))

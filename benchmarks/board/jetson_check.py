@@ -33,6 +33,7 @@ _FILES = (
     "/usr/local/cuda/version.json",
 )
 
+_SETTINGS = ("PICNIC_EDGE_ZERO_COPY=1", "PICNIC_EDGE_JPEG=hardware")  # only a board can tell what they gain
 _COMMANDS = (
     ["uname", "-srm"],
     ["nvpmodel", "-q"],
@@ -88,7 +89,9 @@ def main(argv=None):
             outcome = dict(run_command(step.command, step.limit_s), name=step.name, must=step.must)
             report["steps"].append(outcome)
             report["engines"] = _engine_records(options.bundle)
-            report["bench"] = _bench_figures(os.path.join(scratch, "bench.json"))
+            for setting in ("",) + _SETTINGS:
+                key = " ".join(["bench", setting]).strip()
+                report[key] = _bench_figures(os.path.join(scratch, setting, "bench.json"))
             _write(options.out, report)
             say(summary(outcome))
     say(f"\nThe report to send back: {options.out}")
@@ -115,7 +118,7 @@ def steps(bundle, photos, scratch):
     all_steps.append(Step("classify auto", verb + ["classify", bundle, photos], _RUN_S, True))
     bench = verb + ["bench", bundle, "--images", photos, "--report"]
     all_steps.append(Step("bench", bench + [scratch], _BUILD_S, True))
-    for setting in ("PICNIC_EDGE_ZERO_COPY=1", "PICNIC_EDGE_JPEG=hardware"):  # only a board can tell what they gain
+    for setting in _SETTINGS:
         command = ["env", setting] + bench + [os.path.join(scratch, setting)]
         all_steps.append(Step("bench " + setting, command, _BUILD_S, False))
     return all_steps

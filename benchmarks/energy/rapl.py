@@ -42,7 +42,7 @@ class Rapl(Source):
         self.problem = "" if self.added else _why_missing(folder)
 
     def start(self):
-        """Sets the counters\' starting point: the next reading."""
+        """Sets the counters' starting point: the next reading."""
         self._last = {}
 
     def read(self, slow):

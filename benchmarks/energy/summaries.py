@@ -34,7 +34,7 @@ def joules_summary(series, seconds, interval_s):
     steps = [(t - t0, joules - joules0) for (t0, joules0), (t, joules) in zip(series, series[1:])]
     whole = (series[-1][0] - series[0][0], series[-1][1] - series[0][1])
     # The counters move about once in a millisecond: a short last step would give any figure.
-    means_w = [joules / seconds for seconds, joules in [whole] + steps if seconds > interval_s / 2]
+    means_w = [joules / step_s for step_s, joules in [whole] + steps if step_s > interval_s / 2]
     mean_w = whole[1] / max(whole[0], 1e-9)
     return {"mean_w": mean_w, "peak_w": max(means_w or [mean_w]), "joules": mean_w * seconds}
 

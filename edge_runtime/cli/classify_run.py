@@ -83,7 +83,9 @@ def run(options, arguments):
         with report.printed_on_error(), _open_sink(options, columns, settings, checkpoint, names) as sink:
             report.sink = sink
             try:
-                _write_predictions(job, itertools.chain(first, items), stop, sink)
+                # A Video or Live goes in as itself: the classifier knows that its frames need no copy.
+                photos = itertools.chain(first, items) if first else items
+                _write_predictions(job, photos, stop, sink)
                 signals.end_time_limit()
                 if stop.is_set() and not options.live:  # by a signal, or because the window was closed
                     raise KeyboardInterrupt

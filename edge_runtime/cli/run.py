@@ -69,9 +69,8 @@ def run_verb(verb, arguments):
         say("picnic-edge: this is a bug; please report the lines above")
         return 1
     finally:
-        with contextlib.suppress(
-            PicnicError, BrokenPipeError
-        ):  # reported before, or less important than what ended the command
+        # Reported before, or less important than what ended the command.
+        with contextlib.suppress(PicnicError, BrokenPipeError):
             sys.stdout.flush()
 
 

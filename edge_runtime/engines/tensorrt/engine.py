@@ -35,9 +35,8 @@ from edge_runtime.machine.libraries import require
 PLAN = "model.plan"
 FILES = (PLAN,)  # that a converted engine opens
 
-ZERO_COPY = (
-    "PICNIC_EDGE_ZERO_COPY"  # set to 1, the GPU works in page-locked memory itself; `make jetson-check` measures it
-)
+# Environment: set to 1, the GPU works in page-locked memory itself; `make jetson-check` measures it.
+ZERO_COPY = "PICNIC_EDGE_ZERO_COPY"
 
 _MAX_LOGGED_ERRORS = 5
 

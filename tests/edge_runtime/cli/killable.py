@@ -1,6 +1,7 @@
 """`picnic-edge classify` with a cheap engine, for test_kill.py to kill; KILL_AT=POINT:N kills itself, at the N-th time.
 
-HANG_AT=engine:N or disk:N makes the N-th call of the engine, or of fsync, never come back; DRAIN_S as in interrupts.py.
+HANG_AT=engine:N or disk:N makes the N-th call of the engine, or of fsync, never come back; DRAIN_S as in
+edge_runtime/cli/signals.py.
 
     killable.py BUNDLE FOLDER --out FILE ...
 

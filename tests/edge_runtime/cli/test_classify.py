@@ -1025,6 +1025,13 @@ def test_every_frame_of_a_video_has_a_row_with_its_time(bundle, clip, tmp_path):
     assert [float(row["time_s"]) for row in rows] == [round(number / 25.0, 3) for number in range(12)]
 
 
+@pytest.mark.parametrize("more", [[], ["--realtime"]], ids=["video", "realtime"])
+def test_frames_of_a_video_are_not_copied(bundle, clip, tmp_path, monkeypatch, more):
+    monkeypatch.setattr(classifier_module, "_copy_of", lambda picture: pytest.fail("a frame was copied"))
+    classify.main([bundle, clip, "--out", str(tmp_path / "out.tsv")] + more)
+    assert len((tmp_path / "out.tsv").read_bytes().splitlines()) > 1
+
+
 def test_a_video_goes_on_after_the_frame_where_it_was_stopped(bundle, clip, tmp_path, monkeypatch):
     whole = Resumable(bundle, clip, tmp_path / "whole.tsv")
     assert whole.run() == 0
