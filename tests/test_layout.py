@@ -8,7 +8,6 @@ import sys
 import textwrap
 
 import pytest
-from setuptools import find_packages
 
 from tests.helpers import ROOT
 
@@ -227,6 +226,8 @@ def test_setup_lists_every_package_and_module():
     ]
     given = {keyword.arg: keyword.value for keyword in call.keywords}
     packages = {os.path.dirname(name).replace("/", ".") for name in product_files() if name.endswith("/__init__.py")}
+    from setuptools import find_packages  # late: it must not be imported after pip, which other tests import
+
     (include,) = given["packages"].keywords  # find_packages(include=[...])
     assert set(find_packages(ROOT, include=ast.literal_eval(include.value))) == packages
     folders = {os.path.dirname(name).replace("/", ".") for name in product_files() if "/" in name}
