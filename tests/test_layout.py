@@ -226,10 +226,11 @@ def test_setup_lists_every_package_and_module():
     ]
     given = {keyword.arg: keyword.value for keyword in call.keywords}
     packages = {os.path.dirname(name).replace("/", ".") for name in product_files() if name.endswith("/__init__.py")}
-    from setuptools import find_packages  # late: it must not be imported after pip, which other tests import
-
     (include,) = given["packages"].keywords  # find_packages(include=[...])
-    assert set(find_packages(ROOT, include=ast.literal_eval(include.value))) == packages
+    # In a process of its own: setuptools must be imported before distutils, which other tests may have imported.
+    program = "import setuptools, sys; print(*setuptools.find_packages(include=sys.argv[1:]))"
+    command = [sys.executable, "-c", program] + ast.literal_eval(include.value)
+    assert set(subprocess.check_output(command, cwd=ROOT).decode().split()) == packages
     folders = {os.path.dirname(name).replace("/", ".") for name in product_files() if "/" in name}
     assert folders == packages, "a folder with Python files lacks its __init__.py"
     modules = {name[:-3] for name in product_files() if "/" not in name and name != "setup.py"}

@@ -84,6 +84,7 @@ def test_memory_of_the_parent_does_not_count(tiny_bundle, photos):
     assert len(hoard) > 600 << 20 > result["peak_rss_bytes"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not importlib.util.find_spec("tensorflow"), reason="needs TensorFlow")
 def test_tensorflows_rivals_agree_on_the_labels(tiny_bundle, photos):
     helpers.add_tiny_saved_model(tiny_bundle)

@@ -112,6 +112,7 @@ def test_a_planted_slowdown_is_always_found_in_its_engine_alone():
             assert all(figure.worse for figure in found.values())
 
 
+@pytest.mark.slow
 def test_noisy_windows_hide_no_slowdown_of_all_batch_sizes():
     for settings, least in (
         ({"noise": 0.09, "own_noise": 0.07, "windows": 11}, 9),

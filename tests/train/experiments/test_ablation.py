@@ -22,6 +22,7 @@ def test_every_variant_changes_something_that_the_recipe_has(name):
     assert changes and all(before != after for before, after in changes)
 
 
+@pytest.mark.slow
 def test_a_variant_trains_in_a_process_of_its_own_and_gets_a_line_beside_the_head(tmp_path, capsys):
     rows = helpers.write_photos(tmp_path / "photos", per_class=6)
     helpers.write_table(tmp_path / "train.tsv", rows)

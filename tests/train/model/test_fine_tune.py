@@ -1,6 +1,7 @@
 """Fine-tuning, on a network small enough to be trained in seconds."""
 
 import itertools
+import sys
 import types
 
 import numpy as np
@@ -13,6 +14,9 @@ from train.data import classes
 from train.data.labels import Photo
 from train.model import fine_tune, recipe
 from train.model.checkpoint import Checkpoint
+
+# Each trains for seconds; Python 3.6 gets the trained bundle of test_training, and these with make test-slow.
+pytestmark = [pytest.mark.slow] if sys.version_info < (3, 7) else []
 
 
 @pytest.fixture(scope="module", autouse=True)

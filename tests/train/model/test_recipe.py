@@ -1,5 +1,7 @@
 """The stages of training, on a network small enough to be trained in seconds."""
 
+import sys
+
 import numpy as np
 import pytest
 
@@ -17,6 +19,9 @@ from train.model import fine_tune as model_fine_tune
 from train.model.checkpoint import Checkpoint
 from train.model.fine_tune import Plan
 from train.model.network import scale
+
+# Each trains for seconds; Python 3.6 gets the trained bundle of test_training, and these with make test-slow.
+pytestmark = [pytest.mark.slow] if sys.version_info < (3, 7) else []
 
 SETTINGS = recipe.Settings(
     epochs=1, blocks=1, fine_tune_epochs=3, minutes=60, augment=1.0, mix=None, refit=True, seed=0
@@ -197,6 +202,7 @@ def test_one_epoch_is_made_however_short_the_time(train, monkeypatch):
     assert len(outcome.history["fine_tune"]["loss"]) == 1
 
 
+@pytest.mark.slow
 def test_a_resumed_training_makes_as_many_epochs_as_the_first_meant_to(train, monkeypatch):
     monkeypatch.setattr(model_fine_tune, "seconds_per_photo", lambda *_: 10.0)
     options = {"fine_tune_epochs": None, "minutes": ((3 * 21 + 24 + 18) * 10 / 60 + 1) / 0.9}
@@ -265,6 +271,7 @@ def test_ctrl_c_in_the_refit_keeps_the_validated_model(train):
     assert answers == pytest.approx(outcome.probabilities, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_ctrl_c_in_a_resumed_refit_keeps_the_validated_model_too(train):
     with pytest.raises(KilledError):
         train("state", on_epoch=stop_with(KilledError(), "refit", 1), fine_tune_epochs=5)

@@ -71,6 +71,7 @@ def test_two_workers_end_where_one_ends(folder, tmp_path):
         assert np.abs(first[name] - alone[name]).max() < 1e-4, name
 
 
+@pytest.mark.slow
 def test_two_workers_that_mix_photos_end_at_one_place(folder, tmp_path):
     first, second = train_with_two(folder, tmp_path, "mixup")
     assert first["val_loss"].min() < first["val_loss"][0]
