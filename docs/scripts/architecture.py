@@ -93,10 +93,10 @@ def _imports(path, files):
                     yield inner if inner in files else node.module
         elif isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names if alias.name in files)
-        elif (
-            isinstance(node, ast.Constant) and node.value in files and "." in node.value
-        ):  # a verb's module, a target's
-            yield node.value
+        elif type(node).__name__ in ("Constant", "Str"):  # Str: before Python 3.8
+            text = getattr(node, "value", getattr(node, "s", None))
+            if isinstance(text, str) and text in files and "." in text:  # a verb's module
+                yield text
 
 
 def cycle(graph):
