@@ -322,10 +322,10 @@ def two_engines(bundle, capsys):
     ],
 )
 def test_a_crash_costs_only_that_engine_and_what_was_measured_is_kept(
-    bundle, stub, monkeypatch, capsys, opener, reason
+    bundle, no_cold_start, monkeypatch, capsys, opener, reason
 ):
     monkeypatch.setattr(turns, "check_engine", lambda *_: None)
-    stub(opener)
+    monkeypatch.setattr(plan, "open_engine", opener)
     engines = two_engines(bundle, capsys)
     first = engines["onnxruntime-fp32"]
     assert re.match(reason, first["stopped"]) and first["windows"] and "second line" not in first["stopped"]
