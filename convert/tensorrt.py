@@ -70,7 +70,7 @@ def build(bundle, settings, folder):
     if settings.precision == "int8":
         np.save(pictures, settings.calibration.images)
     run_in_child(
-        engine_name("tensorrt", settings.precision),
+        engine_name("tensorrt", settings.precision, settings.max_batch),
         build_plan,
         *(model, os.path.join(folder, engine.PLAN), settings.precision, settings.max_batch, workspace_mib),
         *(pictures, timing_cache_path(facts)),

@@ -21,10 +21,11 @@ from benchmarks.bench.cold_start import time_cold_start
 from benchmarks.bench.machine_state import Reference
 from benchmarks.bench.subject import Subject
 from benchmarks.bench.summary import is_stable
-from benchmarks.bench.worker import END_TO_END, GPU_KINDS, EngineFailed, Task, Worker, largest_batch
+from benchmarks.bench.worker import END_TO_END, EngineFailed, Task, Worker, largest_batch
 from benchmarks.energy.meter import Meter
 from edge_runtime import files
 from edge_runtime.console import say
+from edge_runtime.engines.kinds import GPU_KINDS
 from edge_runtime.engines.selection import check_engine, find_engine
 from edge_runtime.errors import BundleError, PicnicError
 from edge_runtime.machine import memory

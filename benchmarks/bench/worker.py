@@ -20,12 +20,12 @@ from convert import parity
 from edge_runtime.bundle.reading import Bundle
 from edge_runtime.classifier import Classifier
 from edge_runtime.engines.base import EngineError
+from edge_runtime.engines.kinds import GPU_KINDS
 from edge_runtime.errors import BundleError, PicnicError
 from edge_runtime.machine import jetson
 from edge_runtime.machine.memory import peak_memory_bytes
 from edge_runtime.machine.processes import die_with_parent
 
-GPU_KINDS = ("tensorrt", "tf-trt")  # built for a largest batch; their memory is the GPU's
 END_TO_END = "end_to_end"
 _GRACE_S = 5
 _MAX_PICTURES = 32  # in the batches of the model-only windows: a copy per batch size is in the peak of memory

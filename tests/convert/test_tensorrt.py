@@ -205,21 +205,32 @@ def half(monkeypatch):
 def test_from_a_bundle_to_labels_on_every_version(tiny_bundle, tmp_path, simulated, half, version):
     simulator = simulated(version)
     convert(tiny_bundle, "--max-batch", "4")  # fp16 is the first precision
-    with open(os.path.join(tiny_bundle, "engines", "tensorrt-fp16", "engine.json"), encoding="utf-8") as file:
+    with open(os.path.join(tiny_bundle, "engines", "tensorrt-fp16-b4", "engine.json"), encoding="utf-8") as file:
         record = json.load(file)
     assert record["libraries"] == {"tensorrt": simulator.full_version}
     assert record["gpu"] == {"name": "NVIDIA Tegra X2", "compute_capability": "6.2"}
     assert record["input_dtype"] == ("float32" if version == "8.2.1" else "uint8")
     assert set(record["files"]) == {"model.plan"}
     assert len(half) == (version == "11.1")
-    assert list_engines(Bundle.open(tiny_bundle))[0].name == "tensorrt-fp16"
+    assert list_engines(Bundle.open(tiny_bundle))[0].name == "tensorrt-fp16-b4"
 
     helpers.write_photos(tmp_path / "photos", per_class=2)
     out = tmp_path / "labels.tsv"
-    arguments = [tiny_bundle, str(tmp_path / "photos"), "--engine", "tensorrt-fp16", "--batch", "3", "--out", str(out)]
-    classify.main(arguments)
+    arguments = [tiny_bundle, str(tmp_path / "photos"), "--engine", "tensorrt-fp16-b4", "--batch", "3"]
+    classify.main(arguments + ["--out", str(out)])
     rows = [line.split("\t") for line in out.read_text(encoding="utf-8").splitlines()[1:]]
     assert len(rows) == 6 and all(os.path.dirname(name) == label for name, label, _, _ in rows)
+
+
+def test_an_engine_for_a_camera_and_one_for_folders_are_both_there(tiny_bundle, simulated):
+    simulated("8.2.1")
+    convert(tiny_bundle)
+    convert(tiny_bundle, "--max-batch", "1")
+    sample = Bundle.open(tiny_bundle).sample()
+    assert sorted(os.listdir(os.path.join(tiny_bundle, "engines"))) == ["tensorrt-fp16", "tensorrt-fp16-b1"]
+    for name in ("tensorrt-fp16", "tensorrt-fp16-b1"):
+        with open_engine(Bundle.open(tiny_bundle), name, 1) as engine:
+            assert engine.infer(sample.images[:1]).argmax() == sample.probabilities[0].argmax()
 
 
 def test_autocast_keeps_the_types_and_sees_photos_as_the_model_takes_them(tiny_bundle, tmp_path, simulated, half):
@@ -245,7 +256,7 @@ def test_int8_is_calibrated_with_photos_where_the_gpu_has_it(tiny_bundle, simula
     simulated(version, **XAVIER)
     convert(tiny_bundle, "--precision", "int8", "--max-batch", "5")  # 12 photos: the last batch is filled up
     sample = Bundle.open(tiny_bundle).sample()
-    with open_engine(Bundle.open(tiny_bundle), "tensorrt-int8") as engine:
+    with open_engine(Bundle.open(tiny_bundle), "tensorrt-int8-b5") as engine:
         assert engine._slots[0].pieces[0].host[INPUT_NAME].dtype == np.float32
         assert np.array_equal(engine.infer(sample.images[:5]).argmax(axis=1), sample.probabilities[:5].argmax(axis=1))
 
