@@ -1,15 +1,18 @@
 """The report of a run: the table on the screen and FILES, all made from the document (benchmarks.bench.document)."""
 
 import csv
+import math
 import os
 import shlex
 import typing
 
+from benchmarks import loadgen
 from benchmarks.bench import plots
 from benchmarks.bench.document import is_busy, measured_engines
 from edge_runtime import console, files, pages
 from edge_runtime.console import say
 from edge_runtime.errors import MissingRequirement
+from edge_runtime.pipeline.latency import MIN_COUNTS
 from edge_runtime.text import plain_json
 
 FILES = ("bench.html", "bench.md", "bench.csv", "bench.json")
@@ -32,6 +35,7 @@ def columns(batches):
     table_columns = [
         Column("cold start s", "cold_start_s", ".2f"),
         Column("load s", "load_s", ".2f"),
+        Column("calls", "latency_calls", "d"),
         Column("p50 ms", "latency_p50_ms", ".1f"),
         Column("p90 ms", "latency_p90_ms", ".1f"),
         Column("p99 ms", "latency_p99_ms", ".1f"),
@@ -98,6 +102,14 @@ def notes(result):
         lines.append(
             f"Other programs kept {share:.0f} % of the cores busy before the run: the figures are of a shared machine."
         )
+    few = min([engine["latency_calls"] for engine in measured_engines(result) if engine.get("latency_calls")] or [0])
+    needed = MIN_COUNTS[99]
+    if 0 < few < needed:
+        seconds = math.ceil(result["seconds_per_measurement"] * needed / few)
+        lines.append(
+            f"No p99 of fewer than {needed} calls, the least that MLPerf's LoadGen estimates one from (p90: "
+            f"{MIN_COUNTS[90]}); --seconds {seconds} would give all engines one."
+        )
     for engine in measured_engines(result):
         if engine["unstable"]:
             points = ", ".join(point.replace("_", " ") for point in engine["unstable"])
@@ -135,7 +147,7 @@ def loadgen_line(one):
         return f"LoadGen {one['scenario']} ({one['mode']}) {one['engine']} skipped: {one['skipped']}"
     verdict = "VALID" if one["valid"] else "INVALID"
     why = f" ({'; '.join(one['why'])})" if one["why"] else ""
-    figure = f"{one['metric']} {one['value']:.2f} {one['unit']}"
+    figure = f"{one['metric']} {loadgen.value_text(one)}"
     return f"LoadGen {one['scenario']} ({one['mode']}, unofficial) {one['engine']}: {verdict}, {figure}{why}"
 
 
