@@ -118,10 +118,11 @@ def notes(result):
             lines.append(f"{engine['name']} stopped before its end: {engine['stopped']}")
         for point, reason in sorted(engine["skipped_batches"].items()):
             lines.append(f"{engine['name']} {point} skipped: {reason}")
-        problems = {point: engine.get("energy_problem_" + point) for point in engine["points"]}
-        for problem in sorted(set(problems.values()) - {None}):
-            points = ", ".join(point.replace("_", " ") for point, one in problems.items() if one == problem)
-            lines.append(f"{engine['name']}: no energy in {points}: {problem}")
+        for key, what in (("energy_problem_", "no energy in"), ("energy_warning_", "do not trust the energy in")):
+            reasons = {point: engine.get(key + point) for point in engine["points"]}
+            for reason in sorted(set(reasons.values()) - {None}):
+                points = ", ".join(point.replace("_", " ") for point, one in reasons.items() if one == reason)
+                lines.append(f"{engine['name']}: {what} {points}: {reason}")
         if any(engine.get(name) for name in engine if name.startswith("throttled_")):
             lines.append(f"{engine['name']} was throttled: the hardware slowed itself down.")
     if result["power"].get("source") == "rapl":
@@ -133,6 +134,8 @@ def notes(result):
         lines.append(
             f"The rivals were measured without {sum(left_out.values())} photos that not all of them can read ({why})."
         )
+    if result["power"].get("warning"):
+        lines.append(f"Do not trust the power at rest: {result['power']['warning']}")
     for key, what in (("power", "energy"), ("roofline", "roofline")):
         reason = result[key].get("unavailable", result[key].get("skipped"))
         if reason:
