@@ -170,6 +170,12 @@ def settings_of(scenario, mode, speed):
     return settings
 
 
+def expected_s(scenario, mode, photo_s):
+    """Returns about how many seconds a scenario takes with an engine that takes photo_s for a photo."""
+    photos = _MIN_QUERIES[mode][scenario] * (_PHOTOS_PER_QUERY if scenario == "MultiStream" else 1)
+    return max(_MIN_DURATION_MS[mode] / 1000, photos * photo_s)
+
+
 def read_result(path, scenario):
     """Reads LoadGen's verdict and figures from its detail log.
 

@@ -22,6 +22,7 @@ import numpy as np
 from benchmarks import loadgen
 from benchmarks.bench.cold_start import time_cold_start
 from benchmarks.bench.machine_state import Reference
+from benchmarks.bench.plan import MAX_PHOTOS
 from benchmarks.bench.subject import Subject
 from benchmarks.bench.summary import is_stable
 from benchmarks.bench.worker import END_TO_END, EngineFailed, Task, Worker, largest_batch
@@ -39,6 +40,10 @@ MAX_WINDOWS = 14
 COLD_STARTS = 3
 POWER_S = 10.0  # length of a point's window for power; RAPL's counters are exact in a shorter one
 _SPARE_BYTES = 512 << 20
+# For the limits on a step: slower than this no engine is that is not hung. A window has 4 calls at least.
+_SLOWEST_PHOTO_S = 2.0
+_LEAST_CALLS = 4
+_LOADGEN_MARGIN = 10
 
 
 def run(bundle, subjects, plan, idle=None):
@@ -149,7 +154,8 @@ def _measure(group, plan, power):
         try:
             if plan.labelled:
                 say(f"checking {subject.name} on {len(plan.labelled)} labelled photos")
-                subject.facts.update(subject.workers[-1].ask("accuracy", plan.labelled))
+                limit_s = len(plan.labelled) * _SLOWEST_PHOTO_S
+                subject.facts.update(subject.workers[-1].ask("accuracy", plan.labelled, expected_s=limit_s))
             subject.facts.update(subject.workers[-1].ask("memory"))
         except EngineFailed as error:
             subject.fail(str(error))
@@ -173,8 +179,11 @@ def _pending(group, number):
 
 def _ask_for_window(subject, point, seconds):
     """Returns the figures of one window of a point: those of benchmarks.bench.measure. Raises EngineFailed."""
-    request = (END_TO_END, seconds) if point == END_TO_END else ("model", int(point[1:]), seconds)
-    return subject.worker_for(point).ask(*request)
+    worker = subject.worker_for(point)
+    if point == END_TO_END:
+        return worker.ask(END_TO_END, seconds, expected_s=seconds + MAX_PHOTOS * _SLOWEST_PHOTO_S)
+    batch = int(point[1:])
+    return worker.ask("model", batch, seconds, expected_s=seconds + _LEAST_CALLS * batch * _SLOWEST_PHOTO_S)
 
 
 def _measure_window(subject, point, number, seconds, reference):
@@ -226,7 +235,9 @@ def _run_loadgen(subjects, plan):
             try:
                 files.claim_folder(folder, "--report")
                 worker = subject.worker_for("b1" if scenario == "SingleStream" else END_TO_END)
-                result = worker.ask("loadgen", scenario, plan.loadgen, folder)
+                photo_s = max(window["p50_ms"] for window in subject.windows if window["point"] == "b1") / 1000
+                expected_s = _LOADGEN_MARGIN * loadgen.expected_s(scenario, plan.loadgen, photo_s)
+                result = worker.ask("loadgen", scenario, plan.loadgen, folder, expected_s=expected_s)
             except EngineFailed as error:
                 reason = str(error).splitlines()[0]
                 result = {"engine": subject.name, "scenario": scenario, "mode": plan.loadgen, "skipped": reason}

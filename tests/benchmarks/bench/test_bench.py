@@ -334,6 +334,30 @@ def test_a_crash_costs_only_that_engine_and_what_was_measured_is_kept(
         check_figures(engines["onnxruntime-bf16"])
 
 
+def test_an_engine_that_hangs_is_ended_and_the_others_go_on(bundle, stub, photos, monkeypatch, capsys):
+    monkeypatch.setattr(worker, "STEP_LIMIT_S", 3.0)
+    monkeypatch.setattr(turns, "_SLOWEST_PHOTO_S", 0.0)
+    stub(stub_engines.open_hanging)
+    result = bench_json(capsys, bundle, "--engine", "onnxruntime-fp32", "onnxruntime", "--images", photos, *QUICK)
+    hung, other = result["engines"]
+    assert "hangs" in hung["stopped"] and len(hung["windows"]) > 0, "what was measured before is kept"
+    check_figures(other)
+    assert not other["stopped"] and not result["partial"]
+
+
+def test_an_engine_that_hangs_while_it_is_opened_is_ended(tiny_bundle, tmp_path, monkeypatch):
+    monkeypatch.setattr(worker, "OPEN_LIMIT_S", 0.01)
+    with pytest.raises(EngineFailed, match="hangs"):
+        Worker(Task(tiny_bundle, "onnxruntime", [1], [], str(tmp_path), stub_engines.open_sleeping))
+
+
+def test_a_cold_start_that_hangs_is_ended(tiny_bundle, monkeypatch):
+    monkeypatch.setattr(cold_start, "LIMIT_S", 0.05)
+    subject = Subject("onnxruntime")
+    cold_start.time_cold_start(Bundle.open(tiny_bundle), subject, "no.jpg")
+    assert "hangs" in subject.problem
+
+
 def test_a_bug_while_opening_is_shown_and_named(tiny_bundle, stub, capfd):
     stub(stub_engines.open_refused)
     with pytest.raises(MissingRequirement, match="onnxruntime .*KeyError: 'planted bug'"):
@@ -346,10 +370,10 @@ def test_the_engines_are_measured_in_turns(bundle, stub, monkeypatch, capsys):
     asked = []
     real = Worker.ask
 
-    def ask(self, request, *arguments):
+    def ask(self, request, *arguments, **limit):
         if request in ("model", "end_to_end"):
             asked.append((self.facts["name"], request if request == "end_to_end" else arguments[0]))
-        return real(self, request, *arguments)
+        return real(self, request, *arguments, **limit)
 
     monkeypatch.setattr(Worker, "ask", ask)
     two_engines(bundle, capsys)
@@ -363,10 +387,10 @@ def test_an_engine_of_several_slots_is_opened_for_one_photo_too(tiny_bundle, stu
     asked = []
     real = Worker.ask
 
-    def ask(self, request, *arguments):
+    def ask(self, request, *arguments, **limit):
         if request in ("model", "end_to_end"):
             asked.append((id(self), request if request == "end_to_end" else arguments[0]))
-        return real(self, request, *arguments)
+        return real(self, request, *arguments, **limit)
 
     monkeypatch.setattr(Worker, "ask", ask)
     result = bench_json(capsys, tiny_bundle, "--images", photos, *QUICK)
@@ -549,11 +573,11 @@ def test_an_interruption_leaves_a_partial_report(tiny_bundle, stub, tmp_path, mo
     real = Worker.ask
     count = []
 
-    def ask(self, request, *arguments):
+    def ask(self, request, *arguments, **limit):
         count.append(request)
         if len(count) == 6:
             raise KeyboardInterrupt
-        return real(self, request, *arguments)
+        return real(self, request, *arguments, **limit)
 
     monkeypatch.setattr(Worker, "ask", ask)
     with pytest.raises(KeyboardInterrupt):
@@ -813,7 +837,9 @@ def test_how_busy_others_keep_the_cores_is_measured_and_not_the_load_of_the_minu
     assert machine_state._core_times(str(tmp_path / "gone")) == (0, 0)
     times = iter([(150, 1000), (180, 1040), (0, 0), (0, 0)])
     monkeypatch.setattr(machine_state, "_core_times", lambda: next(times))
-    monkeypatch.setattr(machine_state.Meter, "open", classmethod(lambda cls, settle_s=None: cls(None, "none", "/", 0.1)))
+    monkeypatch.setattr(
+        machine_state.Meter, "open", classmethod(lambda cls, settle_s=None: cls(None, "none", "/", 0.1))
+    )
     assert machine_state.measure_idle() == (0.75, {"unavailable": "none"})
     assert machine_state.measure_idle()[0] is None
     for share, busy in ((0.3, True), (0.2, False), (None, False)):
@@ -843,9 +869,9 @@ def test_loadgen_runs_each_scenario_in_the_engine_s_process(tiny_bundle, stub, m
     asked = []
     real = Worker.ask
 
-    def ask(self, request, *arguments):
+    def ask(self, request, *arguments, **limit):
         if request != "loadgen":
-            return real(self, request, *arguments)
+            return real(self, request, *arguments, **limit)
         asked.append(arguments)
         if arguments[0] == "Server":
             raise EngineFailed("planted")
