@@ -209,9 +209,9 @@ def read_result(path, scenario):
     for name in ("min", "max", "mean"):
         result[name + "_ms"] = log[f"result_{name}_{infix}latency_ns"] / 1e6
     infix = "per_query_" if scenario == "MultiStream" else ""
-    for name, rank in _PERCENTILES:
-        latency_ns = log[f"result_{rank:.2f}_percentile_{infix}latency_ns"]
-        result[name + "_ms"] = latency_ns / 1e6 if queries >= MIN_COUNTS[rank] else None
+    for name, percent in _PERCENTILES:
+        latency_ns = log[f"result_{percent:.2f}_percentile_{infix}latency_ns"]
+        result[name + "_ms"] = latency_ns / 1e6 if queries >= MIN_COUNTS[percent] else None
     if scenario == "Server":
         result["samples_per_s"] = log["result_completed_samples_per_sec"]
         return dict(result, metric="99th percentile latency", value=result["p99_ms"], unit="ms")
@@ -238,8 +238,8 @@ def format_result(result):
         f"  {result['queries']} queries, {result['samples']} photos in {result['seconds']:.1f} s",
     ]
     if "p50_ms" in result:
-        shown = [name for name in ("p50", "p90", "p99", "max") if result[name + "_ms"] is not None]
-        latencies = ", ".join(f"{name} {result[name + '_ms']:.2f}" for name in shown)
+        names = [name for name in ("p50", "p90", "p99", "max") if result[name + "_ms"] is not None]
+        latencies = ", ".join(f"{name} {result[name + '_ms']:.2f}" for name in names)
         lines.append(f"  {latencies} ms")
     lines += ["  because: " + reason for reason in result["why"]]
     lines.append(f"  ({result['name']}; LoadGen {result['loadgen_version']})")

@@ -99,8 +99,8 @@ def timing_cache_path(facts, cuda_version):
         cuda_version: of CUDA, such as "10.2.0".
     """
     cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    parts = (facts["gpu"]["name"], facts["gpu"]["compute_capability"], facts["libraries"]["tensorrt"])
-    parts += ("cuda", cuda_version)
+    gpu, tensorrt = facts["gpu"], facts["libraries"]["tensorrt"]
+    parts = (gpu["name"], gpu["compute_capability"], tensorrt, "cuda", cuda_version)
     name = "-".join(re.sub(r"[^A-Za-z0-9.]+", "-", part) for part in parts)
     return os.path.join(cache, "picnic-edge", "tensorrt", name + ".timing")
 
