@@ -106,7 +106,7 @@ def _open(bundle, subject, subjects, plan, scratch):
     say(f"loading {subject.name}")
     largest = None if subject.name == "auto" else largest_batch(find_engine(bundle, subject.name))
     subject.batches = [size for size in plan.batches if largest is None or size <= largest]
-    reason = f"the engine was built for batches of 1 to {largest}; make another: picnic-edge convert --max-batch"
+    reason = f"the engine was built for batches up to {largest}; make another: picnic-edge convert --max-batch"
     subject.skipped_batches = {f"b{size}": reason for size in plan.batches if size not in subject.batches}
     if not subject.batches:
         subject.fail(reason)
