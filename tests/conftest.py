@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from tests.helpers import ROOT, write_tiny_bundle
+from tests.helpers import ROOT, picnic_edge, write_tiny_bundle
 
 # Where developers keep real photos and weights; tests that want them are skipped where they are not.
 SHARED = os.environ.get("PICNIC_EDGE_SHARED", os.path.join(ROOT, "..", "shared"))
@@ -118,6 +118,15 @@ def pristine_bundle(tmp_path_factory):
 def tiny_bundle(pristine_bundle, tmp_path):
     """A small whole bundle of its own for each test: 3 classes (tests.helpers.COLOURS), no saved_model."""
     return shutil.copytree(pristine_bundle, str(tmp_path / "bundle"))
+
+
+@pytest.fixture(scope="session")
+def converted_bundle(pristine_bundle, tmp_path_factory):
+    """The small bundle with a converted engine, onnxruntime-fp32; copy it to change it."""
+    folder = shutil.copytree(pristine_bundle, str(tmp_path_factory.mktemp("converted") / "bundle"))
+    done = picnic_edge("convert", folder, "--to", "onnxruntime")
+    assert done.returncode == 0, done.stderr
+    return folder
 
 
 @pytest.fixture

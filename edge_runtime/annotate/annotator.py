@@ -10,7 +10,7 @@ from edge_runtime.sources import kinds
 
 
 def open_annotator(target, frames_per_second=None):
-    """Opens a folder or a video for annotated pictures. Returns an Annotator, a context manager with write(prediction).
+    """Opens a folder or a video for annotated pictures. Returns an Annotator, a context manager with write().
 
     Predictions with an error are skipped and counted. A video gets its name when the block ends without an exception.
 

@@ -34,10 +34,10 @@ class WindowAnnotator(Annotator):
                 "`pip uninstall opencv-python-headless; pip install opencv-python`"
             )
 
-    def write(self, prediction):
+    def write(self, prediction, threshold=None):
         """Shows the picture of a Prediction, 30 times a second at most; others are not shown."""
         if self._last_s is None or time.perf_counter() - self._last_s >= _INTERVAL_S:
-            super().write(prediction)
+            super().write(prediction, threshold)
 
     def _add(self, picture, _):
         if self._stop.is_set():

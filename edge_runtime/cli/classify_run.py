@@ -323,7 +323,7 @@ def _write_predictions(job, photos, stop, sink):
             if number == 0 and not options.timed:
                 _count_in_background(status, options, resources)  # earlier it would delay the first answer
             for viewer in viewers:  # before the row, which says that this photo is done
-                viewer.write(prediction)
+                viewer.write(prediction, options.threshold)
             values = rows.row_of(prediction, job.top, options.threshold)
             if options.timed:
                 values.append(round(prediction.item.time_s, 3))
@@ -336,7 +336,7 @@ def _write_predictions(job, photos, stop, sink):
 
 
 def _open_viewers(options, items, stop, resources):
-    """Returns the writer of annotated pictures and the window: each has write(prediction). resources closes them."""
+    """Returns the Annotators for --annotate and --show; resources closes them."""
     viewers = []
     if options.annotate:
         rate = None if options.live else getattr(items, "frames_per_second", None)

@@ -1154,6 +1154,15 @@ def test_the_pictures_are_written_with_their_labels(bundle, clip, tmp_path, targ
         assert sum(len(names) for _, _, names in os.walk(str(target))) == 12
 
 
+def test_the_threshold_holds_for_pictures_as_for_rows(bundle, photos, tmp_path):
+    pictures = {}
+    for name, threshold in (("plain", "0"), ("low", "0.1"), ("unknown", "1")):
+        assert exit_code(bundle, photos, "--threshold", threshold, "--annotate", tmp_path / name) == 0
+        pictures[name] = [path.read_bytes() for path in sorted((tmp_path / name).rglob("*.jpg"))]
+    assert pictures["plain"] == pictures["low"]
+    assert not set(pictures["plain"]) & set(pictures["unknown"])
+
+
 def test_pictures_are_not_written_into_their_own_source(bundle, photos, capsys):
     assert exit_code(bundle, photos, "--annotate", os.path.join(photos, "annotated")) == 2
     assert "is inside the source" in capsys.readouterr().err
@@ -1165,7 +1174,7 @@ class Window:
     def __init__(self, stop):
         self.stop, self.seen = stop, []
 
-    def write(self, prediction):
+    def write(self, prediction, threshold):
         self.seen.append(prediction.name)
         if len(self.seen) == 3:
             self.stop.set()
