@@ -84,7 +84,10 @@ def progress(iterable=None, total=None, what="", unit=" photos", note=lambda: ""
         unit=unit,
         file=sys.stderr if terminal else _Log(sys.stderr),
         ascii=True,
-        dynamic_ncols=terminal,
+        # A serial console does not know its size, and tqdm would take it for one without rows.
+        dynamic_ncols=terminal and os.get_terminal_size(sys.stderr.fileno()).columns > 0,
+        ncols=79 if terminal else None,
+        nrows=24,
         mininterval=every_s,
         delay=0 if terminal else every_s,
         miniters=1,

@@ -64,7 +64,7 @@ def terminal(monkeypatch):
         monkeypatch.setattr(console, "sys", types.SimpleNamespace(stderr=file))  # sys.stderr is pytest's
 
         def read(columns=80):
-            fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 25, columns, 0, 0))
+            fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 25 if columns else 0, columns, 0, 0))
             os.write(slave, b"\0")  # comes behind all that was written before, which may take its time
             data = b""
             while not data.endswith(b"\0"):
@@ -137,6 +137,13 @@ def test_the_line_is_removed_at_the_end_also_after_an_error(wait, terminal):
             length = len(terminal().split("\r")[-1])
             raise KeyError
     assert terminal() == "\r" + " " * length + "\r"
+
+
+def test_a_serial_console_that_does_not_know_its_size_gets_the_line_too(wait, terminal):
+    terminal(columns=0)
+    with progress(total=10, leave=False) as bar:
+        work(bar, wait, 2, 1)
+        assert "2/10" in terminal(columns=0)
 
 
 @pytest.mark.parametrize("total", [None, 1000000])
