@@ -11,7 +11,7 @@ import cv2
 from edge_runtime.annotate.base import Annotator
 from edge_runtime.errors import MissingRequirement
 
-_INTERVAL_S = 1 / 30  # between two pictures
+INTERVAL_S = 1 / 30  # between two pictures
 _TITLE = "picnic-edge (press q to stop)"
 
 
@@ -36,7 +36,7 @@ class WindowAnnotator(Annotator):
 
     def write(self, prediction, threshold=None):
         """Shows the picture of a Prediction, 30 times a second at most; others are not shown."""
-        if self._last_s is None or time.perf_counter() - self._last_s >= _INTERVAL_S:
+        if self._last_s is None or time.perf_counter() - self._last_s >= INTERVAL_S:
             super().write(prediction, threshold)
 
     def _add(self, picture, _):
