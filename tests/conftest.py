@@ -2,6 +2,7 @@ import contextlib
 import os
 import shutil
 import signal
+import stat
 import subprocess
 
 import pytest
@@ -89,6 +90,19 @@ def mount():
                 unmount()
 
     return mounted
+
+
+@pytest.fixture
+def null_device(tmp_path):
+    """A null device of our own: nobody risks the machine's."""
+    path = str(tmp_path / "null.tsv")
+    try:
+        os.mknod(path, 0o666 | stat.S_IFCHR, os.makedev(1, 3))
+        with open(path, "wb"):
+            pass
+    except OSError:
+        pytest.skip("no device can be made or opened here")
+    return path
 
 
 @pytest.fixture(scope="session")

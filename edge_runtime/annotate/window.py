@@ -19,6 +19,14 @@ class WindowAnnotator(Annotator):
     """Shows the newest annotated picture in a window."""
 
     def __init__(self, stop):
+        """Opens no window before the first picture.
+
+        Args:
+            stop: threading.Event that is set when the user presses q in the window or closes it.
+
+        Raises:
+            MissingRequirement: there is no display, or this OpenCV has no windows.
+        """
         super().__init__()
         self._stop = stop
         self._last_s = None  # when a picture was last shown

@@ -44,7 +44,7 @@ class _Decoded(typing.NamedTuple):
 
 
 def decode_image(data, scaled=True):
-    """Decodes an encoded photo (of formats.PHOTO_FORMATS; of several pictures in a file the first or main one).
+    """Decodes an encoded photo (in a format of formats.SUFFIXES; of several pictures in a file the first or main one).
 
     Args:
         data: the bytes of the file.

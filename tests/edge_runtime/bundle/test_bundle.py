@@ -21,6 +21,7 @@ from tests.helpers import (
     COLOURS,
     add_tiny_saved_model,
     check_manifest,
+    content_of,
     flip_byte,
     photo,
     picnic_edge,
@@ -45,16 +46,6 @@ def change_manifest(folder, change, resign=False):
     if resign:
         manifest["id"] = identity_of(manifest)
     files.write_json(path, manifest)
-
-
-def content_of(folder):
-    """Returns {name: bytes} of a folder's files, hidden ones too."""
-    content = {}
-    for parent, _, names in os.walk(str(folder)):
-        for name in names:
-            with open(os.path.join(parent, name), "rb") as file:
-                content[os.path.relpath(os.path.join(parent, name), str(folder))] = file.read()
-    return content
 
 
 # --- opening
