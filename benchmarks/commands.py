@@ -11,7 +11,7 @@ import sys
 import time
 
 _MAX_CHARACTERS = 20000  # of each stream: its beginning and its end
-_HEARTBEAT_S = 60
+HEARTBEAT_S = 60  # a command that runs longer is reported as still running this often
 _GRACE_S = 60  # for writing what there is, after SIGINT
 
 
@@ -65,9 +65,9 @@ def _wait(process, started, limit_s):
     while True:
         left_s = started + limit_s - time.perf_counter()
         try:
-            return process.communicate(timeout=max(0.0, min(left_s, _HEARTBEAT_S))) + ("",)
+            return process.communicate(timeout=max(0.0, min(left_s, HEARTBEAT_S))) + ("",)
         except subprocess.TimeoutExpired:
-            if left_s > _HEARTBEAT_S:
+            if left_s > HEARTBEAT_S:
                 say(f"   still running ({time.perf_counter() - started:.0f} s)")
                 continue
             return _stop(process) + (f"stopped after {limit_s:.0f} s",)

@@ -49,15 +49,15 @@ NAME = "LoadGen scenario, unofficial: not an MLPerf result"
 SCENARIOS = ("SingleStream", "MultiStream", "Offline", "Server")
 MODES = ("quick", "full")
 DETAIL_LOG = "mlperf_log_detail.txt"
-_MIN_DURATION_MS = {"quick": 3000, "full": 600000}
+MIN_DURATION_MS = {"quick": 3000, "full": 600000}
 # Photos of the one query in Offline, queries elsewhere. Below 64 (SingleStream), 662 (MultiStream) and 459 (Server, and
 # none of them late) early stopping calls every run INVALID. Full: as MLPerf asks of an image classifier.
-_MIN_QUERIES = {
+MIN_QUERIES = {
     "quick": {"SingleStream": 100, "MultiStream": 662, "Offline": 1, "Server": 700},
     "full": {"SingleStream": 1024, "MultiStream": 662, "Offline": 24576, "Server": 700},
 }
 _PHOTOS_PER_QUERY = 8  # MultiStream
-_PROBE_S = 1.0
+PROBE_S = 1.0  # how long the engine's speed is measured before the run
 # The one query of Offline must last for the minimum duration even if the machine was busier during the probe.
 _OFFLINE_MARGIN = {"quick": 2.0, "full": 1.2}
 _SERVER_LOAD = 0.5  # of the engine's speed photo by photo, so that queries at random times wait little
@@ -149,8 +149,8 @@ def settings_of(scenario, mode, speed):
         speed: a Probe.
     """
     settings: typing.Dict[str, typing.Any] = {
-        "min_duration_ms": _MIN_DURATION_MS[mode],
-        "min_query_count": _MIN_QUERIES[mode][scenario],
+        "min_duration_ms": MIN_DURATION_MS[mode],
+        "min_query_count": MIN_QUERIES[mode][scenario],
     }
     if scenario == "SingleStream":
         settings["single_stream_expected_latency_ns"] = speed.photo_s * 1e9
@@ -172,8 +172,8 @@ def settings_of(scenario, mode, speed):
 
 def expected_s(scenario, mode, photo_s):
     """Returns about how many seconds a scenario takes with an engine that takes photo_s for a photo."""
-    photos = _MIN_QUERIES[mode][scenario] * (_PHOTOS_PER_QUERY if scenario == "MultiStream" else 1)
-    return max(_MIN_DURATION_MS[mode] / 1000, photos * photo_s)
+    photos = MIN_QUERIES[mode][scenario] * (_PHOTOS_PER_QUERY if scenario == "MultiStream" else 1)
+    return max(MIN_DURATION_MS[mode] / 1000, photos * photo_s)
 
 
 def read_result(path, scenario):
@@ -406,7 +406,7 @@ def _postponed_interrupt():
 def _fastest_call_s(engine, pictures, batch):
     photos = np.ascontiguousarray(pictures[np.arange(batch) % len(pictures)])
     times: typing.List[float] = []
-    end = time.perf_counter() + _PROBE_S
+    end = time.perf_counter() + PROBE_S
     while len(times) < 5 or time.perf_counter() < end:
         started = time.perf_counter()
         engine.infer(photos)

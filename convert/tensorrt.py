@@ -29,7 +29,7 @@ PRECISIONS = ("fp16", "fp32", "int8")
 _MIN_WORKSPACE_MIB = 256
 _MAX_WORKSPACE_MIB = 1024  # what NVIDIA's own benchmarks give an Inception on a TX2
 _LOW_MEMORY_BYTES = 2 << 30
-_PROGRESS_EVERY_S = 10
+PROGRESS_EVERY_S = 10  # a build that takes minutes shows TensorRT's newest message this often
 _PROGRESS_LENGTH = 150
 
 
@@ -270,7 +270,7 @@ def _progress_of_log():
         newest[0] = line
 
     def show():
-        while not done.wait(_PROGRESS_EVERY_S):
+        while not done.wait(PROGRESS_EVERY_S):
             say(f"TensorRT, {time.monotonic() - started:.0f} s: {newest[0][:_PROGRESS_LENGTH]}")
 
     thread = threading.Thread(target=show, daemon=True)

@@ -13,7 +13,7 @@ from edge_runtime.machine import cpu, jetson
 from edge_runtime.machine.cpu import cpu_info
 
 IDLE_S = 10.0  # as long as a window for power: benchmarks.bench.turns
-_REFERENCE_S = 0.05
+REFERENCE_S = 0.05  # how long the reference computation beside each window takes
 # About 2 ms. With a tenth of that the hand-over to the threads took either of two times, a third apart, which hid a
 # slowdown by 15 %; this follows the engines' own speed (correlation 0.95 over 25 windows of openvino-bf16).
 _REFERENCE_PASSES = 200
@@ -52,7 +52,7 @@ class Reference:
     def time_ms(self):
         """Returns the median milliseconds of one piece of it, over a twentieth of a second."""
         times_ms: typing.List[float] = []
-        until = time.perf_counter() + _REFERENCE_S
+        until = time.perf_counter() + REFERENCE_S
         while len(times_ms) < 3 or time.perf_counter() < until:
             started = time.perf_counter()
             list(self._pool.map(_work, self._arrays))

@@ -414,14 +414,14 @@ def test_a_cache_that_cannot_be_written_costs_no_plan(tiny_bundle, tmp_path, sim
 
 def test_the_newest_log_line_is_shown_now_and_then(tiny_bundle, tmp_path, simulated, monkeypatch, capsys):
     simulated(progress=["tactic %d" % number for number in range(20)], build_s=0.4)
-    monkeypatch.setattr(builder, "_PROGRESS_EVERY_S", 0.05)
+    monkeypatch.setattr(builder, "PROGRESS_EVERY_S", 0.05)
     build_here(tiny_bundle, tmp_path)
     shown = [line for line in capsys.readouterr().err.splitlines() if line.startswith("TensorRT, 0 s: tactic ")]
     assert 1 <= len(shown) < 20 and len(set(shown)) > 1
 
 
 def test_a_long_line_is_cut_and_a_silent_build_is_shown_too(monkeypatch, capsys):
-    monkeypatch.setattr(builder, "_PROGRESS_EVERY_S", 0.01)
+    monkeypatch.setattr(builder, "PROGRESS_EVERY_S", 0.01)
     with builder._progress_of_log() as note:
         time.sleep(0.2)
         note("x" * 1000)

@@ -52,7 +52,7 @@ def quick(monkeypatch):
     monkeypatch.setattr(turns, "COLD_STARTS", 1)
     monkeypatch.setattr(turns, "MIN_WINDOWS", 3)
     monkeypatch.setattr(turns, "MAX_WINDOWS", 4)
-    monkeypatch.setattr(machine_state, "_REFERENCE_S", 0.001)
+    monkeypatch.setattr(machine_state, "REFERENCE_S", 0.001)
     monkeypatch.setattr(roofline, "measure_peaks", lambda seconds: dict(PEAKS))
 
 
@@ -539,7 +539,7 @@ def test_what_stops_a_run_costs_nothing_that_was_measured(tiny_bundle, stub, tmp
     def stop(*_):
         raise error
 
-    monkeypatch.setattr(cli, "_place_below_roof", stop)
+    monkeypatch.setattr(roofline, "measure_peaks", stop)
     folder = tmp_path / "report"
     with pytest.raises(type(error)):
         cli.main([tiny_bundle, "--report", str(folder)] + QUICK)

@@ -148,7 +148,7 @@ def test_a_long_stream_loses_its_middle(only, tmp_path):
 
 
 def test_a_long_step_gives_signs_of_life(only, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(benchmarks_commands, "_HEARTBEAT_S", 0.1)
+    monkeypatch.setattr(benchmarks_commands, "HEARTBEAT_S", 0.1)
     only(Step("slow", python("import time; time.sleep(0.5)"), 9, True))
     jetson_check.main(["no-bundle", "--out", str(tmp_path / "r")])
     assert "still running (" in capsys.readouterr().err

@@ -319,7 +319,7 @@ def test_a_tegrastats_that_says_nothing_known_ends_with_the_reason(tmp_path, teg
 
 
 def test_a_tegrastats_that_says_nothing_known_and_goes_on_is_no_board_of_0_watts(tmp_path, tegrastats, monkeypatch):
-    monkeypatch.setattr(tegrastats_source, "_FIRST_LINE_S", 0.1)
+    monkeypatch.setattr(tegrastats_source, "FIRST_LINE_S", 0.1)
     tegrastats("GPU 100mW/100mW")
     result = measure(tmp_path / "none", interval_s=0.02, skipped=3)
     assert "tegrastats gave no line with known power rails; its last: GPU 100mW/100mW" in result["unavailable"]

@@ -36,18 +36,10 @@ from tests.helpers import (
 CONVERTED = "onnxruntime-fp32"
 
 
-@pytest.fixture(scope="module")
-def converted_once(pristine_bundle, tmp_path_factory):
-    folder = shutil.copytree(pristine_bundle, str(tmp_path_factory.mktemp("converted") / "bundle"))
-    done = picnic_edge("convert", folder, "--to", "onnxruntime")
-    assert done.returncode == 0, done.stderr
-    return folder
-
-
 @pytest.fixture
-def converted(converted_once, tmp_path):
+def converted(converted_bundle, tmp_path):
     """A bundle of its own for each test, with one converted engine."""
-    return Bundle.open(shutil.copytree(converted_once, str(tmp_path / "bundle")))
+    return Bundle.open(shutil.copytree(converted_bundle, str(tmp_path / "bundle")))
 
 
 def folder_of(bundle, name=CONVERTED):
