@@ -428,7 +428,7 @@ def test_an_unstable_engine_is_said_and_marked(tiny_bundle, stub, monkeypatch, c
 
 def test_engines_that_do_not_fit_into_memory_together_come_one_after_the_other(bundle, stub, monkeypatch, capsys):
     monkeypatch.setattr(turns, "check_engine", lambda *_: None)
-    monkeypatch.setattr(turns.memory, "memory_info", lambda: {"MemAvailable": 64 << 20})
+    monkeypatch.setattr(turns.memory, "memory_available_bytes", lambda: 64 << 20)
     for engine in two_engines(bundle, capsys).values():
         check_figures(engine)
 
@@ -436,7 +436,7 @@ def test_engines_that_do_not_fit_into_memory_together_come_one_after_the_other(b
 def test_engines_on_a_gpu_are_open_alone(monkeypatch):
     kinds = {"a": "onnxruntime", "b": "openvino", "c": "tensorrt", "d": "tensorrt"}
     monkeypatch.setattr(turns, "find_engine", lambda bundle, name: EngineInfo(name, kinds[name], "fp16", "", None))
-    monkeypatch.setattr(turns.memory, "memory_info", lambda: {"MemAvailable": 64 << 30})
+    monkeypatch.setattr(turns.memory, "memory_available_bytes", lambda: 64 << 30)
     subjects = {name: Subject(name) for name in kinds}
     assert turns._fits(None, [subjects["a"]], subjects["b"])
     assert not turns._fits(None, [subjects["a"]], subjects["c"])
