@@ -1,6 +1,7 @@
 """picnic-edge bench: what it measures, prints and writes, and what it does about engines that cannot run here."""
 
 import json
+import multiprocessing
 import os
 import re
 import shutil
@@ -349,6 +350,15 @@ def test_an_engine_that_hangs_while_it_is_opened_is_ended(tiny_bundle, tmp_path,
     monkeypatch.setattr(worker, "OPEN_LIMIT_S", 0.01)
     with pytest.raises(EngineFailed, match="hangs"):
         Worker(Task(tiny_bundle, "onnxruntime", [1], [], str(tmp_path), stub_engines.open_sleeping))
+
+
+def test_an_engine_that_hangs_is_asked_nothing_more(tiny_bundle, tmp_path, monkeypatch):
+    one = Worker(Task(tiny_bundle, "onnxruntime", [1], [], str(tmp_path), stub_engines.open_sleeping))
+    monkeypatch.setattr(worker, "STEP_LIMIT_S", 0.3)
+    for request in (("model", 1, 3600.0), ("memory",)):
+        with pytest.raises(EngineFailed, match="hangs"):
+            one.ask(*request)
+    assert not multiprocessing.active_children()
 
 
 def test_a_cold_start_that_hangs_is_ended(tiny_bundle, monkeypatch):
