@@ -10,12 +10,13 @@ import typing
 
 import numpy as np
 
-from convert import gate, parity, reference
+from convert import labelled, reference
 from edge_runtime import files
 from edge_runtime.bundle import signing
 from edge_runtime.bundle.checksums import list_files
 from edge_runtime.bundle.reading import Sample
 from edge_runtime.console import say
+from edge_runtime.engines.check import check
 from edge_runtime.engines.kinds import create_engine
 from edge_runtime.engines.record import ENGINE_JSON, FORMAT_VERSION, EngineInfo, engine_name
 from edge_runtime.errors import PicnicError, UsageError
@@ -46,7 +47,7 @@ def convert(bundle, kind, builder, precision, options):
         options: of convert.cli.parser.
 
     Returns:
-        (the content of engine.json, convert.parity.Parity).
+        (the content of engine.json, edge_runtime.gate.compare.Parity).
 
     Raises:
         ParityError: the gate refused the engine; nothing is kept.
@@ -60,7 +61,7 @@ def convert(bundle, kind, builder, precision, options):
     try:
         with files.atomic_folder(os.path.join(engines, name)) as folder, _naming_a_full_disk(engines):
             files.remove_abandoned(engines)
-            labelled = reference.labelled_photos(bundle, options.labels, options.images) if options.labels else None
+            photos = reference.labelled_photos(bundle, options.labels, options.images) if options.labels else None
             sample = reference.reference_sample(bundle, options.calibration, options.images)
             settings = Settings(precision, options.max_batch, options.workspace_mib, sample)
             record = _build(bundle, kind, builder, settings, folder)
@@ -69,20 +70,20 @@ def convert(bundle, kind, builder, precision, options):
             say(f"checking {name} on {len(sample.names)} photos")
             info = EngineInfo(name, kind, precision, folder, record)
             with create_engine(info, len(bundle.class_names), options.max_batch, None).open() as engine:
-                result = parity.compare(engine, sample, parity.batch_sizes(options.max_batch))
-                gate.require_agreement(name, result, options.min_agreement)
+                parity = check(engine, sample, options.min_agreement)
                 record["images_per_s"] = round(_speed(engine, sample.images), 2)
-                answers = parity.classify(bundle, engine, labelled) if labelled else None
-            if labelled:  # one engine in memory at a time
-                result = result._replace(labelled=parity.compare_labelled(bundle, labelled, answers))
-                gate.require_macro_f1(name, result)
-            record.update(parity=result._asdict(), files=list_files(folder))
+                answers = labelled.classify(bundle, engine, photos) if photos else None
+            scores = None
+            if photos:  # one engine in memory at a time
+                scores = labelled.compare_labelled(bundle, photos, answers)
+                labelled.require_macro_f1(name, parity, scores)
+            record.update(parity=dict(parity._asdict(), labelled=scores), files=list_files(folder))
             files.write_json(os.path.join(folder, ENGINE_JSON), signing.signed(record))
     except BaseException:
         with contextlib.suppress(OSError):
             os.rmdir(engines)  # only an empty folder is removed
         raise
-    return record, result
+    return record, parity
 
 
 def _build(bundle, kind, builder, settings, folder):
