@@ -48,7 +48,8 @@ def parser():
         type=positive,
         default=DEFAULT_BATCH,
         metavar="N",
-        help="largest batch that the engine must take (default %(default)s)",
+        help="largest batch that the engine must take, and is best at (default %(default)s); a GPU's engine for "
+        "another batch has it in its name, such as tensorrt-fp16-b1",
     )
     this.add_argument(
         "--calibration",
@@ -108,7 +109,7 @@ def main(argv=None):
         options.min_agreement = default_min_agreement(precision)
     if options.max_log_odds_change is None:
         options.max_log_odds_change = MAX_LOG_ODDS_CHANGE[precision]
-    name = engine_name(options.to, precision)
+    name = engine_name(options.to, precision, options.max_batch)
     record, parity, verdict = convert(bundle, options.to, builder, precision, options)
     print(format_table(name, parity))
     print(describe(verdict))
