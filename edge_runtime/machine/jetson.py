@@ -1,8 +1,8 @@
 """Facts about a Jetson board and its settings, from files and NVIDIA's tools; nothing here needs root.
 
 Functions that read files take the folder that stands for /, so that the files of a recorded board can be read.
-Sources: jetson_stats and Linux' device trees (chips), jetson-containers and L4T's release notes (JetPack), the output of
-nvpmodel and jetson_clocks on boards.
+Sources: jetson_stats and Linux' device trees (chips), jetson-containers and L4T's release notes (JetPack), the output
+of nvpmodel and jetson_clocks on boards.
 """
 
 import glob

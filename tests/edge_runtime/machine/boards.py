@@ -1,4 +1,4 @@
-"""Roots of recorded text: what a Jetson TX2, a Xavier, an Orin, a Thor and a PC say in /proc, /sys, /etc, and what their tools print.
+"""Recorded text of a Jetson TX2, a Xavier, an Orin, a Thor and a PC: files of /proc, /sys, /etc, and output of tools.
 
 The lines are those that public issues and logs quote; the files are cut to what is read.
 """
