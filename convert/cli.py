@@ -22,6 +22,7 @@ from edge_runtime.errors import UsageError
 TARGETS = {
     "onnxruntime": "convert.onnxruntime",
     "openvino": "convert.openvino",
+    "litert": "convert.litert",
     "tensorrt": "convert.tensorrt",
     "tf-trt": "convert.tf_trt",
 }

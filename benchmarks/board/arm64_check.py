@@ -21,7 +21,7 @@ from benchmarks.commands import say
 
 SUITES = {"bookworm": "3.11", "trixie": "3.13"}  # Debian's release -> its Python; Raspberry Pi OS is made of both
 MAX_DIFFERENCE = 1e-3  # of a probability
-_PACKAGES = "python3,python3-venv,python3-pip,ca-certificates,libgomp1"
+_PACKAGES = "python3,python3-venv,python3-pip,libgomp1"
 _BINFMT = "/proc/sys/fs/binfmt_misc"
 _QEMU = "/usr/bin/qemu-aarch64-static"
 # The head of an ELF file for aarch64, and which of its bits count. F: the kernel opens qemu now, outside of the chroot.
