@@ -14,7 +14,9 @@ from edge_runtime.console import say
 from edge_runtime.engines.kinds import create_engine
 from edge_runtime.engines.selection import find_engine
 from edge_runtime.errors import ImageError
-from edge_runtime.photos.read import read_image
+from edge_runtime.photos.read import read_image, read_large
+
+_ANY_SIDE = 1 << 16  # pixels; no photo is larger, so that none is shrunk
 
 
 def main(argv=None):
@@ -43,17 +45,19 @@ def answers(bundle, images, engines):
         engines: names of engines of the bundle.
 
     Returns:
-        {"pixels/PHOTO": uint8 [299, 299, 3], "ENGINE/PHOTO": float32 [classes]}. A photo that cannot be read is said,
-        and left out.
+        {"decoded/PHOTO": uint8 [height, width, 3] as in the file, "pixels/PHOTO": uint8 [299, 299, 3] as the network
+        gets it, "ENGINE/PHOTO": float32 [classes]}. A photo that cannot be read is said, and left out.
     """
     bundle = Bundle.open(bundle)
     arrays = {}
     for name in sorted(os.listdir(images)):
+        path = os.path.join(images, name)
         try:
-            arrays["pixels/" + name] = read_image(os.path.join(images, name))
+            arrays["pixels/" + name] = read_image(path)
+            arrays["decoded/" + name] = read_large(path, _ANY_SIDE)
         except ImageError as error:
             say(f"{name}: {error}")
-    photos = [key[len("pixels/") :] for key in arrays]
+    photos = [key[len("pixels/") :] for key in arrays if key.startswith("pixels/")]
     for engine in engines:
         info = find_engine(bundle, engine)
         with create_engine(info, len(bundle.class_names), 1, None).open() as opened:

@@ -691,6 +691,7 @@ def every_engine(pristine_bundle, tmp_path_factory):
     folder = shutil.copytree(pristine_bundle, str(tmp_path_factory.mktemp("every") / "bundle"))
     if libraries.library_version("tensorflow"):
         add_tiny_saved_model(folder)
+    if libraries.library_version("tensorflow") and libraries.library_version("ai-edge-litert"):
         model = os.path.join(os.path.dirname(folder), kinds.module_of("litert").MODEL)
         litert.convert(os.path.join(folder, "saved_model"), model, None)
     if libraries.library_version("openvino"):
