@@ -140,8 +140,8 @@ def compare_arrays(here, there):
     """Compares two machines' arrays of benchmarks.board.answers, and prints a line for each.
 
     Args:
-        here, there: {name: array}. Decoded photos must be the same bytes. Of the network's pixels a few may differ by 1,
-            of an engine's probabilities all a little, but not the best class.
+        here, there: {name: array}. Decoded photos must be the same bytes. A few of the network's pixels may differ by
+            1, and an engine's probabilities a little, but not its best class.
 
     Returns:
         list of texts: what differs by more than it may.
