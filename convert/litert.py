@@ -5,6 +5,7 @@ TensorFlow takes the model of an engine that came with the bundle, and checks it
 """
 
 import os
+import warnings
 
 from convert.child import run_in_child
 from edge_runtime.bundle import checksums, signing
@@ -16,6 +17,8 @@ from edge_runtime.machine import libraries
 from edge_runtime.machine.libraries import require
 
 PRECISIONS = ("fp32", "int8")
+# Not quantized: probabilities of 8 bits would all be multiples of 1/256, 0 for most classes.
+_IN_FLOAT = ["FULLY_CONNECTED", "SOFTMAX"]
 
 
 def check(precision):
@@ -26,8 +29,8 @@ def check(precision):
 def build(bundle, settings, folder):
     """Writes the engine's model into folder; it takes one photo at a time, and so any batch.
 
-    int8: weights per channel and activations, by settings.calibration; what is left in float32 is the input's scaling
-    and the softmax.
+    int8: weights per channel and activations, by settings.calibration; the input's scaling, the last layer and the
+    softmax stay in float32.
 
     Returns:
         facts for engine.json: libraries, gpu, converter.
@@ -65,12 +68,27 @@ def convert(saved_model, path, pictures):
     """
     tensorflow = require("tensorflow")
     converter = tensorflow.lite.TFLiteConverter.from_saved_model(saved_model)
-    if pictures is not None:
-        converter.optimizations = [tensorflow.lite.Optimize.DEFAULT]
-        converter.representative_dataset = lambda: ([picture[None]] for picture in pictures)
-        converter.target_spec.supported_ops = [tensorflow.lite.OpsSet.TFLITE_BUILTINS_INT8]
+    data = converter.convert() if pictures is None else _quantized(tensorflow.lite, converter, pictures)
     with open(path, "wb") as file:
-        file.write(converter.convert())
+        file.write(data)
+
+
+def _quantized(lite, converter, pictures):
+    """Returns the model quantized by pictures, all but _IN_FLOAT, which only tensorflow.lite's debugger can choose."""
+
+    def photos():
+        return ([picture[None]] for picture in pictures)
+
+    converter.optimizations = [lite.Optimize.DEFAULT]
+    converter.representative_dataset = photos
+    converter.target_spec.supported_ops = [lite.OpsSet.TFLITE_BUILTINS_INT8]
+    options = lite.experimental.QuantizationDebugOptions(denylisted_ops=_IN_FLOAT)
+    with warnings.catch_warnings():  # of an older name of LiteRT
+        warnings.simplefilter("ignore")
+        debugger = lite.experimental.QuantizationDebugger(
+            converter=converter, debug_dataset=photos, debug_options=options
+        )
+    return debugger.get_nondebug_quantized_model()
 
 
 def _model_of_another_machine(bundle, name):
