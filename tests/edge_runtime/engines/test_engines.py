@@ -160,7 +160,8 @@ def add_gpu_engine(bundle, name, max_batch, **speeds):
     profile = {"min": 1, "opt": max_batch, "max": max_batch}
 
     def change(record):
-        record.pop("images_per_s_b1")
+        for fact in ("images_per_s_b1", "max_log_odds_change"):
+            record.pop(fact)
         record.update(kind="tensorrt", precision="fp16", batch_profile=profile, **speeds)
 
     change_record(bundle, change, name)
