@@ -25,6 +25,7 @@ from edge_runtime.gate.judge import MAX_LOG_ODDS_CHANGE, describe
 TARGETS = {
     "onnxruntime": "convert.onnxruntime",
     "openvino": "convert.openvino",
+    "litert": "convert.litert",
     "tensorrt": "convert.tensorrt",
     "tf-trt": "convert.tf_trt",
 }

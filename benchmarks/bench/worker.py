@@ -69,6 +69,7 @@ class Worker:
         context = multiprocessing.get_context("spawn")  # a fork would share the parent's threads and memory
         self._connection, theirs = context.Pipe()
         self._busy = True
+        self._hangs = ""  # how, once it does
         self._process: typing.Any = context.Process(target=_serve, args=(theirs, os.getpid(), task), daemon=True)
         # Only the parent handles Ctrl-C: the child starts with SIGINT blocked, and then ignores it.
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
@@ -96,6 +97,8 @@ class Worker:
         Raises:
             EngineFailed: it failed, its process ended, or it took too long; the process is then killed.
         """
+        if self._hangs:
+            raise EngineFailed(self._hangs)
         self._busy = True
         with contextlib.suppress(OSError):  # where the process has ended, reading says how
             self._connection.send((request, arguments))
@@ -113,7 +116,9 @@ class Worker:
     def _answer(self, limit_s):
         try:
             if not self._connection.poll(limit_s):
-                raise EngineFailed(f"it hangs: no answer for {limit_s:.0f} s")
+                self._hangs = f"it hangs: no answer for {limit_s:.0f} s"
+                self.close()
+                raise EngineFailed(self._hangs)
             reason, value = self._connection.recv()
         except (EOFError, OSError):
             self._process.join(_GRACE_S)

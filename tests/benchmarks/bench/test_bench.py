@@ -1,6 +1,7 @@
 """picnic-edge bench: what it measures, prints and writes, and what it does about engines that cannot run here."""
 
 import json
+import multiprocessing
 import os
 import re
 import shutil
@@ -351,6 +352,15 @@ def test_an_engine_that_hangs_while_it_is_opened_is_ended(tiny_bundle, tmp_path,
         Worker(Task(tiny_bundle, "onnxruntime", [1], [], str(tmp_path), stub_engines.open_sleeping))
 
 
+def test_an_engine_that_hangs_is_asked_nothing_more(tiny_bundle, tmp_path, monkeypatch):
+    one = Worker(Task(tiny_bundle, "onnxruntime", [1], [], str(tmp_path), stub_engines.open_sleeping))
+    monkeypatch.setattr(worker, "STEP_LIMIT_S", 0.3)
+    for request in (("model", 1, 3600.0), ("memory",)):
+        with pytest.raises(EngineFailed, match="hangs"):
+            one.ask(*request)
+    assert not multiprocessing.active_children()
+
+
 def test_a_cold_start_that_hangs_is_ended(tiny_bundle, monkeypatch):
     monkeypatch.setattr(cold_start, "LIMIT_S", 0.05)
     subject = Subject("onnxruntime")
@@ -428,7 +438,7 @@ def test_an_unstable_engine_is_said_and_marked(tiny_bundle, stub, monkeypatch, c
 
 def test_engines_that_do_not_fit_into_memory_together_come_one_after_the_other(bundle, stub, monkeypatch, capsys):
     monkeypatch.setattr(turns, "check_engine", lambda *_: None)
-    monkeypatch.setattr(turns.memory, "memory_info", lambda: {"MemAvailable": 64 << 20})
+    monkeypatch.setattr(turns.memory, "memory_available_bytes", lambda: 64 << 20)
     for engine in two_engines(bundle, capsys).values():
         check_figures(engine)
 
@@ -436,7 +446,7 @@ def test_engines_that_do_not_fit_into_memory_together_come_one_after_the_other(b
 def test_engines_on_a_gpu_are_open_alone(monkeypatch):
     kinds = {"a": "onnxruntime", "b": "openvino", "c": "tensorrt", "d": "tensorrt"}
     monkeypatch.setattr(turns, "find_engine", lambda bundle, name: EngineInfo(name, kinds[name], "fp16", "", None))
-    monkeypatch.setattr(turns.memory, "memory_info", lambda: {"MemAvailable": 64 << 30})
+    monkeypatch.setattr(turns.memory, "memory_available_bytes", lambda: 64 << 30)
     subjects = {name: Subject(name) for name in kinds}
     assert turns._fits(None, [subjects["a"]], subjects["b"])
     assert not turns._fits(None, [subjects["a"]], subjects["c"])
