@@ -781,7 +781,7 @@ def test_int8_quantizes_the_convolutions_by_the_given_photos(tiny_bundle, photos
     folder = os.path.join(bundle, "engines", target + "-int8")
     record = engine_record(bundle, target + "-int8")
     assert set(record["files"]) == set(os.listdir(folder)) - {"engine.json"}  # no litter of the quantizer's
-    assert record["parity"]["photos"] == 9
+    assert record["parity"]["photos"] == 5  # the other 4 calibrate
     assert record["parity"]["top1_agreement"] == 1.0
     assert 0 < record["parity"]["max_abs_difference"] < 0.1
     if target == "openvino":
