@@ -499,7 +499,7 @@ onnxruntime.build = build
 if stage == "reading the photos":
     conversion.reference.reference_sample = lambda *_: stop()
 if stage == "checking":
-    conversion.parity.compare = lambda *_: stop()
+    conversion.check = lambda *_: stop()
 if stage == "before it is published":
     conversion.files._exchange = conversion.files.os.rename = lambda *_: stop()
 if stage == "after it is published":
