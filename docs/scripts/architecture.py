@@ -32,6 +32,7 @@ _PLACES = {
     "convert.conversion": 0.8,
     "convert.tensorrt": 0.1,
     "convert.tf_trt": 0.26,
+    "convert.litert": 0.34,
     "convert.child": 0.18,
     "edge_runtime.annotate": 0.74,
     "edge_runtime.bundle": 0.38,
