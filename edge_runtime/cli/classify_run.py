@@ -122,9 +122,8 @@ def summary_line(summary, unit):
         text += f"; {passed_over_text(summary['passed_over'])}"
     if "latency" in summary:
         latency, frames = summary["latency"], summary["frames"]
-        text += "; capture to label " + ", ".join(
-            f"{name} {latency[f'{name}_ms']:.0f}" for name in ("p50", "p90", "p99", "max")
-        )
+        names = [name for name in ("p50", "p90", "p99", "max") if latency[f"{name}_ms"] is not None]
+        text += "; capture to label " + ", ".join(f"{name} {latency[f'{name}_ms']:.0f}" for name in names)
         text += f" ms; {frames['captured']} captured, {frames['dropped']} dropped, {frames['reconnects']} reconnects"
         if frames["damaged"]:
             text += f", {frames['damaged']} that could not be decoded"

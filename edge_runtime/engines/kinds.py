@@ -10,12 +10,15 @@ from edge_runtime.machine import cpu
 
 # kind -> distribution
 LIBRARIES = {
+    "litert": "ai-edge-litert",
     "onnxruntime": "onnxruntime",
     "openvino": "openvino",
     "tensorflow": "tensorflow",
     "tensorrt": "tensorrt",
     "tf-trt": "tensorflow",
 }
+# Run on an NVIDIA GPU. Such an engine is built for batches up to a largest one and is best at that; others take any.
+GPU_KINDS = ("tensorrt", "tf-trt")
 
 
 def create_engine(info, class_count, max_batch, threads):

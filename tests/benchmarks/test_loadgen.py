@@ -237,7 +237,7 @@ def test_reading_a_valid_stream(tmp_path):
     result = loadgen.read_result(write_log(tmp_path, stream_log()), "SingleStream")
     assert (result["valid"], result["why"]) == (True, [])
     assert result["value"] == pytest.approx(2.194834)
-    assert result["p90_ms"] == pytest.approx(2.131379) and result["p99_9_ms"] == pytest.approx(2.204859)
+    assert result["p90_ms"] == pytest.approx(2.131379) and result["p99_ms"] is result["p99_9_ms"] is None  # 81 queries
     assert (result["queries"], result["samples"], result["loadgen_version"]) == (81, 81, "6.0.17 @ d6147c7eb7")
 
 

@@ -201,8 +201,9 @@ def test_trtexecs_text_is_read(text):
         "latency_mean_ms": 33.6,
         "latency_min_ms": 33.4,
         "latency_max_ms": 34.8,
-        "latency_p99_ms": 34.7,
     }
+    longer = text.replace("Walltime: 4 s", "Walltime: 40 s")
+    assert rivals.parse_trtexec(longer)["latency_p99_ms"] == 34.7, "of 1,140 calls, not of 114"
     with pytest.raises(ValueError, match="trtexec .*calls_per_s"):
         rivals.parse_trtexec(text.replace("Throughput", ""))
 

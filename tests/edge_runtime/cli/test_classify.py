@@ -1129,7 +1129,8 @@ def test_a_video_played_as_a_camera_tells_latency_and_drops(bundle, clip, tmp_pa
     assert 1 <= len(rows) == document["photos"] == document["latency"]["count"] == document["frames"]["taken"] <= 12
     assert document["frames"]["captured"] >= document["frames"]["taken"] + document["frames"]["dropped"]
     assert document["frames"]["reconnects"] == 0
-    assert 0 < document["latency"]["p50_ms"] <= document["latency"]["p99_ms"] <= document["latency"]["max_ms"]
+    assert 0 < document["latency"]["p50_ms"] <= document["latency"]["max_ms"]
+    assert document["latency"]["p90_ms"] is None and document["latency"]["p99_ms"] is None  # of at most 12 frames
     assert "capture to label p50 " in err and "reconnects" in err and "%d frames in " % len(rows) in err
     for row in rows:
         name, _, number = row["file"].rpartition("#")

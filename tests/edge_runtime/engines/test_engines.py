@@ -12,6 +12,7 @@ import time
 import numpy as np
 import pytest
 
+from convert import litert
 from edge_runtime import files
 from edge_runtime.bundle import manifest, writing
 from edge_runtime.bundle.reading import Bundle
@@ -152,6 +153,46 @@ def test_a_kind_opens_the_fastest_of_that_kind(converted):
     assert selection.find_engine(converted, "openvino").name == "openvino-bf16"
     change_record(converted, lambda record: record.update(images_per_s=0), "openvino-bf16")
     assert selection.find_engine(converted, "openvino").name == "openvino-fp32"
+
+
+def add_gpu_engine(bundle, name, max_batch, **speeds):
+    """Copies the converted engine as one of TensorRT for batches up to max_batch."""
+    shutil.copytree(folder_of(bundle), folder_of(bundle, name))
+    profile = {"min": 1, "opt": max_batch, "max": max_batch}
+
+    def change(record):
+        record.pop("images_per_s_b1")
+        record.update(kind="tensorrt", precision="fp16", batch_profile=profile, **speeds)
+
+    change_record(bundle, change, name)
+
+
+@pytest.mark.parametrize("camera, best_for_a_camera", [(40, "tensorrt-fp16-b1"), (30, "tensorrt-fp16")])
+def test_a_camera_gets_the_engine_that_is_fastest_at_1_and_folders_that_in_batches(
+    converted, camera, best_for_a_camera
+):
+    add_gpu_engine(converted, "tensorrt-fp16", 8, images_per_s=50, images_per_s_b1=35)
+    add_gpu_engine(converted, "tensorrt-fp16-b1", 1, images_per_s=camera, images_per_s_b1=camera)
+    assert selection.find_engine(converted, "tensorrt", 1).name == best_for_a_camera
+    for batch in (None, 2, 8):
+        assert selection.find_engine(converted, "tensorrt", batch).name == "tensorrt-fp16"
+    for name in ("tensorrt-fp16", "tensorrt-fp16-b1"):
+        assert selection.find_engine(converted, name, 1).name == name
+
+
+def test_an_engine_of_version_0_2_has_neither_its_batch_in_its_name_nor_a_speed_at_1(converted):
+    add_gpu_engine(converted, "tensorrt-fp16", 4, images_per_s=50)
+    add_gpu_engine(converted, "tensorrt-fp16-b1", 1, images_per_s=49, images_per_s_b1=49)
+    assert [selection.find_engine(converted, "tensorrt", batch).name for batch in (1, 8)] == ["tensorrt-fp16"] * 2
+    info = selection.find_engine(converted, "tensorrt-fp16")
+    assert rebuild_command(converted, info).endswith(" --to tensorrt --precision fp16 --max-batch 4")
+
+
+def test_an_engine_for_another_batch_than_its_name_says_is_not_used(converted):
+    add_gpu_engine(converted, "tensorrt-fp16-b2", 1, images_per_s=50)
+    info = selection.find_engine(converted, "tensorrt-fp16-b2")
+    with pytest.raises(BundleError, match="garbled.*--max-batch 2$"):
+        selection.check_engine(converted, info)
 
 
 def test_an_unknown_name_is_wrong_usage_and_lists_the_known(converted):
@@ -331,7 +372,7 @@ def test_what_lies_unlisted_beside_an_engine_does_not_matter(converted):
 @pytest.mark.parametrize("kind", sorted(set(kinds.LIBRARIES) - {"tensorflow"}))
 def test_every_kind_opens_only_files_that_are_listed(tmp_path, monkeypatch, request, kind):
     """A foreign model lies where the engine looks; of the list, only a note beside it is true."""
-    library = {"openvino": "openvino", "tf-trt": "tensorflow"}.get(kind)
+    library = {"openvino": "openvino", "litert": "ai_edge_litert", "tf-trt": "tensorflow"}.get(kind)
     if library:
         pytest.importorskip(library)
     if kind == "tensorrt":
@@ -673,15 +714,18 @@ def test_openvino_makes_more_requests_for_more_users_and_uses_them_again():
 
 # --- several users of one engine
 
-KINDS = ["fake", "onnxruntime", "openvino", "tensorflow", "tf-trt"]
+KINDS = ["fake", "litert", "onnxruntime", "openvino", "tensorflow", "tf-trt"]
 
 
 @pytest.fixture(scope="module")
 def every_engine(pristine_bundle, tmp_path_factory):
-    """A bundle with a SavedModel and an OpenVINO engine, as far as their libraries are here."""
+    """A bundle with a SavedModel and an OpenVINO engine, and a LiteRT model beside it, as far as libraries are here."""
     folder = shutil.copytree(pristine_bundle, str(tmp_path_factory.mktemp("every") / "bundle"))
     if libraries.library_version("tensorflow"):
         add_tiny_saved_model(folder)
+    if libraries.library_version("tensorflow") and libraries.library_version("ai-edge-litert"):
+        model = os.path.join(os.path.dirname(folder), kinds.module_of("litert").MODEL)
+        litert.convert(os.path.join(folder, "saved_model"), model, None)
     if libraries.library_version("openvino"):
         done = picnic_edge("convert", folder, "--to", "openvino", "--max-batch", "4")
         assert done.returncode == 0, done.stderr
@@ -702,6 +746,11 @@ def shared(request, every_engine, monkeypatch, tmp_path):
         shutil.copytree(every_engine.file("saved_model"), str(tmp_path / module.SAVED_MODEL))
         info = EngineInfo("tf-trt-fp16", kind, "fp16", str(tmp_path), {})
         engine = module.create(info, len(COLOURS), 4, 2).open()
+    elif kind == "litert":
+        pytest.importorskip("tensorflow")
+        pytest.importorskip("ai_edge_litert", reason="LiteRT is not installed")
+        info = EngineInfo("litert-fp32", kind, "fp32", os.path.dirname(every_engine.path), {})
+        engine = kinds.create_engine(info, len(COLOURS), 4, 2).open()
     else:
         pytest.importorskip(kind)
         engine = open_engine(every_engine, kind, 4, 2)
