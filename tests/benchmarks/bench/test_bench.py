@@ -550,7 +550,7 @@ def test_what_stops_a_run_costs_nothing_that_was_measured(tiny_bundle, stub, tmp
     def stop(*_):
         raise error
 
-    monkeypatch.setattr(roofline, "measure_peaks", stop)
+    monkeypatch.setattr(roofline, "place", stop)
     folder = tmp_path / "report"
     with pytest.raises(type(error)):
         cli.main([tiny_bundle, "--report", str(folder)] + QUICK)

@@ -162,7 +162,8 @@ def add_gpu_engine(bundle, name, max_batch, **speeds):
     profile = {"min": 1, "opt": max_batch, "max": max_batch}
 
     def change(record):
-        record.pop("images_per_s_b1")
+        for fact in ("images_per_s_b1", "max_log_odds_change"):
+            record.pop(fact)
         record.update(kind="tensorrt", precision="fp16", batch_profile=profile, **speeds)
 
     change_record(bundle, change, name)
@@ -324,7 +325,8 @@ def test_the_version_is_checked_also_where_another_distribution_brings_the_libra
         ({}, ""),
         ({"batch_profile": {"max": 16}, "calibration": "my photos"}, " --max-batch 16 --calibration 'my photos'"),
         ({"labels": "a.tsv", "images": "b", "min_agreement": 0.9}, " --labels a.tsv --images b --min-agreement 0.9"),
-        ({"batch_profile": "garbled", "calibration": ["x"], "min_agreement": {}}, ""),
+        ({"max_log_odds_change": 0.01, "max_f1_drop": 0.1}, " --max-log-odds-change 0.01 --max-f1-drop 0.1"),
+        ({"batch_profile": "garbled", "calibration": ["x"], "min_agreement": {}, "max_f1_drop": []}, ""),
     ],
 )
 def test_the_command_that_makes_an_engine_again_has_the_options_that_it_was_made_with(converted, change, more):
@@ -332,6 +334,18 @@ def test_the_command_that_makes_an_engine_again_has_the_options_that_it_was_made
     moved = os.rename(converted.path, converted.path + " 2") or Bundle.open(converted.path + " 2")
     expected = "picnic-edge convert '%s' --to onnxruntime --precision fp32%s" % (moved.path, more)
     assert rebuild_command(moved, selection.find_engine(moved, CONVERTED)) == expected
+
+
+def test_an_engine_of_version_0_2_opens(converted):
+    """Its record has no verdict and none of the newer limits."""
+
+    def older(record):
+        for name in ("verdict", "max_log_odds_change", "max_f1_drop", "images_per_s_b1"):
+            record.pop(name, None)
+
+    change_record(converted, older)
+    with open_engine(converted, CONVERTED) as engine:
+        assert engine.name == CONVERTED
 
 
 def test_an_engine_that_is_replaced_while_it_is_opened_is_checked_as_what_it_is_now(converted):
