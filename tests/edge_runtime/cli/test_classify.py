@@ -1519,7 +1519,7 @@ def test_a_driver_that_hangs_too_often_ends_with_4_and_its_rows_are_kept(bundle,
         def release(self):
             pass
 
-    for name, value in {"SILENCE_S": 0.3, "OPEN_S": 0.3, "_MAX_HANGING_S": 0.3, "_FIRST_PAUSE_S": 0.01}.items():
+    for name, value in {"SILENCE_S": 0.3, "OPEN_S": 0.3, "MAX_HANGING_S": 0.3, "_FIRST_PAUSE_S": 0.01}.items():
         monkeypatch.setattr(connection, name, value)
     monkeypatch.setattr(live, "open_camera", lambda _: Hangs())
     camera = Resumable(bundle, "camera:9", tmp_path / "out.tsv")
