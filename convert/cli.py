@@ -3,7 +3,7 @@
 import argparse
 import importlib
 
-from convert import gate, parity
+from convert import labelled
 from convert.conversion import convert
 from edge_runtime.bundle.reading import Bundle
 from edge_runtime.cli.options import positive, share
@@ -16,6 +16,7 @@ from edge_runtime.engines.record import (
     engine_name,
 )
 from edge_runtime.errors import UsageError
+from edge_runtime.gate.compare import format_table
 
 # --to -> the builder: a module with PRECISIONS (the default first), check(precision), which raises MissingRequirement
 # before any work, and build(bundle, settings, folder), which returns facts for engine.json
@@ -57,7 +58,7 @@ def parser():
         "--labels",
         metavar="TSV",
         help="labelled photos (columns file and label, or a folder of class folders): also refuse the engine if its "
-        f"macro-F1 on them is more than {100 * gate.MAX_F1_DROP:.1f} points below the original's",
+        f"macro-F1 on them is more than {100 * labelled.MAX_F1_DROP:.1f} points below the original's",
     )
     this.add_argument("--images", metavar="DIR", help="folder of a TSV's files (default: the TSV's folder)")
     this.add_argument(
@@ -89,7 +90,9 @@ def main(argv=None):
     if options.min_agreement is None:
         options.min_agreement = default_min_agreement(precision)
     name = engine_name(options.to, precision, options.max_batch)
-    record, result = convert(bundle, options.to, builder, precision, options)
-    print(parity.format_table(name, result))
+    record, parity = convert(bundle, options.to, builder, precision, options)
+    print(format_table(name, parity))
+    if record["parity"]["labelled"]:
+        print(labelled.format_table(record["parity"]["labelled"]))
     speed = f"{record['images_per_s']:.1f} images/s at batch {record['batch_profile']['max']}"
     print(f"built in {record['build_s']:.1f} s, {speed}; use it with --engine {name}, or leave it to --engine auto")

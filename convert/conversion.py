@@ -8,20 +8,18 @@ import shutil
 import time
 import typing
 
-import numpy as np
-
-from convert import gate, parity, reference
+from convert import labelled, reference
 from edge_runtime import files
 from edge_runtime.bundle import signing
 from edge_runtime.bundle.checksums import list_files
 from edge_runtime.bundle.reading import Sample
 from edge_runtime.console import say
+from edge_runtime.engines.check import check, speeds
 from edge_runtime.engines.kinds import create_engine
 from edge_runtime.engines.record import ENGINE_JSON, FORMAT_VERSION, EngineInfo, engine_name
 from edge_runtime.errors import PicnicError, UsageError
 from edge_runtime.machine import cpu, memory
 
-SPEED_S = 1.0  # how long an engine's speed is measured, at batch 1 and in its largest batches
 _SPACE_FACTOR = 4  # a conversion may need this many times the model's size on the disk
 _FULL_BYTES = 16 << 20  # with less than this free, an error of any kind is taken for a full disk
 
@@ -46,7 +44,7 @@ def convert(bundle, kind, builder, precision, options):
         options: of convert.cli.parser.
 
     Returns:
-        (the content of engine.json, convert.parity.Parity).
+        (the content of engine.json, edge_runtime.gate.compare.Parity).
 
     Raises:
         ParityError: the gate refused the engine; nothing is kept.
@@ -60,7 +58,7 @@ def convert(bundle, kind, builder, precision, options):
     try:
         with files.atomic_folder(os.path.join(engines, name)) as folder, _naming_a_full_disk(engines):
             files.remove_abandoned(engines)
-            labelled = reference.labelled_photos(bundle, options.labels, options.images) if options.labels else None
+            photos = reference.labelled_photos(bundle, options.labels, options.images) if options.labels else None
             sample = reference.reference_sample(bundle, options.calibration, options.images)
             settings = Settings(precision, options.max_batch, options.workspace_mib, sample)
             record = _build(bundle, kind, builder, settings, folder)
@@ -69,23 +67,20 @@ def convert(bundle, kind, builder, precision, options):
             say(f"checking {name} on {len(sample.names)} photos")
             info = EngineInfo(name, kind, precision, folder, record)
             with create_engine(info, len(bundle.class_names), options.max_batch, None).open() as engine:
-                result = parity.compare(engine, sample, parity.batch_sizes(options.max_batch))
-                gate.require_agreement(name, result, options.min_agreement)
-                record["images_per_s"] = round(_speed(engine, sample.images, options.max_batch), 2)
-                record["images_per_s_b1"] = record["images_per_s"]
-                if options.max_batch > 1:
-                    record["images_per_s_b1"] = round(_speed(engine, sample.images, 1), 2)
-                answers = parity.classify(bundle, engine, labelled) if labelled else None
-            if labelled:  # one engine in memory at a time
-                result = result._replace(labelled=parity.compare_labelled(bundle, labelled, answers))
-                gate.require_macro_f1(name, result)
-            record.update(parity=result._asdict(), files=list_files(folder))
+                parity = check(engine, sample, options.min_agreement)
+                record.update(speeds(engine, sample.images))
+                answers = labelled.classify(bundle, engine, photos) if photos else None
+            scores = None
+            if photos:  # one engine in memory at a time
+                scores = labelled.compare_labelled(bundle, photos, answers)
+                labelled.require_macro_f1(name, parity, scores)
+            record.update(parity=dict(parity._asdict(), labelled=scores), files=list_files(folder))
             files.write_json(os.path.join(folder, ENGINE_JSON), signing.signed(record))
     except BaseException:
         with contextlib.suppress(OSError):
             os.rmdir(engines)  # only an empty folder is removed
         raise
-    return record, result
+    return record, parity
 
 
 def _build(bundle, kind, builder, settings, folder):
@@ -145,14 +140,3 @@ def _peak_memory_bytes():
     import resource
 
     return max(memory.peak_memory_bytes(), resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024)
-
-
-def _speed(engine, pictures, size):
-    """Returns photos per second in batches of a size, which --engine auto chooses by."""
-    batch = pictures[np.arange(size) % len(pictures)]
-    engine.infer(batch)
-    started, photos = time.perf_counter(), 0
-    while time.perf_counter() - started < SPEED_S:
-        engine.infer(batch)
-        photos += len(batch)
-    return photos / (time.perf_counter() - started)

@@ -16,7 +16,7 @@ import numpy as np
 
 from benchmarks import loadgen
 from benchmarks.bench import measure
-from convert import parity
+from convert.labelled import macro_f1
 from edge_runtime.bundle.reading import Bundle
 from edge_runtime.classifier import Classifier
 from edge_runtime.engines.base import EngineError
@@ -211,7 +211,7 @@ class _OpenEngine:
         return {
             "labelled_photos": len(rows),
             "top1": float(np.mean(truth == predicted)),
-            "macro_f1": parity.macro_f1(truth, predicted),
+            "macro_f1": macro_f1(truth, predicted),
         }
 
     def memory(self):

@@ -11,13 +11,14 @@ import types
 import numpy as np
 import pytest
 
-from convert import cli, conversion, tensorrt_model
+from convert import cli, tensorrt_model
 from convert import tensorrt as builder
 from convert.conversion import Settings
 from edge_runtime.bundle import checksums
 from edge_runtime.bundle.manifest import INPUT_NAME, OUTPUT_NAME
 from edge_runtime.bundle.reading import Bundle
 from edge_runtime.cli import classify
+from edge_runtime.engines import check
 from edge_runtime.engines.selection import list_engines, open_engine
 from edge_runtime.engines.tensorrt import context
 from edge_runtime.engines.tensorrt.engine import make_log
@@ -177,7 +178,7 @@ def convert(bundle, *options):
 
 @pytest.fixture(autouse=True)
 def short_timing(monkeypatch):
-    monkeypatch.setattr(conversion, "SPEED_S", 0.01)
+    monkeypatch.setattr(check, "SPEED_S", 0.01)
 
 
 @pytest.fixture

@@ -1,0 +1,78 @@
+"""An open engine's answers to a sample of photos, compared with the original's and judged."""
+
+import time
+
+import numpy as np
+
+from edge_runtime.engines.base import EngineError
+from edge_runtime.errors import OutOfMemory, ParityError, is_out_of_memory
+from edge_runtime.gate import compare, judge
+
+SPEED_S = 1.0  # how long an engine's speed is measured, at batch 1 and in its largest batches
+
+
+def check(engine, sample, min_agreement):
+    """Runs an engine on a sample, at several batch sizes each with a full batch and a last smaller one, and judges it.
+
+    Args:
+        engine: an open Engine.
+        sample: edge_runtime.bundle.reading.Sample.
+        min_agreement: share of the photos that must get the original's label, 0..1.
+
+    Returns:
+        edge_runtime.gate.compare.Parity of an engine that may be used.
+
+    Raises:
+        ParityError: the engine is refused, or failed. OutOfMemory: there is not enough memory to run it.
+        MissingRequirement: its GPU is gone.
+    """
+    answers = {batch: run_sample(engine, sample, batch) for batch in compare.batch_sizes(engine.max_batch)}
+    parity = compare.compare(sample.names, sample.probabilities, answers)
+    judge.require_agreement(engine.name, parity, min_agreement)
+    return parity
+
+
+def run_sample(engine, sample, batch):
+    """Returns an engine's answers to a sample in batches of one size: float32 [n, classes], in compare.photo_order.
+
+    NaN and infinity are kept.
+
+    Raises:
+        as check.
+    """
+    order, answers = compare.photo_order(len(sample.names), batch), []
+    for start in range(0, len(order), batch):
+        try:
+            answers.append(engine.infer(sample.images[order[start : start + batch]]))
+        except EngineError as error:
+            if is_out_of_memory(error.__cause__):
+                raise OutOfMemory(f"{engine.name}: not enough memory to check it; stop other programs") from error
+            if error.answers is None:
+                raise ParityError(f"{engine.name} is refused and was not kept: {error}") from error
+            answers.append(error.answers)
+    return np.concatenate(answers)
+
+
+def speeds(engine, pictures):
+    """Measures an open engine, for --engine auto to choose by.
+
+    Args:
+        pictures: uint8 [n, 299, 299, 3].
+
+    Returns:
+        {"images_per_s": in its largest batches, "images_per_s_b1": in batches of one}.
+    """
+    sizes = {"images_per_s": engine.max_batch, "images_per_s_b1": 1}
+    measured = {size: round(_speed(engine, pictures, size), 2) for size in set(sizes.values())}
+    return {name: measured[size] for name, size in sizes.items()}
+
+
+def _speed(engine, pictures, size):
+    """Returns photos per second in batches of a size."""
+    batch = pictures[np.arange(size) % len(pictures)]
+    engine.infer(batch)
+    started, photos = time.perf_counter(), 0
+    while time.perf_counter() - started < SPEED_S:
+        engine.infer(batch)
+        photos += len(batch)
+    return photos / (time.perf_counter() - started)
