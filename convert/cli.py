@@ -3,10 +3,11 @@
 import argparse
 import importlib
 
-from convert import labelled
+from convert import labelled, tensorrt_rtx
 from convert.conversion import convert
 from edge_runtime.bundle.reading import Bundle
 from edge_runtime.cli.options import positive, share
+from edge_runtime.engines import gpu_check
 from edge_runtime.engines.record import (
     DEFAULT_BATCH,
     MAX_BATCH,
@@ -24,6 +25,7 @@ TARGETS = {
     "onnxruntime": "convert.onnxruntime",
     "openvino": "convert.openvino",
     "tensorrt": "convert.tensorrt",
+    "tensorrt-rtx": "convert.tensorrt_rtx",
     "tf-trt": "convert.tf_trt",
 }
 
@@ -39,7 +41,9 @@ def parser():
     this.add_argument("bundle", help="folder written by `picnic-edge train`")
     this.add_argument("--to", required=True, choices=list(TARGETS), help="library that will run the engine")
     this.add_argument(
-        "--precision", choices=["fp32", "fp16", "bf16", "int8"], help="default: fp32; for tensorrt and tf-trt fp16"
+        "--precision",
+        choices=["fp32", "fp16", "bf16", "int8"],
+        help="default: fp32; for tensorrt, tensorrt-rtx and tf-trt fp16",
     )
     this.add_argument(
         "--max-batch",
@@ -74,7 +78,22 @@ def parser():
         metavar="N",
         help="memory for building a GPU engine (default: chosen for this machine)",
     )
+    this.add_argument(
+        "--gpus",
+        type=_families,
+        metavar="A,B",
+        help=f"for tensorrt-rtx: the families of GPUs that the engine is for, of {', '.join(tensorrt_rtx.GPUS)} "
+        "(default: all from Ampere on); fewer make it smaller",
+    )
     return this
+
+
+def _families(text):
+    """Returns names of tensorrt_rtx.GPUS in its order, without repeats, as one text with commas."""
+    names = {name.strip() for name in text.split(",")}
+    if not names <= set(tensorrt_rtx.GPUS):
+        raise argparse.ArgumentTypeError(f"expected some of {', '.join(tensorrt_rtx.GPUS)}, with commas; got {text!r}")
+    return ",".join(name for name in tensorrt_rtx.GPUS if name in names)
 
 
 def main(argv=None):
@@ -87,6 +106,8 @@ def main(argv=None):
         raise UsageError(f"--to {options.to} makes {' or '.join(builder.PRECISIONS)}, not {precision}")
     if options.max_batch > MAX_BATCH:
         raise UsageError(f"--max-batch {options.max_batch}: expected 1 to {MAX_BATCH} photos")
+    if options.gpus and options.to != "tensorrt-rtx":
+        raise UsageError(f"--gpus: is for --to tensorrt-rtx; an engine of --to {options.to} is for the machine here")
     if options.min_agreement is None:
         options.min_agreement = default_min_agreement(precision)
     name = engine_name(options.to, precision, options.max_batch)
@@ -94,5 +115,11 @@ def main(argv=None):
     print(format_table(name, parity))
     if record["parity"]["labelled"]:
         print(labelled.format_table(record["parity"]["labelled"]))
+    if record["images_per_s"] is None:
+        print(
+            f"built in {record['build_s']:.1f} s; {gpu_check.UNCHECKED}: what was compared is its model, through ONNX"
+        )
+        print(f"Runtime. The first machine with a GPU that opens {name} checks it, before the first photo.")
+        return
     speed = f"{record['images_per_s']:.1f} images/s at batch {record['batch_profile']['max']}"
     print(f"built in {record['build_s']:.1f} s, {speed}; use it with --engine {name}, or leave it to --engine auto")

@@ -14,6 +14,7 @@ from edge_runtime.bundle import signing
 from edge_runtime.bundle.checksums import list_files
 from edge_runtime.bundle.reading import Sample
 from edge_runtime.console import say
+from edge_runtime.engines import gpu_check
 from edge_runtime.engines.check import check, speeds
 from edge_runtime.engines.kinds import create_engine
 from edge_runtime.engines.record import ENGINE_JSON, FORMAT_VERSION, EngineInfo, engine_name
@@ -31,6 +32,7 @@ class Settings(typing.NamedTuple):
     max_batch: int  # the largest batch that the engine must take
     workspace_mib: typing.Optional[int]  # memory that the build may use on the GPU; None: chosen for this machine
     calibration: Sample  # photos for int8, with the original's answers
+    gpus: typing.Optional[str] = None  # for tensorrt-rtx: families of GPUs, as convert.tensorrt_rtx.GPUS names them
 
 
 def convert(bundle, kind, builder, precision, options):
@@ -60,20 +62,29 @@ def convert(bundle, kind, builder, precision, options):
             files.remove_abandoned(engines)
             photos = reference.labelled_photos(bundle, options.labels, options.images) if options.labels else None
             sample = reference.reference_sample(bundle, options.calibration, options.images)
-            settings = Settings(precision, options.max_batch, options.workspace_mib, sample)
+            settings = Settings(precision, options.max_batch, options.workspace_mib, sample, options.gpus)
             record = _build(bundle, kind, builder, settings, folder)
             for option in ("calibration", "labels", "images", "min_agreement"):  # to make it again with the same
                 record[option] = getattr(options, option)
-            say(f"checking {name} on {len(sample.names)} photos")
             info = EngineInfo(name, kind, precision, folder, record)
-            with create_engine(info, len(bundle.class_names), options.max_batch, None).open() as engine:
+            # Where the engine cannot run here, the model that it was made of is checked, through another library.
+            stand_in = builder.stand_in(info) if hasattr(builder, "stand_in") else None
+            through = f" through {stand_in.kind}" if stand_in else ""
+            say(f"checking {name}{through} on {len(sample.names)} photos")
+            largest = 1 if stand_in else options.max_batch
+            with create_engine(stand_in or info, len(bundle.class_names), largest, None).open() as engine:
                 parity = check(engine, sample, options.min_agreement)
-                record.update(speeds(engine, sample.images))
+                if stand_in:
+                    record.update(images_per_s=None, images_per_s_b1=None)
+                else:
+                    record.update(speeds(engine, sample.images))
+                    gpu_check.add(record, parity)
                 answers = labelled.classify(bundle, engine, photos) if photos else None
             scores = None
             if photos:  # one engine in memory at a time
                 scores = labelled.compare_labelled(bundle, photos, answers)
                 labelled.require_macro_f1(name, parity, scores)
+            shutil.rmtree(os.path.join(folder, "scratch"), ignore_errors=True)
             record.update(parity=dict(parity._asdict(), labelled=scores), files=list_files(folder))
             files.write_json(os.path.join(folder, ENGINE_JSON), signing.signed(record))
     except BaseException:
@@ -95,7 +106,7 @@ def _build(bundle, kind, builder, settings, folder):
         precision=settings.precision,
         batch_profile={"min": 1, "opt": settings.max_batch, "max": settings.max_batch},
         source={"bundle_id": bundle.id, "model_sha256": bundle.sha256("model.onnx")},
-        machine=cpu.describe(),
+        machine=facts.get("machine") or cpu.describe(),
         build_s=round(time.perf_counter() - started, 2),
         peak_memory_bytes=_peak_memory_bytes(),
         built_at=datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),

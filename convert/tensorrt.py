@@ -5,7 +5,6 @@ Not yet run on hardware: written from TensorRT's and pycuda's sources, tested wi
 
 import contextlib
 import os
-import re
 import shutil
 import threading
 import time
@@ -98,10 +97,8 @@ def timing_cache_path(facts):
     Args:
         facts: result of edge_runtime.engines.tensorrt.context.local_facts().
     """
-    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     parts = (facts["gpu"]["name"], facts["gpu"]["compute_capability"], facts["libraries"]["tensorrt"])
-    name = "-".join(re.sub(r"[^A-Za-z0-9.]+", "-", part) for part in parts)
-    return os.path.join(cache, "picnic-edge", "tensorrt", name + ".timing")
+    return context.cache_path(parts, ".timing")
 
 
 def check_int8():

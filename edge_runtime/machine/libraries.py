@@ -33,6 +33,7 @@ OTHER_DISTRIBUTIONS = {
     "onnxruntime": ("onnxruntime-gpu", "onnxruntime-openvino"),
     "opencv-python-headless": ("opencv-python", "opencv-contrib-python"),
     "tensorflow": ("tensorflow-cpu", "tensorflow-gpu", "tf-nightly"),
+    "tensorrt-rtx-cu12-bindings": ("tensorrt-rtx-cu13-bindings",),
 }
 
 
