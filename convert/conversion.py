@@ -15,12 +15,14 @@ from edge_runtime.bundle.checksums import list_files
 from edge_runtime.bundle.reading import Sample
 from edge_runtime.console import say
 from edge_runtime.engines import gpu_check
-from edge_runtime.engines.check import check, speeds
+from edge_runtime.engines.check import check, speeds, split_sample
 from edge_runtime.engines.kinds import create_engine
 from edge_runtime.engines.record import ENGINE_JSON, FORMAT_VERSION, EngineInfo, engine_name
-from edge_runtime.errors import PicnicError, UsageError
+from edge_runtime.errors import ParityError, PicnicError, UsageError
+from edge_runtime.gate import judge
 from edge_runtime.machine import cpu, memory
 
+OPTIONS = ("calibration", "labels", "images", "min_agreement", "max_log_odds_change", "max_f1_drop")  # kept, to rebuild
 _SPACE_FACTOR = 4  # a conversion may need this many times the model's size on the disk
 _FULL_BYTES = 16 << 20  # with less than this free, an error of any kind is taken for a full disk
 
@@ -46,7 +48,7 @@ def convert(bundle, kind, builder, precision, options):
         options: of convert.cli.parser.
 
     Returns:
-        (the content of engine.json, edge_runtime.gate.compare.Parity).
+        (the content of engine.json, edge_runtime.gate.compare.Parity, edge_runtime.gate.judge.Verdict).
 
     Raises:
         ParityError: the gate refused the engine; nothing is kept.
@@ -62,36 +64,54 @@ def convert(bundle, kind, builder, precision, options):
             files.remove_abandoned(engines)
             photos = reference.labelled_photos(bundle, options.labels, options.images) if options.labels else None
             sample = reference.reference_sample(bundle, options.calibration, options.images)
-            settings = Settings(precision, options.max_batch, options.workspace_mib, sample, options.gpus)
+            calibration, checked = split_sample(sample, precision)
+            if judge.not_enough(len(checked.names)):
+                raise ParityError(f"{name} is not built: {judge.not_enough(len(checked.names))}")
+            settings = Settings(precision, options.max_batch, options.workspace_mib, calibration, options.gpus)
             record = _build(bundle, kind, builder, settings, folder)
-            for option in ("calibration", "labels", "images", "min_agreement"):  # to make it again with the same
+            for option in OPTIONS:
                 record[option] = getattr(options, option)
             info = EngineInfo(name, kind, precision, folder, record)
             # Where the engine cannot run here, the model that it was made of is checked, through another library.
             stand_in = builder.stand_in(info) if hasattr(builder, "stand_in") else None
             through = f" through {stand_in.kind}" if stand_in else ""
-            say(f"checking {name}{through} on {len(sample.names)} photos")
+            say(f"checking {name}{through} on {len(checked.names)} photos")
+            if hasattr(builder, "also_runs_in"):
+                _check_model(bundle, info, builder.also_runs_in(precision), checked, options)
             largest = 1 if stand_in else options.max_batch
             with create_engine(stand_in or info, len(bundle.class_names), largest, None).open() as engine:
-                parity = check(engine, sample, options.min_agreement)
+                parity, verdict = check(engine, checked, options.min_agreement, options.max_log_odds_change)
                 if stand_in:
                     record.update(images_per_s=None, images_per_s_b1=None)
                 else:
                     record.update(speeds(engine, sample.images))
-                    gpu_check.add(record, parity)
+                    gpu_check.add(record, parity, verdict)
                 answers = labelled.classify(bundle, engine, photos) if photos else None
             scores = None
             if photos:  # one engine in memory at a time
                 scores = labelled.compare_labelled(bundle, photos, answers)
-                labelled.require_macro_f1(name, parity, scores)
+                labelled.require_macro_f1(name, parity, scores, options.max_f1_drop)
             shutil.rmtree(os.path.join(folder, "scratch"), ignore_errors=True)
-            record.update(parity=dict(parity._asdict(), labelled=scores), files=list_files(folder))
+            record.update(parity=dict(parity._asdict(), labelled=scores), verdict=dict(verdict._asdict()))
+            record["files"] = list_files(folder)
             files.write_json(os.path.join(folder, ENGINE_JSON), signing.signed(record))
     except BaseException:
         with contextlib.suppress(OSError):
             os.rmdir(engines)  # only an empty folder is removed
         raise
-    return record, parity
+    return record, parity, verdict
+
+
+def _check_model(bundle, info, precision, sample, options):
+    """Runs an engine's files in a precision that rounds less, and judges them as that. Raises ParityError: see check.
+
+    A fault of the model that the engine's own rounding hides shows there.
+    """
+    if precision == info.precision:
+        return
+    exact = info._replace(name=f"{info.name}, computed in {precision},", precision=precision)
+    with create_engine(exact, len(bundle.class_names), 1, None).open() as engine:  # batches are the engine's own matter
+        check(engine, sample, options.min_agreement, judge.MAX_LOG_ODDS_CHANGE[precision])
 
 
 def _build(bundle, kind, builder, settings, folder):

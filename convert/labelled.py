@@ -9,7 +9,7 @@ from edge_runtime.console import progress, say
 from edge_runtime.errors import EngineLost, ParityError, UsageError
 from edge_runtime.gate import judge
 
-MAX_F1_DROP = 0.005  # of macro-F1, 0..1
+_RESAMPLES = 2000
 
 
 def classify(bundle, engine, labelled):
@@ -39,8 +39,9 @@ def compare_labelled(bundle, labelled, answers):
         answers: result of classify for the engine.
 
     Returns:
-        {"photos", "top1_original", "top1_engine", "macro_f1_original", "macro_f1_engine", "macro_f1_drop"}; all but
-        the first 0..1. Photos that cannot be read are left out.
+        {"photos", "top1_original", "top1_engine", "macro_f1_original", "macro_f1_engine", "macro_f1_drop",
+        "macro_f1_drop_low", "macro_f1_drop_high"}; all but the first are shares, the last two the 95 % interval of the
+        drop. Photos that cannot be read are left out.
 
     Raises:
         UsageError: none of the photos can be read.
@@ -58,6 +59,7 @@ def compare_labelled(bundle, labelled, answers):
         raise UsageError(f"--labels: none of the {len(labelled)} photos can be read")
     truth, original, predicted = np.array(rows).T
     f1_original, f1_engine = macro_f1(truth, original), macro_f1(truth, predicted)
+    low, high = drop_interval(truth, original, predicted)
     return {
         "photos": len(rows),
         "top1_original": float(np.mean(original == truth)),
@@ -65,7 +67,26 @@ def compare_labelled(bundle, labelled, answers):
         "macro_f1_original": f1_original,
         "macro_f1_engine": f1_engine,
         "macro_f1_drop": f1_original - f1_engine,
+        "macro_f1_drop_low": low,
+        "macro_f1_drop_high": high,
     }
+
+
+def drop_interval(truth, original, predicted):
+    """Returns the 95 % interval (low, high) of how far macro-F1 falls from the original's labels to an engine's.
+
+    It is a paired bootstrap: photos are drawn again and again, each with both of its labels, because most photos are
+    hard or easy for both. The same photos always give the same interval.
+
+    Args:
+        truth, original, predicted: int [n], indices of classes, n >= 1.
+    """
+    random, drops = np.random.RandomState(0), np.empty(_RESAMPLES)
+    for number in range(_RESAMPLES):
+        chosen = random.randint(len(truth), size=len(truth))
+        drops[number] = macro_f1(truth[chosen], original[chosen]) - macro_f1(truth[chosen], predicted[chosen])
+    low, high = np.percentile(drops, [2.5, 97.5])
+    return float(low), float(high)
 
 
 def macro_f1(truth, predicted):
@@ -74,25 +95,41 @@ def macro_f1(truth, predicted):
     Args:
         truth, predicted: int [n], n >= 1.
     """
-    scores = [
-        2.0 * np.sum((truth == name) & (predicted == name)) / (np.sum(truth == name) + np.sum(predicted == name))
-        for name in np.union1d(truth, predicted)
-    ]
-    return float(np.mean(scores))
+    classes = max(truth.max(), predicted.max()) + 1
+    both = np.bincount(truth, minlength=classes) + np.bincount(predicted, minlength=classes)
+    right = np.bincount(truth[truth == predicted], minlength=classes)
+    return float(np.mean(2.0 * right[both > 0] / both[both > 0]))
 
 
-def require_macro_f1(engine_name, parity, scores):
-    """Raises ParityError when the engine's macro-F1 is too far below the original's.
+def require_macro_f1(engine_name, parity, scores, max_drop):
+    """Raises ParityError when the engine's macro-F1 is surely too far below the original's.
 
     Args:
         engine_name: for the message.
         parity: edge_runtime.gate.compare.Parity, for the message.
         scores: result of compare_labelled.
+        max_drop: of macro-F1, 0..1; the lower end of the drop's interval must not be more.
     """
-    if scores["macro_f1_drop"] > MAX_F1_DROP:
-        drop = 100 * scores["macro_f1_drop"]
-        reason = f"macro-F1 is {drop:.2f} points below the original's, {100 * MAX_F1_DROP:.1f} are allowed"
-        raise judge.refusal(engine_name, f"{reason}\n{format_table(scores)}", parity)
+    if scores["macro_f1_drop_low"] > max_drop:
+        drop, low = 100 * scores["macro_f1_drop"], 100 * scores["macro_f1_drop_low"]
+        reason = (
+            f"macro-F1 is {drop:.2f} points below the original's; even the lower end of the 95 % interval, {low:.2f}, "
+            f"is more than the {100 * max_drop:.2f} of --max-f1-drop\n{format_table(scores)}"
+        )
+        raise judge.refusal(engine_name, reason, parity)
+
+
+def describe(scores, max_drop):
+    """Returns how sure the comparison of macro-F1 is, as a line of text. Arguments: as require_macro_f1."""
+    low, high = 100 * scores["macro_f1_drop_low"], 100 * scores["macro_f1_drop_high"]
+    text = f"macro-F1 falls by {100 * scores['macro_f1_drop']:.2f} points; with 95 % by {low:.2f} to {high:.2f}"
+    if high <= 100 * max_drop:
+        return text
+    # The interval's width falls with the square root of the photos.
+    room = max_drop - min(scores["macro_f1_drop"], max_drop)
+    photos = scores["photos"] * ((scores["macro_f1_drop_high"] - scores["macro_f1_drop"]) / room) ** 2 if room else 1e9
+    more = f"about {photos:.0f} labelled photos could tell" if photos < 1e5 else "that takes more than 100000 photos"
+    return f"{text}\nnot decided: whether it is at most {100 * max_drop:.2f} points (--max-f1-drop); {more}"
 
 
 def format_table(scores):

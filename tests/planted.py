@@ -13,7 +13,9 @@ class AnswersOfASample(Engine):
     """Answers with the sample's own probabilities, which a function of one batch may change."""
 
     def __init__(self, sample, change=lambda rows: rows, max_batch=12):
-        super().__init__(types.SimpleNamespace(name="planted"), sample.probabilities.shape[1], max_batch, 1)
+        super().__init__(
+            types.SimpleNamespace(name="planted", precision="fp32"), sample.probabilities.shape[1], max_batch, 1
+        )
         self.known = {picture.tobytes(): row for picture, row in zip(sample.images, sample.probabilities)}
         self.change = change
         self.sizes = []

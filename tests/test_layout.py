@@ -24,7 +24,7 @@ FORBIDDEN = {
 # Imported inside functions only, so that a verb loads (and a machine needs) no more than it uses.
 LATE = {"tensorflow", "keras", "onnx", "onnxruntime", "openvino", "tensorrt", "pycuda", "tf2onnx", "sklearn", "pandas"}
 LATE |= {"jinja2", "markupsafe", "matplotlib", "cleanlab", "nncf", "pyarrow", "mlperf_loadgen"}
-LATE |= {"pillow_heif", "openpyxl"}
+LATE |= {"pillow_heif", "openpyxl", "ai_edge_litert"}
 _SKIPPED_FOLDERS = ("build", "demo", "__pycache__")
 
 

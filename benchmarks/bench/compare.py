@@ -41,8 +41,11 @@ from edge_runtime.errors import GotWorse, UsageError
 MIN_CHANGE = 0.05
 _MIN_LOG_CHANGE = math.log(1 + MIN_CHANGE)
 # key of a window, is it better when higher
-_TESTED = (("p50_ms", False), ("images_per_s", True), ("cpu_s_per_image", False), ("joules_per_image", False))
-_NOT_TESTED = ("cold_start_s", "load_s", "peak_rss_bytes", "gpu_memory_bytes", "top1", "macro_f1")
+_TESTED = (("p50_ms", False), ("images_per_s", True), ("cpu_s_per_image", False))
+_NOT_TESTED = (
+    *("cold_start_s", "load_s", "joules_per_image_end_to_end"),
+    *("peak_rss_bytes", "gpu_memory_bytes", "top1", "macro_f1"),
+)
 
 
 class Figure(typing.NamedTuple):
@@ -206,9 +209,8 @@ def _tests(old, new, shift, noise):
     tests = []
     follows = _how_far_it_follows(old, new)
     for key, higher in _TESTED:
-        # A slower machine's durations grow by what its own work took longer, and rates shrink. Joules have no such
-        # yardstick.
-        sign = 0 if key == "joules_per_image" else 1 if higher else -1
+        # A slower machine's durations grow by what its own work took longer, and rates shrink.
+        sign = 1 if higher else -1
         rest = sign * (1 - follows)
         measured, less_work = {}, {}
         for point in _points(old):

@@ -8,6 +8,9 @@ the machine itself is.
 
 An engine's windows go on until its figures are stable (benchmarks.bench.summary), up to a maximum. All windows count,
 not only the last.
+
+Energy is measured after them, in one window of 10 s for each point: a board's sensors give means of half a second, in
+which a short window would be mixed up with the engine that was measured before it.
 """
 
 import os
@@ -19,10 +22,12 @@ import numpy as np
 from benchmarks import loadgen
 from benchmarks.bench.cold_start import time_cold_start
 from benchmarks.bench.machine_state import Reference
+from benchmarks.bench.plan import MAX_PHOTOS
 from benchmarks.bench.subject import Subject
 from benchmarks.bench.summary import is_stable
 from benchmarks.bench.worker import END_TO_END, EngineFailed, Task, Worker, largest_batch
 from benchmarks.energy.meter import Meter
+from benchmarks.energy.rapl import Rapl
 from edge_runtime import files
 from edge_runtime.console import say
 from edge_runtime.engines.kinds import GPU_KINDS
@@ -33,7 +38,12 @@ from edge_runtime.machine import memory
 MIN_WINDOWS = 10
 MAX_WINDOWS = 14
 COLD_STARTS = 3
+POWER_S = 10.0  # length of a point's window for power; RAPL's counters are exact in a shorter one
 _SPARE_BYTES = 512 << 20
+# For the limits on a step: slower than this no engine is that is not hung. A window has 4 calls at least.
+_SLOWEST_PHOTO_S = 2.0
+_LEAST_CALLS = 4
+_LOADGEN_MARGIN = 10
 
 
 def run(bundle, subjects, plan, idle=None):
@@ -66,7 +76,7 @@ def run(bundle, subjects, plan, idle=None):
                     _open(bundle, group[-1], subjects, plan, scratch)
                 if waiting:
                     say(f"not enough memory for all engines: {len(group)} at a time, the others after these")
-                _measure(group, plan, metered="unavailable" not in (idle or {"unavailable": ""}))
+                _measure(group, plan, (idle or {}).get("source"))
             finally:
                 for subject in group:
                     subject.close()
@@ -96,7 +106,7 @@ def _open(bundle, subject, subjects, plan, scratch):
     say(f"loading {subject.name}")
     largest = None if subject.name == "auto" else largest_batch(find_engine(bundle, subject.name))
     subject.batches = [size for size in plan.batches if largest is None or size <= largest]
-    reason = f"the engine was built for batches of 1 to {largest}; make another: picnic-edge convert --max-batch"
+    reason = f"the engine was built for batches up to {largest}; make another: picnic-edge convert --max-batch"
     subject.skipped_batches = {f"b{size}": reason for size in plan.batches if size not in subject.batches}
     if not subject.batches:
         subject.fail(reason)
@@ -120,8 +130,8 @@ def _open(bundle, subject, subjects, plan, scratch):
     subject.name = subject.facts["name"]
 
 
-def _measure(group, plan, metered):
-    """Measures the open engines of a group in turns."""
+def _measure(group, plan, power):
+    """Measures the open engines of a group in turns. power: the name of the source of power, None without one."""
     reference = Reference()
     try:
         for number in range(MAX_WINDOWS):
@@ -131,14 +141,21 @@ def _measure(group, plan, metered):
             say(f"round {number + 1}: {', '.join(subject.name for subject in _alive(group))}")
             for subject, point in pending if number % 2 == 0 else reversed(pending):
                 if not subject.problem:
-                    _measure_window(subject, point, number, plan.seconds / MIN_WINDOWS, reference, metered)
+                    _measure_window(subject, point, number, plan.seconds / MIN_WINDOWS, reference)
     finally:
         reference.close()
+    if power:
+        seconds = plan.seconds if power == Rapl.name else POWER_S
+        for subject, point in _pending(group, 0):
+            if not subject.problem:
+                say(f"power of {subject.name}, {point.replace('_', ' ')}")
+                _measure_energy(subject, point, seconds, power)
     for subject in _alive(group):
         try:
             if plan.labelled:
                 say(f"checking {subject.name} on {len(plan.labelled)} labelled photos")
-                subject.facts.update(subject.workers[-1].ask("accuracy", plan.labelled))
+                limit_s = len(plan.labelled) * _SLOWEST_PHOTO_S
+                subject.facts.update(subject.workers[-1].ask("accuracy", plan.labelled, expected_s=limit_s))
             subject.facts.update(subject.workers[-1].ask("memory"))
         except EngineFailed as error:
             subject.fail(str(error))
@@ -160,40 +177,50 @@ def _pending(group, number):
     ]
 
 
-def _measure_window(subject, point, number, seconds, reference, metered):
+def _ask_for_window(subject, point, seconds):
+    """Returns the figures of one window of a point: those of benchmarks.bench.measure. Raises EngineFailed."""
+    worker = subject.worker_for(point)
+    if point == END_TO_END:
+        return worker.ask(END_TO_END, seconds, expected_s=seconds + MAX_PHOTOS * _SLOWEST_PHOTO_S)
+    batch = int(point[1:])
+    return worker.ask("model", batch, seconds, expected_s=seconds + _LEAST_CALLS * batch * _SLOWEST_PHOTO_S)
+
+
+def _measure_window(subject, point, number, seconds, reference):
     reference_ms = reference.time_ms()
-    request = (END_TO_END, seconds) if point == END_TO_END else ("model", int(point[1:]), seconds)
-    energy: typing.Dict[str, typing.Any] = {"unavailable": ""}
     try:
-        if metered:
-            with Meter.open() as meter:
-                figures = subject.worker_for(point).ask(*request)
-            energy = _energy_of_timed_part(subject, point, figures, meter.result())
-        else:
-            figures = subject.worker_for(point).ask(*request)
+        figures = _ask_for_window(subject, point, seconds)
     except EngineFailed as error:
         subject.fail(str(error), error.invalid)
         return
     latencies_ms = figures.pop("latencies_ms", None)
     figures.pop("batch", None)
-    window = dict(figures, point=point, round=number, reference_ms=reference_ms, energy=energy)
+    window = dict(figures, point=point, round=number, reference_ms=reference_ms)
     window["images_per_s"] = figures["photos"] / figures["seconds"]
     # End to end, photos come in batches, one after the other: a photo's latency follows from the rate.
     window["p50_ms"] = float(np.median(latencies_ms)) if latencies_ms else 1000 / window["images_per_s"]
-    window["joules_per_image"] = energy["joules"] / figures["photos"] if "joules" in energy else None
     if point == "b1":
         window["latencies_ms"] = [round(value, 4) for value in latencies_ms]
     subject.windows.append(window)
 
 
-def _energy_of_timed_part(subject, point, figures, energy):
-    """Returns a meter's result for the timed part of a window; unavailable for an engine whose work it cannot see."""
-    if energy.get("source") == "rapl" and _uses_gpu(subject):
-        return {"unavailable": "RAPL counts the CPU and its memory, not the GPU that this engine works on"}
-    if "joules" in energy and point != END_TO_END:  # the untimed first call was metered too
-        share = min(1.0, figures["seconds"] / energy["seconds"])
-        return dict(energy, joules=share * energy["joules"], seconds=share * energy["seconds"])
-    return energy
+def _measure_energy(subject, point, seconds, power):
+    """Adds what a Meter measured in one window of a point to the subject's energy."""
+    if power == Rapl.name and _uses_gpu(subject):
+        reason = "RAPL counts the CPU and its memory, not the GPU that this engine works on"
+        subject.energy[point] = {"unavailable": reason}
+        return
+    try:
+        with Meter.open() as meter:
+            figures = _ask_for_window(subject, point, seconds)
+    except EngineFailed as error:
+        subject.fail(str(error), error.invalid)
+        return
+    energy = meter.result()
+    if "mean_w" in energy:  # which stands for the whole timed part
+        took_s = figures["seconds"]
+        energy.update(seconds=took_s, joules=energy["mean_w"] * took_s, photos=figures["photos"])
+    subject.energy[point] = energy
 
 
 def _uses_gpu(subject):
@@ -208,7 +235,9 @@ def _run_loadgen(subjects, plan):
             try:
                 files.claim_folder(folder, "--report")
                 worker = subject.worker_for("b1" if scenario == "SingleStream" else END_TO_END)
-                result = worker.ask("loadgen", scenario, plan.loadgen, folder)
+                photo_s = max(window["p50_ms"] for window in subject.windows if window["point"] == "b1") / 1000
+                expected_s = _LOADGEN_MARGIN * loadgen.expected_s(scenario, plan.loadgen, photo_s)
+                result = worker.ask("loadgen", scenario, plan.loadgen, folder, expected_s=expected_s)
             except EngineFailed as error:
                 reason = str(error).splitlines()[0]
                 result = {"engine": subject.name, "scenario": scenario, "mode": plan.loadgen, "skipped": reason}

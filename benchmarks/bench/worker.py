@@ -27,6 +27,10 @@ from edge_runtime.machine.memory import peak_memory_bytes
 from edge_runtime.machine.processes import die_with_parent
 
 END_TO_END = "end_to_end"
+# How long an answer may take before the engine counts as hung, as a GPU's may: opening one (TF-TRT has been reported to
+# load for 20 minutes on a board), and other requests, beside the time that their photos take.
+OPEN_LIMIT_S = 2400.0
+STEP_LIMIT_S = 300.0
 _GRACE_S = 5
 _MAX_PICTURES = 32  # in the batches of the model-only windows: a copy per batch size is in the peak of memory
 
@@ -65,6 +69,7 @@ class Worker:
         context = multiprocessing.get_context("spawn")  # a fork would share the parent's threads and memory
         self._connection, theirs = context.Pipe()
         self._busy = True
+        self._hangs = ""  # how, once it does
         self._process: typing.Any = context.Process(target=_serve, args=(theirs, os.getpid(), task), daemon=True)
         # Only the parent handles Ctrl-C: the child starts with SIGINT blocked, and then ignores it.
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
@@ -74,21 +79,30 @@ class Worker:
             theirs.close()
             signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         try:
-            self.facts = self._answer()  # dict: name, kind, precision, slots, load_s, first_call_ms, warm_up_s
+            self.facts = self._answer(
+                OPEN_LIMIT_S
+            )  # dict: name, kind, precision, slots, load_s, first_call_ms, warm_up_s
         except BaseException:
             self.close()
             raise
 
-    def ask(self, request, *arguments):
+    def ask(self, request, *arguments, expected_s=0.0):
         """Calls a public method of _OpenEngine in the process and returns its result.
 
+        Args:
+            request: name of the method.
+            arguments: of the method.
+            expected_s: how long it may well take, at the most; past that, it gets STEP_LIMIT_S more.
+
         Raises:
-            EngineFailed: it failed, or its process ended.
+            EngineFailed: it failed, its process ended, or it took too long; the process is then killed.
         """
+        if self._hangs:
+            raise EngineFailed(self._hangs)
         self._busy = True
         with contextlib.suppress(OSError):  # where the process has ended, reading says how
             self._connection.send((request, arguments))
-        return self._answer()
+        return self._answer(expected_s + STEP_LIMIT_S)
 
     def close(self):
         """Ends the process. May be called any number of times."""
@@ -97,10 +111,14 @@ class Worker:
             self._process.join(_GRACE_S)
         if self._process.is_alive():
             os.kill(self._process.pid, signal.SIGKILL)
-        self._process.join()
+        self._process.join(_GRACE_S)  # one that hangs in a driver cannot be killed
 
-    def _answer(self):
+    def _answer(self, limit_s):
         try:
+            if not self._connection.poll(limit_s):
+                self._hangs = f"it hangs: no answer for {limit_s:.0f} s"
+                self.close()
+                raise EngineFailed(self._hangs)
             reason, value = self._connection.recv()
         except (EOFError, OSError):
             self._process.join(_GRACE_S)

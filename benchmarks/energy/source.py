@@ -2,10 +2,11 @@
 
 import typing
 
-# A board's rails that add up to all of it; the first entry whose rails exist counts. VDD_IN (TX2, Orin NX and Nano) is
-# the whole module. On AGX Orin the module is the sum of three, and VIN_SYS_5V0 contains VDDQ_VDD2_1V8AO (NVIDIA's
-# Jetson Linux guide): rails that are part of another one are not added.
-_WHOLE_BOARDS = (("VDD_IN",), ("VDD_GPU_SOC", "VDD_CPU_CV", "VIN_SYS_5V0"))
+# A board's rails that add up to all of it; the first entry whose rails exist counts. VDD_IN (TX2, Xavier NX, Orin NX,
+# Orin Nano) and POM_5V_IN (Nano) are the whole module, VIN (AGX Thor) the whole developer kit. On AGX Orin the module
+# is the sum of three, and VIN_SYS_5V0 contains VDDQ_VDD2_1V8AO (NVIDIA's Jetson Linux guide): rails that are part of
+# another one are not added.
+_WHOLE_BOARDS = (("VDD_IN",), ("POM_5V_IN",), ("VIN",), ("VDD_GPU_SOC", "VDD_CPU_CV", "VIN_SYS_5V0"))
 
 
 class Sample(typing.NamedTuple):
@@ -22,6 +23,10 @@ class Source:
     name = ""  # in results
     counts_joules = False  # a sample's rails are joules, not watts
     waits = False  # read() waits for the next sample by itself
+    # How long after a change of the load a sample may still show the load before. An INA3221 gives means: in NVIDIA's
+    # driver of 64 measurements of 3 channels of 2.2 ms, so that its value renews every 422 ms.
+    settle_s = 1.0
+    renews_s = 0.422
     problem = ""  # why it cannot be used here; "" if it can
     added: typing.Tuple[str, ...] = ()  # the rails that add up to the whole
 

@@ -11,16 +11,33 @@ from edge_runtime.gate import compare, judge
 SPEED_S = 1.0  # how long an engine's speed is measured, at batch 1 and in its largest batches
 
 
-def check(engine, sample, min_agreement):
-    """Runs an engine on a sample, at several batch sizes each with a full batch and a last smaller one, and judges it.
+def split_sample(sample, precision):
+    """Returns (the photos to calibrate an engine with, those to check it on), each a Sample.
+
+    For int8 they are halves: an engine answers the photos better that its ranges were chosen by. The order is shuffled,
+    always in the same way, because a sample's photos come in turns of the classes. Else both are the whole sample.
+
+    Args:
+        sample: edge_runtime.bundle.reading.Sample.
+        precision: of the engine.
+    """
+    if precision != "int8":
+        return sample, sample
+    shuffled = np.random.RandomState(0).permutation(len(sample.names))
+    middle = len(shuffled) // 2
+    return _part(sample, np.sort(shuffled[:middle])), _part(sample, np.sort(shuffled[middle:]))
+
+
+def check(engine, sample, min_agreement, max_log_odds_change):
+    """Runs an engine on a sample, at several batch sizes, and judges it.
 
     Args:
         engine: an open Engine.
-        sample: edge_runtime.bundle.reading.Sample.
-        min_agreement: share of the photos that must get the original's label, 0..1.
+        sample: edge_runtime.bundle.reading.Sample; for int8 that of split_sample.
+        min_agreement, max_log_odds_change: as edge_runtime.gate.judge.judge.
 
     Returns:
-        edge_runtime.gate.compare.Parity of an engine that may be used.
+        (edge_runtime.gate.compare.Parity, edge_runtime.gate.judge.Verdict) of an engine that may be used.
 
     Raises:
         ParityError: the engine is refused, or failed. OutOfMemory: there is not enough memory to run it.
@@ -28,8 +45,9 @@ def check(engine, sample, min_agreement):
     """
     answers = {batch: run_sample(engine, sample, batch) for batch in compare.batch_sizes(engine.max_batch)}
     parity = compare.compare(sample.names, sample.probabilities, answers)
-    judge.require_agreement(engine.name, parity, min_agreement)
-    return parity
+    verdict = judge.judge(parity, min_agreement, max_log_odds_change)
+    judge.require(engine.name, parity, verdict)
+    return parity, verdict
 
 
 def run_sample(engine, sample, batch):
@@ -51,6 +69,15 @@ def run_sample(engine, sample, batch):
                 raise ParityError(f"{engine.name} is refused and was not kept: {error}") from error
             answers.append(error.answers)
     return np.concatenate(answers)
+
+
+def _part(sample, indices):
+    return sample._replace(
+        names=[sample.names[index] for index in indices],
+        images=sample.images[indices],
+        labels=[sample.labels[index] for index in indices],
+        probabilities=sample.probabilities[indices],
+    )
 
 
 def speeds(engine, pictures):

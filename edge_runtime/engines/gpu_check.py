@@ -14,7 +14,7 @@ import typing
 from edge_runtime import files
 from edge_runtime.bundle import manifest, signing
 from edge_runtime.console import say
-from edge_runtime.engines.check import check, speeds
+from edge_runtime.engines.check import check, speeds, split_sample
 from edge_runtime.engines.kinds import create_engine
 from edge_runtime.engines.record import ENGINE_JSON
 from edge_runtime.engines.tensorrt import context
@@ -75,20 +75,24 @@ def require_checked(bundle, info):
     return info
 
 
-def add(record, parity):
+def add(record, parity, verdict):
     """Adds to a record with "gpu_checks" that its engine passed on the GPU here. Others do not change.
 
     Args:
         record: the content of engine.json.
-        parity: edge_runtime.gate.compare.Parity.
+        parity, verdict: results of edge_runtime.engines.check.check.
     """
     if "gpu_checks" in record:
-        record["gpu_checks"].append(_entry(context.gpu_facts(), parity._asdict(), ""))
+        record["gpu_checks"].append(_passed(context.gpu_facts(), parity, verdict))
 
 
-def _entry(gpu, parity, refused):
+def _passed(gpu, parity, verdict):
+    return dict(_entry(gpu, ""), parity=dict(parity._asdict()), verdict=dict(verdict._asdict()))
+
+
+def _entry(gpu, refused):
     at = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
-    return {"gpu": gpu, "at": at, "parity": parity, "refused": refused}
+    return {"gpu": gpu, "at": at, "refused": refused}
 
 
 def _find(record, gpu):
@@ -98,13 +102,13 @@ def _find(record, gpu):
 def _check(bundle, info, gpu):
     """Returns (the entry for engine.json, the engine's speeds, {} where it is refused)."""
     largest = info.record["batch_profile"]["max"]
-    sample = bundle.sample()
+    _, sample = split_sample(bundle.sample(), info.precision)
     with create_engine(info, len(bundle.class_names), largest, None).open() as engine:
         try:
-            parity = check(engine, sample, info.record["min_agreement"])
-            return _entry(gpu, parity._asdict(), ""), speeds(engine, sample.images)
+            parity, verdict = check(engine, sample, info.record["min_agreement"], info.record["max_log_odds_change"])
+            return _passed(gpu, parity, verdict), speeds(engine, sample.images)
         except ParityError as error:
-            return _entry(gpu, None, str(error)), {}
+            return _entry(gpu, str(error)), {}
 
 
 def _keep(info, record):

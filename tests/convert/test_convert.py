@@ -13,8 +13,9 @@ import types
 import numpy as np
 import pytest
 
-from convert import cli, reference
+from convert import cli, litert, reference
 from convert.child import ChildError
+from edge_runtime import files
 from edge_runtime.bundle import checksums, manifest, writing
 from edge_runtime.bundle.reading import Bundle
 from edge_runtime.cli.classify import main
@@ -90,6 +91,11 @@ def swap_two_classes(values):
     return values[..., [1, 0, 2]]
 
 
+def need_litert():
+    pytest.importorskip("tensorflow")
+    pytest.importorskip("ai_edge_litert", reason="LiteRT is not installed")
+
+
 # ---- engines that are fine
 
 
@@ -101,6 +107,8 @@ def swap_two_classes(values):
         ("openvino", "bf16", 2e-2),
         ("onnxruntime", "int8", 5e-2),
         ("openvino", "int8", 5e-2),
+        pytest.param("litert", "fp32", 1e-3, marks=pytest.mark.slow),  # seconds of TensorFlow; int8 has them, too
+        ("litert", "int8", 5e-2),
     ],
 )
 def test_an_engine_is_published_with_its_facts_and_answers_as_the_original(
@@ -112,6 +120,9 @@ def test_an_engine_is_published_with_its_facts_and_answers_as_the_original(
             pytest.skip("this CPU has no bf16 instructions")
         if precision == "int8":
             pytest.importorskip("nncf")
+    if target == "litert":
+        need_litert()
+        helpers.add_tiny_saved_model(tiny_bundle)
     name = "%s-%s" % (target, precision)
     convert(tiny_bundle, target, "--precision", precision, "--max-batch", "4")
     assert os.listdir(os.path.join(tiny_bundle, "engines")) == [name]
@@ -121,7 +132,8 @@ def test_an_engine_is_published_with_its_facts_and_answers_as_the_original(
     assert (record["kind"], record["precision"]) == (target, precision)
     assert record["batch_profile"] == {"min": 1, "opt": 4, "max": 4}
     assert record["source"] == {"bundle_id": opened.id, "model_sha256": opened.sha256("model.onnx")}
-    assert record["libraries"] == {target: libraries.library_version(target)}
+    library = kinds.LIBRARIES[target]
+    assert record["libraries"] == {library: libraries.library_version(library)}
     assert record["gpu"] is None
     assert record["min_agreement"] == (0.98 if precision == "int8" else 0.995)
     assert record["build_s"] >= 0
@@ -743,6 +755,67 @@ def test_openvino_and_nncf_report_nothing_to_their_maker(tiny_bundle, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert not os.path.exists(str(home / "intel"))  # where openvino_telemetry keeps the id of the user
+
+
+# ---- LiteRT: the model of another machine
+
+
+@pytest.fixture
+def from_a_pc(tiny_bundle, monkeypatch):
+    """A bundle with a LiteRT engine that another machine made; TensorFlow is not installed here."""
+    need_litert()
+    helpers.add_tiny_saved_model(tiny_bundle)
+    folder = os.path.join(tiny_bundle, "engines", "litert-fp32")
+    os.makedirs(folder)
+    litert.convert(os.path.join(tiny_bundle, "saved_model"), os.path.join(folder, "model.tflite"), None)
+    record = {
+        "format_version": 1,
+        "kind": "litert",
+        "precision": "fp32",
+        "source": {"bundle_id": Bundle.open(tiny_bundle).id},
+        "machine": {"architecture": "vax", "cpu_features": []},
+        "libraries": {"ai-edge-litert": "0.0.1"},
+        "converter": {"tensorflow": "2.99"},
+        "images_per_s": 1,
+        "files": checksums.list_files(folder),
+    }
+    files.write_json(os.path.join(folder, "engine.json"), record)
+    version = libraries.library_version
+    monkeypatch.setattr(libraries, "library_version", lambda name: None if name == "tensorflow" else version(name))
+    return tiny_bundle
+
+
+def test_where_tensorflow_is_missing_the_model_of_another_machine_is_taken_and_checked(from_a_pc, capsys):
+    with pytest.raises(BundleError, match="was made for vax"):
+        open_engine(Bundle.open(from_a_pc), "litert-fp32")
+    convert(from_a_pc, "litert")
+    record = engine_record(from_a_pc, "litert-fp32")
+    assert record["machine"] == cpu.describe() and record["converter"] == {"tensorflow": "2.99"}
+    assert record["parity"]["top1_agreement"] == 1.0
+    assert "another machine converted" in capsys.readouterr().err
+    with open_engine(Bundle.open(from_a_pc), "litert-fp32") as engine:
+        assert engine.name == "litert-fp32"
+
+
+def test_a_damaged_model_of_another_machine_is_refused(from_a_pc):
+    path = os.path.join(from_a_pc, "engines", "litert-fp32", "model.tflite")
+    helpers.flip_byte(path)
+    with pytest.raises(BundleError, match="model.tflite is not the one that was written"):
+        convert(from_a_pc, "litert")
+    assert os.path.exists(path)
+
+
+def test_without_tensorflow_and_without_a_model_the_way_to_get_one_is_named(from_a_pc):
+    with pytest.raises(MissingRequirement, match="TensorFlow.*\n.*pip install.*copy the bundle"):
+        convert(from_a_pc, "litert", "--precision", "int8")
+
+
+def test_litert_missing_exits_with_4_and_names_the_command(tiny_bundle, monkeypatch):
+    monkeypatch.setattr(reference, "reference_sample", no_work)
+    monkeypatch.setitem(sys.modules, "ai_edge_litert.interpreter", None)  # importing it raises ImportError
+    with pytest.raises(MissingRequirement, match="pip install ai-edge-litert"):
+        convert(tiny_bundle, "litert")
+    assert not os.path.exists(os.path.join(tiny_bundle, "engines"))
 
 
 # ---- labelled photos

@@ -36,6 +36,7 @@ def loaded_by_command(*arguments):
 
 
 HEAVY = {"tensorflow", "keras", "pandas", "onnxruntime", "openvino", "tensorrt", "pycuda", "sklearn", "scipy", "onnx"}
+HEAVY |= {"ai_edge_litert"}
 OURS_ABOVE = {"train", "convert", "benchmarks"}
 
 

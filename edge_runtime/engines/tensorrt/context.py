@@ -49,6 +49,11 @@ def cache_path(parts, suffix):
     return os.path.join(cache, "picnic-edge", "tensorrt", name + suffix)
 
 
+def cuda_version():
+    """Returns the version of CUDA that pycuda was built with, such as "10.2.0"; on a Jetson it is JetPack's."""
+    return ".".join(map(str, require("pycuda.driver").get_version()))
+
+
 def gpu():
     """Returns the first GPU (pycuda.driver.Device); no context is made. Raises MissingRequirement: there is none."""
     cuda = require("pycuda.driver")

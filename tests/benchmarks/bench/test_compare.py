@@ -65,7 +65,6 @@ def document(
                         "images_per_s": 1000 / took_ms,
                         "p50_ms": took_ms * POINTS[point],
                         "cpu_s": photos * 2 * took_ms / 1000,
-                        "joules_per_image": None,
                         "reference_ms": 3.0 * machine * phase * math.exp((own_noise or noise) * random.randn()),
                     }
                 )

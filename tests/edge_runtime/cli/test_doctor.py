@@ -23,8 +23,8 @@ from tests.helpers import WITHOUT_TENSORFLOW, picnic_edge
 def answers(monkeypatch):
     """{question: Answer}, to be filled: what fresh Pythons say; the libraries not in it are not installed."""
     given = {}
-    codes = {code: name for name, code in doctor._PROBES.items()}
-    monkeypatch.setattr(doctor, "_installed", lambda question: question in given)
+    codes = {code: name for name, code in doctor.PROBES.items()}
+    monkeypatch.setattr(doctor, "is_installed", lambda question: question in given)
     monkeypatch.setattr(doctor, "run_probe", lambda code: given[codes[code]])
     return given
 
@@ -233,7 +233,7 @@ def test_an_orin_has_memory_enough_and_its_own_power_modes(root, tools):
     checks = {check.name: check for check in doctor.examine(root(boards.ORIN))}
     assert "swap" not in checks
     assert checks["board"].found == "NVIDIA Jetson AGX Orin Developer Kit (Jetson Orin)"
-    assert checks["jetpack"].found == "L4T 36.4.4 (JetPack 6.1 or 6.2)"
+    assert checks["jetpack"].found == "L4T 36.4.4 (JetPack 6.2.1)"
     assert (
         checks["power mode"].status == "warning"
         and checks["power mode"].fix == "sudo nvpmodel -m N, N from nvpmodel -p"
@@ -242,6 +242,28 @@ def test_an_orin_has_memory_enough_and_its_own_power_modes(root, tools):
     assert checks["nvidia gpu"].found.startswith("compute capability 8.7")
     assert checks["cpu"].found.endswith(", asimd asimddp asimdhp")
     assert checks["cameras"].status == "missing"
+
+
+def test_a_xavier_with_jetpack_5(root, tools):
+    tools["nvpmodel"] = "NV Power Mode: MODE_20W_6CORE\n8"
+    checks = {check.name: check for check in doctor.examine(root(boards.XAVIER))}
+    assert checks["board"].found == "NVIDIA Jetson Xavier NX Developer Kit (Jetson Xavier)"
+    assert checks["jetpack"][1:3] == ("ok", "L4T 35.4.1 (JetPack 5.1.2)")
+    assert checks["gpu clock"][1:3] == ("warning", "varies from 114 to 1109 MHz")
+    assert checks["nvidia gpu"].found.startswith("compute capability 7.2")
+    assert checks["swap"].status == "warning"
+    assert checks["cuda"].found.startswith("11.4.19")
+
+
+def test_a_thor_with_jetpack_7(root, tools):
+    tools["nvpmodel"] = "NV Power Mode: MAXN\n0"
+    checks = {check.name: check for check in doctor.examine(root(boards.THOR))}
+    assert checks["board"].found == "NVIDIA Jetson AGX Thor Developer Kit (Jetson Thor)"
+    assert checks["jetpack"][1:3] == ("ok", "L4T 38.2.2 (JetPack 7.0)")
+    assert checks["power mode"].status == "ok" and "swap" not in checks
+    assert checks["gpu clock"][1:3] == ("warning", "varies from 315 to 1575 MHz")
+    assert checks["nvidia gpu"].found.startswith("compute capability 11.0")
+    assert checks["cuda"].found.startswith("13.0.0")
 
 
 def test_a_pc_has_no_checks_that_only_boards_need(root, tools):
@@ -306,7 +328,7 @@ def test_pycuda_is_asked_for_what_the_engine_needs(monkeypatch, more, usable):
     monkeypatch.setitem(sys.modules, "pycuda", types.SimpleNamespace(driver=driver, VERSION_TEXT="2020.1"))
     monkeypatch.setitem(sys.modules, "pycuda.driver", driver)
     found = {}
-    exec(doctor._PROBES["pycuda"], found)
+    exec(doctor.PROBES["pycuda"], found)
     assert found["answer"] == ["2020.1", "X", "6.2", usable]
 
 
@@ -332,24 +354,23 @@ def test_a_fresh_python_that_fails_says_why(run_probe, code, problem):
     assert run_probe(code) == (None, problem)
 
 
-def test_a_fresh_python_that_hangs_is_given_up(run_probe, monkeypatch):
-    monkeypatch.setattr(doctor, "_PROBE_TIMEOUT_S", 0.3)
-    assert run_probe("import time\ntime.sleep(60)") == (None, "did not answer within 0.3 s")
+def test_a_fresh_python_that_hangs_is_given_up(run_probe):
+    assert run_probe("import time\ntime.sleep(60)", 0.3) == (None, "did not answer within 0.3 s")
 
 
 def test_the_real_tensorflow_is_asked_without_ending_anything(run_probe):
-    if not doctor._installed("tf-trt"):
+    if not doctor.is_installed("tf-trt"):
         pytest.skip("TensorFlow is not installed")
-    answer = run_probe(doctor._PROBES["tf-trt"])
+    answer = run_probe(doctor.PROBES["tf-trt"])
     assert answer.problem == "" and sorted(answer.value) == ["linked", "loaded", "problem", "tensorflow"]
     if answer.value["loaded"] is None:
         assert "TensorRT" in answer.value["problem"].splitlines()[0] and "To get it: " in answer.value["problem"]
 
 
 def test_the_real_protobuf_is_asked(run_probe):
-    if not doctor._installed("protobuf"):
+    if not doctor.is_installed("protobuf"):
         pytest.skip("protobuf is not installed")
-    assert run_probe(doctor._PROBES["protobuf"]).value in ("cpp", "upb", "python")
+    assert run_probe(doctor.PROBES["protobuf"]).value in ("cpp", "upb", "python")
 
 
 # --- OpenCV and numpy

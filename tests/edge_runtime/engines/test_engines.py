@@ -12,6 +12,7 @@ import time
 import numpy as np
 import pytest
 
+from convert import litert
 from edge_runtime import files
 from edge_runtime.bundle import manifest, writing
 from edge_runtime.bundle.reading import Bundle
@@ -36,18 +37,10 @@ from tests.helpers import (
 CONVERTED = "onnxruntime-fp32"
 
 
-@pytest.fixture(scope="module")
-def converted_once(pristine_bundle, tmp_path_factory):
-    folder = shutil.copytree(pristine_bundle, str(tmp_path_factory.mktemp("converted") / "bundle"))
-    done = picnic_edge("convert", folder, "--to", "onnxruntime")
-    assert done.returncode == 0, done.stderr
-    return folder
-
-
 @pytest.fixture
-def converted(converted_once, tmp_path):
+def converted(converted_bundle, tmp_path):
     """A bundle of its own for each test, with one converted engine."""
-    return Bundle.open(shutil.copytree(converted_once, str(tmp_path / "bundle")))
+    return Bundle.open(shutil.copytree(converted_bundle, str(tmp_path / "bundle")))
 
 
 def folder_of(bundle, name=CONVERTED):
@@ -379,7 +372,7 @@ def test_what_lies_unlisted_beside_an_engine_does_not_matter(converted):
 @pytest.mark.parametrize("kind", sorted(set(kinds.LIBRARIES) - {"tensorflow"}))
 def test_every_kind_opens_only_files_that_are_listed(tmp_path, monkeypatch, request, kind):
     """A foreign model lies where the engine looks; of the list, only a note beside it is true."""
-    library = {"openvino": "openvino", "tf-trt": "tensorflow"}.get(kind)
+    library = {"openvino": "openvino", "litert": "ai_edge_litert", "tf-trt": "tensorflow"}.get(kind)
     if library:
         pytest.importorskip(library)
     if kind == "tensorrt":
@@ -721,15 +714,18 @@ def test_openvino_makes_more_requests_for_more_users_and_uses_them_again():
 
 # --- several users of one engine
 
-KINDS = ["fake", "onnxruntime", "openvino", "tensorflow", "tf-trt"]
+KINDS = ["fake", "litert", "onnxruntime", "openvino", "tensorflow", "tf-trt"]
 
 
 @pytest.fixture(scope="module")
 def every_engine(pristine_bundle, tmp_path_factory):
-    """A bundle with a SavedModel and an OpenVINO engine, as far as their libraries are here."""
+    """A bundle with a SavedModel and an OpenVINO engine, and a LiteRT model beside it, as far as libraries are here."""
     folder = shutil.copytree(pristine_bundle, str(tmp_path_factory.mktemp("every") / "bundle"))
     if libraries.library_version("tensorflow"):
         add_tiny_saved_model(folder)
+    if libraries.library_version("tensorflow") and libraries.library_version("ai-edge-litert"):
+        model = os.path.join(os.path.dirname(folder), kinds.module_of("litert").MODEL)
+        litert.convert(os.path.join(folder, "saved_model"), model, None)
     if libraries.library_version("openvino"):
         done = picnic_edge("convert", folder, "--to", "openvino", "--max-batch", "4")
         assert done.returncode == 0, done.stderr
@@ -750,6 +746,11 @@ def shared(request, every_engine, monkeypatch, tmp_path):
         shutil.copytree(every_engine.file("saved_model"), str(tmp_path / module.SAVED_MODEL))
         info = EngineInfo("tf-trt-fp16", kind, "fp16", str(tmp_path), {})
         engine = module.create(info, len(COLOURS), 4, 2).open()
+    elif kind == "litert":
+        pytest.importorskip("tensorflow")
+        pytest.importorskip("ai_edge_litert", reason="LiteRT is not installed")
+        info = EngineInfo("litert-fp32", kind, "fp32", os.path.dirname(every_engine.path), {})
+        engine = kinds.create_engine(info, len(COLOURS), 4, 2).open()
     else:
         pytest.importorskip(kind)
         engine = open_engine(every_engine, kind, 4, 2)

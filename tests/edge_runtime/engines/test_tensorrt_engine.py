@@ -210,9 +210,9 @@ def test_the_pipeline_submits_the_next_batch_before_it_collects_one(bundle_for, 
     sample = bundle.sample()
     calls = []
     with open_engine(bundle, NAME, max_batch=4) as engine:
-        submit, collect = engine._submit, engine._collect
-        monkeypatch.setattr(engine, "_submit", lambda batch: calls.append("submit") or submit(batch))
-        monkeypatch.setattr(engine, "_collect", lambda slot: calls.append("collect") or collect(slot))
+        submit, collect = engine.submit, engine.collect
+        monkeypatch.setattr(engine, "submit", lambda batch: calls.append("submit") or submit(batch))
+        monkeypatch.setattr(engine, "collect", lambda ticket: calls.append("collect") or collect(ticket))
         answers = list(classify_items(range(24), lambda item: sample.images[item % 12], engine, 4, 2))
     assert alike([answer.probabilities for answer in answers[:12]], sample, 0, 12)
     assert alike([answer.probabilities for answer in answers[12:]], sample, 0, 12)
