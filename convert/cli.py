@@ -102,7 +102,7 @@ def parser():
         type=_families,
         metavar="A,B",
         help=f"for tensorrt-rtx: the families of GPUs that the engine is for, of {', '.join(tensorrt_rtx.GPUS)} "
-        "(default: all from Ampere on); fewer make it smaller",
+        "(default: all from Ampere on)",
     )
     return this
 
