@@ -139,8 +139,10 @@ def test_a_trained_bundle_s_plans_too(tmp_path):
 def test_an_operator_that_the_library_lacks_is_named(tiny_bundle):
     def change(graph):
         softmax = graph.node[-1]
-        graph.node.insert(len(graph.node) - 1, onnx.helper.make_node("Hardmax", ["logits"], ["hard"], name="planted"))
-        softmax.input[0] = "hard"
+        graph.initializer.append(onnx.numpy_helper.from_array(np.ones(3, bool), "all"))
+        compress = onnx.helper.make_node("Compress", ["logits", "all"], ["chosen"], axis=1, name="planted")
+        graph.node.insert(len(graph.node) - 1, compress)
+        softmax.input[0] = "chosen"
 
     change_model(tiny_bundle, change)
     done = convert(tiny_bundle, "--precision", "fp32")
