@@ -3,10 +3,10 @@
 import argparse
 import importlib
 
-from convert import labelled, tensorrt_rtx
+from convert import labelled
 from convert.conversion import convert
 from edge_runtime.bundle.reading import Bundle
-from edge_runtime.cli.options import positive, share
+from edge_runtime.cli.options import parsed, positive, share
 from edge_runtime.engines import gpu_check
 from edge_runtime.engines.record import (
     DEFAULT_BATCH,
@@ -77,7 +77,7 @@ def parser():
     )
     this.add_argument(
         "--max-log-odds-change",
-        type=share,
+        type=lambda text: parsed(float, text, lambda value: value >= 0, "0 or more"),
         metavar="P",
         help="refuse the engine if it changes the log-odds of the best labels by a larger share (default "
         + ", ".join(f"{name} {value}" for name, value in MAX_LOG_ODDS_CHANGE.items())
@@ -99,20 +99,11 @@ def parser():
     )
     this.add_argument(
         "--gpus",
-        type=_families,
         metavar="A,B",
-        help=f"for tensorrt-rtx: the families of GPUs that the engine is for, of {', '.join(tensorrt_rtx.GPUS)} "
+        help="for tensorrt-rtx: the families of GPUs that the engine is for, of turing, ampere, ada, blackwell "
         "(default: all from Ampere on)",
     )
     return this
-
-
-def _families(text):
-    """Returns names of tensorrt_rtx.GPUS in its order, without repeats, as one text with commas."""
-    names = {name.strip() for name in text.split(",")}
-    if not names <= set(tensorrt_rtx.GPUS):
-        raise argparse.ArgumentTypeError(f"expected some of {', '.join(tensorrt_rtx.GPUS)}, with commas; got {text!r}")
-    return ",".join(name for name in tensorrt_rtx.GPUS if name in names)
 
 
 def main(argv=None):
@@ -125,8 +116,12 @@ def main(argv=None):
         raise UsageError(f"--to {options.to} makes {' or '.join(builder.PRECISIONS)}, not {precision}")
     if options.max_batch > MAX_BATCH:
         raise UsageError(f"--max-batch {options.max_batch}: expected 1 to {MAX_BATCH} photos")
-    if options.gpus and options.to != "tensorrt-rtx":
-        raise UsageError(f"--gpus: is for --to tensorrt-rtx; an engine of --to {options.to} is for the machine here")
+    if options.gpus:
+        if options.to != "tensorrt-rtx":
+            raise UsageError(
+                f"--gpus: is for --to tensorrt-rtx; an engine of --to {options.to} is for the machine here"
+            )
+        options.gpus = builder.families(options.gpus)
     if options.min_agreement is None:
         options.min_agreement = default_min_agreement(precision)
     if options.max_log_odds_change is None:

@@ -16,7 +16,7 @@ from edge_runtime.console import say
 from edge_runtime.engines.record import EngineInfo, engine_name
 from edge_runtime.engines.tensorrt import context, engine, versions
 from edge_runtime.engines.tensorrt.rtx import LIBRARY
-from edge_runtime.errors import MissingRequirement
+from edge_runtime.errors import MissingRequirement, UsageError
 from edge_runtime.machine.libraries import require
 
 PRECISIONS = ("fp16", "fp32", "int8")
@@ -24,6 +24,18 @@ PRECISIONS = ("fp16", "fp32", "int8")
 GPUS = {"turing": ("SM75",), "ampere": ("SM80", "SM86"), "ada": ("SM89",), "blackwell": ("SM120",)}
 SCRATCH = "scratch"  # in the engine's folder until it was checked
 _CHECKED_MODEL = "checked.onnx"
+
+
+def families(text):
+    """Returns names of GPUS that a text lists with commas, in the order of GPUS, without repeats, as such a text.
+
+    Raises:
+        UsageError: it lists another name.
+    """
+    names = {name.strip() for name in text.split(",")}
+    if not names <= set(GPUS):
+        raise UsageError(f"--gpus {text}: expected some of {', '.join(GPUS)}, with commas between them")
+    return ",".join(name for name in GPUS if name in names)
 
 
 def check(precision):
