@@ -116,7 +116,7 @@ def main(argv=None):
         raise UsageError(f"--to {options.to} makes {' or '.join(builder.PRECISIONS)}, not {precision}")
     if options.max_batch > MAX_BATCH:
         raise UsageError(f"--max-batch {options.max_batch}: expected 1 to {MAX_BATCH} photos")
-    if options.gpus:
+    if options.gpus is not None:
         if options.to != "tensorrt-rtx":
             raise UsageError(
                 f"--gpus: is for --to tensorrt-rtx; an engine of --to {options.to} is for the machine here"

@@ -13,7 +13,7 @@ import types
 import numpy as np
 import pytest
 
-from convert import cli, litert, reference
+from convert import cli, conversion, litert, reference
 from convert.child import ChildError
 from edge_runtime import files
 from edge_runtime.bundle import checksums, manifest, writing
