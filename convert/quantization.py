@@ -85,8 +85,13 @@ def quantized(model, pictures, scratch, how):
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.optimized_model_filepath = fused
+    options.log_severity_level = 3  # errors; it warns of weights that it fused
     onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    softmaxes = [node.name for node in onnx.load(fused).graph.node if node.op_type == "Softmax"]
+    model = onnx.load(fused)
+    for number, node in enumerate(model.graph.node):
+        node.name = node.name or f"node {number}"  # to leave out a node without a name leaves out all of them
+    onnx.save(model, fused)
+    softmaxes = [node.name for node in model.graph.node if node.op_type == "Softmax"]
     how = dict(how, quant_format=quantization.QuantFormat.QDQ, per_channel=True, nodes_to_exclude=softmaxes)
     if "optimize_model" in inspect.signature(quantization.quantize_static).parameters:
         how["optimize_model"] = False  # already done; older versions write the result beside the model

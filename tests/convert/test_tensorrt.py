@@ -234,20 +234,23 @@ def test_timings_of_another_cuda_are_kept_apart(tiny_bundle, tmp_path, simulated
     assert sorted(name.split("cuda-")[1] for name in names) == ["10.2.0.timing", "11.4.0.timing"]
 
 
-@pytest.mark.parametrize("precision, types", [("fp16", {"FLOAT16"}), ("int8", {"FLOAT", "INT8"})])
-def test_from_11_on_the_model_has_the_precision(tiny_bundle, tmp_path, simulated, precision, types):
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_from_11_on_the_model_has_the_precision(tiny_bundle, tmp_path, simulated, precision):
     simulator = simulated("11.1")
     settings = Settings(precision, 4, None, Bundle.open(tiny_bundle).sample())
     path = tmp_path / "model.onnx"
-    kind = tensorrt_model.write_model(onnx, simulator.tensorrt, Bundle.open(tiny_bundle), settings, str(path))
+    bundle = Bundle.open(helpers.write_blocks_bundle(tmp_path / "blocks"))  # it has convolutions
+    kind = tensorrt_model.write_model(onnx, simulator.tensorrt, bundle, settings, str(path))
     model = onnx.load(str(path))
     assert kind == "uint8"
     names = onnx.TensorProto.DataType.Name
-    assert {names(value.data_type) for value in model.graph.initializer if value.dims} >= types - {"FLOAT"}
     assert [names(value.type.tensor_type.elem_type) for value in model.graph.input] == ["UINT8"]
     assert [names(value.type.tensor_type.elem_type) for value in model.graph.output] == ["FLOAT"]
     zeros = [onnx.numpy_helper.to_array(value) for value in model.graph.initializer if "zero_point" in value.name]
-    assert len(zeros) == (3 if precision == "int8" else 0) and not np.any([zero.any() for zero in zeros])
+    quantized = "QuantizeLinear" in [node.op_type for node in model.graph.node]
+    halves = "FLOAT16" in [names(value.data_type) for value in model.graph.initializer]
+    assert (halves, quantized) == (precision == "fp16", precision == "int8")
+    assert {zero.dtype for zero in zeros} <= {np.dtype(np.int8)} and not any(zero.any() for zero in zeros)
 
 
 def test_int8_of_11_goes_through_the_whole_conversion(tiny_bundle, simulated):
