@@ -62,7 +62,9 @@ def run(bundle, subjects, plan, idle=None):
             try:
                 while waiting and _fits(bundle, group, waiting[0]):
                     group.append(waiting.pop(0))
-                    _open(bundle, group[-1], subjects, plan, scratch)
+                    open_subject(bundle, group[-1], plan, scratch)
+                    if not group[-1].problem:
+                        _name_as_opened(group[-1], subjects)
                 if waiting:
                     say(f"not enough memory for all engines: {len(group)} at a time, the others after these")
                 _measure(group, plan, metered="unavailable" not in (idle or {"unavailable": ""}))
@@ -91,7 +93,16 @@ def _kind(bundle, name):
     return GPU_KINDS[0] if name == "auto" else find_engine(bundle, name).kind  # auto may be any
 
 
-def _open(bundle, subject, subjects, plan, scratch):
+def open_subject(bundle, subject, plan, scratch, code=""):
+    """Starts the processes of an engine and adds its facts. Where that fails, its measuring stops.
+
+    Args:
+        bundle: an open Bundle.
+        subject: a Subject.
+        plan: a Plan.
+        scratch: an existing folder that stays while the engine is open.
+        code: folder of the checkout whose code opens and measures it, "" for this one.
+    """
     say(f"loading {subject.name}")
     largest = None if subject.name == "auto" else largest_batch(find_engine(bundle, subject.name))
     subject.batches = [size for size in plan.batches if largest is None or size <= largest]
@@ -101,7 +112,7 @@ def _open(bundle, subject, subjects, plan, scratch):
         subject.fail(reason)
         return
     try:
-        task = Task(bundle.path, subject.name, subject.batches, plan.items, scratch, plan.opener)
+        task = Task(bundle.path, subject.name, subject.batches, plan.items, scratch, plan.opener, code)
         subject.workers.append(Worker(task))
         subject.facts.update(subject.workers[0].facts)
         slots = subject.facts.pop("slots")
@@ -112,11 +123,15 @@ def _open(bundle, subject, subjects, plan, scratch):
             subject.facts["first_call_ms"] = subject.workers[0].facts["first_call_ms"]
     except EngineFailed as error:
         subject.fail(str(error), error.invalid)
-        return
-    if any(subject is not other and other.name == subject.facts["name"] for other in subjects):
-        subject.fail(f"is the same as {subject.facts['name']}, which is measured already")
-        return
-    subject.name = subject.facts["name"]
+
+
+def _name_as_opened(subject, subjects):
+    """Gives an engine the name of what was opened for it (auto is one of the others); stops it if another has that."""
+    name = subject.facts["name"]
+    if any(subject is not other and other.name == name for other in subjects):
+        subject.fail(f"is the same as {name}, which is measured already")
+    else:
+        subject.name = name
 
 
 def _measure(group, plan, metered):
@@ -130,7 +145,8 @@ def _measure(group, plan, metered):
             say(f"round {number + 1}: {', '.join(subject.name for subject in _alive(group))}")
             for subject, point in pending if number % 2 == 0 else reversed(pending):
                 if not subject.problem:
-                    _measure_window(subject, point, number, plan.seconds / MIN_WINDOWS, reference, metered)
+                    state = {"round": number, "reference_ms": reference.time_ms()}
+                    measure_window(subject, point, plan.seconds / MIN_WINDOWS, metered, state)
     finally:
         reference.close()
     for subject in _alive(group):
@@ -159,8 +175,16 @@ def _pending(group, number):
     ]
 
 
-def _measure_window(subject, point, number, seconds, reference, metered):
-    reference_ms = reference.time_ms()
+def measure_window(subject, point, seconds, metered, state):
+    """Measures a point once, and adds the window to those of the subject. Where that fails, its measuring stops.
+
+    Args:
+        subject: a Subject with open workers.
+        point: one of subject.points().
+        seconds: length of the window.
+        metered: whether energy is measured, too.
+        state: dict that is added to the window: its "round", and what is known of the machine at that moment.
+    """
     request = (END_TO_END, seconds) if point == END_TO_END else ("model", int(point[1:]), seconds)
     energy: typing.Dict[str, typing.Any] = {"unavailable": ""}
     try:
@@ -175,7 +199,7 @@ def _measure_window(subject, point, number, seconds, reference, metered):
         return
     latencies_ms = figures.pop("latencies_ms", None)
     figures.pop("batch", None)
-    window = dict(figures, point=point, round=number, reference_ms=reference_ms, energy=energy)
+    window = dict(figures, point=point, energy=energy, **state)
     window["images_per_s"] = figures["photos"] / figures["seconds"]
     # End to end, photos come in batches, one after the other: a photo's latency follows from the rate.
     window["p50_ms"] = float(np.median(latencies_ms)) if latencies_ms else 1000 / window["images_per_s"]

@@ -1,0 +1,272 @@
+"""picnic-edge bench BUNDLE --against OTHER: is it slower? Both are measured in one run, in turns.
+
+The noise of a shared machine comes in phases of seconds to minutes. Two windows that follow each other lie in the same
+phase, so their ratio does not have it. A coin decides before each pair which of the two comes first: where nothing
+differs, each ratio is then as likely as its inverse, in phases of any length, and the sign-flip test of
+benchmarks.bench.sign_flip is exact.
+"""
+
+import datetime
+import math
+import os
+import random
+import tempfile
+import typing
+
+import numpy as np
+
+from benchmarks.bench import machine_state, other_code, sign_flip, turns
+from benchmarks.bench.document import is_busy
+from benchmarks.bench.plan import make_plan
+from benchmarks.bench.subject import Subject
+from benchmarks.bench.summary import METRICS, points_of, values_of
+from benchmarks.bench.worker import END_TO_END
+from edge_runtime.bundle.reading import Bundle
+from edge_runtime.console import format_table, print_json, say
+from edge_runtime.engines.selection import check_engine, find_engine, list_engines
+from edge_runtime.errors import BundleError, GotWorse, MissingRequirement, UsageError
+from edge_runtime.machine import cpu, libraries
+
+# So many that 15 % shows in windows that scatter by 10 % each without any phase (compare_trial --simulated).
+MIN_ROUNDS, MAX_ROUNDS = 20, 200
+WINDOW_S = 0.15  # longer measurements get more rounds: they help more against bursts than longer windows
+MIN_CHANGE = 0.05  # smaller ones come with the process: where its memory lies, which cores its threads got
+# At the other points they follow the time of the calls; each more figure makes every verdict harder.
+_END_TO_END_ONLY = ("cpu_s_per_image", "joules_per_image")
+_EXPECTED = "expected the name of an engine, a bundle's folder, or a checkout of Picnic Edge"
+
+
+class Side(typing.NamedTuple):
+    """One of the two that are compared."""
+
+    title: str
+    bundle: Bundle
+    engine: str  # its name, or "auto"
+    code: str = ""  # folder of the checkout whose code runs, "" for this one
+
+
+class Figure(typing.NamedTuple):
+    """One figure of both sides. Ratios are this side's figure over the other one's."""
+
+    name: str  # such as "images_per_s b8"
+    higher: bool  # it is better when it is higher
+    this: float  # median of the windows
+    other: float
+    ratio: float
+    low: typing.Optional[float]  # 95 % interval of the ratio; None: too few rounds
+    high: typing.Optional[float]
+    p: float
+    worse: bool  # the ratio lies on the bad side of 1
+    changed: bool  # beyond noise, and by MIN_CHANGE or more
+    ratios: typing.List[float]  # one per round
+
+
+def run(bundle, options, arguments):
+    """Measures a bundle's engine and another in turns, and prints what differs.
+
+    Args:
+        bundle: an open Bundle.
+        options: of benchmarks.bench.cli.parser, with `against`.
+        arguments: the words of the command line, for the document.
+
+    Raises:
+        PicnicError: as the exit codes say; GotWorse (7) past --fail-above.
+    """
+    for name in ("labels", "loadgen", "rivals", "report"):
+        if getattr(options, name):
+            raise UsageError(f"--{name} does not go with --against; --json has all figures of every round")
+    sides = list(_sides(bundle, options.engine, options.against))
+    with tempfile.TemporaryDirectory() as scratch:
+        plan = make_plan(bundle, options, scratch)
+        busy_share, idle = machine_state.measure_idle()
+        if is_busy({"busy_share": busy_share}):
+            say(f"other programs keep {100 * busy_share:.0f} % of the cores busy: the intervals will be wider")
+        subjects = [Subject(side.engine) for side in sides]
+        try:
+            _open(sides, subjects, plan, scratch)
+            _measure(sides, subjects, plan, "unavailable" not in idle)
+        finally:
+            for subject in subjects:
+                subject.close()
+            figures = judge(rounds_of(*[subject.windows for subject in subjects]))
+            result = _document(sides, subjects, plan, arguments, busy_share, figures)
+            if figures:
+                print_json(result) if options.json else print(format_result(result, figures))
+    _fail_above(options.fail_above, figures, sides[1].title)
+
+
+def rounds_of(these, others):
+    """Returns [(name of a figure, is it better when higher, [(this, other) of each round])].
+
+    Args:
+        these, others: the windows of both, as in bench.json. A figure that either lacks is left out.
+    """
+    figures = []
+    for key in METRICS:
+        for point in points_of(these):
+            if (key == "p50_ms" and point != "b1") or (key in _END_TO_END_ONLY and point != END_TO_END):
+                continue
+            pairs = list(zip(values_of(these, point, key), values_of(others, point, key)))
+            if pairs:
+                figures.append((f"{key} {point}", key == "images_per_s", pairs))
+    return figures
+
+
+def judge(rounds):
+    """Returns a list of Figure.
+
+    Args:
+        rounds: what rounds_of returns; each pair was measured in the order that a coin gave.
+    """
+    logs = [[math.log(this / other) for this, other in pairs] for _, _, pairs in rounds]
+    estimates = [sign_flip.estimate(values) for values in logs]
+    flags = sign_flip.significant([one.p for one in estimates])
+    figures = []
+    for (name, higher, pairs), values, one, significant in zip(rounds, logs, estimates, flags):
+        this, other = np.median(pairs, axis=0)
+        low, high = (None if one.low is None else math.exp(end) for end in (one.low, one.high))
+        changed = significant and abs(one.middle) >= math.log(1 + MIN_CHANGE)
+        worse = one.middle != 0 and (one.middle > 0) != higher
+        ratios = [math.exp(value) for value in values]
+        ends = (float(this), float(other), math.exp(one.middle), low, high)
+        figures.append(Figure(name, higher, *ends, one.p, worse, changed, ratios))
+    return figures
+
+
+def format_result(result, figures):
+    """Returns the outcome as Markdown: a row per figure, and what must be known beside it.
+
+    Args:
+        result: the document.
+        figures: list of Figure.
+    """
+    rows = []
+    for figure in figures:
+        interval = "-" if figure.low is None else f"{figure.low:.3f} to {figure.high:.3f}"
+        verdict = ("worse" if figure.worse else "better") if figure.changed else "no change beyond noise"
+        values = [f"{figure.this:.4g}", f"{figure.other:.4g}", f"{figure.ratio:.3f}", interval]
+        rows.append([figure.name] + values + [str(len(figure.ratios)), verdict])
+    this, other = (f"{side['title']}, {side['engine']}" for side in result["sides"])
+    lines = [
+        format_table(["figure", "this", "other", "ratio", "95 % interval", "rounds", "verdict"], rows, markdown=True),
+        "",
+        f"This: {this}. Other: {other}. Ratios: this / other, measured in turns. A verdict: sign-flip test, "
+        f"{100 * sign_flip.FAMILY_ALPHA:.0f} % for all figures together, and {100 * MIN_CHANGE:.0f} % or more.",
+    ]
+    if len(figures[0].ratios) < result["rounds"]:
+        lines.append(f"Stopped after {len(figures[0].ratios)} of {result['rounds']} rounds.")
+    if sign_flip.smallest_p(len(figures[0].ratios)) > sign_flip.FAMILY_ALPHA / len(figures):
+        lines.append("So few rounds cannot show a change.")
+    return "\n".join(lines + result["notes"])
+
+
+def _fail_above(percent, figures, title):
+    """Raises GotWorse for a figure that is worse by more than a percentage; says which may be, where noise is large."""
+    if percent is None:
+        return
+    limit = 1 + percent / 100
+    bad = [figure for figure in figures if figure.changed and figure.worse and _factors(figure)[0] > limit]
+    for figure in figures:
+        if not figure.changed and _factors(figure)[1] > limit:
+            say(
+                f"{figure.name}: up to {100 * (_factors(figure)[1] - 1):.0f} % worse is possible; longer --seconds help"
+            )
+    if bad:
+        texts = [f"{figure.name} {figure.this:.4g} instead of {figure.other:.4g}" for figure in bad]
+        raise GotWorse(f"worse than {title} by more than {percent:g} %: {'; '.join(texts)}")
+
+
+def _factors(figure):
+    """Returns how many times as bad this side is: as estimated, and at most. A rate that halved is 2 times as bad."""
+    ratios = [figure.ratio, figure.low, figure.high]
+    factors = [float("inf") if ratio is None else 1 / ratio if figure.higher else ratio for ratio in ratios]
+    return factors[0], max(factors[1:])
+
+
+def _sides(bundle, engines, other):
+    """Yields the two Sides. Raises UsageError where OTHER is none of the three kinds."""
+    if len(engines) > 1:
+        raise UsageError(f"--engine {' '.join(engines)}: --against compares one engine at a time")
+    engine = "auto" if engines == ["all"] else engines[0]
+    if engine != "auto":
+        engine = find_engine(bundle, engine).name
+    yield Side(bundle.path, bundle, engine)
+    names = [info.name for info in list_engines(bundle)]
+    if other in names:  # a folder of that name is ./NAME
+        yield Side(bundle.path, bundle, other)
+    elif not os.path.isdir(other):
+        raise UsageError(
+            f"--against {other}: there is no such folder, and the engines of {bundle.path} are {', '.join(names)}; "
+            f"{_EXPECTED}"
+        )
+    elif other_code.is_checkout(other):
+        yield Side(f"the code in {other}", bundle, engine, os.path.abspath(other))
+    elif os.path.isfile(os.path.join(other, "manifest.json")):
+        yield Side(other, Bundle.open(other), engine)
+    else:
+        raise UsageError(f"--against {other}: is neither a bundle nor a checkout; {_EXPECTED}")
+
+
+def _open(sides, subjects, plan, scratch):
+    """Opens both engines. "auto" on the other side is the engine that was opened on this one."""
+    for side, subject in zip(sides, subjects):
+        if subject is not subjects[0] and subject.name == "auto":
+            subject.name = subjects[0].name
+        if subject.name != "auto":
+            check_engine(side.bundle, find_engine(side.bundle, subject.name))
+        turns.open_subject(side.bundle, subject, plan, scratch, side.code)
+        _require_alive(side, subject)
+        subject.name = subject.facts["name"]
+
+
+def _measure(sides, subjects, plan, metered):
+    points = [point for point in subjects[0].points() if point in subjects[1].points()]
+    rounds = _round_count(plan.seconds)
+    for number in range(rounds):
+        say(f"round {number + 1} of {rounds}")
+        for point in points:
+            first = random.getrandbits(1)
+            for place in (first, 1 - first):
+                turns.measure_window(subjects[place], point, plan.seconds / rounds, metered, {"round": number})
+                _require_alive(sides[place], subjects[place])
+
+
+def _round_count(seconds):
+    return min(MAX_ROUNDS, max(MIN_ROUNDS, int(round(seconds / WINDOW_S))))
+
+
+def _require_alive(side, subject):
+    if subject.problem:
+        refusal = BundleError if subject.invalid else MissingRequirement
+        raise refusal(f"{side.title}: {subject.name} cannot be measured: {subject.reason}")
+
+
+def _document(sides, subjects, plan, arguments, busy_share, figures):
+    notes = []
+    for subject in subjects:
+        for point, reason in sorted(subject.skipped_batches.items()):
+            notes.append(f"{subject.name} {point} skipped: {reason}")
+    if sides[1].code and _timing_code(sides[1].code) != _timing_code(other_code.ROOT):
+        notes.append("Each side was measured by its own code, and benchmarks/bench/measure.py is not the same in both.")
+    return {
+        "command": ["picnic-edge", "bench"] + arguments,
+        "finished": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "version": libraries.library_version("picnic-edge"),
+        "machine": cpu.describe(),
+        "clocks": machine_state.clocks(),
+        "busy_share": busy_share,
+        "photo_count": len(plan.items),
+        "seconds_per_measurement": plan.seconds,
+        "rounds": _round_count(plan.seconds),
+        "sides": [
+            {"title": side.title, "bundle_id": side.bundle.id, "engine": subject.name, "code": side.code}
+            for side, subject in zip(sides, subjects)
+        ],
+        "figures": [dict(figure._asdict()) for figure in figures],
+        "notes": notes,
+    }
+
+
+def _timing_code(checkout):
+    with open(os.path.join(checkout, "benchmarks", "bench", "measure.py"), "rb") as file:
+        return file.read()
