@@ -1,9 +1,13 @@
 """picnic-edge bench BUNDLE --against OTHER: is it slower? Both are measured in one run, in turns.
 
 The noise of a shared machine comes in phases of seconds to minutes. Two windows that follow each other lie in the same
-phase, so their ratio does not have it. A coin decides before each pair which of the two comes first: where nothing
-differs, each ratio is then as likely as its inverse, in phases of any length, and the sign-flip test of
-benchmarks.bench.sign_flip is exact.
+phase, so their ratio does not have it. A process has a speed of its own, too, as long as it lives (where its memory
+lies, which core its threads are bound to: 25 % between two of the same engine on a busy machine). So both are opened
+again for each round, and a round gives one ratio per figure.
+
+A coin decides in each round which of the two comes first, in opening and in measuring. Where nothing differs, each
+ratio is then as likely as its inverse, in phases of any length, and the sign-flip test of benchmarks.bench.sign_flip is
+exact.
 """
 
 import datetime
@@ -27,10 +31,10 @@ from edge_runtime.engines.selection import check_engine, find_engine, list_engin
 from edge_runtime.errors import BundleError, GotWorse, MissingRequirement, UsageError
 from edge_runtime.machine import cpu, libraries
 
-# So many that 15 % shows in windows that scatter by 10 % each without any phase (compare_trial --simulated).
-MIN_ROUNDS, MAX_ROUNDS = 20, 200
-WINDOW_S = 0.15  # longer measurements get more rounds: they help more against bursts than longer windows
-MIN_CHANGE = 0.05  # smaller ones come with the process: where its memory lies, which cores its threads got
+# So many that 15 % shows in windows that scatter by 10 % each, or where bursts hit a third of them (compare_trial).
+MIN_ROUNDS, MAX_ROUNDS = 24, 200
+WINDOW_S = 0.125  # longer measurements get more rounds: they help more against bursts than longer windows
+MIN_CHANGE = 0.05  # smaller ones do not matter, however sure
 # At the other points they follow the time of the calls; each more figure makes every verdict harder.
 _END_TO_END_ONLY = ("cpu_s_per_image", "joules_per_image")
 _EXPECTED = "expected the name of an engine, a bundle's folder, or a checkout of Picnic Edge"
@@ -83,8 +87,10 @@ def run(bundle, options, arguments):
             say(f"other programs keep {100 * busy_share:.0f} % of the cores busy: the intervals will be wider")
         subjects = [Subject(side.engine) for side in sides]
         try:
-            _open(sides, subjects, plan, scratch)
-            _measure(sides, subjects, plan, "unavailable" not in idle)
+            _open_first(sides, subjects, plan, scratch)
+            for number in range(_round_count(plan.seconds)):
+                say(f"round {number + 1} of {_round_count(plan.seconds)}")
+                _measure_round(sides, subjects, plan, scratch, number, "unavailable" not in idle)
         finally:
             for subject in subjects:
                 subject.close()
@@ -109,7 +115,17 @@ def rounds_of(these, others):
             pairs = list(zip(values_of(these, point, key), values_of(others, point, key)))
             if pairs:
                 figures.append((f"{key} {point}", key == "images_per_s", pairs))
-    return figures
+    return figures + overall([pairs for _, higher, pairs in figures if higher])
+
+
+def overall(rates):
+    """Returns the geometric mean of rates as a figure, [] of fewer than two: what all have in common shows in it first.
+
+    Args:
+        rates: a list of pairs for each point, as in rounds_of.
+    """
+    means = [tuple(np.exp(np.mean(np.log(one), axis=0)).tolist()) for one in zip(*rates)]
+    return [("images_per_s all", True, means)] if len(rates) > 1 and means else []
 
 
 def judge(rounds):
@@ -207,28 +223,33 @@ def _sides(bundle, engines, other):
         raise UsageError(f"--against {other}: is neither a bundle nor a checkout; {_EXPECTED}")
 
 
-def _open(sides, subjects, plan, scratch):
-    """Opens both engines. "auto" on the other side is the engine that was opened on this one."""
+def _open_first(sides, subjects, plan, scratch):
+    """Opens both and closes them again: what cannot be opened is known at once, files are cached, auto has a name."""
     for side, subject in zip(sides, subjects):
-        if subject is not subjects[0] and subject.name == "auto":
-            subject.name = subjects[0].name
+        if subject.name == "auto":
+            subject.name = subjects[0].name  # on the other side the engine that auto is on this side
         if subject.name != "auto":
             check_engine(side.bundle, find_engine(side.bundle, subject.name))
         turns.open_subject(side.bundle, subject, plan, scratch, side.code)
         _require_alive(side, subject)
         subject.name = subject.facts["name"]
+        subject.close()
 
 
-def _measure(sides, subjects, plan, metered):
-    points = [point for point in subjects[0].points() if point in subjects[1].points()]
-    rounds = _round_count(plan.seconds)
-    for number in range(rounds):
-        say(f"round {number + 1} of {rounds}")
-        for point in points:
-            first = random.getrandbits(1)
-            for place in (first, 1 - first):
-                turns.measure_window(subjects[place], point, plan.seconds / rounds, metered, {"round": number})
-                _require_alive(sides[place], subjects[place])
+def _measure_round(sides, subjects, plan, scratch, number, metered):
+    """Adds a window of each point to both Subjects."""
+    pairs = list(zip(sides, subjects))
+    if random.getrandbits(1):
+        pairs.reverse()
+    for side, subject in pairs:
+        turns.open_subject(side.bundle, subject, plan, scratch, side.code)
+        _require_alive(side, subject)
+    for point in subjects[0].points():
+        for side, subject in pairs if point in subjects[1].points() else ():
+            turns.measure_window(subject, point, plan.seconds / _round_count(plan.seconds), metered, {"round": number})
+            _require_alive(side, subject)
+    for subject in subjects:
+        subject.close()
 
 
 def _round_count(seconds):

@@ -62,6 +62,7 @@ def run(bundle, subjects, plan, idle=None):
             try:
                 while waiting and _fits(bundle, group, waiting[0]):
                     group.append(waiting.pop(0))
+                    say(f"loading {group[-1].name}")
                     open_subject(bundle, group[-1], plan, scratch)
                     if not group[-1].problem:
                         _name_as_opened(group[-1], subjects)
@@ -103,7 +104,6 @@ def open_subject(bundle, subject, plan, scratch, code=""):
         scratch: an existing folder that stays while the engine is open.
         code: folder of the checkout whose code opens and measures it, "" for this one.
     """
-    say(f"loading {subject.name}")
     largest = None if subject.name == "auto" else largest_batch(find_engine(bundle, subject.name))
     subject.batches = [size for size in plan.batches if largest is None or size <= largest]
     reason = f"the engine was built for batches of 1 to {largest}; make another: picnic-edge convert --max-batch"

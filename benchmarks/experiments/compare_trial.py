@@ -91,13 +91,18 @@ def count_reports(kind, runs, slower, in_turns):
         slots = slots + 0.02 * chance.randn(len(slots))
         if in_turns:
             slots = slots.reshape(against.MIN_ROUNDS, len(_POINTS), 2)
-            turned = chance.randint(0, 2, slots.shape[:2]) == 1
-            slots[turned] = slots[turned][:, ::-1]
+            turned = chance.randint(0, 2, against.MIN_ROUNDS) == 1
+            slots[turned] = slots[turned][:, :, ::-1]
+            slots += 0.03 * chance.randn(against.MIN_ROUNDS, 1, 2)
         else:
             slots = np.moveaxis(slots.reshape(2, against.MIN_ROUNDS, len(_POINTS)), 0, 2)
+            slots += 0.03 * chance.randn(2)
         slots[:, :, 0] += math.log(1 + slower)
         times_s = {point: np.exp(slots[:, place]) for place, point in enumerate(_POINTS)}
-        rounds = [(f"images_per_s {point}", True, 1 / times_s[point]) for point in _POINTS]
+        rates = [1 / times_s[point] for point in _POINTS]
+        rounds = [(f"images_per_s {point}", True, pairs) for point, pairs in zip(_POINTS, rates)] + against.overall(
+            rates
+        )
         rounds.append(("p50_ms b1", False, times_s["b1"] * np.exp(0.01 * chance.randn(against.MIN_ROUNDS, 2))))
         cpu_s = times_s["end_to_end"] * np.exp(0.02 * chance.randn(against.MIN_ROUNDS, 2))
         figures = against.judge(rounds + [("cpu_s_per_image end_to_end", False, cpu_s)])
@@ -131,7 +136,7 @@ def _bursts(chance, count):
 
 
 # name -> function of a RandomState and the number of windows; returns logarithms of how much longer each takes. All
-# windows have 2 % of noise of their own besides.
+# windows have 2 % of noise of their own besides, and each process 3 % as long as it lives.
 NOISES = {
     "phases: 10 %, AR(1) with 0.99 per window": _phases,
     "short phases: 10 %, AR(1) with 0.9 per window": lambda chance, count: _phases(chance, count, 0.9),
@@ -150,10 +155,8 @@ def try_real(options, folder):
         folder: an empty folder for the copies.
     """
     copies = {name: os.path.join(folder, name) for name in ("same", "slower")}
-    for copy in copies.values():
-        write_checkout(copy)
-    with open(os.path.join(copies["slower"], "edge_runtime", "engines", "selection.py"), "a") as file:
-        file.write(_PLANTED)
+    for name, copy in copies.items():
+        write_checkout(copy, slower=name == "slower")
     silent = reported = 0
     for number in range(options.tries):
         code, result = _run(options, copies["same"])
@@ -166,13 +169,16 @@ def try_real(options, folder):
     print(f"{100 * SLOWER:.0f} % planted: exit code {GotWorse.exit_code} in {reported} of {options.tries} tries")
 
 
-def write_checkout(folder):
-    """Writes a copy of this code, a checkout that `bench --against` takes."""
+def write_checkout(folder, slower=False):
+    """Writes a copy of this code, a checkout that `bench --against` takes; with slower engines, where asked for."""
     for name in ("edge_runtime", "convert", "benchmarks"):
         ignored = shutil.ignore_patterns("__pycache__")
         shutil.copytree(os.path.join(other_code.ROOT, name), os.path.join(folder, name), ignore=ignored)
     for name in ("picnic_edge.py", "setup.py"):
         shutil.copy(os.path.join(other_code.ROOT, name), folder)
+    if slower:
+        with open(os.path.join(folder, "edge_runtime", "engines", "selection.py"), "a") as file:
+            file.write(_PLANTED)
 
 
 def _run(options, checkout):
