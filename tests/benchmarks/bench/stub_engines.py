@@ -112,11 +112,3 @@ def open_streams(bundle, name, max_batch):
         engine.slots = 2
         engine.call_s = 0.008
     return engine
-
-
-def open_by_name(bundle, name, max_batch):
-    """onnxruntime takes four times as long as the others."""
-    engine = open_sleeping(bundle, name, max_batch)
-    factor = 4 if name == "onnxruntime" else 1
-    engine.call_s, engine.photo_s = 0.0005 * factor, 0.0005 * factor
-    return engine
