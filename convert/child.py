@@ -71,8 +71,8 @@ def run_in_child(what, function, *arguments):
 
 def memory_text():
     """Returns how much memory is free, as text."""
-    info = memory.memory_info()
-    available_mib, swap_mib = (info.get(name, 0) >> 20 for name in ("MemAvailable", "SwapFree"))
+    available_mib = (memory.memory_available_bytes() or 0) >> 20
+    swap_mib = memory.memory_info().get("SwapFree", 0) >> 20
     return f"{available_mib} MiB of memory and {swap_mib} MiB of swap free"
 
 

@@ -87,7 +87,7 @@ def default_workspace_mib(gpu_memory_bytes):
     Args:
         gpu_memory_bytes: the GPU's total memory.
     """
-    free_bytes = min(gpu_memory_bytes, memory.memory_info().get("MemAvailable", gpu_memory_bytes))
+    free_bytes = min(gpu_memory_bytes, memory.memory_available_bytes() or gpu_memory_bytes)
     return max(_MIN_WORKSPACE_MIB, min(_MAX_WORKSPACE_MIB, (free_bytes >> 20) // 4))
 
 
@@ -278,8 +278,8 @@ def _progress_of_log():
 
 
 def _warn_of_low_memory():
-    info = memory.memory_info()
-    if info and info.get("MemAvailable", 0) + info.get("SwapFree", 0) < _LOW_MEMORY_BYTES:
+    available = memory.memory_available_bytes()
+    if available is not None and available + memory.memory_info().get("SwapFree", 0) < _LOW_MEMORY_BYTES:
         say(
             f"warning: {memory_text()}; the build may be killed when memory runs out. Stop other programs, or add swap:"
             f"\n{jetson.SWAP_COMMANDS}"

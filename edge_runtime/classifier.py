@@ -95,8 +95,8 @@ class Classifier:
 
         Args:
             bundle: folder that `picnic-edge train` wrote.
-            engine: "auto" for the fastest engine valid on this machine, an engine's name ("onnxruntime-fp32"), or a
-                kind for its fastest ("openvino").
+            engine: "auto" for the engine valid on this machine that `picnic-edge convert` measured as fastest, else the
+                bundle's own model; an engine's name ("onnxruntime-fp32"), or a kind for its fastest ("openvino").
             batch_size: photos per call of the engine; None for what the engine was made for (8 for the bundle's own).
 
         Returns:

@@ -15,7 +15,7 @@ from edge_runtime.bundle.manifest import INPUT_NAME, OUTPUT_NAME
 from edge_runtime.errors import BundleError, MissingRequirement
 from edge_runtime.machine import cpu, libraries
 from edge_runtime.machine.libraries import require
-from edge_runtime.machine.memory import memory_info
+from edge_runtime.machine.memory import memory_available_bytes
 
 VALUE_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "int8": 1}
 CPU_KINDS = ("onnxruntime", "openvino", "tensorflow")
@@ -198,7 +198,7 @@ def _product(dims):
 def _copy_rate(seconds, size):
     """Returns the bytes per second that copying reads and writes; each core copies a part of its own."""
     cores = cpu.core_count()
-    available = memory_info().get("MemAvailable", 8 * size)
+    available = memory_available_bytes() or 8 * size
     part = max(1, min(size, available // 8) // cores)
     arrays = [(np.zeros(part, np.uint8), np.ones(part, np.uint8)) for _ in range(cores)]
     with concurrent.futures.ThreadPoolExecutor(cores) as pool:

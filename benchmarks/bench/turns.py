@@ -86,7 +86,7 @@ def _fits(bundle, group, subject):
     if any(kind in GPU_KINDS for kind in kinds):
         return False  # some libraries take all of a GPU's memory
     largest = max([one.facts.get("peak_rss_bytes", 0) for one in group])
-    available = memory.memory_info().get("MemAvailable")
+    available = memory.memory_available_bytes()
     return available is None or available > 3 * largest + _SPARE_BYTES  # it may be larger, or be opened twice
 
 

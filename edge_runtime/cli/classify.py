@@ -48,7 +48,10 @@ def parser():
     parser.add_argument("--annotate", metavar="DIR|FILE.mp4", help="save the pictures with their labels drawn on them")
     parser.add_argument("--show", action="store_true", help="show the labelled pictures in a window")
     parser.add_argument(
-        "--engine", default="auto", metavar="NAME", help="engine to use (default auto: the fastest one that works here)"
+        "--engine",
+        default="auto",
+        metavar="NAME",
+        help="engine to use (default auto: the one that convert measured as fastest)",
     )
     parser.add_argument(
         "--batch",

@@ -51,7 +51,8 @@ def open_engine(bundle, name="auto", max_batch=DEFAULT_BATCH, threads=None):
 
     Args:
         bundle: edge_runtime.bundle.reading.Bundle.
-        name: "auto" for the fastest that is valid here, an engine's name, or a kind (the fastest of that kind).
+        name: "auto" for the one valid here that the conversion measured as fastest, else the bundle's own; an
+            engine's name; or a kind (the fastest of that kind).
         max_batch: the largest batch that infer must take, 1 to MAX_BATCH; None for what the engine was made for.
         threads: for CPU engines; None for all cores.
 

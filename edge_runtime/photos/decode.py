@@ -22,7 +22,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from edge_runtime.errors import ImageError
+from edge_runtime.errors import ImageError, is_out_of_memory
 from edge_runtime.photos import jpeg, memory_budget, png
 from edge_runtime.photos.header import TIFF_PHOTOMETRIC, header_of, pillow_orientation
 from edge_runtime.photos.picture import check_picture, fit_image, shrink_picture, turn_upright
@@ -30,7 +30,6 @@ from edge_runtime.photos.spec import SIDE
 
 _REDUCED = {8: cv2.IMREAD_REDUCED_COLOR_8, 4: cv2.IMREAD_REDUCED_COLOR_4, 2: cv2.IMREAD_REDUCED_COLOR_2}
 _STRIP_BYTES = 16 << 20  # of RGBA that is laid over white at a time
-_NO_MEMORY = -4  # cv::Error::StsNoMem
 # Of the decoders that make the whole picture, measured with benchmarks/experiments/fuzz_photos.py --memory
 _BYTES_PER_PIXEL = {"GIF": 8, "BMP": 8, "TIFF": 20, "HEIF": 16, "AVIF": 18}
 _FIXED_BYTES = 1 << 20  # for the small picture, and for what libraries keep
@@ -118,7 +117,7 @@ def _read_and_decode(stream, header, scale, need_bytes, resize, digest):
         decoded = _decode_or_no_memory(data, header, scale, need_bytes)
         return _upright_rgb(resize(decoded.pixels), decoded)
     except cv2.error as error:
-        if getattr(error, "code", None) == _NO_MEMORY:
+        if is_out_of_memory(error):
             raise MemoryError(str(error))
         raise ImageError(f"is damaged ({header.format}: {getattr(error, 'err', error)})")
 

@@ -34,8 +34,9 @@ def classify_items(
             after that as the engine is free; None for full batches only.
         stop: threading.Event; once it is set no more is read, what was read is answered, and the answers end.
         stats: a Stats to add to, of this run alone.
-        live: the items get old, as a camera's frames do: while the engine works on one batch no more than the next
-            one is read, where two and a photo per thread would be, and one batch is on its way, not engine.slots.
+        live: the items get old, as a camera's frames do: while the engine works on one batch at most the next
+            batch is read (else two batches and a photo per decoding thread), and one batch is on its way, not
+            engine.slots.
 
     Yields:
         one Answer per item, in the order of items. If the engine fails on a batch, the photo at fault is found and

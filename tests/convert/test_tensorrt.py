@@ -122,8 +122,8 @@ def test_another_input_is_refused(pristine_bundle):
     [(6000, 7852, 1024), (3000, 7852, 750), (800, 7852, 256), (16000, 2000, 500), (None, 4000, 1000)],
 )
 def test_the_workspace_is_a_quarter_of_the_memory_within_limits(monkeypatch, available_mib, gpu_mib, chosen):
-    info = {} if available_mib is None else {"MemAvailable": available_mib << 20}
-    monkeypatch.setattr(builder.memory, "memory_info", lambda: info)
+    free_bytes = None if available_mib is None else available_mib << 20  # by the system and the container's limit
+    monkeypatch.setattr(builder.memory, "memory_available_bytes", lambda: free_bytes)
     assert builder.default_workspace_mib(gpu_mib << 20) == chosen
 
 
@@ -135,11 +135,12 @@ def test_times_are_kept_per_gpu_and_version(monkeypatch, tmp_path):
 
 
 def test_low_memory_is_told_with_the_commands_for_swap(monkeypatch, capsys):
-    monkeypatch.setattr(builder.memory, "memory_info", lambda: {"MemAvailable": 1500 << 20, "SwapFree": 100 << 20})
+    monkeypatch.setattr(builder.memory, "memory_available_bytes", lambda: 1500 << 20)
+    monkeypatch.setattr(builder.memory, "memory_info", lambda *_: {"SwapFree": 100 << 20})
     builder._warn_of_low_memory()
     said = capsys.readouterr().err
     assert "1500 MiB of memory and 100 MiB of swap free" in said and "swapon" in said
-    monkeypatch.setattr(builder.memory, "memory_info", lambda: {"MemAvailable": 1500 << 20, "SwapFree": 600 << 20})
+    monkeypatch.setattr(builder.memory, "memory_info", lambda *_: {"SwapFree": 600 << 20})
     builder._warn_of_low_memory()
     assert capsys.readouterr().err == ""
 

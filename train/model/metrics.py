@@ -193,7 +193,7 @@ def coverage(probabilities, truth, thresholds=THRESHOLDS):
 
 def _answers(probabilities, truth):
     """Returns (confidence of each photo's label, whether the label is right)."""
-    # In float64, in which edge_runtime.results.rows.row_of compares it with a threshold.
+    # In float64, in which edge_runtime.classifier.Prediction.answer compares it with a threshold.
     confidence = probabilities.max(axis=1).astype(np.float64)
     return confidence, probabilities.argmax(axis=1) == np.asarray(truth)
 
