@@ -199,17 +199,18 @@ def _factors(figure):
     return factors[0], max(factors[1:])
 
 
-def _sides(bundle, engines, other):
+def _sides(bundle, wanted, other):
     """Yields the two Sides. Raises UsageError where OTHER is none of the three kinds."""
-    if len(engines) > 1:
-        raise UsageError(f"--engine {' '.join(engines)}: --against compares one engine at a time")
-    engine = "auto" if engines == ["all"] else engines[0]
+    if len(wanted) > 1:
+        raise UsageError(f"--engine {' '.join(wanted)}: --against compares one engine at a time")
+    engine = "auto" if wanted == ["all"] else wanted[0]
     if engine != "auto":
         engine = find_engine(bundle, engine).name
     yield Side(bundle.path, bundle, engine)
-    names = [info.name for info in list_engines(bundle)]
-    if other in names:  # a folder of that name is ./NAME
-        yield Side(bundle.path, bundle, other)
+    engines = list_engines(bundle)
+    names = [info.name for info in engines]
+    if other in names + [info.kind for info in engines]:  # a folder of that name is ./NAME
+        yield Side(bundle.path, bundle, find_engine(bundle, other).name)
     elif not os.path.isdir(other):
         raise UsageError(
             f"--against {other}: there is no such folder, and the engines of {bundle.path} are {', '.join(names)}; "
