@@ -28,9 +28,9 @@ test: $(VENV)/.test
 test-slow: $(VENV)/.test
 	$(BIN)/python -m pytest -q -m "slow or not slow"
 
-# Builds a wheel and tries it in a bare environment: tests/test_wheel.py
+# Builds a wheel and tries it in a bare environment: tests/test_wheel.py; on Python 3.6 also what `make jetson` makes.
 wheel-check: $(VENV)/.test
-	$(BIN)/python -m pytest -q -m slow tests/test_wheel.py
+	$(BIN)/python -m pytest -q -m slow tests/test_wheel.py tests/test_jetson_install.py
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
@@ -54,15 +54,17 @@ $(VENV)/.%: setup.py
 	$(BIN)/python -m pip install --quiet --editable '.[$*]'
 	touch $@
 
-# On a Jetson with JetPack 4.6: docs/jetson/tx2.md
+# On a Jetson with JetPack 4.6: docs/jetson/tx2.md. Not --editable: the command that setuptools writes for that asks
+# for all requirements by name at every start, and JetPack's OpenCV has none. So it is installed again at every call.
 jetson: $(JETSON_VENV)/.done
+	rm -rf build/lib build/bdist.*
+	$(JETSON_VENV)/bin/python -m pip install --quiet --no-deps --no-build-isolation .
 
 # The environment sees JetPack's own OpenCV and TensorRT; --no-deps keeps pip from putting its OpenCV before it.
 $(JETSON_VENV)/.done: setup.py requirements/jetson-tx2.txt
 	test -x $(JETSON_VENV)/bin/python || $(PYTHON) -m venv --system-site-packages $(JETSON_VENV)
 	$(JETSON_VENV)/bin/python -m pip install --quiet --upgrade $(patsubst %,'%',$(TOOLS))
 	$(JETSON_VENV)/bin/python -m pip install --quiet --only-binary=:all: --requirement requirements/jetson-tx2.txt
-	$(JETSON_VENV)/bin/python -m pip install --quiet --no-deps --editable .
 	touch $@
 
 # All that can only be simulated without a board; goes on after whatever fails and writes $(REPORT) to send back.

@@ -94,7 +94,7 @@ setup(
         # JPEG: says whether data is lost, where OpenCV paints the rest grey. 1.6.6 has no wheel for Python 3.6.
         "simplejpeg>=1.6,<2; python_version >= '3.7'",
         "simplejpeg>=1.6,<1.6.6; python_version < '3.7'",
-        "tqdm>=4.50,<5",  # progress bars
+        "tqdm>=4.57,<5",  # progress bars
     ],
     extras_require={
         "onnxruntime": ONNXRUNTIME,  # run on any CPU

@@ -11,11 +11,12 @@ import sys
 import time
 
 _MAX_CHARACTERS = 20000  # of each stream: its beginning and its end
-_HEARTBEAT_S = 60
+HEARTBEAT_S = 60  # a command that runs longer is reported as still running this often
+_GRACE_S = 60  # for writing what there is, after SIGINT
 
 
 def run_command(command, limit_s):
-    """Runs a command, and ends it with all its children at the limit.
+    """Runs a command, and ends it with all its children at the limit: by SIGINT, as Ctrl-C does, then by SIGKILL.
 
     Args:
         command: list of words.
@@ -34,6 +35,7 @@ def run_command(command, limit_s):
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             start_new_session=True,
+            preexec_fn=_obey_interrupts,
         )
     except OSError as error:
         problem = f"cannot be started: {error}"
@@ -53,18 +55,32 @@ def run_command(command, limit_s):
     }
 
 
+def _obey_interrupts():
+    """In the child: a shell's background job would ignore SIGINT, and so would its children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def _wait(process, started, limit_s):
     """Returns (stdout, stderr, problem) of a process, ended at the limit. Prints every minute that it still runs."""
     while True:
         left_s = started + limit_s - time.perf_counter()
         try:
-            return process.communicate(timeout=max(0.0, min(left_s, _HEARTBEAT_S))) + ("",)
+            return process.communicate(timeout=max(0.0, min(left_s, HEARTBEAT_S))) + ("",)
         except subprocess.TimeoutExpired:
-            if left_s > _HEARTBEAT_S:
+            if left_s > HEARTBEAT_S:
                 say(f"   still running ({time.perf_counter() - started:.0f} s)")
                 continue
-            kill_group(process)
-            return process.communicate() + (f"stopped after {limit_s:.0f} s",)
+            return _stop(process) + (f"stopped after {limit_s:.0f} s",)
+
+
+def _stop(process):
+    """Ends a process and its children. Returns (stdout, stderr)."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGINT)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        return process.communicate(timeout=_GRACE_S)
+    kill_group(process)
+    return process.communicate()
 
 
 def kill_group(process):

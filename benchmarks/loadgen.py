@@ -43,20 +43,21 @@ from edge_runtime.engines.record import DEFAULT_BATCH
 from edge_runtime.engines.selection import open_engine
 from edge_runtime.errors import EngineLost, UsageError
 from edge_runtime.machine.libraries import require
+from edge_runtime.pipeline.latency import MIN_COUNTS
 
 NAME = "LoadGen scenario, unofficial: not an MLPerf result"
 SCENARIOS = ("SingleStream", "MultiStream", "Offline", "Server")
 MODES = ("quick", "full")
 DETAIL_LOG = "mlperf_log_detail.txt"
-_MIN_DURATION_MS = {"quick": 3000, "full": 600000}
+MIN_DURATION_MS = {"quick": 3000, "full": 600000}
 # Photos of the one query in Offline, queries elsewhere. Below 64 (SingleStream), 662 (MultiStream) and 459 (Server, and
 # none of them late) early stopping calls every run INVALID. Full: as MLPerf asks of an image classifier.
-_MIN_QUERIES = {
+MIN_QUERIES = {
     "quick": {"SingleStream": 100, "MultiStream": 662, "Offline": 1, "Server": 700},
     "full": {"SingleStream": 1024, "MultiStream": 662, "Offline": 24576, "Server": 700},
 }
 _PHOTOS_PER_QUERY = 8  # MultiStream
-_PROBE_S = 1.0
+PROBE_S = 1.0  # how long the engine's speed is measured before the run
 # The one query of Offline must last for the minimum duration even if the machine was busier during the probe.
 _OFFLINE_MARGIN = {"quick": 2.0, "full": 1.2}
 _SERVER_LOAD = 0.5  # of the engine's speed photo by photo, so that queries at random times wait little
@@ -71,7 +72,7 @@ _FLUSH, _END = object(), object()
 # It does not end between runs: in the next run LoadGen's log writer frees what an ended thread has logged, and once
 # crashed then (SIGSEGV, LoadGen 6.0.17).
 _THREAD = concurrent.futures.ThreadPoolExecutor(1, "loadgen")
-_PERCENTILES = (("p50", "50.00"), ("p90", "90.00"), ("p95", "95.00"), ("p97", "97.00"), ("p99", "99.00"))
+_PERCENTILES = (("p50", 50), ("p90", 90), ("p95", 95), ("p97", 97), ("p99", 99), ("p99_9", 99.9))
 
 
 class Probe(typing.NamedTuple):
@@ -95,7 +96,8 @@ def run(engine, pictures, scenario, mode, folder):
     Returns:
         dict of plain values: name (NAME), engine, scenario, mode, valid, why (LoadGen's reasons, [] if valid),
         metric, value, unit (the scenario's headline), queries, samples (photos), seconds (of the whole test),
-        min_ms, mean_ms, max_ms, p50_ms ... p99_ms, p99_9_ms (of a query's latency; not in Offline), samples_per_s,
+        min_ms, mean_ms, max_ms, p50_ms ... p99_ms, p99_9_ms (of a query's latency; not in Offline; a percentile, and
+        a value that is one, is None where LoadGen needs more queries for it: MIN_COUNTS), samples_per_s,
         settings (of LoadGen), probe (what they were computed from), max_batch, photos, loadgen_version, log_folder.
 
     Raises:
@@ -147,8 +149,8 @@ def settings_of(scenario, mode, speed):
         speed: a Probe.
     """
     settings: typing.Dict[str, typing.Any] = {
-        "min_duration_ms": _MIN_DURATION_MS[mode],
-        "min_query_count": _MIN_QUERIES[mode][scenario],
+        "min_duration_ms": MIN_DURATION_MS[mode],
+        "min_query_count": MIN_QUERIES[mode][scenario],
     }
     if scenario == "SingleStream":
         settings["single_stream_expected_latency_ns"] = speed.photo_s * 1e9
@@ -166,6 +168,12 @@ def settings_of(scenario, mode, speed):
         # When two seconds of queries wait, LoadGen ends the test: the bound was exceeded long before.
         settings["server_max_async_queries"] = 8 + int(2 * rate)
     return settings
+
+
+def expected_s(scenario, mode, photo_s):
+    """Returns about how many seconds a scenario takes with an engine that takes photo_s for a photo."""
+    photos = MIN_QUERIES[mode][scenario] * (_PHOTOS_PER_QUERY if scenario == "MultiStream" else 1)
+    return max(MIN_DURATION_MS[mode] / 1000, photos * photo_s)
 
 
 def read_result(path, scenario):
@@ -201,8 +209,9 @@ def read_result(path, scenario):
     for name in ("min", "max", "mean"):
         result[name + "_ms"] = log[f"result_{name}_{infix}latency_ns"] / 1e6
     infix = "per_query_" if scenario == "MultiStream" else ""
-    for name, rank in _PERCENTILES + (("p99_9", "99.90"),):
-        result[name + "_ms"] = log[f"result_{rank}_percentile_{infix}latency_ns"] / 1e6
+    for name, percent in _PERCENTILES:
+        latency_ns = log[f"result_{percent:.2f}_percentile_{infix}latency_ns"]
+        result[name + "_ms"] = latency_ns / 1e6 if queries >= MIN_COUNTS[percent] else None
     if scenario == "Server":
         result["samples_per_s"] = log["result_completed_samples_per_sec"]
         return dict(result, metric="99th percentile latency", value=result["p99_ms"], unit="ms")
@@ -225,15 +234,23 @@ def format_result(result):
     """Returns the result of run as lines of text."""
     lines = [
         f"{result['scenario']}, {result['mode']}, {result['engine']}: {_verdict(result)}",
-        f"  {result['metric']}: {result['value']:.2f} {result['unit']}",
+        f"  {result['metric']}: {value_text(result)}",
         f"  {result['queries']} queries, {result['samples']} photos in {result['seconds']:.1f} s",
     ]
     if "p50_ms" in result:
-        latencies = [f"{name} {result[name + '_ms']:.2f}" for name in ("p50", "p90", "p99", "max")]
-        lines.append(f"  {', '.join(latencies)} ms")
+        names = [name for name in ("p50", "p90", "p99", "max") if result[name + "_ms"] is not None]
+        latencies = ", ".join(f"{name} {result[name + '_ms']:.2f}" for name in names)
+        lines.append(f"  {latencies} ms")
     lines += ["  because: " + reason for reason in result["why"]]
     lines.append(f"  ({result['name']}; LoadGen {result['loadgen_version']})")
     return "\n".join(lines)
+
+
+def value_text(result):
+    """Returns the headline's value with its unit, or of how few queries it would be."""
+    if result["value"] is None:
+        return f"none, of only {result['queries']} queries"
+    return f"{result['value']:.2f} {result['unit']}"
 
 
 def parser():
@@ -389,7 +406,7 @@ def _postponed_interrupt():
 def _fastest_call_s(engine, pictures, batch):
     photos = np.ascontiguousarray(pictures[np.arange(batch) % len(pictures)])
     times: typing.List[float] = []
-    end = time.perf_counter() + _PROBE_S
+    end = time.perf_counter() + PROBE_S
     while len(times) < 5 or time.perf_counter() < end:
         started = time.perf_counter()
         engine.infer(photos)

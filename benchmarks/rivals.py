@@ -42,6 +42,7 @@ from edge_runtime.machine import cpu, libraries, memory
 from edge_runtime.machine.libraries import require
 from edge_runtime.machine.processes import die_with_parent
 from edge_runtime.photos import decode, read, spec
+from edge_runtime.pipeline.latency import MIN_COUNTS
 
 BATCH = 8
 HINTS = ("throughput", "latency")  # of benchmark_app: many requests at once; one after the other
@@ -244,7 +245,8 @@ def parse_trtexec(text):
 
     Returns:
         {"calls_per_s", "seconds", "latency_p50_ms", "latency_mean_ms", "latency_min_ms", "latency_max_ms",
-        "latency_p99_ms"}; latencies are the GPU's compute time of a call.
+        "latency_p99_ms" (of edge_runtime.pipeline.latency.MIN_COUNTS or more calls)}; latencies are the GPU's compute
+        time of a call.
 
     Raises:
         ValueError: one of them is missing.
@@ -259,7 +261,10 @@ def parse_trtexec(text):
         "latency_max_ms": gpu + r"max = ([\d.]+) ms",
         "latency_p99_ms": gpu + r"percentile\(99%\) = ([\d.]+) ms",
     }
-    return _parsed("trtexec", patterns, text)
+    figures = _parsed("trtexec", patterns, text)
+    if figures["calls_per_s"] * figures["seconds"] < MIN_COUNTS[99]:
+        del figures["latency_p99_ms"]
+    return figures
 
 
 def _parsed(program, patterns, text):

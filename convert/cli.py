@@ -45,7 +45,8 @@ def parser():
         type=positive,
         default=DEFAULT_BATCH,
         metavar="N",
-        help="largest batch that the engine must take (default %(default)s)",
+        help="largest batch that the engine must take, and is best at (default %(default)s); a GPU's engine for "
+        "another batch has it in its name, such as tensorrt-fp16-b1",
     )
     this.add_argument(
         "--calibration",
@@ -87,7 +88,7 @@ def main(argv=None):
         raise UsageError(f"--max-batch {options.max_batch}: expected 1 to {MAX_BATCH} photos")
     if options.min_agreement is None:
         options.min_agreement = default_min_agreement(precision)
-    name = engine_name(options.to, precision)
+    name = engine_name(options.to, precision, options.max_batch)
     record, result = convert(bundle, options.to, builder, precision, options)
     print(parity.format_table(name, result))
     speed = f"{record['images_per_s']:.1f} images/s at batch {record['batch_profile']['max']}"

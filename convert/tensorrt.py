@@ -29,7 +29,7 @@ PRECISIONS = ("fp16", "fp32", "int8")
 _MIN_WORKSPACE_MIB = 256
 _MAX_WORKSPACE_MIB = 1024  # what NVIDIA's own benchmarks give an Inception on a TX2
 _LOW_MEMORY_BYTES = 2 << 30
-_PROGRESS_EVERY_S = 10
+PROGRESS_EVERY_S = 10  # a build that takes minutes shows TensorRT's newest message this often
 _PROGRESS_LENGTH = 150
 
 
@@ -70,10 +70,10 @@ def build(bundle, settings, folder):
     if settings.precision == "int8":
         np.save(pictures, settings.calibration.images)
     run_in_child(
-        engine_name("tensorrt", settings.precision),
+        engine_name("tensorrt", settings.precision, settings.max_batch),
         build_plan,
         *(model, os.path.join(folder, engine.PLAN), settings.precision, settings.max_batch, workspace_mib),
-        *(pictures, timing_cache_path(facts)),
+        *(pictures, timing_cache_path(facts, context.cuda_version())),
     )
     shutil.rmtree(scratch)  # after a failure it stays until the disk was checked: see convert.conversion
     return dict(facts, input_dtype=input_dtype, workspace_mib=workspace_mib)
@@ -91,14 +91,16 @@ def default_workspace_mib(gpu_memory_bytes):
     return max(_MIN_WORKSPACE_MIB, min(_MAX_WORKSPACE_MIB, (free_bytes >> 20) // 4))
 
 
-def timing_cache_path(facts):
+def timing_cache_path(facts, cuda_version):
     """Returns the file of a GPU's kernel timings, in $XDG_CACHE_HOME or ~/.cache, picnic-edge/tensorrt.
 
     Args:
         facts: result of edge_runtime.engines.tensorrt.context.local_facts().
+        cuda_version: of CUDA, such as "10.2.0".
     """
     cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    parts = (facts["gpu"]["name"], facts["gpu"]["compute_capability"], facts["libraries"]["tensorrt"])
+    gpu, tensorrt = facts["gpu"], facts["libraries"]["tensorrt"]
+    parts = (gpu["name"], gpu["compute_capability"], tensorrt, "cuda", cuda_version)
     name = "-".join(re.sub(r"[^A-Za-z0-9.]+", "-", part) for part in parts)
     return os.path.join(cache, "picnic-edge", "tensorrt", name + ".timing")
 
@@ -181,6 +183,9 @@ def _add_profile(builder, config, max_batch):
 @contextlib.contextmanager
 def _precision_flags(tensorrt, config, precision, max_batch, pictures):
     """Sets a precision's flags. For int8 the calibrator and its GPU memory exist as long as the block."""
+    if precision == "fp32":
+        # It is on by default and rounds to 10 bits of mantissa on GPUs from compute capability 8.0 on.
+        config.clear_flag(tensorrt.BuilderFlag.TF32)
     if precision != "fp32" and versions.has_precision_flags(tensorrt):
         config.set_flag(tensorrt.BuilderFlag.FP16)
     if precision != "int8":
@@ -265,7 +270,7 @@ def _progress_of_log():
         newest[0] = line
 
     def show():
-        while not done.wait(_PROGRESS_EVERY_S):
+        while not done.wait(PROGRESS_EVERY_S):
             say(f"TensorRT, {time.monotonic() - started:.0f} s: {newest[0][:_PROGRESS_LENGTH]}")
 
     thread = threading.Thread(target=show, daemon=True)

@@ -49,7 +49,7 @@ def build(bundle, settings, folder):
     source = bundle.checked("saved_model")
     target = os.path.join(folder, tf_trt.SAVED_MODEL)
     workspace_mib = settings.workspace_mib or _WORKSPACE_MIB
-    name = engine_name("tf-trt", settings.precision)
+    name = engine_name("tf-trt", settings.precision, settings.max_batch)
     facts = run_in_child(name, convert, source, target, settings.precision, settings.max_batch, workspace_mib)
     segments = "1 segment" if len(facts["segments"]) == 1 else f"{len(facts['segments'])} segments"
     batches = " and ".join(map(str, facts["batches"]))

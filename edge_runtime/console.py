@@ -53,28 +53,59 @@ def shell_line(words):
     return " ".join(shlex.quote(word) if word.isprintable() else _shell_escaped(word) for word in words)
 
 
-def progress(iterable=None, total=None, what="", unit=" photos"):
-    """Returns a tqdm progress bar with rate and ETA on stderr; plain lines every 10 s where stderr is no terminal.
+def progress(iterable=None, total=None, what="", unit=" photos", note=lambda: "", **options):
+    """Returns a tqdm progress bar on stderr, with rate and time left; where that is no terminal, a line every 10 s.
+
+    The rate is that of the last 10 s, about.
 
     Args:
         iterable: what to count while it is iterated; None where the caller calls update.
-        total: how many there are, where iterable has no length.
+        total: how many there are, where iterable has no length; the bar's attribute may be set later, from any thread.
         what: its name, in front.
         unit: of the count.
+        note: function that returns a text to add, "" for none; called for each line.
+        options: of tqdm, such as initial, leave and disable.
     """
-    from tqdm import tqdm
+    from tqdm import tqdm  # late: importing it takes a while
+
+    class Bar(tqdm):
+        monitor_interval = 0  # with miniters=1 there is nothing to monitor: no thread
+
+        def __str__(self):
+            facts = dict(self.format_dict, postfix=note())
+            return self.format_meter(**facts)[: facts["ncols"] or None]  # tqdm shortens only a line with a total
 
     terminal = sys.stderr.isatty()
-    return tqdm(
+    every_s = 0.2 if terminal else 10
+    return Bar(
         iterable,
         total=total,
         desc=printable(what),
         unit=unit,
-        file=sys.stderr,
+        file=sys.stderr if terminal else _Log(sys.stderr),
         ascii=True,
-        dynamic_ncols=terminal,
-        mininterval=0.2 if terminal else 10,
+        # A serial console does not know its size, and tqdm would take it for one without rows.
+        dynamic_ncols=terminal and os.get_terminal_size(sys.stderr.fileno()).columns > 0,
+        ncols=79 if terminal else None,
+        nrows=24,
+        mininterval=every_s,
+        delay=0 if terminal else every_s,
+        miniters=1,
+        smoothing=0.04 if terminal else 1,  # the weight of the newest interval in the rate
+        **options,
     )
+
+
+class _Log:
+    """A file that gets tqdm's lines whole, one below the other."""
+
+    def __init__(self, file):
+        self._file = file
+        self.flush = file.flush
+
+    def write(self, text):
+        if text.strip():
+            self._file.write(text.strip() + "\n")
 
 
 def _shell_escaped(word):

@@ -274,7 +274,11 @@ def _exchange(first, second):
             return
     aside = first + ".older"
     os.rename(second, aside)
-    os.rename(first, second)
+    try:
+        os.rename(first, second)
+    except OSError:
+        os.rename(aside, second)
+        raise
     os.rename(aside, first)
 
 

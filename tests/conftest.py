@@ -2,11 +2,12 @@ import contextlib
 import os
 import shutil
 import signal
+import stat
 import subprocess
 
 import pytest
 
-from tests.helpers import ROOT, write_tiny_bundle
+from tests.helpers import ROOT, picnic_edge, write_tiny_bundle
 
 # Where developers keep real photos and weights; tests that want them are skipped where they are not.
 SHARED = os.environ.get("PICNIC_EDGE_SHARED", os.path.join(ROOT, "..", "shared"))
@@ -91,6 +92,19 @@ def mount():
     return mounted
 
 
+@pytest.fixture
+def null_device(tmp_path):
+    """A null device of our own: nobody risks the machine's."""
+    path = str(tmp_path / "null.tsv")
+    try:
+        os.mknod(path, 0o666 | stat.S_IFCHR, os.makedev(1, 3))
+        with open(path, "wb"):
+            pass
+    except OSError:
+        pytest.skip("no device can be made or opened here")
+    return path
+
+
 @pytest.fixture(scope="session")
 def grocery():
     """The folder of the real grocery photos: train/, val/, train.tsv, val.tsv."""
@@ -118,6 +132,15 @@ def pristine_bundle(tmp_path_factory):
 def tiny_bundle(pristine_bundle, tmp_path):
     """A small whole bundle of its own for each test: 3 classes (tests.helpers.COLOURS), no saved_model."""
     return shutil.copytree(pristine_bundle, str(tmp_path / "bundle"))
+
+
+@pytest.fixture(scope="session")
+def converted_bundle(pristine_bundle, tmp_path_factory):
+    """The small bundle with a converted engine, onnxruntime-fp32; copy it to change it."""
+    folder = shutil.copytree(pristine_bundle, str(tmp_path_factory.mktemp("converted") / "bundle"))
+    done = picnic_edge("convert", folder, "--to", "onnxruntime")
+    assert done.returncode == 0, done.stderr
+    return folder
 
 
 @pytest.fixture

@@ -37,6 +37,16 @@ def picnic_edge(*arguments, **settings):
     return done
 
 
+def content_of(folder):
+    """Returns {relative name: bytes} of all files below a folder, hidden ones too."""
+    content = {}
+    for parent, _, names in os.walk(str(folder)):
+        for name in names:
+            with open(os.path.join(parent, name), "rb") as file:
+                content[os.path.relpath(os.path.join(parent, name), str(folder))] = file.read()
+    return content
+
+
 def at_once(*calls):
     """Makes calls, (function, arguments...) each, in threads that start together. Returns what they return."""
     start = threading.Barrier(len(calls))

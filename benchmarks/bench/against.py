@@ -25,6 +25,7 @@ from benchmarks.bench.plan import make_plan
 from benchmarks.bench.subject import Subject
 from benchmarks.bench.summary import METRICS, points_of, values_of
 from benchmarks.bench.worker import END_TO_END
+from benchmarks.energy.rapl import Rapl
 from edge_runtime.bundle.reading import Bundle
 from edge_runtime.console import format_table, print_json, say
 from edge_runtime.engines.selection import check_engine, find_engine, list_engines
@@ -35,6 +36,7 @@ from edge_runtime.machine import cpu, libraries
 MIN_ROUNDS, MAX_ROUNDS = 24, 200
 WINDOW_S = 0.125  # longer measurements get more rounds: they help more against bursts than longer windows
 MIN_CHANGE = 0.05  # smaller ones do not matter, however sure
+_POWER_S = 3.0  # of a round; a board's sensors give means of half a second, and the first second does not count
 # At the other points they follow the time of the calls; each more figure makes every verdict harder.
 _END_TO_END_ONLY = ("cpu_s_per_image", "joules_per_image")
 _EXPECTED = "expected the name of an engine, a bundle's folder, or a checkout of Picnic Edge"
@@ -90,7 +92,7 @@ def run(bundle, options, arguments):
             _open_first(sides, subjects, plan, scratch)
             for number in range(_round_count(plan.seconds)):
                 say(f"round {number + 1} of {_round_count(plan.seconds)}")
-                _measure_round(sides, subjects, plan, scratch, number, "unavailable" not in idle)
+                _measure_round(sides, subjects, plan, scratch, number, idle.get("source"))
         finally:
             for subject in subjects:
                 subject.close()
@@ -108,7 +110,7 @@ def rounds_of(these, others):
         these, others: the windows of both, as in bench.json. A figure that either lacks is left out.
     """
     figures = []
-    for key in METRICS:
+    for key in METRICS + ("joules_per_image",):
         for point in points_of(these):
             if (key == "p50_ms" and point != "b1") or (key in _END_TO_END_ONLY and point != END_TO_END):
                 continue
@@ -237,18 +239,25 @@ def _open_first(sides, subjects, plan, scratch):
         subject.close()
 
 
-def _measure_round(sides, subjects, plan, scratch, number, metered):
-    """Adds a window of each point to both Subjects."""
+def _measure_round(sides, subjects, plan, scratch, number, power):
+    """Adds a window of each point to both Subjects. power: the name of the source of power, None without one."""
     pairs = list(zip(sides, subjects))
     if random.getrandbits(1):
         pairs.reverse()
     for side, subject in pairs:
         turns.open_subject(side.bundle, subject, plan, scratch, side.code)
         _require_alive(side, subject)
+    seconds = plan.seconds / _round_count(plan.seconds)
     for point in subjects[0].points():
         for side, subject in pairs if point in subjects[1].points() else ():
-            turns.measure_window(subject, point, plan.seconds / _round_count(plan.seconds), metered, {"round": number})
+            turns.measure_window(subject, point, seconds, {"round": number})
             _require_alive(side, subject)
+    for side, subject in pairs if power else ():
+        turns.measure_energy(subject, END_TO_END, seconds if power == Rapl.name else _POWER_S, power)
+        _require_alive(side, subject)
+        energy = subject.energy[END_TO_END]
+        if "joules" in energy:
+            subject.windows[-1]["joules_per_image"] = energy["joules"] / energy["photos"]  # its last is of END_TO_END
     for subject in subjects:
         subject.close()
 

@@ -15,7 +15,10 @@ from benchmarks.bench.summary import METRICS, points_of, values_of
 from edge_runtime.console import format_table, print_json, say
 from edge_runtime.errors import UsageError
 
-_OTHERS = ("cold_start_s", "load_s", "peak_rss_bytes", "gpu_memory_bytes", "top1", "macro_f1")  # one value per run
+_OTHERS = (  # one value per run
+    *("cold_start_s", "load_s", "joules_per_image_end_to_end"),
+    *("peak_rss_bytes", "gpu_memory_bytes", "top1", "macro_f1"),
+)
 _VERDICT = "For a verdict measure both in one run: picnic-edge bench BUNDLE --against OTHER"
 
 

@@ -12,8 +12,8 @@ from benchmarks.energy.meter import Meter
 from edge_runtime.machine import cpu, jetson
 from edge_runtime.machine.cpu import cpu_info
 
-IDLE_S = 3.0
-_REFERENCE_S = 0.05
+IDLE_S = 10.0  # as long as a window for power: benchmarks.bench.turns
+REFERENCE_S = 0.05  # how long the reference computation beside each window takes
 # About 2 ms. With a tenth of that the hand-over to the threads took either of two times, a third apart, which hid a
 # slowdown by 15 %; this follows the engines' own speed (correlation 0.95 over 25 windows of openvino-bf16).
 _REFERENCE_PASSES = 200
@@ -25,7 +25,7 @@ def measure_idle(seconds=None):
     Returns:
         (share of the cores' time that other programs used, None where it is unknown; result of a Meter).
     """
-    with Meter.open() as meter:
+    with Meter.open(settle_s=0.0) as meter:
         before = _core_times()
         time.sleep(0.25)
         after = _core_times()
@@ -52,7 +52,7 @@ class Reference:
     def time_ms(self):
         """Returns the median milliseconds of one piece of it, over a twentieth of a second."""
         times_ms: typing.List[float] = []
-        until = time.perf_counter() + _REFERENCE_S
+        until = time.perf_counter() + REFERENCE_S
         while len(times_ms) < 3 or time.perf_counter() < until:
             started = time.perf_counter()
             list(self._pool.map(_work, self._arrays))

@@ -9,6 +9,7 @@ import typing
 
 import numpy as np
 
+from edge_runtime.pipeline.latency import MIN_COUNTS
 from edge_runtime.results import text_formats
 from edge_runtime.results.rows import columns_of, row_of
 
@@ -112,11 +113,14 @@ def end_to_end(classifier, items, out, seconds=0.0):
 def percentiles(latencies_ms):
     """Returns {"p50_ms", "p90_ms", "p95_ms", "p99_ms", "p99_9_ms", "mean_ms", "max_ms", "calls"} of all calls.
 
-    A percentile is a duration that occurred: the smallest one that at least so many calls did not exceed.
+    A percentile is a duration that occurred: the smallest one that at least so many calls did not exceed. It is None
+    where there are fewer calls than MLPerf's LoadGen needs for it: edge_runtime.pipeline.latency.MIN_COUNTS.
     """
     ordered = sorted(latencies_ms)
     figures = {
         name + "_ms": ordered[max(1, int(math.ceil(len(ordered) * rank / 100 - 1e-9))) - 1]
+        if len(ordered) >= MIN_COUNTS[rank]
+        else None
         for name, rank in PERCENTILES
     }
     return dict(figures, mean_ms=sum(ordered) / len(ordered), max_ms=ordered[-1], calls=len(ordered))

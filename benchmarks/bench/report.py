@@ -1,15 +1,18 @@
 """The report of a run: the table on the screen and FILES, all made from the document (benchmarks.bench.document)."""
 
 import csv
+import math
 import os
 import shlex
 import typing
 
+from benchmarks import loadgen
 from benchmarks.bench import plots
 from benchmarks.bench.document import is_busy, measured_engines
 from edge_runtime import console, files, pages
 from edge_runtime.console import say
 from edge_runtime.errors import MissingRequirement
+from edge_runtime.pipeline.latency import MIN_COUNTS
 from edge_runtime.text import plain_json
 
 FILES = ("bench.html", "bench.md", "bench.csv", "bench.json")
@@ -32,6 +35,7 @@ def columns(batches):
     table_columns = [
         Column("cold start s", "cold_start_s", ".2f"),
         Column("load s", "load_s", ".2f"),
+        Column("calls", "latency_calls", "d"),
         Column("p50 ms", "latency_p50_ms", ".1f"),
         Column("p90 ms", "latency_p90_ms", ".1f"),
         Column("p99 ms", "latency_p99_ms", ".1f"),
@@ -98,6 +102,14 @@ def notes(result):
         lines.append(
             f"Other programs kept {share:.0f} % of the cores busy before the run: the figures are of a shared machine."
         )
+    few = min([engine["latency_calls"] for engine in measured_engines(result) if engine.get("latency_calls")] or [0])
+    needed = MIN_COUNTS[99]
+    if 0 < few < needed:
+        seconds = math.ceil(result["seconds_per_measurement"] * needed / few)
+        lines.append(
+            f"No p99 of fewer than {needed} calls, the least that MLPerf's LoadGen estimates one from (p90: "
+            f"{MIN_COUNTS[90]}); --seconds {seconds} would give all engines one."
+        )
     for engine in measured_engines(result):
         if engine["unstable"]:
             points = ", ".join(point.replace("_", " ") for point in engine["unstable"])
@@ -106,10 +118,11 @@ def notes(result):
             lines.append(f"{engine['name']} stopped before its end: {engine['stopped']}")
         for point, reason in sorted(engine["skipped_batches"].items()):
             lines.append(f"{engine['name']} {point} skipped: {reason}")
-        problems = {point: engine.get("energy_problem_" + point) for point in engine["points"]}
-        for problem in sorted(set(problems.values()) - {None}):
-            points = ", ".join(point.replace("_", " ") for point, one in problems.items() if one == problem)
-            lines.append(f"{engine['name']}: no energy in {points}: {problem}")
+        for key, what in (("energy_problem_", "no energy in"), ("energy_warning_", "do not trust the energy in")):
+            reasons = {point: engine.get(key + point) for point in engine["points"]}
+            for reason in sorted(set(reasons.values()) - {None}):
+                points = ", ".join(point.replace("_", " ") for point, one in reasons.items() if one == reason)
+                lines.append(f"{engine['name']}: {what} {points}: {reason}")
         if any(engine.get(name) for name in engine if name.startswith("throttled_")):
             lines.append(f"{engine['name']} was throttled: the hardware slowed itself down.")
     if result["power"].get("source") == "rapl":
@@ -121,6 +134,8 @@ def notes(result):
         lines.append(
             f"The rivals were measured without {sum(left_out.values())} photos that not all of them can read ({why})."
         )
+    if result["power"].get("warning"):
+        lines.append(f"Do not trust the power at rest: {result['power']['warning']}")
     for key, what in (("power", "energy"), ("roofline", "roofline")):
         reason = result[key].get("unavailable", result[key].get("skipped"))
         if reason:
@@ -135,7 +150,7 @@ def loadgen_line(one):
         return f"LoadGen {one['scenario']} ({one['mode']}) {one['engine']} skipped: {one['skipped']}"
     verdict = "VALID" if one["valid"] else "INVALID"
     why = f" ({'; '.join(one['why'])})" if one["why"] else ""
-    figure = f"{one['metric']} {one['value']:.2f} {one['unit']}"
+    figure = f"{one['metric']} {loadgen.value_text(one)}"
     return f"LoadGen {one['scenario']} ({one['mode']}, unofficial) {one['engine']}: {verdict}, {figure}{why}"
 
 

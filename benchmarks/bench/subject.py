@@ -13,6 +13,7 @@ class Subject:
         self.name = name
         self.facts: typing.Dict[str, typing.Any] = {"cold_starts_s": []}
         self.windows: typing.List[typing.Dict[str, typing.Any]] = []
+        self.energy: typing.Dict[str, typing.Any] = {}  # point -> what a Meter measured, and the photos meanwhile
         self.skipped_batches: typing.Dict[str, str] = {}  # point, such as "b8" -> reason
         self.loadgen: typing.List[typing.Dict[str, typing.Any]] = []
         self.problem = ""  # why it is not measured (any further), in one line

@@ -12,7 +12,7 @@ from benchmarks.energy.meter import per_image
 
 STABLE_WINDOWS = 3
 STABLE_WITHIN = 0.10
-METRICS = ("p50_ms", "images_per_s", "cpu_s_per_image", "joules_per_image")  # of a window
+METRICS = ("p50_ms", "images_per_s", "cpu_s_per_image")  # of a window
 
 
 def summarize(subject, idle=None):
@@ -40,7 +40,7 @@ def summarize(subject, idle=None):
         figures["images_per_s_" + point] = photos / seconds if own else None
         figures["cpu_s_per_image_" + point] = sum(window["cpu_s"] for window in own) / photos if own else None
         figures["windows_" + point] = len(own)
-        figures.update(_energy(own, point, photos, idle))
+        figures.update(_energy(subject.energy.get(point), point, idle))
     latencies_ms = [value for window in subject.windows for value in window.get("latencies_ms", [])]
     if latencies_ms:
         percentiles = measure.percentiles(latencies_ms)
@@ -49,9 +49,7 @@ def summarize(subject, idle=None):
     for stage in ("decode_ms", "infer_ms", "wait_ms", "write_ms"):
         total = sum(window[stage] * window["photos"] for window in own)
         figures[stage] = total / sum(window["photos"] for window in own) if own else None
-    figures["windows"] = [
-        {name: value for name, value in window.items() if name != "energy"} for window in subject.windows
-    ]
+    figures["windows"] = subject.windows
     return figures
 
 
@@ -84,51 +82,43 @@ def values_of(windows, point, metric):
     Args:
         windows: list of dict, as in bench.json.
         point: one of points_of(windows).
-        metric: one of METRICS.
+        metric: one of METRICS, or another key of windows.
     """
     own = [window for window in windows if window["point"] == point]
     if metric == "cpu_s_per_image":
         values = [window["cpu_s"] / window["photos"] for window in own]
     else:
-        values = [window[metric] for window in own]
+        values = [window.get(metric) for window in own]
     return [] if any(not value or value <= 0 for value in values) else values
 
 
-def _energy(windows, point, photos, idle):
-    """Returns a point's energy as fields of its summary; none where nothing was metered."""
-    metered = [window["energy"] for window in windows if "joules" in window["energy"]]
-    reasons = [window["energy"]["unavailable"] for window in windows if window["energy"].get("unavailable")]
-    if reasons:
-        return {"energy_problem_" + point: reasons[0]}
-    if not metered or len(metered) < len(windows):
+def _energy(metered, point, idle):
+    """Returns a point's energy as fields of its summary; none where nothing was metered.
+
+    Args:
+        metered: what a Meter measured in a window of the point, and "photos"; None where nothing was.
+    """
+    if not metered:
         return {}
-    totals = {
-        "source": metered[0]["source"],
-        "added": metered[0]["added"],
-        "joules": sum(one["joules"] for one in metered),
-        "seconds": sum(one["seconds"] for one in metered),
-    }
-    energy = per_image(idle, totals, photos)
-    throttled = [one["throttled"] for one in metered]
-    temperatures_c = [value for one in metered for value in one["temperature_c"].values()]
-    rails_w = {}
-    for name in sorted({name for one in metered for name in one["rails"]}):
-        with_rail = [one for one in metered if name in one["rails"]]
-        means_w = [one["rails"][name]["mean_w"] for one in with_rail]
-        rails_w[name] = float(np.average(means_w, weights=[one["seconds"] for one in with_rail]))
-    summary = {
+    if "unavailable" in metered:
+        return {"energy_problem_" + point: metered["unavailable"]}
+    energy = per_image(idle, metered, metered["photos"])
+    temperatures_c = metered["temperature_c"].values()
+    fields = {
         "joules_per_image_" + point: energy["joules_per_image"],
         "joules_above_idle_per_image_" + point: energy["joules_above_idle_per_image"],
-        "mean_w_" + point: totals["joules"] / totals["seconds"],
-        "peak_w_" + point: max(one["peak_w"] for one in metered),
-        "rails_mean_w_" + point: rails_w,
-        "power_samples_" + point: sum(one["samples"] for one in metered),
-        "throttled_" + point: True if True in throttled else (None if None in throttled else False),
+        "mean_w_" + point: metered["mean_w"],
+        "peak_w_" + point: metered["peak_w"],
+        "rails_mean_w_" + point: {name: rail["mean_w"] for name, rail in metered["rails"].items()},
+        "power_samples_" + point: metered["samples"],
+        "power_seconds_" + point: metered["seconds"],
+        "throttled_" + point: metered["throttled"],
         "hottest_c_" + point: max(temperatures_c) if temperatures_c else None,
     }
+    if metered["warning"]:
+        fields["energy_warning_" + point] = metered["warning"]
     for clock in ("cpu", "gpu", "emc"):
-        own = [one["clocks"] for one in metered if clock + "_min_mhz" in one["clocks"]]
-        if own:
-            summary[f"{clock}_min_mhz_{point}"] = min(one[clock + "_min_mhz"] for one in own)
-            summary[f"{clock}_mean_mhz_{point}"] = float(np.mean([one[clock + "_mean_mhz"] for one in own]))
-    return summary
+        for what in ("min", "mean"):
+            if f"{clock}_{what}_mhz" in metered["clocks"]:
+                fields[f"{clock}_{what}_mhz_{point}"] = metered["clocks"][f"{clock}_{what}_mhz"]
+    return fields

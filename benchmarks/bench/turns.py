@@ -8,6 +8,9 @@ the machine itself is.
 
 An engine's windows go on until its figures are stable (benchmarks.bench.summary), up to a maximum. All windows count,
 not only the last.
+
+Energy is measured after them, in one window of 10 s for each point: a board's sensors give means of half a second, in
+which a short window would be mixed up with the engine that was measured before it.
 """
 
 import os
@@ -19,12 +22,15 @@ import numpy as np
 from benchmarks import loadgen
 from benchmarks.bench.cold_start import time_cold_start
 from benchmarks.bench.machine_state import Reference
+from benchmarks.bench.plan import MAX_PHOTOS
 from benchmarks.bench.subject import Subject
 from benchmarks.bench.summary import is_stable
-from benchmarks.bench.worker import END_TO_END, GPU_KINDS, EngineFailed, Task, Worker, largest_batch
+from benchmarks.bench.worker import END_TO_END, EngineFailed, Task, Worker, largest_batch
 from benchmarks.energy.meter import Meter
+from benchmarks.energy.rapl import Rapl
 from edge_runtime import files
 from edge_runtime.console import say
+from edge_runtime.engines.kinds import GPU_KINDS
 from edge_runtime.engines.selection import check_engine, find_engine
 from edge_runtime.errors import BundleError, PicnicError
 from edge_runtime.machine import memory
@@ -32,7 +38,12 @@ from edge_runtime.machine import memory
 MIN_WINDOWS = 10
 MAX_WINDOWS = 14
 COLD_STARTS = 3
+POWER_S = 10.0  # length of a point's window for power; RAPL's counters are exact in a shorter one
 _SPARE_BYTES = 512 << 20
+# For the limits on a step: slower than this no engine is that is not hung. A window has 4 calls at least.
+_SLOWEST_PHOTO_S = 2.0
+_LEAST_CALLS = 4
+_LOADGEN_MARGIN = 10
 
 
 def run(bundle, subjects, plan, idle=None):
@@ -68,7 +79,7 @@ def run(bundle, subjects, plan, idle=None):
                         _name_as_opened(group[-1], subjects)
                 if waiting:
                     say(f"not enough memory for all engines: {len(group)} at a time, the others after these")
-                _measure(group, plan, metered="unavailable" not in (idle or {"unavailable": ""}))
+                _measure(group, plan, (idle or {}).get("source"))
             finally:
                 for subject in group:
                     subject.close()
@@ -106,7 +117,7 @@ def open_subject(bundle, subject, plan, scratch, code=""):
     """
     largest = None if subject.name == "auto" else largest_batch(find_engine(bundle, subject.name))
     subject.batches = [size for size in plan.batches if largest is None or size <= largest]
-    reason = f"the engine was built for batches of 1 to {largest}; make another: picnic-edge convert --max-batch"
+    reason = f"the engine was built for batches up to {largest}; make another: picnic-edge convert --max-batch"
     subject.skipped_batches = {f"b{size}": reason for size in plan.batches if size not in subject.batches}
     if not subject.batches:
         subject.fail(reason)
@@ -134,8 +145,8 @@ def _name_as_opened(subject, subjects):
         subject.name = name
 
 
-def _measure(group, plan, metered):
-    """Measures the open engines of a group in turns."""
+def _measure(group, plan, power):
+    """Measures the open engines of a group in turns. power: the name of the source of power, None without one."""
     reference = Reference()
     try:
         for number in range(MAX_WINDOWS):
@@ -146,14 +157,21 @@ def _measure(group, plan, metered):
             for subject, point in pending if number % 2 == 0 else reversed(pending):
                 if not subject.problem:
                     state = {"round": number, "reference_ms": reference.time_ms()}
-                    measure_window(subject, point, plan.seconds / MIN_WINDOWS, metered, state)
+                    measure_window(subject, point, plan.seconds / MIN_WINDOWS, state)
     finally:
         reference.close()
+    if power:
+        seconds = plan.seconds if power == Rapl.name else POWER_S
+        for subject, point in _pending(group, 0):
+            if not subject.problem:
+                say(f"power of {subject.name}, {point.replace('_', ' ')}")
+                measure_energy(subject, point, seconds, power)
     for subject in _alive(group):
         try:
             if plan.labelled:
                 say(f"checking {subject.name} on {len(plan.labelled)} labelled photos")
-                subject.facts.update(subject.workers[-1].ask("accuracy", plan.labelled))
+                limit_s = len(plan.labelled) * _SLOWEST_PHOTO_S
+                subject.facts.update(subject.workers[-1].ask("accuracy", plan.labelled, expected_s=limit_s))
             subject.facts.update(subject.workers[-1].ask("memory"))
         except EngineFailed as error:
             subject.fail(str(error))
@@ -175,48 +193,64 @@ def _pending(group, number):
     ]
 
 
-def measure_window(subject, point, seconds, metered, state):
+def _ask_for_window(subject, point, seconds):
+    """Returns the figures of one window of a point: those of benchmarks.bench.measure. Raises EngineFailed."""
+    worker = subject.worker_for(point)
+    if point == END_TO_END:
+        return worker.ask(END_TO_END, seconds, expected_s=seconds + MAX_PHOTOS * _SLOWEST_PHOTO_S)
+    batch = int(point[1:])
+    return worker.ask("model", batch, seconds, expected_s=seconds + _LEAST_CALLS * batch * _SLOWEST_PHOTO_S)
+
+
+def measure_window(subject, point, seconds, state):
     """Measures a point once, and adds the window to those of the subject. Where that fails, its measuring stops.
 
     Args:
         subject: a Subject with open workers.
         point: one of subject.points().
         seconds: length of the window.
-        metered: whether energy is measured, too.
         state: dict that is added to the window: its "round", and what is known of the machine at that moment.
     """
-    request = (END_TO_END, seconds) if point == END_TO_END else ("model", int(point[1:]), seconds)
-    energy: typing.Dict[str, typing.Any] = {"unavailable": ""}
     try:
-        if metered:
-            with Meter.open() as meter:
-                figures = subject.worker_for(point).ask(*request)
-            energy = _energy_of_timed_part(subject, point, figures, meter.result())
-        else:
-            figures = subject.worker_for(point).ask(*request)
+        figures = _ask_for_window(subject, point, seconds)
     except EngineFailed as error:
         subject.fail(str(error), error.invalid)
         return
     latencies_ms = figures.pop("latencies_ms", None)
     figures.pop("batch", None)
-    window = dict(figures, point=point, energy=energy, **state)
+    window = dict(figures, point=point, **state)
     window["images_per_s"] = figures["photos"] / figures["seconds"]
     # End to end, photos come in batches, one after the other: a photo's latency follows from the rate.
     window["p50_ms"] = float(np.median(latencies_ms)) if latencies_ms else 1000 / window["images_per_s"]
-    window["joules_per_image"] = energy["joules"] / figures["photos"] if "joules" in energy else None
     if point == "b1":
         window["latencies_ms"] = [round(value, 4) for value in latencies_ms]
     subject.windows.append(window)
 
 
-def _energy_of_timed_part(subject, point, figures, energy):
-    """Returns a meter's result for the timed part of a window; unavailable for an engine whose work it cannot see."""
-    if energy.get("source") == "rapl" and _uses_gpu(subject):
-        return {"unavailable": "RAPL counts the CPU and its memory, not the GPU that this engine works on"}
-    if "joules" in energy and point != END_TO_END:  # the untimed first call was metered too
-        share = min(1.0, figures["seconds"] / energy["seconds"])
-        return dict(energy, joules=share * energy["joules"], seconds=share * energy["seconds"])
-    return energy
+def measure_energy(subject, point, seconds, power):
+    """Puts what a Meter measured in one window of a point into the subject's energy. If it fails, its measuring stops.
+
+    Args:
+        subject: a Subject with open workers.
+        point: one of subject.points().
+        seconds: length of the window; of sensors the first one does not count.
+        power: the name of the source of power.
+    """
+    if power == Rapl.name and _uses_gpu(subject):
+        reason = "RAPL counts the CPU and its memory, not the GPU that this engine works on"
+        subject.energy[point] = {"unavailable": reason}
+        return
+    try:
+        with Meter.open() as meter:
+            figures = _ask_for_window(subject, point, seconds)
+    except EngineFailed as error:
+        subject.fail(str(error), error.invalid)
+        return
+    energy = meter.result()
+    if "mean_w" in energy:  # which stands for the whole timed part
+        took_s = figures["seconds"]
+        energy.update(seconds=took_s, joules=energy["mean_w"] * took_s, photos=figures["photos"])
+    subject.energy[point] = energy
 
 
 def _uses_gpu(subject):
@@ -231,7 +265,9 @@ def _run_loadgen(subjects, plan):
             try:
                 files.claim_folder(folder, "--report")
                 worker = subject.worker_for("b1" if scenario == "SingleStream" else END_TO_END)
-                result = worker.ask("loadgen", scenario, plan.loadgen, folder)
+                photo_s = max(window["p50_ms"] for window in subject.windows if window["point"] == "b1") / 1000
+                expected_s = _LOADGEN_MARGIN * loadgen.expected_s(scenario, plan.loadgen, photo_s)
+                result = worker.ask("loadgen", scenario, plan.loadgen, folder, expected_s=expected_s)
             except EngineFailed as error:
                 reason = str(error).splitlines()[0]
                 result = {"engine": subject.name, "scenario": scenario, "mode": plan.loadgen, "skipped": reason}

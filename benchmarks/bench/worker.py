@@ -20,13 +20,17 @@ from convert import parity
 from edge_runtime.bundle.reading import Bundle
 from edge_runtime.classifier import Classifier
 from edge_runtime.engines.base import EngineError
+from edge_runtime.engines.kinds import GPU_KINDS
 from edge_runtime.errors import BundleError, PicnicError
 from edge_runtime.machine import jetson
 from edge_runtime.machine.memory import peak_memory_bytes
 from edge_runtime.machine.processes import die_with_parent
 
-GPU_KINDS = ("tensorrt", "tf-trt")  # built for a largest batch; their memory is the GPU's
 END_TO_END = "end_to_end"
+# How long an answer may take before the engine counts as hung, as a GPU's may: opening one (TF-TRT has been reported to
+# load for 20 minutes on a board), and other requests, beside the time that their photos take.
+OPEN_LIMIT_S = 2400.0
+STEP_LIMIT_S = 300.0
 _GRACE_S = 5
 _MAX_PICTURES = 32  # in the batches of the model-only windows: a copy per batch size is in the peak of memory
 
@@ -79,21 +83,28 @@ class Worker:
             theirs.close()
             signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         try:
-            self.facts = self._answer()  # dict: name, kind, precision, slots, load_s, first_call_ms, warm_up_s
+            self.facts = self._answer(
+                OPEN_LIMIT_S
+            )  # dict: name, kind, precision, slots, load_s, first_call_ms, warm_up_s
         except BaseException:
             self.close()
             raise
 
-    def ask(self, request, *arguments):
+    def ask(self, request, *arguments, expected_s=0.0):
         """Calls a public method of _OpenEngine in the process and returns its result.
 
+        Args:
+            request: name of the method.
+            arguments: of the method.
+            expected_s: how long it may well take, at the most; past that, it gets STEP_LIMIT_S more.
+
         Raises:
-            EngineFailed: it failed, or its process ended.
+            EngineFailed: it failed, its process ended, or it took too long; the process is then killed.
         """
         self._busy = True
         with contextlib.suppress(OSError):  # where the process has ended, reading says how
             self._connection.send((request, arguments))
-        return self._answer()
+        return self._answer(expected_s + STEP_LIMIT_S)
 
     def close(self):
         """Ends the process. May be called any number of times."""
@@ -102,10 +113,12 @@ class Worker:
             self._process.join(_GRACE_S)
         if self._process.is_alive():
             os.kill(self._process.pid, signal.SIGKILL)
-        self._process.join()
+        self._process.join(_GRACE_S)  # one that hangs in a driver cannot be killed
 
-    def _answer(self):
+    def _answer(self, limit_s):
         try:
+            if not self._connection.poll(limit_s):
+                raise EngineFailed(f"it hangs: no answer for {limit_s:.0f} s")
             reason, value = self._connection.recv()
         except (EOFError, OSError):
             self._process.join(_GRACE_S)

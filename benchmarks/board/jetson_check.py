@@ -1,7 +1,9 @@
 """make jetson-check: runs on a Jetson everything that is only simulated elsewhere, and writes a report to send back.
 
-Every step is a command of its own with a time limit. A step that fails, hangs or is killed is reported, and the next
-one runs. The report (JSON) is rewritten after each step, so that a board that crashes half way leaves one, too.
+Every step is a command of its own with a time limit, at which it is interrupted as by Ctrl-C (bench then writes what it
+has) and a minute later killed. A step that fails, hangs or is killed is reported, and the next one runs. TensorRT, what
+the board is for, comes first. The report (JSON) is rewritten after each step, so that a board that crashes half way
+leaves one, too.
 Nothing but Python's own library is imported here: where the product cannot be loaded, the report says why.
 """
 
@@ -16,9 +18,10 @@ import typing
 
 from benchmarks.commands import run_command, say
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _BUILD_S = 3600  # time limit; building an engine took 10 minutes on newer boards
 _RUN_S = 900
+_CAMERA_S = 10
 # Copied into the report: edge_runtime/machine/jetson.py reads them, and was written without a board
 _FILES = (
     "/proc/device-tree/model",
@@ -34,6 +37,15 @@ _FILES = (
 )
 
 _SETTINGS = ("PICNIC_EDGE_ZERO_COPY=1", "PICNIC_EDGE_JPEG=hardware")  # only a board can tell what they gain
+_CAMERAS = ("csi:0", "camera:0")
+# Of an engine in bench.json: what the benches are compared by
+_COMPARED = (
+    ("latency_p50_ms", "p50 ms at batch 1", 1),
+    ("images_per_s_b1", "images/s b1", 1),
+    ("images_per_s_b8", "b8", 1),
+    ("images_per_s_end_to_end", "end to end", 1),
+    ("joules_per_image_end_to_end", "J/image", 3),
+)
 _COMMANDS = (
     ["uname", "-srm"],
     ["nvpmodel", "-q"],
@@ -89,11 +101,12 @@ def main(argv=None):
             outcome = dict(run_command(step.command, step.limit_s), name=step.name, must=step.must)
             report["steps"].append(outcome)
             report["engines"] = _engine_records(options.bundle)
-            for setting in ("",) + _SETTINGS:
-                key = " ".join(["bench", setting]).strip()
-                report[key] = _bench_figures(os.path.join(scratch, setting, "bench.json"))
+            if step.name.startswith("bench"):
+                report[step.name] = _bench_figures(os.path.join(scratch, step.name, "bench.json"))
             _write(options.out, report)
             say(summary(outcome))
+    for line in comparison(report):
+        say(line)
     say(f"\nThe report to send back: {options.out}")
     failed = [outcome["name"] for outcome in report["steps"] if outcome["must"] and outcome["exit_code"] != 0]
     if failed:
@@ -102,25 +115,37 @@ def main(argv=None):
 
 
 def steps(bundle, photos, scratch):
-    """Returns the Steps, in the order of running; the bench writes its files into scratch."""
+    """Returns the Steps, in the order of running; the benches write their files into scratch."""
     verb = [sys.executable, "-m", "picnic_edge"]
     all_steps = [Step(" ".join(command), command, 60, False) for command in _COMMANDS]
     all_steps.append(Step("opencv", [sys.executable, "-c", _OPENCV], 60, True))
     all_steps.append(Step("doctor", verb + ["doctor", "--json"], 300, True))
-    for kind, precision in (("onnxruntime", "fp32"), ("tensorrt", "fp16"), ("tf-trt", "fp16")):
-        name = f"{kind}-{precision}"
-        make = verb + ["convert", bundle, "--to", kind, "--precision", precision]
-        all_steps.append(Step("convert " + name, make, _BUILD_S, True))
-        all_steps.append(Step("classify " + name, verb + ["classify", bundle, photos, "--engine", name], _RUN_S, True))
+
+    def make(name, kind, precision, *options):
+        command = verb + ["convert", bundle, "--to", kind, "--precision", precision] + list(options)
+        classify = verb + ["classify", bundle, photos, "--engine", name]
+        return [Step("convert " + name, command, _BUILD_S, True), Step("classify " + name, classify, _RUN_S, True)]
+
+    def bench(engines, setting=""):
+        name = " ".join(part for part in ("bench", engines, setting) if part)
+        command = verb + ["bench", bundle, "--images", photos, "--report", os.path.join(scratch, name)]
+        command += ["--engine", engines] if engines else []
+        return Step(name, ["env", setting] + command if setting else command, _BUILD_S, not setting)
+
+    all_steps += make("tensorrt-fp16", "tensorrt", "fp16")
+    all_steps.append(bench("tensorrt-fp16"))
+    all_steps += make("tensorrt-fp16-b1", "tensorrt", "fp16", "--max-batch", "1")
+    all_steps.append(bench("tensorrt-fp16-b1"))
+    all_steps += [bench("tensorrt-fp16", setting) for setting in _SETTINGS]
+    for camera in _CAMERAS:  # a board need not have one
+        command = verb + ["classify", bundle, camera, "--engine", "tensorrt", "--seconds", str(_CAMERA_S)]
+        command += ["--out", os.path.join(scratch, camera + ".tsv"), "--json"]
+        all_steps.append(Step("classify " + camera, command, _RUN_S, False))
     # A TX2 has no int8: the command must refuse it and say why.
-    int8 = verb + ["convert", bundle, "--to", "tensorrt", "--precision", "int8"]
-    all_steps.append(Step("convert tensorrt-int8", int8, _BUILD_S, False))
+    all_steps.append(Step("convert tensorrt-int8", make("", "tensorrt", "int8")[0].command, _BUILD_S, False))
+    all_steps += make("onnxruntime-fp32", "onnxruntime", "fp32") + make("tf-trt-fp16", "tf-trt", "fp16")
     all_steps.append(Step("classify auto", verb + ["classify", bundle, photos], _RUN_S, True))
-    bench = verb + ["bench", bundle, "--images", photos, "--report"]
-    all_steps.append(Step("bench", bench + [scratch], _BUILD_S, True))
-    for setting in _SETTINGS:
-        command = ["env", setting] + bench + [os.path.join(scratch, setting)]
-        all_steps.append(Step("bench " + setting, command, _BUILD_S, False))
+    all_steps.append(bench(""))
     return all_steps
 
 
@@ -132,6 +157,20 @@ def summary(step):
     reasons = [line for line in lines if line.startswith("picnic-edge: ")] or lines or ["no message"]
     outcome = step["problem"] or f"exit code {step['exit_code']}: {reasons[-1]}"
     return f"failed   {step['name']} ({step['seconds']:.1f} s): {outcome}"
+
+
+def comparison(report):
+    """Returns the benches' figures as lines of text, a line for each engine of each bench."""
+    lines = []
+    for name in sorted(name for name in report if name.startswith("bench")):
+        for engine in (report[name] or {}).get("engines", []):
+            figures = [
+                f"{title} {engine[key]:.{max(1, digits)}f}"
+                for key, title, digits in _COMPARED
+                if isinstance(engine.get(key), (int, float))
+            ]
+            lines.append(f"{name}: {engine.get('name')}: {', '.join(figures) or engine.get('skipped', 'no figures')}")
+    return lines
 
 
 def _engine_records(bundle):

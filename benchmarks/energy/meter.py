@@ -20,7 +20,7 @@ from benchmarks.energy.tegrastats import Tegrastats
 from edge_runtime.machine import jetson
 
 INTERVAL_S = 0.1
-TRUSTED_SAMPLES = 10  # with fewer the result has a warning
+TRUSTED_VALUES = 10  # of the sensor, which may be read more often than it renews them; fewer give a warning
 _SLOW_EVERY = 10  # clocks and temperatures: reading them costs more, and they change more slowly
 _PINNED = "the pinned GPU clock"
 
@@ -49,9 +49,9 @@ def per_image(idle, loaded, images):
 class Meter:
     """Measures in a with block; result() afterwards. Can be used once."""
 
-    def __init__(self, source, reason, root, interval_s):
+    def __init__(self, source, reason, root, interval_s, settle_s=0.0):
         self._source, self._reason = source, reason
-        self._root, self._interval_s = root, interval_s
+        self._root, self._interval_s, self._settle_s = root, interval_s, settle_s
         self._samples: typing.List[typing.Tuple[float, Sample]] = []  # (time in s, sample)
         self._skipped = 0
         self._stop = threading.Event()
@@ -61,18 +61,20 @@ class Meter:
         self._counts_after: typing.Dict[typing.Tuple[str, str], float] = {}
 
     @classmethod
-    def open(cls, root="/", interval_s=INTERVAL_S):
+    def open(cls, root="/", interval_s=INTERVAL_S, settle_s=None):
         """Returns a Meter of the best source here; where there is none, its result says why.
 
         Args:
             root: folder that stands for /, so that recorded files can be read.
             interval_s: pause between two samples.
+            settle_s: the block's first seconds, which are not counted; None for what the source needs (1 s for sensors,
+                which show means, 0 for energy counters).
         """
         reasons = []
         for kind in (Ina3221, Tegrastats, Rapl):
             source = kind(root, interval_s)
             if not source.problem:
-                return cls(source, "", root, interval_s)
+                return cls(source, "", root, interval_s, source.settle_s if settle_s is None else settle_s)
             reasons.append(source.problem)
         return cls(None, "; ".join(reasons), root, interval_s)
 
@@ -103,29 +105,32 @@ class Meter:
         """Returns what was measured, after the block.
 
         Returns:
-            {"unavailable": reason}, or a dict: source, added (the rails that are added up), seconds (of the block),
-            joules, mean_w, peak_w, samples, interval_ms (the mean), skipped (samples that could not be read), warning
+            {"unavailable": reason}, or a dict: source, added (the rails that are added up), seconds (of the block
+            without its first settle_s), joules (in these seconds), mean_w, peak_w, samples, interval_ms (the mean),
+            skipped (samples that could not be read), warning
             ("" or why not to trust it), rails {name: {"mean_w", "peak_w", "joules"}}, throttled (None: unknown here),
             throttling_told_by (list of the signs that were checked), clocks {"cpu_min_mhz", "cpu_mean_mhz",
             "cpu_max_mhz", gpu_..., emc_...: where they can be read}, temperature_c {zone: the highest}.
 
             Watts are integrated by the trapezoid rule between the first and the last sample, and their mean stands
-            for the whole block. RAPL counts joules itself; there peak_w is the highest mean of one interval.
+            for all these seconds. RAPL counts joules itself; there peak_w is the highest mean of one interval.
         """
         if self._source is None:
             return {"unavailable": self._reason}
-        seconds = self._ended - self._started
+        seconds = self._ended - self._started - self._settle_s
+        samples = [(t, sample) for t, sample in self._samples if t >= self._started + self._settle_s]
         added = self._source.added
-        if len(self._samples) < (2 if self._source.counts_joules else 1):
-            return {"unavailable": self._source.failure() or f"no sample in the {seconds:.2f} s of the block"}
-        whole = self._summary([(t, sum(sample.rails[name] for name in added)) for t, sample in self._samples])
+        if len(samples) < (2 if self._source.counts_joules else 1):
+            block = f"no sample in the {self._ended - self._started:.2f} s of the block"
+            needed = f" after its first {self._settle_s:.0f} s" if self._settle_s else ""
+            return {"unavailable": self._source.failure() or block + needed}
+        whole = self._summary([(t, sum(sample.rails[name] for name in added)) for t, sample in samples], seconds)
         rails = {}
-        for name in sorted({name for _, sample in self._samples for name in sample.rails}):
-            rails[name] = self._summary(
-                [(t, sample.rails[name]) for t, sample in self._samples if name in sample.rails]
-            )
+        for name in sorted({name for _, sample in samples for name in sample.rails}):
+            series = [(t, sample.rails[name]) for t, sample in samples if name in sample.rails]
+            rails[name] = self._summary(series, seconds)
         throttled, signs = self._throttled()
-        span_s = self._samples[-1][0] - self._samples[0][0]
+        span_s = samples[-1][0] - samples[0][0]
         return {
             "source": self._source.name,
             "added": list(added),
@@ -133,15 +138,15 @@ class Meter:
             "joules": whole["joules"],
             "mean_w": whole["mean_w"],
             "peak_w": whole["peak_w"],
-            "samples": len(self._samples),
-            "interval_ms": 1000 * span_s / max(1, len(self._samples) - 1),
+            "samples": len(samples),
+            "interval_ms": 1000 * span_s / max(1, len(samples) - 1),
             "skipped": self._skipped,
-            "warning": self._warning(),
+            "warning": self._warning(min(len(samples), 1 + int(span_s / self._source.renews_s))),
             "rails": rails,
             "throttled": throttled,
             "throttling_told_by": signs,
-            "clocks": clock_summary([sample.clocks_mhz for _, sample in self._samples]),
-            "temperature_c": highest([sample.temperatures_c for _, sample in self._samples]),
+            "clocks": clock_summary([sample.clocks_mhz for _, sample in samples]),
+            "temperature_c": highest([sample.temperatures_c for _, sample in samples]),
         }
 
     def _run(self):
@@ -163,10 +168,10 @@ class Meter:
         else:
             self._skipped += 1
 
-    def _summary(self, series):
+    def _summary(self, series, seconds):
         if self._source.counts_joules:
-            return joules_summary(series, self._ended - self._started, self._interval_s)
-        return watts_summary(series, self._ended - self._started)
+            return joules_summary(series, seconds, self._interval_s)
+        return watts_summary(series, seconds)
 
     def _throttled(self):
         """Returns (True, False or None, [what would have shown it])."""
@@ -184,10 +189,11 @@ class Meter:
         # The over-current counters alone say nothing about heat.
         return (False if HEAT in signs or _PINNED in signs else None), sorted(signs)
 
-    def _warning(self):
+    def _warning(self, values):
+        """values: how many values the sensor can have given in that time, samples at most."""
         count = len(self._samples)
-        if count < TRUSTED_SAMPLES:
-            return f"only {count} samples: measure for longer"
+        if values < TRUSTED_VALUES:
+            return f"too few values of the sensor ({values}): measure for longer"
         if self._skipped > count:
             return f"{self._skipped} of {self._skipped + count} samples could not be read"
         return ""

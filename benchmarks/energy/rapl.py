@@ -18,6 +18,7 @@ class Rapl(Source):
     """Energy counters of the CPU packages and of the parts in them."""
 
     name, counts_joules = "rapl", True
+    settle_s, renews_s = 0.0, 0.001
 
     def __init__(self, root, _interval_s):
         self._root = root

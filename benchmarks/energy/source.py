@@ -22,6 +22,10 @@ class Source:
     name = ""  # in results
     counts_joules = False  # a sample's rails are joules, not watts
     waits = False  # read() waits for the next sample by itself
+    # How long after a change of the load a sample may still show the load before. An INA3221 gives means: in NVIDIA's
+    # driver of 64 measurements of 3 channels of 2.2 ms, so that its value renews every 422 ms.
+    settle_s = 1.0
+    renews_s = 0.422
     problem = ""  # why it cannot be used here; "" if it can
     added: typing.Tuple[str, ...] = ()  # the rails that add up to the whole
 

@@ -13,7 +13,7 @@ import typing
 
 from benchmarks.energy.source import Sample, Source, real_temperatures, whole_board
 
-_FIRST_LINE_S = 5.0
+FIRST_LINE_S = 5.0  # how long tegrastats may take for its first line with power rails
 _NO_RAILS = ("NC", "RAM", "SWAP", "IRAM")  # not connected; memory, where a line was cut off before its unit
 _RAIL = re.compile(r"(?<!\S)([A-Za-z]\w*) (\d+(?:\.\d+)?)(mW|W|)/(?:\d+(?:\.\d+)?)(?:mW|W|)(?!\S)")
 _TEMPERATURE = re.compile(r"(?<!\S)(\w+)@(-?\d+(?:\.\d+)?)C(?!\S)")
@@ -87,7 +87,7 @@ class Tegrastats(Source):
             return
         self._reader = threading.Thread(target=self._collect, name="tegrastats", daemon=True)
         self._reader.start()
-        end = time.perf_counter() + _FIRST_LINE_S
+        end = time.perf_counter() + FIRST_LINE_S
         while not self.added and time.perf_counter() < end and not (self._ended and not self._lines):
             sample = self.read(False, end - time.perf_counter())
             self.added = whole_board(sample.rails) if sample else ()

@@ -21,8 +21,8 @@ from edge_runtime.errors import SomeInputsFailed
 from edge_runtime.pipeline.latency import Latency
 from edge_runtime.sources import kinds, live, newest
 
-_MAX_GROWTH_BYTES = 16 << 20
-_MAX_GROWTH = 2  # threads or files: one may be opened or closed at the moment of counting
+MAX_GROWTH_BYTES = 16 << 20  # of resident memory
+MAX_GROWTH = 2  # threads or files: one may be opened or closed at the moment of counting
 _MAX_DELAY_S = 0.05
 
 
@@ -89,7 +89,7 @@ def judge(lines):
         - max(line[name] for line in lines[quarter : 2 * quarter] or lines)
         for name in ("rss_bytes", "threads", "open_files")
     }
-    limits = {"rss_bytes": _MAX_GROWTH_BYTES, "threads": _MAX_GROWTH, "open_files": _MAX_GROWTH}
+    limits = {"rss_bytes": MAX_GROWTH_BYTES, "threads": MAX_GROWTH, "open_files": MAX_GROWTH}
     lost = lines[-1]["taken"] - lines[-1]["rows"]
     flat = all(growth[name] <= limit for name, limit in limits.items()) and not lost
     return {"flat": flat, "growth": growth, "lost": lost, "lines": len(lines)}

@@ -37,7 +37,7 @@ HACKATHON = [sys.executable, "-m", "benchmarks.experiments.hackathon_training"]
 _VAL_EVERY = 5  # photos of a class where no --val is given
 _ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 # Measures train's own functions: photos for computing features, and augmented photos for fine-tuning.
-_PIPELINE = """
+PIPELINE = """
 import json, sys, time
 import numpy as np
 from edge_runtime.photos import read
@@ -167,7 +167,7 @@ def measure(photos, val_photos, weights, target=None, train_options=()):
         train = TRAIN + [inside("train.tsv"), "--val", inside("val.tsv")] + common
         head = train + ["--fine-tune", "0", "--no-refit", "--out"]
         say("input pipeline")
-        rates = json.loads(run([sys.executable, "-c", _PIPELINE, inside("paths.json")]).lines[-1][1])
+        rates = json.loads(run([sys.executable, "-c", PIPELINE, inside("paths.json")]).lines[-1][1])
         say("training the head, with an empty cache of features")
         miss = run(head + [inside("miss")], XDG_CACHE_HOME=inside("cache"))
         say("training the head, with its features in the cache")

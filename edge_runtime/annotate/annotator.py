@@ -4,13 +4,12 @@ import os
 
 from edge_runtime.annotate.folder import FolderAnnotator
 from edge_runtime.annotate.video import CODECS, VideoAnnotator
-from edge_runtime.annotate.window import WindowAnnotator
 from edge_runtime.errors import UsageError
 from edge_runtime.sources import kinds
 
 
 def open_annotator(target, frames_per_second=None):
-    """Opens a folder or a video for annotated pictures. Returns an Annotator, a context manager with write(prediction).
+    """Opens a folder or a video for annotated pictures. Returns an Annotator, a context manager with write().
 
     Predictions with an error are skipped and counted. A video gets its name when the block ends without an exception.
 
@@ -27,15 +26,3 @@ def open_annotator(target, frames_per_second=None):
     if kinds.is_video(target) and not os.path.isdir(target):
         raise UsageError(f"--annotate {target}: expected a folder, or a video in {' or '.join(sorted(CODECS))}")
     return FolderAnnotator(target)
-
-
-def open_window(stop):
-    """Opens a window that shows the newest annotated picture. Returns an Annotator.
-
-    Args:
-        stop: threading.Event that is set when the user presses q in the window or closes it.
-
-    Raises:
-        MissingRequirement: there is no display, or this OpenCV has no windows.
-    """
-    return WindowAnnotator(stop)

@@ -20,8 +20,13 @@ class Annotator(abc.ABC):
     def __init__(self):
         self.skipped = 0
 
-    def write(self, prediction):
-        """Draws the label of a Prediction on its picture, and writes or shows that."""
+    def write(self, prediction, threshold=None):
+        """Draws the answer of a Prediction on its picture, and writes or shows that.
+
+        Args:
+            prediction: edge_runtime.classifier.Prediction.
+            threshold: as for Prediction.answer: below this confidence (0 to 1) the label is "unknown"; None: never.
+        """
         if prediction.error:
             self.skipped += 1
             return
@@ -30,7 +35,7 @@ class Annotator(abc.ABC):
         except ImageError:  # the file went away after it was classified
             self.skipped += 1
             return
-        self._add(draw_label(picture, prediction.label, prediction.confidence), prediction)
+        self._add(draw_label(picture, prediction.answer(threshold), prediction.confidence), prediction)
 
     @abc.abstractmethod
     def _add(self, picture, prediction):

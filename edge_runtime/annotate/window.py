@@ -11,7 +11,7 @@ import cv2
 from edge_runtime.annotate.base import Annotator
 from edge_runtime.errors import MissingRequirement
 
-_INTERVAL_S = 1 / 30  # between two pictures
+INTERVAL_S = 1 / 30  # between two pictures
 _TITLE = "picnic-edge (press q to stop)"
 
 
@@ -19,6 +19,14 @@ class WindowAnnotator(Annotator):
     """Shows the newest annotated picture in a window."""
 
     def __init__(self, stop):
+        """Opens no window before the first picture.
+
+        Args:
+            stop: threading.Event that is set when the user presses q in the window or closes it.
+
+        Raises:
+            MissingRequirement: there is no display, or this OpenCV has no windows.
+        """
         super().__init__()
         self._stop = stop
         self._last_s = None  # when a picture was last shown
@@ -34,10 +42,10 @@ class WindowAnnotator(Annotator):
                 "`pip uninstall opencv-python-headless; pip install opencv-python`"
             )
 
-    def write(self, prediction):
+    def write(self, prediction, threshold=None):
         """Shows the picture of a Prediction, 30 times a second at most; others are not shown."""
-        if self._last_s is None or time.perf_counter() - self._last_s >= _INTERVAL_S:
-            super().write(prediction)
+        if self._last_s is None or time.perf_counter() - self._last_s >= INTERVAL_S:
+            super().write(prediction, threshold)
 
     def _add(self, picture, _):
         if self._stop.is_set():

@@ -1,6 +1,7 @@
 """One run of `picnic-edge classify`, from the opened bundle to the summary."""
 
 import argparse
+import collections
 import contextlib
 import hashlib
 import itertools
@@ -11,11 +12,10 @@ import threading
 import time
 import typing
 
-from edge_runtime.annotate import annotator
+from edge_runtime.annotate import annotator, window
 from edge_runtime.classifier import Classifier
 from edge_runtime.cli.signals import stop_on_signals
-from edge_runtime.cli.status import Status
-from edge_runtime.console import message, print_json, say, shell_line
+from edge_runtime.console import message, print_json, progress, say, shell_line
 from edge_runtime.engines.kinds import LIBRARIES
 from edge_runtime.errors import PicnicError, UsageError
 from edge_runtime.machine import libraries
@@ -122,9 +122,8 @@ def summary_line(summary, unit):
         text += f"; {passed_over_text(summary['passed_over'])}"
     if "latency" in summary:
         latency, frames = summary["latency"], summary["frames"]
-        text += "; capture to label " + ", ".join(
-            f"{name} {latency[f'{name}_ms']:.0f}" for name in ("p50", "p90", "p99", "max")
-        )
+        names = [name for name in ("p50", "p90", "p99", "max") if latency[f"{name}_ms"] is not None]
+        text += "; capture to label " + ", ".join(f"{name} {latency[f'{name}_ms']:.0f}" for name in names)
         text += f" ms; {frames['captured']} captured, {frames['dropped']} dropped, {frames['reconnects']} reconnects"
         if frames["damaged"]:
             text += f", {frames['damaged']} that could not be decoded"
@@ -300,59 +299,69 @@ def _open_sink(options, columns, settings, checkpoint, names):
 
 
 def _write_predictions(job, photos, stop, sink):
-    """Classifies the photos. Each prediction goes to the annotated pictures, the sink and the status line."""
+    """Classifies the photos. Each prediction goes to the annotated pictures, the sink and the progress bar."""
     options, latency = job.options, job.latency
     delay_ms = options.max_delay_ms
     if delay_ms is None and (latency or (options.source == "-" and not options.out)):
         delay_ms = LIVE_DELAY_MS if latency else PIPE_DELAY_MS
+    recent_ms: typing.Deque[float] = collections.deque(maxlen=100)  # latency of the newest frames
     predictions = job.classifier.classify(photos, delay_ms and delay_ms / 1000, stop, live=bool(latency))
     with contextlib.ExitStack() as resources:
-        status = Status(
-            job.classifier.stats,
-            done=sink.rows,
-            unit="frames" if options.timed else "photos",
-            note=(lambda: f"{job.items.counts.dropped} dropped") if latency else None,
-            # Rows and the status line on one terminal would run into each other.
-            visible=not (sys.stdout.isatty() and sys.stderr.isatty() and not options.out),
+        bar = progress(
+            unit=" frames" if options.timed else " photos",
+            note=lambda: _progress_note(job, sink, recent_ms),
+            initial=sink.rows,
+            leave=False,
+            # Rows and the bar on one terminal would run into each other.
+            disable=sys.stdout.isatty() and sys.stderr.isatty() and not options.out,
         )
         viewers = _open_viewers(options, job.items, stop, resources)
-        resources.enter_context(status)
+        resources.enter_context(bar)
         # After an error the pipeline ends before the engine that it uses is closed.
         resources.enter_context(contextlib.closing(predictions))
         for number, prediction in enumerate(predictions):
             if number == 0 and not options.timed:
-                _count_in_background(status, options, resources)  # earlier it would delay the first answer
+                _count_in_background(bar, options, resources)  # earlier it would delay the first answer
             for viewer in viewers:  # before the row, which says that this photo is done
-                viewer.write(prediction)
+                viewer.write(prediction, options.threshold)
             values = rows.row_of(prediction, job.top, options.threshold)
             if options.timed:
                 values.append(round(prediction.item.time_s, 3))
             sink.write(values, prediction.ends_batch)
-            latency_s = None
             if latency:
-                latency_s = time.perf_counter() - prediction.item.captured_s
-                latency.add(1000 * latency_s)
-            status.update(bool(prediction.error), latency_s)
+                recent_ms.append(1000 * (time.perf_counter() - prediction.item.captured_s))
+                latency.add(recent_ms[-1])
+            bar.update()
+
+
+def _progress_note(job, sink, recent_ms):
+    """Returns what the progress bar says beside count, rate and time left."""
+    parts = [f"latency {sum(recent_ms) / len(recent_ms):.0f} ms"] if recent_ms else []
+    if sink.unreadable:
+        parts.append(f"{sink.unreadable} unreadable")
+    if job.latency:
+        parts.append(f"{job.items.counts.dropped} dropped")
+    return ", ".join(parts + [f"bottleneck {job.classifier.stats.bottleneck()}"])
 
 
 def _open_viewers(options, items, stop, resources):
-    """Returns the writer of annotated pictures and the window: each has write(prediction). resources closes them."""
+    """Returns the Annotators for --annotate and --show; resources closes them."""
     viewers = []
     if options.annotate:
         rate = None if options.live else getattr(items, "frames_per_second", None)
         viewers.append(resources.enter_context(annotator.open_annotator(options.annotate, rate)))
     if options.show:
-        viewers.append(resources.enter_context(annotator.open_window(stop)))
+        viewers.append(resources.enter_context(window.WindowAnnotator(stop)))
     return viewers
 
 
-def _count_in_background(status, options, resources):
+def _count_in_background(bar, options, resources):
     """Counts the source in a thread, so that a large folder starts at once and its time left is known later."""
     cancelled = threading.Event()
     resources.callback(cancelled.set)
 
     def count():
-        status.total = count_sources(options.sources, cancelled)
+        bar.total = count_sources(options.sources, cancelled)
 
     threading.Thread(target=count, daemon=True).start()
 

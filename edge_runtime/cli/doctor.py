@@ -63,10 +63,8 @@ _MODULES = {
 _LEAST_MEMORY_BYTES = 2 << 30
 _LEAST_SWAP_BYTES = 4 << 30  # enough to build engines on boards with 4 to 8 GiB of memory
 _LEAST_DISK_BYTES = 1 << 30
-_PROBE_TIMEOUT_S = 120
-
 # Each runs in a Python process of its own, because these libraries can crash the process that imports them.
-_PROBES = {
+PROBES = {
     "tf-trt": (
         "from edge_runtime.engines import tf_trt\n"
         "from edge_runtime.errors import MissingRequirement\n"
@@ -116,8 +114,8 @@ def examine(root="/"):
         root: folder that stands for /, for what is read from /proc, /sys, /etc, /dev and /usr.
     """
     chip = jetson.chip(root)
-    with concurrent.futures.ThreadPoolExecutor(len(_PROBES)) as pool:
-        futures = {name: pool.submit(run_probe, code) for name, code in _PROBES.items() if _installed(name)}
+    with concurrent.futures.ThreadPoolExecutor(len(PROBES)) as pool:
+        futures = {name: pool.submit(run_probe, code) for name, code in PROBES.items() if is_installed(name)}
         answers = {name: future.result() for name, future in futures.items()}
     steps = [
         ("python", _python),
@@ -146,8 +144,8 @@ def examine(root="/"):
     return [check for check in checks if check is not None]
 
 
-def run_probe(code):
-    """Runs code that sets `answer` in a new Python process, for at most 120 s. Returns an Answer."""
+def run_probe(code, limit_s=120):
+    """Runs code that sets `answer` in a new Python process, for at most limit_s seconds. Returns an Answer."""
     root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     path = os.pathsep.join([root] + [name for name in [os.environ.get("PYTHONPATH")] if name])
     environment = dict(os.environ, PYTHONPATH=path, TF_CPP_MIN_LOG_LEVEL="2")
@@ -158,11 +156,11 @@ def run_probe(code):
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env=environment,
-            timeout=_PROBE_TIMEOUT_S,
+            timeout=limit_s,
             check=False,
         )
     except subprocess.TimeoutExpired:
-        return Answer(None, f"did not answer within {_PROBE_TIMEOUT_S} s")
+        return Answer(None, f"did not answer within {limit_s} s")
     except OSError as error:
         return Answer(None, str(error))
     answers = [line for line in process.stdout.decode("utf-8", "replace").splitlines() if line.startswith("ANSWER ")]
@@ -181,7 +179,7 @@ def _run_step(name, step):
         return Check(name, "warning", f"could not be examined ({type(error).__name__}: {error})", "")
 
 
-def _installed(probe):
+def is_installed(probe):
     """Whether the library of a probe is installed; it is not imported."""
     if probe == "protobuf":
         return libraries.library_version("protobuf") is not None

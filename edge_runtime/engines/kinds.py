@@ -16,6 +16,8 @@ LIBRARIES = {
     "tensorrt": "tensorrt",
     "tf-trt": "tensorflow",
 }
+# Run on an NVIDIA GPU. Such an engine is built for batches up to a largest one and is best at that; others take any.
+GPU_KINDS = ("tensorrt", "tf-trt")
 
 
 def create_engine(info, class_count, max_batch, threads):

@@ -1,11 +1,13 @@
 """What an engine was made of and for which machine: its name, its engine.json, and what that must match."""
 
+import math
 import os
+import re
 import shlex
 import typing
 
 from edge_runtime.bundle import manifest
-from edge_runtime.engines.kinds import LIBRARIES, module_of
+from edge_runtime.engines.kinds import GPU_KINDS, LIBRARIES, module_of
 from edge_runtime.machine import cpu, libraries
 
 ENGINE_JSON = "engine.json"
@@ -31,7 +33,7 @@ UNREADABLE: typing.Dict[str, typing.Any] = {
 class EngineInfo(typing.NamedTuple):
     """One way to run a bundle."""
 
-    name: str  # "onnxruntime-fp32"; the kind alone for a model of the bundle's own
+    name: str  # of engine_name; the kind alone for a model of the bundle's own
     kind: str  # a key of LIBRARIES
     precision: str  # "fp32", "fp16", "bf16" or "int8"
     path: str  # the file or folder that the engine loads
@@ -39,15 +41,27 @@ class EngineInfo(typing.NamedTuple):
     files: typing.Optional[dict] = None  # {file: its sum and size} to check; None: they were just made, no check
 
 
-def engine_name(kind, precision):
-    """Returns the name of a converted engine, which is also its folder's: "onnxruntime-fp32"."""
-    return f"{kind}-{precision}"
+def engine_name(kind, precision, max_batch=DEFAULT_BATCH):
+    """Returns the name of a converted engine, which is also its folder's: "onnxruntime-fp32", "tensorrt-fp16-b1".
+
+    Where an engine is built for a largest batch and that is not DEFAULT_BATCH, the name ends with it: an engine for a
+    camera and one for folders can then be in one bundle.
+    """
+    suffix = f"-b{max_batch}" if kind in GPU_KINDS and max_batch != DEFAULT_BATCH else ""
+    return f"{kind}-{precision}{suffix}"
 
 
 def split_engine_name(name):
-    """Returns (kind, precision) of a converted engine's name; the kind is "" where it is no such name."""
-    kind, _, precision = name.rpartition("-")
-    return kind, precision
+    """Returns (kind, precision, max_batch) of a converted engine's name.
+
+    The kind is "" where it is no such name. max_batch is None where the name has none: version 0.2 wrote none for any
+    batch.
+    """
+    match = re.fullmatch(r"(.+?)-([a-z0-9]+)(?:-b([1-9][0-9]*))?", name)
+    if not match:
+        return "", "", None
+    kind, precision, max_batch = match.groups()
+    return kind, precision, int(max_batch) if max_batch else None
 
 
 def best_batch(info):
@@ -55,6 +69,19 @@ def best_batch(info):
     profile = (info.record or {}).get("batch_profile")
     best = profile.get("opt") if isinstance(profile, dict) else None
     return best if isinstance(best, int) and 0 < best <= MAX_BATCH else DEFAULT_BATCH
+
+
+def measured_speed(info, batch=None):
+    """Returns how many photos per second an engine classified when it was made; 0 for the bundle's own models.
+
+    Args:
+        info: an EngineInfo.
+        batch: photos per call; at 1 the speed at 1 counts, else (and for engines of version 0.2, which only have that
+            one) the speed in the engine's largest batches.
+    """
+    record = info.record or {}
+    speed = record.get("images_per_s", 0)
+    return record.get("images_per_s_b1", speed) if batch == 1 else speed
 
 
 def local_facts(kind):
@@ -106,8 +133,9 @@ def mismatch(bundle, kind, record):
 def rebuild_command(bundle, info):
     """Returns the command line that makes a converted engine again, with the options of its making."""
     record, profile = info.record, info.record.get("batch_profile")
+    max_batch = profile.get("max") if isinstance(profile, dict) else split_engine_name(info.name)[2]
     options = (
-        ("--max-batch", profile.get("max") if isinstance(profile, dict) else None, DEFAULT_BATCH),
+        ("--max-batch", max_batch, DEFAULT_BATCH),
         ("--calibration", record.get("calibration"), None),
         ("--labels", record.get("labels"), None),
         ("--images", record.get("images"), None),
@@ -128,12 +156,13 @@ def default_min_agreement(precision):
 def read_engine_info(bundle, name):
     """Returns the EngineInfo of a converted engine by its name; its record is UNREADABLE where engine.json is."""
     folder = os.path.join(bundle.file("engines"), name)
-    kind, precision = split_engine_name(name)
+    kind, precision, max_batch = split_engine_name(name)
     try:
         record = manifest.read_json(os.path.join(folder, ENGINE_JSON))
         usable = (
             record["format_version"] == FORMAT_VERSION
             and (record["kind"], record["precision"]) == (kind, precision)
+            and max_batch in (None, record["batch_profile"]["max"])
             and isinstance(record["machine"]["architecture"], str)
             and all(isinstance(feature, str) for feature in record["machine"]["cpu_features"])
             and isinstance(record["source"]["bundle_id"], str)
@@ -141,8 +170,8 @@ def read_engine_info(bundle, name):
             and isinstance(record.get("gpu") or {}, dict)
             and isinstance(record["files"], dict)
             and len(record["files"]) > 0
-            and isinstance(record["images_per_s"], (int, float))
-            and 0 <= record["images_per_s"] < float("inf")
+            and 0 <= record["images_per_s"] < math.inf
+            and 0 <= record.get("images_per_s_b1", 0) < math.inf
         )
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         usable = False

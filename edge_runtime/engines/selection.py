@@ -12,6 +12,7 @@ from edge_runtime.engines.record import (
     UNREADABLE,
     EngineInfo,
     best_batch,
+    measured_speed,
     mismatch,
     read_engine_info,
     rebuild_command,
@@ -32,13 +33,18 @@ _BUILT_IN = (("onnxruntime", "model.onnx"), ("tensorflow", "saved_model"))  # (k
 log = logging.getLogger("picnic_edge")
 
 
-def list_engines(bundle):
-    """Returns an EngineInfo for each way to run a bundle: converted engines, fastest first, then its own models."""
+def list_engines(bundle, batch=None):
+    """Returns an EngineInfo for each way to run a bundle: converted engines, fastest first, then its own models.
+
+    Args:
+        bundle: edge_runtime.bundle.reading.Bundle.
+        batch: photos per call. At 1 (a camera) the engines' speed at 1 counts, else that in their largest batches.
+    """
     folder = bundle.file("engines")
     names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
     kinds = set(LIBRARIES) - {"tensorflow"}  # runs nothing but the bundle's own saved_model
     converted = [read_engine_info(bundle, name) for name in names if split_engine_name(name)[0] in kinds]
-    converted.sort(key=lambda info: -(info.record or {}).get("images_per_s", 0))
+    converted.sort(key=lambda info: -measured_speed(info, batch))
     return converted + [
         EngineInfo(kind, kind, "fp32", bundle.file(path), None, bundle.files)
         for kind, path in _BUILT_IN
@@ -51,8 +57,8 @@ def open_engine(bundle, name="auto", max_batch=DEFAULT_BATCH, threads=None):
 
     Args:
         bundle: edge_runtime.bundle.reading.Bundle.
-        name: "auto" for the one valid here that the conversion measured as fastest, else the bundle's own; an
-            engine's name; or a kind (the fastest of that kind).
+        name: "auto" for the one valid here that the conversion measured as fastest (at 1 where max_batch is 1, else in
+            its largest batches), else the bundle's own; an engine's name; or a kind (the fastest of that kind).
         max_batch: the largest batch that infer must take, 1 to MAX_BATCH; None for what the engine was made for.
         threads: for CPU engines; None for all cores.
 
@@ -68,9 +74,9 @@ def open_engine(bundle, name="auto", max_batch=DEFAULT_BATCH, threads=None):
     if max_batch and max_batch > MAX_BATCH:
         raise UsageError(f"a batch of {max_batch}: expected 1 to {MAX_BATCH} photos")
     if name != "auto":
-        return _open(bundle, find_engine(bundle, name), max_batch, threads)
+        return _open(bundle, find_engine(bundle, name, max_batch), max_batch, threads)
     reasons = []
-    for info in list_engines(bundle):
+    for info in list_engines(bundle, max_batch):
         try:
             return _open(bundle, info, max_batch, threads)
         except (BundleError, MissingRequirement) as error:
@@ -82,9 +88,12 @@ def open_engine(bundle, name="auto", max_batch=DEFAULT_BATCH, threads=None):
     raise MissingRequirement(f"no engine of {bundle.path} can run here:\n{lines}")
 
 
-def find_engine(bundle, name):
-    """Returns the EngineInfo of an engine by its name, or of a kind's fastest. Raises UsageError: there is none."""
-    known = list_engines(bundle)
+def find_engine(bundle, name, batch=None):
+    """Returns the EngineInfo of an engine by its name, or of a kind's fastest. Raises UsageError: there is none.
+
+    batch: photos per call, as in list_engines.
+    """
+    known = list_engines(bundle, batch)
     named = [info for info in known if info.name == name] or [info for info in known if info.kind == name]
     if not named:
         names = ", ".join(info.name for info in known)

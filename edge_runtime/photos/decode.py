@@ -29,7 +29,7 @@ from edge_runtime.photos.picture import check_picture, fit_image, shrink_picture
 from edge_runtime.photos.spec import SIDE
 
 _REDUCED = {8: cv2.IMREAD_REDUCED_COLOR_8, 4: cv2.IMREAD_REDUCED_COLOR_4, 2: cv2.IMREAD_REDUCED_COLOR_2}
-_STRIP_BYTES = 16 << 20  # of RGBA that is laid over white at a time
+STRIP_BYTES = 16 << 20  # of RGBA that is laid over white at a time
 # Of the decoders that make the whole picture, measured with benchmarks/experiments/fuzz_photos.py --memory
 _BYTES_PER_PIXEL = {"GIF": 8, "BMP": 8, "TIFF": 20, "HEIF": 16, "AVIF": 18}
 _FIXED_BYTES = 1 << 20  # for the small picture, and for what libraries keep
@@ -44,7 +44,7 @@ class _Decoded(typing.NamedTuple):
 
 
 def decode_image(data, scaled=True):
-    """Decodes an encoded photo (of formats.PHOTO_FORMATS; of several pictures in a file the first or main one).
+    """Decodes an encoded photo (in a format of formats.SUFFIXES; of several pictures in a file the first or main one).
 
     Args:
         data: the bytes of the file.
@@ -139,7 +139,7 @@ def _need_bytes(header, size_bytes, scale):
     if header.format == "PNG":
         # As Pillow decodes it and as RGB, and where it lies over white a strip of it several times. The chunks are
         # copied once.
-        return size_bytes + 7 * pixels + 5 * min(4 * pixels, _STRIP_BYTES)
+        return size_bytes + 7 * pixels + 5 * min(4 * pixels, STRIP_BYTES)
     if header.format == "WEBP":
         return (24 if facts.alpha or facts.animated else 10) * pixels
     return 2 * size_bytes + _BYTES_PER_PIXEL[header.format] * pixels
@@ -236,7 +236,7 @@ def _over_white(picture, alpha_may_be_unset=False):
 def _in_strips(picture, to_rgb):
     """Returns uint8 [height, width, 3] of a Pillow picture; to_rgb turns a strip of it into an RGB one."""
     width, height = picture.size
-    rows = max(1, _STRIP_BYTES // (4 * width))
+    rows = max(1, STRIP_BYTES // (4 * width))
     if rows >= height:
         return np.asarray(to_rgb(picture))
     rgb = np.empty((height, width, 3), np.uint8)

@@ -2,8 +2,7 @@
 
 import shlex
 
-# Formats that edge_runtime.photos.decode reads. HEIF and AVIF need the extra `heif` (AVIF: or Pillow 11.3 and newer).
-PHOTO_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "HEIF", "AVIF")
+# The formats that edge_runtime.photos.decode reads. HEIF and AVIF need the extra `heif` (AVIF: or Pillow 11.3).
 SUFFIXES = {
     ".jpg": "JPEG",
     ".jpeg": "JPEG",
@@ -92,7 +91,7 @@ def format_of(start):
 
 
 def kind_of(start, path="FILE"):
-    """Returns what a file that is none of PHOTO_FORMATS is, and what to do with it; "" where that is not known.
+    """Returns what a file is that is no photo of SUFFIXES, and what to do with it; "" where that is not known.
 
     Args:
         start: its first START_BYTES bytes, or fewer.

@@ -19,7 +19,7 @@ _TIFF_BITS, TIFF_PHOTOMETRIC, _TIFF_PLANES = 258, 262, 284
 class Header(typing.NamedTuple):
     """A photo's header."""
 
-    format: str  # one of edge_runtime.photos.formats.PHOTO_FORMATS
+    format: str  # a value of edge_runtime.photos.formats.SUFFIXES
     width: int  # as stored
     height: int
     orientation: int  # EXIF's, 1 (upright) to 8: how the picture must be turned

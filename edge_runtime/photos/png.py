@@ -26,7 +26,6 @@ class Facts(typing.NamedTuple):
     height: int
     depth: int  # bits per sample
     colour: int  # 0 grey, 2 RGB, 3 palette, 4 grey and alpha, 6 RGB and alpha
-    interlaced: bool
     transparent: bool  # has a tRNS chunk
     exif: bytes  # with the start that it has in a JPEG, b"" for none
     xmp: bytes
@@ -97,7 +96,7 @@ def read_facts(stream):
         raise _damaged("its header makes no sense")
     if frame and not (0 < frame[0] <= width and 0 < frame[1] <= height and frame[2]):
         raise _damaged("the first frame of its animation makes no sense")
-    return Facts(width, height, depth, colour, header[12] == 1, transparent, exif, xmp, chunks, frame)
+    return Facts(width, height, depth, colour, transparent, exif, xmp, chunks, frame)
 
 
 def plain(data, facts):

@@ -18,7 +18,7 @@ from edge_runtime.results.sinks import Sink
 CHECKPOINT_S = 2
 CHECKPOINT_ROWS = 1000
 _BUFFER_BYTES = 1 << 16  # rows are collected up to so many bytes before they are written
-_LOCK_TIMEOUT_S = 0.5  # how long save waits for a write that hangs
+SAVE_TIMEOUT_S = 0.5  # how long save waits for a write that hangs
 
 
 class FileSink(Sink):
@@ -92,7 +92,7 @@ class FileSink(Sink):
 
     def save(self):
         """Brings the finished rows to the disk, as far as that still works. Raises nothing."""
-        if self._lock.acquire(timeout=_LOCK_TIMEOUT_S):
+        if self._lock.acquire(timeout=SAVE_TIMEOUT_S):
             try:
                 if not (self._failure or self._finished or self._closed.is_set()):
                     with contextlib.suppress(UsageError), self._writing():
@@ -119,7 +119,7 @@ class FileSink(Sink):
         elif kind and not self._finished:
             self._remove()
         self._closed.set()
-        if self._lock.acquire(timeout=_LOCK_TIMEOUT_S):  # else the disk hangs, and the system closes the file
+        if self._lock.acquire(timeout=SAVE_TIMEOUT_S):  # else the disk hangs, and the system closes the file
             os.close(self._descriptor)
 
     def _remove(self):

@@ -5,7 +5,7 @@ import json
 
 from edge_runtime.machine.libraries import require
 
-_ROW_GROUP = 10000  # rows that are in memory at a time
+ROW_GROUP = 10000  # rows that are in memory at a time
 
 
 def write_parquet(lines, file, columns):
@@ -29,7 +29,7 @@ def write_parquet(lines, file, columns):
     fields = [(name, pyarrow.float64() if name in numbers else pyarrow.string()) for name in columns]
     schema = pyarrow.schema(fields + [("file_bytes", pyarrow.binary())] * odd)
     with parquet.ParquetWriter(file, schema) as writer:
-        for group in _groups(lines, _ROW_GROUP):
+        for group in _groups(lines, ROW_GROUP):
             rows = [json.loads(line.decode()) for line in group]
             cells = [[None if row[name] == "" else row[name] for row in rows] for name in columns]
             cells += [[base64.b64decode(row["file_bytes"]) if "file_bytes" in row else None for row in rows]] * odd

@@ -14,12 +14,12 @@ from edge_runtime.sources.delay import Delay
 from edge_runtime.sources.stream import OPEN_S
 
 LOOK_S = 0.1  # whoever waits looks at the stop event and at the camera's health this often
-_SILENCE_S = 5  # a source that gives no frame for this long is opened again
-_FROZEN_S = 60  # a sensor has noise: one that gives no new picture for this long is opened again
+SILENCE_S = 5  # a source that gives no frame for this long is opened again
+FROZEN_S = 60  # a sensor has noise: one that gives no new picture for this long is opened again
 _FIRST_PAUSE_S, _MAX_PAUSE_S = 0.5, 30  # the pause before it is opened again doubles each time
-_STEADY_S = 10  # after a connection that lasted this long the pause is short again
-_MAX_HANGING = 3  # while this many threads wait for OpenCV in vain, nothing more is opened
-_MAX_HANGING_S = 300  # if that lasts longer than this, the run ends: only another process can open the source again
+STEADY_S = 10  # after a connection that lasted this long the pause is short again
+MAX_HANGING = 3  # while this many threads wait for OpenCV in vain, nothing more is opened
+MAX_HANGING_S = 300  # if that lasts longer than this, the run ends: only another process can open the source again
 
 
 class Device(typing.NamedTuple):
@@ -106,13 +106,13 @@ class Connection:
         return False
 
     def _open_again(self, now_s):
-        if len(self._hanging) < _MAX_HANGING:
+        if len(self._hanging) < MAX_HANGING:
             self._stuck_s = None
             if now_s >= self._retry_s:
                 self._reader = _Reader(self, self._device, self._newest, self._changed)
             return
         self._stuck_s = now_s if self._stuck_s is None else self._stuck_s
-        if now_s - self._stuck_s > _MAX_HANGING_S:
+        if now_s - self._stuck_s > MAX_HANGING_S:
             raise MissingRequirement(
                 f"{self._device.name}: its driver did not come back from {len(self._hanging)} attempts to read or open "
                 "it; only another process can open it again.\n"
@@ -124,9 +124,9 @@ class Connection:
         if reader.ended:
             return reader.problem or "it ended"
         silent_s, frozen_s = now_s - reader.alive_s, now_s - reader.changed_s
-        if not self._device.ends and silent_s > (_SILENCE_S if reader.has_read else OPEN_S):
+        if not self._device.ends and silent_s > (SILENCE_S if reader.has_read else OPEN_S):
             return f"no frame for {silent_s:.0f} s"
-        if self._device.is_sensor and reader.has_read and frozen_s > _FROZEN_S:
+        if self._device.is_sensor and reader.has_read and frozen_s > FROZEN_S:
             return f"only blank frames or the same picture, to the byte, for {frozen_s:.0f} s"
         return ""
 
@@ -135,7 +135,7 @@ class Connection:
         reader.over = True
         self._hanging.append(reader)
         self._newest.drop()
-        if reader.has_read and now_s - reader.opened_s > _STEADY_S:
+        if reader.has_read and now_s - reader.opened_s > STEADY_S:
             self._pause_s = _FIRST_PAUSE_S
         self._retry_s = now_s + self._pause_s
         self._pause_s = min(2 * self._pause_s, _MAX_PAUSE_S)

@@ -47,6 +47,7 @@ _OWN_SUFFIXES = tuple(suffix + ".partial" for suffix in (".tsv", ".csv", ".jsonl
     ".partial.json",
     ".partial.json.new",
     ".partial.lock",
+    ".parquet.partial.parquet",  # while it is built from the rows
 )
 
 _MAX_SUFFIXES, _MAX_SUFFIX_LETTERS = 100, 12  # that are counted apart from each other, of what is passed over

@@ -10,7 +10,7 @@ from edge_runtime.photos import formats
 from edge_runtime.sources.listing import names_in
 
 SUGGESTION = "; did you mean "  # begins a suggestion
-_MAX_NAMES = 10000  # in a folder that is searched
+MAX_NAMES = 10000  # in a folder that is searched
 _MAX_FOLDERS = 4  # whose names are kept
 
 
@@ -50,8 +50,8 @@ def _similar_names(folder):
 
 @functools.lru_cache(maxsize=_MAX_FOLDERS)
 def _similar_names_at(folder, _):
-    names = sorted(itertools.islice(names_in(folder), _MAX_NAMES + 1))
-    if len(names) > _MAX_NAMES:
+    names = sorted(itertools.islice(names_in(folder), MAX_NAMES + 1))
+    if len(names) > MAX_NAMES:
         return {}
     similar: typing.Dict[str, str] = {}
     for name in names:

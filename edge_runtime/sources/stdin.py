@@ -12,7 +12,7 @@ from edge_runtime.sources.storage import Folders
 from edge_runtime.sources.table import item_of, resolve_name
 
 _LOOK_S = 0.1  # how often waiting for standard input looks at the stop event
-_READ_BYTES = 1 << 16
+READ_BYTES = 1 << 16  # at a time
 _MAX_NAME_BYTES = 1 << 20  # of one name on standard input; a path that can be opened has 4096 at most
 
 
@@ -63,7 +63,7 @@ def _pieces_of_input(separator, stop):
         if not select.select([file], [], [], _LOOK_S)[0]:
             continue
         try:
-            data = os.read(file, _READ_BYTES)
+            data = os.read(file, READ_BYTES)
         except OSError as error:
             if is_storage_error(error):
                 raise storage_lost("standard input", error)

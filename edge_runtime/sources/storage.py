@@ -10,7 +10,7 @@ from edge_runtime.sources.listing import identity_of, names_in
 from edge_runtime.sources.names import is_left_out
 from edge_runtime.sources.near_miss import near_miss
 
-_MOUNTS = "/proc/self/mountinfo"  # Linux only
+MOUNTINFO = "/proc/self/mountinfo"  # Linux only
 _MAX_FOLDERS = 1000  # whose identity is kept while names are read
 
 
@@ -60,17 +60,17 @@ def check_mounts(root, path):
         point = os.path.join(mount[0], "")
         if path.startswith(point) or point.startswith(path):
             mounts.append(mount)
-    missing = sorted(set(mounts).difference(_mounts())) if mounts else []
+    missing = sorted(set(mounts).difference(_mounts(MOUNTINFO))) if mounts else []
     if missing:
         raise StorageLost(
             f"{missing[0][0]}: the disk that was mounted here went away, or is another one now.\n{STORAGE_ADVICE}"
         )
 
 
-def _mounts():
+def _mounts(mountinfo):
     """Returns [(mount point, device)] of what is mounted now, without automounts; [] where the system has no list."""
     try:
-        with open(_MOUNTS, "rb") as file:
+        with open(mountinfo, "rb") as file:
             lines = file.read().splitlines()
     except OSError:
         return []
@@ -85,10 +85,15 @@ def _mounts():
     return [mount for mount in mounts if not os.path.join(mount[0], "").startswith(tuple(automatic))]
 
 
-def _mounts_below(folder):
-    """Returns (folder, device) of each mount at or below a folder, but for those in folders that a walk leaves out."""
+def mounts_below(folder, mountinfo=MOUNTINFO):
+    """Returns a tuple of (folder, device number) for each mount at or below a folder that a walk does not leave out.
+
+    Args:
+        folder: a path; it need not exist.
+        mountinfo: the file to read; where it cannot be read there are no mounts.
+    """
     top = os.path.join(os.path.realpath(folder), "")
-    inside = [mount for mount in _mounts() if os.path.join(mount[0], "").startswith(top)]
+    inside = [mount for mount in _mounts(mountinfo) if os.path.join(mount[0], "").startswith(top)]
     return tuple(mount for mount in inside if not any(map(is_left_out, mount[0][len(top) :].split(os.sep))))
 
 
@@ -103,7 +108,7 @@ def root_of(folder):
 def top_of(folder):
     """Returns the Root of a source's folder, None where there is none."""
     root = root_of(folder)
-    return None if root is None else root._replace(mounts=_mounts_below(folder))
+    return None if root is None else root._replace(mounts=mounts_below(folder))
 
 
 class Folders:

@@ -63,8 +63,8 @@ def real():
 
 @pytest.fixture
 def short(monkeypatch):
-    monkeypatch.setattr(loadgen, "_PROBE_S", 0.02)
-    monkeypatch.setattr(loadgen, "_MIN_DURATION_MS", {"quick": 200, "full": 600000})
+    monkeypatch.setattr(loadgen, "PROBE_S", 0.02)
+    monkeypatch.setattr(loadgen, "MIN_DURATION_MS", {"quick": 200, "full": 600000})
 
 
 def fails_in_the_run(error=None):
@@ -139,7 +139,7 @@ def test_multi_stream_splits_a_query_into_batches(real, short, tmp_path, monkeyp
 
 
 def test_server_keeps_its_bound_or_says_why_not(real, short, tmp_path, monkeypatch):
-    monkeypatch.setitem(loadgen._MIN_QUERIES["quick"], "Server", 30)  # too few for early stopping
+    monkeypatch.setitem(loadgen.MIN_QUERIES["quick"], "Server", 30)  # too few for early stopping
     result = loadgen.run(FixedEngine(call_s=0.005), PICTURES, "Server", "quick", str(tmp_path))
     assert not result["valid"]
     assert any("early stopping: Run unsuccessful. Processed" in reason for reason in result["why"]), result["why"]
@@ -237,7 +237,7 @@ def test_reading_a_valid_stream(tmp_path):
     result = loadgen.read_result(write_log(tmp_path, stream_log()), "SingleStream")
     assert (result["valid"], result["why"]) == (True, [])
     assert result["value"] == pytest.approx(2.194834)
-    assert result["p90_ms"] == pytest.approx(2.131379) and result["p99_9_ms"] == pytest.approx(2.204859)
+    assert result["p90_ms"] == pytest.approx(2.131379) and result["p99_ms"] is result["p99_9_ms"] is None  # 81 queries
     assert (result["queries"], result["samples"], result["loadgen_version"]) == (81, 81, "6.0.17 @ d6147c7eb7")
 
 

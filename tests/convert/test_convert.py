@@ -209,11 +209,20 @@ def test_the_command_that_makes_an_engine_again_makes_the_same(tiny_bundle, phot
         assert after[fact] == before[fact]
 
 
-def test_the_speed_is_that_of_the_largest_batch_also_with_fewer_photos():
+def test_the_speed_in_full_batches_is_measured_also_with_fewer_photos():
     sizes = []
-    engine = types.SimpleNamespace(max_batch=5, infer=lambda batch: sizes.append(len(batch)))
-    assert conversion._speed(engine, np.zeros((2, 1, 1, 3), np.uint8)) > 0
+    engine = types.SimpleNamespace(infer=lambda batch: sizes.append(len(batch)))
+    assert conversion._speed(engine, np.zeros((2, 1, 1, 3), np.uint8), 5) > 0
     assert set(sizes) == {5}
+
+
+def test_the_speed_is_kept_for_folders_and_for_a_camera(tiny_bundle):
+    convert(tiny_bundle, "onnxruntime", "--max-batch", "3")
+    record = engine_record(tiny_bundle, "onnxruntime-fp32")
+    assert record["images_per_s"] > 0 and record["images_per_s_b1"] > 0
+    convert(tiny_bundle, "onnxruntime", "--max-batch", "1")
+    record = engine_record(tiny_bundle, "onnxruntime-fp32")
+    assert record["images_per_s"] == record["images_per_s_b1"]
 
 
 def test_a_copy_of_the_bundle_may_be_used_elsewhere(tiny_bundle, photos, tmp_path):

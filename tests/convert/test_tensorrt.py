@@ -23,6 +23,7 @@ from edge_runtime.engines.tensorrt import context
 from edge_runtime.engines.tensorrt.engine import make_log
 from edge_runtime.errors import BundleError, MissingRequirement
 from tests import helpers
+from tests.simulator import graph
 
 onnx = pytest.importorskip("onnx")
 
@@ -130,8 +131,8 @@ def test_the_workspace_is_a_quarter_of_the_memory_within_limits(monkeypatch, ava
 def test_times_are_kept_per_gpu_and_version(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     found = {"gpu": {"name": "A/../b c", "compute_capability": "6.2"}, "libraries": {"tensorrt": "8.2.1.8"}}
-    path = builder.timing_cache_path(found)
-    assert path == str(tmp_path / "picnic-edge" / "tensorrt" / "A-..-b-c-6.2-8.2.1.8.timing")
+    path = builder.timing_cache_path(found, "10.2.0")
+    assert path == str(tmp_path / "picnic-edge" / "tensorrt" / "A-..-b-c-6.2-8.2.1.8-cuda-10.2.0.timing")
 
 
 def test_low_memory_is_told_with_the_commands_for_swap(monkeypatch, capsys):
@@ -206,21 +207,51 @@ def half(monkeypatch):
 def test_from_a_bundle_to_labels_on_every_version(tiny_bundle, tmp_path, simulated, half, version):
     simulator = simulated(version)
     convert(tiny_bundle, "--max-batch", "4")  # fp16 is the first precision
-    with open(os.path.join(tiny_bundle, "engines", "tensorrt-fp16", "engine.json"), encoding="utf-8") as file:
+    with open(os.path.join(tiny_bundle, "engines", "tensorrt-fp16-b4", "engine.json"), encoding="utf-8") as file:
         record = json.load(file)
     assert record["libraries"] == {"tensorrt": simulator.full_version}
     assert record["gpu"] == {"name": "NVIDIA Tegra X2", "compute_capability": "6.2"}
     assert record["input_dtype"] == ("float32" if version == "8.2.1" else "uint8")
     assert set(record["files"]) == {"model.plan"}
     assert len(half) == (version == "11.1")
-    assert list_engines(Bundle.open(tiny_bundle))[0].name == "tensorrt-fp16"
+    assert list_engines(Bundle.open(tiny_bundle))[0].name == "tensorrt-fp16-b4"
 
     helpers.write_photos(tmp_path / "photos", per_class=2)
     out = tmp_path / "labels.tsv"
-    arguments = [tiny_bundle, str(tmp_path / "photos"), "--engine", "tensorrt-fp16", "--batch", "3", "--out", str(out)]
-    classify.main(arguments)
+    arguments = [tiny_bundle, str(tmp_path / "photos"), "--engine", "tensorrt-fp16-b4", "--batch", "3"]
+    classify.main(arguments + ["--out", str(out)])
     rows = [line.split("\t") for line in out.read_text(encoding="utf-8").splitlines()[1:]]
     assert len(rows) == 6 and all(os.path.dirname(name) == label for name, label, _, _ in rows)
+
+
+def test_an_engine_for_a_camera_and_one_for_folders_are_both_there(tiny_bundle, simulated):
+    simulated("8.2.1")
+    convert(tiny_bundle)
+    convert(tiny_bundle, "--max-batch", "1")
+    sample = Bundle.open(tiny_bundle).sample()
+    assert sorted(os.listdir(os.path.join(tiny_bundle, "engines"))) == ["tensorrt-fp16", "tensorrt-fp16-b1"]
+    for name in ("tensorrt-fp16", "tensorrt-fp16-b1"):
+        with open_engine(Bundle.open(tiny_bundle), name, 1) as engine:
+            assert engine.infer(sample.images[:1]).argmax() == sample.probabilities[0].argmax()
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("precision, expected", [("fp32", False), ("fp16", True)])
+def test_fp32_is_not_rounded_to_tf32(tiny_bundle, tmp_path, simulated, version, precision, expected):
+    simulated(version, compute_capability=(8, 6))
+    with open(build_here(tiny_bundle, tmp_path, precision), "rb") as file:
+        header, _ = graph.read_plan(file.read())
+    assert header["tf32"] is expected
+
+
+def test_timings_of_another_cuda_are_kept_apart(tiny_bundle, tmp_path, simulated, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for version in ((10, 2, 0), (11, 4, 0)):
+        simulated("8.2.1", cuda_version=version)
+        (tmp_path / str(version[0])).mkdir()
+        build(tiny_bundle, tmp_path / str(version[0]))
+    names = os.listdir(str(tmp_path / "cache" / "picnic-edge" / "tensorrt"))
+    assert sorted(name.split("cuda-")[1] for name in names) == ["10.2.0.timing", "11.4.0.timing"]
 
 
 def test_autocast_keeps_the_types_and_sees_photos_as_the_model_takes_them(tiny_bundle, tmp_path, simulated, half):
@@ -246,7 +277,7 @@ def test_int8_is_calibrated_with_photos_where_the_gpu_has_it(tiny_bundle, simula
     simulated(version, **XAVIER)
     convert(tiny_bundle, "--precision", "int8", "--max-batch", "5")  # 12 photos: the last batch is filled up
     sample = Bundle.open(tiny_bundle).sample()
-    with open_engine(Bundle.open(tiny_bundle), "tensorrt-int8") as engine:
+    with open_engine(Bundle.open(tiny_bundle), "tensorrt-int8-b5") as engine:
         assert engine._slots[0].pieces[0].host[INPUT_NAME].dtype == np.float32
         assert np.array_equal(engine.infer(sample.images[:5]).argmax(axis=1), sample.probabilities[:5].argmax(axis=1))
 
@@ -383,14 +414,14 @@ def test_a_cache_that_cannot_be_written_costs_no_plan(tiny_bundle, tmp_path, sim
 
 def test_the_newest_log_line_is_shown_now_and_then(tiny_bundle, tmp_path, simulated, monkeypatch, capsys):
     simulated(progress=["tactic %d" % number for number in range(20)], build_s=0.4)
-    monkeypatch.setattr(builder, "_PROGRESS_EVERY_S", 0.05)
+    monkeypatch.setattr(builder, "PROGRESS_EVERY_S", 0.05)
     build_here(tiny_bundle, tmp_path)
     shown = [line for line in capsys.readouterr().err.splitlines() if line.startswith("TensorRT, 0 s: tactic ")]
     assert 1 <= len(shown) < 20 and len(set(shown)) > 1
 
 
 def test_a_long_line_is_cut_and_a_silent_build_is_shown_too(monkeypatch, capsys):
-    monkeypatch.setattr(builder, "_PROGRESS_EVERY_S", 0.01)
+    monkeypatch.setattr(builder, "PROGRESS_EVERY_S", 0.01)
     with builder._progress_of_log() as note:
         time.sleep(0.2)
         note("x" * 1000)

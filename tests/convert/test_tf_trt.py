@@ -259,12 +259,12 @@ def test_the_verb_builds_in_a_process_of_its_own(fake, tiny_bundle, tmp_path, mo
 
     monkeypatch.setattr(tf_trt, "run_in_child", here)
     facts = tf_trt.build(Bundle.open(tiny_bundle), settings(workspace_mib=given), str(tmp_path))
-    assert names == ["tf-trt-fp16"]
+    assert names == ["tf-trt-fp16-b4"]
     assert fake.made[0].parameters.max_workspace_size_bytes == used << 20
     assert facts["batches"] == [1, 4]
     assert os.listdir(str(tmp_path / "saved_model" / "assets")) == ["trt-serialized-engine.TRTEngineOp_0_0"]
     said = capsys.readouterr().err
-    assert "tf-trt-fp16: 3 of 4 operations run in TensorRT, in 1 segment, for batches of 1 and 4" in said
+    assert "tf-trt-fp16-b4: 3 of 4 operations run in TensorRT, in 1 segment, for batches of 1 and 4" in said
 
 
 def test_the_probe_is_asked_before_the_photos_are_read(tiny_bundle, monkeypatch):

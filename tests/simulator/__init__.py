@@ -39,6 +39,7 @@ DEFAULTS = {
     "device_name": "NVIDIA Tegra X2",
     "total_memory_bytes": 7852 << 20,
     "memory_limit_bytes": None,  # of device memory in all; beyond it: out of memory
+    "cuda_version": (10, 2, 0),
     "pycuda_version": "2020.1",  # 2019.1.2 has no retain_primary_context
     "fail_parse": "",  # the parser's reason
     "fail_build": "",  # the builder's reason
@@ -74,7 +75,8 @@ class Simulator:
 
     def stamp(self):
         """What a timing cache is bound to."""
-        return "%s on %s" % (self.full_version, self.settings["device_name"])
+        parts = (self.full_version, self.settings["device_name"], ".".join(map(str, self.settings["cuda_version"])))
+        return "%s on %s with CUDA %s" % parts
 
     def set(self, **knobs):
         """Changes knobs but the versions, also for child processes that start from now on."""

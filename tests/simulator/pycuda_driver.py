@@ -357,6 +357,9 @@ def build(gpu, version):
         gpu.claim()
         initialized("cuInit")
 
+    def get_version():
+        return tuple(gpu.settings["cuda_version"])
+
     def queue_of(stream, routine):
         context = current(routine, driver=True)
         if stream is None:
@@ -478,7 +481,7 @@ def build(gpu, version):
     return module
 
 
-_PUBLIC = ("init", "mem_alloc", "mem_get_info", "pagelocked_empty", "memcpy_htod", "memcpy_dtoh")
+_PUBLIC = ("init", "get_version", "mem_alloc", "mem_get_info", "pagelocked_empty", "memcpy_htod", "memcpy_dtoh")
 _PUBLIC += ("memcpy_htod_async", "memcpy_dtoh_async", "memset_d8")
 
 

@@ -490,6 +490,7 @@ class Builder(Logging):
             "compute_capability": list(simulator.settings["compute_capability"]),
             "device_name": simulator.settings["device_name"],
             "precision": precision,
+            "tf32": config._has("TF32"),
             "profile": profile,
             "name": network.name,
             "dtypes": {tensor.name: tensor.dtype.name for tensor in network._tensors},

@@ -30,7 +30,7 @@ class PhotoFacts(typing.NamedTuple):
 
     sha256: str  # of the file's bytes
     size_bytes: int
-    format: str  # one of edge_runtime.photos.formats.PHOTO_FORMATS, by the bytes
+    format: str  # a value of edge_runtime.photos.formats.SUFFIXES, by the bytes
     width: int  # upright, pixels
     height: int
     turned: bool  # stored turned or mirrored, with an EXIF orientation that undoes it

@@ -32,7 +32,7 @@ MIN_COLOUR_CORRELATION = 0.95
 _HASH_SIDE = 64  # the grey picture whose frequencies are hashed
 _LOW_FREQUENCIES = 16  # in each direction: HASH_BITS in all
 _COLOUR_SIDE = 8
-_CELLS_AT_ONCE = 1 << 22  # of the matrix that compares all with all: 16 MiB of float32
+CELLS_AT_ONCE = 1 << 22  # of the matrix that compares all with all: 16 MiB of float32
 
 
 class Fingerprint(typing.NamedTuple):
@@ -120,7 +120,7 @@ def _components(signs, colours, max_bits):
     sparse, csgraph = require("scipy.sparse"), require("scipy.sparse.csgraph")
     count = len(signs)
     group = np.arange(count)
-    step = max(1, _CELLS_AT_ONCE // count)
+    step = max(1, CELLS_AT_ONCE // count)
     # The product of two rows of signs is 256 less twice the bits that differ: a matrix product counts them all.
     least = HASH_BITS - 2 * max_bits
     for start in range(0, count, step):

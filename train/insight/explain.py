@@ -26,8 +26,8 @@ _TOP, _HEATS = 3, 2  # best labels with a bar, and with a heat map
 _COLUMNS, _ROWS = 8, 4  # channels in a picture of feature maps
 _CELL, _GAP = 70, 2  # pixels
 _GREY = 128  # of the gaps: visible on light pages and on dark ones
-_PAGE_BYTES = 12 << 20  # of pictures in the page
-_PAGE_PROBLEMS = 1000
+PAGE_BYTES = 12 << 20  # of pictures in the page
+PAGE_PROBLEMS = 1000  # unreadable photos that the page names
 _OWN_PICTURE = re.compile(f"-(heat|{'|'.join(inner.BLOCKS)})[.]png$")
 _NAME_BYTES = 200  # file systems allow 255, with what is appended to it
 
@@ -109,7 +109,7 @@ def write_explanations(folder, bundle, session, items, blocks, label=None):
         channel_count=_COLUMNS * _ROWS,
         explained=explained,
         photos=photos,
-        problems=[(printable(name), what) for name, what in problems[:_PAGE_PROBLEMS]],
+        problems=[(printable(name), what) for name, what in problems[:PAGE_PROBLEMS]],
         problem_count=len(problems),
     )
     return Written(explained, len(photos), problems)
@@ -186,7 +186,7 @@ def _write_pictures(folder, explanations, inputs):
             name = _unused_name(photo.item.path, used)
         for suffix, rgb in [("heat", heats[0][1])] + list(sheets.items()):
             _write_png(os.path.join(folder, f"{name}-{suffix}.png"), rgb)
-        if page_bytes < _PAGE_BYTES:
+        if page_bytes < PAGE_BYTES:
             entry = {
                 "name": printable(photo.item.name),
                 "file_name": printable(name),

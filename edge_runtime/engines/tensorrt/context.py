@@ -32,6 +32,11 @@ def local_facts():
     }
 
 
+def cuda_version():
+    """Returns the version of CUDA that pycuda was built with, such as "10.2.0"; on a Jetson it is JetPack's."""
+    return ".".join(map(str, require("pycuda.driver").get_version()))
+
+
 def gpu():
     """Returns the first GPU (pycuda.driver.Device); no context is made. Raises MissingRequirement: there is none."""
     require("tensorrt")  # is named first where both are missing

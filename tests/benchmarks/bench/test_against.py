@@ -40,13 +40,18 @@ def made_up(monkeypatch):
             subject.skipped_batches = {"b8": "made for 1"} if name == "onnxruntime-int8" else {}
             subject.facts.update(name=name)
 
-        def measure_window(subject, point, seconds, metered, state):
+        def measure_window(subject, point, seconds, state):
             took_ms = speeds_ms[subject.name] * np.exp(0.02 * chance.randn())
-            window = {"point": point, "images_per_s": 1000 / took_ms, "p50_ms": took_ms, "joules_per_image": None}
+            window = {"point": point, "images_per_s": 1000 / took_ms, "p50_ms": took_ms}
             subject.windows.append(dict(window, cpu_s=took_ms / 500, photos=1, **state))
+
+        def measure_energy(subject, point, seconds, power):
+            joules = speeds_ms[subject.name] * np.exp(0.02 * chance.randn())
+            subject.energy[point] = {"joules": 100 * joules, "photos": 100}
 
         monkeypatch.setattr(turns, "open_subject", open_subject)
         monkeypatch.setattr(turns, "measure_window", measure_window)
+        monkeypatch.setattr(turns, "measure_energy", measure_energy)
         monkeypatch.setattr(against, "check_engine", lambda bundle, info: info)
         return opened
 
@@ -221,6 +226,15 @@ def test_a_batch_that_one_of_them_cannot_take_is_left_out_and_said(two_engines, 
     text = capsys.readouterr().out
     assert "images_per_s b1 " in text and "images_per_s b8" not in text
     assert "onnxruntime-int8 b8 skipped: made for 1" in text
+
+
+def test_energy_is_a_figure_where_it_is_metered(two_engines, made_up, monkeypatch, capsys):
+    made_up({"onnxruntime": 23.0, "onnxruntime-fp32": 20.0})
+    monkeypatch.setattr(machine_state, "measure_idle", lambda: (0.0, {"source": "ina3221"}))
+    words = [two_engines, "--engine", "onnxruntime", "--against", "onnxruntime-fp32"]
+    (figure,) = [one for one in against_json(capsys, *words)["figures"] if one["name"].startswith("joules")]
+    assert figure["name"] == "joules_per_image end_to_end" and figure["changed"] and figure["worse"]
+    assert figure["this"] == pytest.approx(23, rel=0.02) and len(figure["ratios"]) == 24
 
 
 def test_a_busy_machine_and_noise_that_hides_much_are_said(tiny_bundle, made_up, one_round, monkeypatch, capsys):

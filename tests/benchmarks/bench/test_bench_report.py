@@ -55,19 +55,18 @@ def subject(name, photo_ms, metered, seed=0):
                 "p50_ms": call_ms if point != "end_to_end" else call_ms / batch,
                 "cpu_s": 1.9 * calls * call_ms / 1000,
                 "reference_ms": 3.0 + 0.1 * random.rand(),
-                "joules_per_image": None,
-                "energy": {"unavailable": "no meter"},
             }
             if metered:
-                joules = window["seconds"] * (9 + random.rand())
-                window["joules_per_image"] = joules / window["photos"]
-                window["energy"] = {
+                found.energy[point] = {
                     "source": "sysfs",
                     "added": ["VDD_IN"],
-                    "joules": joules,
-                    "seconds": window["seconds"],
+                    "joules": 10 * (9 + random.rand()),
+                    "seconds": 10.0,
+                    "photos": 20 * window["photos"],
+                    "mean_w": 9.5,
                     "peak_w": 11.0,
-                    "samples": 5,
+                    "samples": 90,
+                    "warning": "",
                     "throttled": False,
                     "rails": {"VDD_IN": {"mean_w": 9.5}, "VDD_SYS_GPU": {"mean_w": 4.25}},
                     "clocks": {"gpu_min_mhz": 1122.0, "gpu_mean_mhz": 1290.0},

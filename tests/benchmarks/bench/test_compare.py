@@ -32,7 +32,6 @@ def document(seed, slower=(), factor=1.0, machine_ms=3.0):
                         "images_per_s": 1000 / took_ms,
                         "p50_ms": took_ms * POINTS[point],
                         "cpu_s": 40 * 2 * took_ms / 1000,
-                        "joules_per_image": None,
                         "reference_ms": machine_ms,
                     }
                 )

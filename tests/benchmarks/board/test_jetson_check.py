@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -9,8 +10,11 @@ import time
 import pytest
 
 from benchmarks import commands as benchmarks_commands
+from benchmarks.bench import cli as bench_cli
 from benchmarks.board import jetson_check
 from benchmarks.board.jetson_check import Step
+from convert import cli as convert_cli
+from edge_runtime.cli import classify
 from tests.helpers import ROOT, is_running
 
 
@@ -51,6 +55,28 @@ def test_what_fails_hangs_or_is_missing_is_written_down_and_the_next_step_runs(o
     assert "ok       works (" in said and "The report to send back: %s" % out in said
 
 
+def test_at_its_limit_a_step_may_write_what_it_has(only, tmp_path):
+    """Also where the check runs in a shell's background, whose programs ignore SIGINT."""
+    code = "import time\ntry:\n    time.sleep(600)\nexcept KeyboardInterrupt:\n    print('kept')"
+    only(Step("interrupted", python(code), 1, True))
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        assert jetson_check.main(["no-bundle", "--out", str(tmp_path / "r")]) == 3
+    finally:
+        signal.signal(signal.SIGINT, before)
+    (step,) = report_of(tmp_path / "r")["steps"]
+    assert (step["exit_code"], step["problem"], step["stdout"]) == (None, "stopped after 1 s", "kept\n")
+
+
+def test_a_step_that_ignores_its_interruption_is_killed(only, tmp_path, monkeypatch):
+    monkeypatch.setattr(benchmarks_commands, "_GRACE_S", 0.2)
+    code = "import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); print('on', flush=True); time.sleep(600)"
+    only(Step("stubborn", python(code), 1, True))
+    assert jetson_check.main(["no-bundle", "--out", str(tmp_path / "r")]) == 3
+    (step,) = report_of(tmp_path / "r")["steps"]
+    assert step["problem"] == "stopped after 1 s" and step["stdout"] == "on\n" and step["seconds"] < 60
+
+
 def test_children_of_a_step_that_hangs_are_ended_too(only, tmp_path):
     code = "import subprocess, sys; print(subprocess.Popen(['sleep', '600']).pid, flush=True)\n"
     only(Step("hangs", python(code + "import time; time.sleep(600)"), 2, True))
@@ -79,7 +105,7 @@ def test_the_report_keeps_the_engines_records(only, tmp_path):
     assert report_of(tmp_path / "r")["engines"] == {"tensorrt-fp16": '{"kind": "tensorrt"}', "half": None}
 
 
-def test_the_report_keeps_the_figures_of_the_bench_whole_but_for_its_windows(tmp_path, monkeypatch):
+def test_the_report_keeps_the_figures_of_the_bench_whole_but_for_its_windows(tmp_path, monkeypatch, capsys):
     code = (
         "import json, sys\n"
         "engines = [{'name': str(n), 'latency_p50_ms': 26.3, 'windows': [0.1] * 9000} for n in range(9)]\n"
@@ -87,10 +113,12 @@ def test_the_report_keeps_the_figures_of_the_bench_whole_but_for_its_windows(tmp
     )
 
     def steps(bundle, photos, scratch):
-        return [Step("bench", python(code) + [os.path.join(scratch, "bench.json")], 9, True)]
+        os.mkdir(os.path.join(scratch, "bench"))
+        return [Step("bench", python(code) + [os.path.join(scratch, "bench", "bench.json")], 9, True)]
 
     monkeypatch.setattr(jetson_check, "steps", steps)
     assert jetson_check.main(["no-bundle", "--out", str(tmp_path / "r")]) == 0
+    assert "bench: 8: p50 ms at batch 1 26.3\n" in capsys.readouterr().err
     kept = report_of(tmp_path / "r")["bench"]
     assert [engine["name"] for engine in kept["engines"]] == list("012345678")
     assert kept["engines"][8] == {"name": "8", "latency_p50_ms": 26.3} and kept["power"] == {"mean_w": 2.1}
@@ -120,7 +148,7 @@ def test_a_long_stream_loses_its_middle(only, tmp_path):
 
 
 def test_a_long_step_gives_signs_of_life(only, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(benchmarks_commands, "_HEARTBEAT_S", 0.1)
+    monkeypatch.setattr(benchmarks_commands, "HEARTBEAT_S", 0.1)
     only(Step("slow", python("import time; time.sleep(0.5)"), 9, True))
     jetson_check.main(["no-bundle", "--out", str(tmp_path / "r")])
     assert "still running (" in capsys.readouterr().err
@@ -135,12 +163,29 @@ def test_a_report_that_cannot_be_written_is_told_before_the_work(only, tmp_path,
 
 def test_the_steps_are_what_could_only_be_simulated():
     names = [step.name for step in jetson_check.steps("b", "p", "s")]
-    for kind in ("tensorrt-fp16", "tf-trt-fp16"):
+    for kind in ("tensorrt-fp16", "tensorrt-fp16-b1", "tf-trt-fp16"):
         assert names.index("convert " + kind) < names.index("classify " + kind) < names.index("bench")
-    assert {"doctor", "opencv", "nvpmodel -q", "convert tensorrt-int8"} <= set(names)
-    assert {"bench PICNIC_EDGE_JPEG=hardware", "bench PICNIC_EDGE_ZERO_COPY=1"} <= set(names)
-    commands = [" ".join(step.command[3:]) for step in jetson_check.steps("b", "p", "s")]
-    assert "convert b --to tf-trt --precision fp16" in commands and "bench b --images p --report s" in commands
+    assert names.index("bench tensorrt-fp16") < names.index("convert onnxruntime-fp32"), "TensorRT alone comes first"
+    assert {"doctor", "opencv", "nvpmodel -q", "convert tensorrt-int8", "bench tensorrt-fp16-b1"} <= set(names)
+    settings = {"bench tensorrt-fp16 PICNIC_EDGE_JPEG=hardware", "bench tensorrt-fp16 PICNIC_EDGE_ZERO_COPY=1"}
+    assert settings <= set(names)
+    steps = {step.name: step for step in jetson_check.steps("b", "p", "s")}
+    assert len(steps) == len(names), "a step's name is its key in the report"
+    assert not steps["classify csi:0"].must and not steps["classify camera:0"].must
+    commands = [" ".join(step.command[3:]) for step in steps.values()]
+    assert "convert b --to tf-trt --precision fp16" in commands
+    assert "convert b --to tensorrt --precision fp16 --max-batch 1" in commands
+    assert "bench b --images p --report " + os.path.join("s", "bench") in commands
+
+
+def test_every_step_is_a_command_that_the_product_knows():
+    """Its options are read; nothing is run."""
+    for step in jetson_check.steps("b", "p", "s"):
+        words = step.command[2:] if step.command[0] == "env" else step.command
+        if words[1:3] == ["-m", "picnic_edge"]:
+            verb = {"convert": convert_cli, "classify": classify, "bench": bench_cli}.get(words[3])
+            if verb:
+                verb.parser().parse_args(words[4:])
 
 
 def test_it_runs_where_nothing_of_the_product_can_be_imported(tmp_path):

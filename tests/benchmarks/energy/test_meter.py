@@ -1,6 +1,7 @@
 """Energy: recorded lines and made-up sysfs trees in, watts and joules out; a plain reason where there is no source."""
 
 import json
+import math
 import os
 import stat
 import sys
@@ -9,10 +10,11 @@ import time
 
 import pytest
 
+from benchmarks.bench import turns
 from benchmarks.energy import rapl, summaries, sysfs
 from benchmarks.energy import tegrastats as tegrastats_source
-from benchmarks.energy.meter import TRUSTED_SAMPLES, Meter, per_image
-from benchmarks.energy.source import whole_board
+from benchmarks.energy.meter import TRUSTED_VALUES, Meter, per_image
+from benchmarks.energy.source import Source, whole_board
 from benchmarks.energy.tegrastats import parse_tegrastats
 from tests.benchmarks.energy import tegrastats_lines
 
@@ -61,7 +63,7 @@ def write(root, files):
 
 def measure(root, interval_s=0.005, samples=0, skipped=0, during=None):
     """Measures until so many samples have been taken and skipped."""
-    with Meter.open(str(root), interval_s) as meter:
+    with Meter.open(str(root), interval_s, settle_s=0.0) as meter:
         if during:
             during()
         deadline = time.time() + 30
@@ -317,7 +319,7 @@ def test_a_tegrastats_that_says_nothing_known_ends_with_the_reason(tmp_path, teg
 
 
 def test_a_tegrastats_that_says_nothing_known_and_goes_on_is_no_board_of_0_watts(tmp_path, tegrastats, monkeypatch):
-    monkeypatch.setattr(tegrastats_source, "_FIRST_LINE_S", 0.1)
+    monkeypatch.setattr(tegrastats_source, "FIRST_LINE_S", 0.1)
     tegrastats("GPU 100mW/100mW")
     result = measure(tmp_path / "none", interval_s=0.02, skipped=3)
     assert "tegrastats gave no line with known power rails; its last: GPU 100mW/100mW" in result["unavailable"]
@@ -328,7 +330,7 @@ def test_a_tegrastats_that_dies_in_the_block_keeps_what_it_said(tmp_path, tegras
     result = measure(tmp_path / "none", interval_s=0.02, samples=2, skipped=2)
     assert result["mean_w"] == pytest.approx(12.479)
     assert result["samples"] == 2  # the first line came before the block
-    assert "only 2 samples" in result["warning"]
+    assert "too few values" in result["warning"]
 
 
 def test_a_block_too_short_for_a_line_says_so(tmp_path, tegrastats):
@@ -347,9 +349,69 @@ def test_an_error_in_the_block_comes_out_and_nothing_is_left_running(tmp_path, t
 
 
 def test_few_samples_are_said(tmp_path, no_tegrastats):
+    write(tmp_path, RAPL)
+    assert "too few values" in measure(tmp_path, interval_s=5)["warning"]
+    assert measure(tmp_path, samples=TRUSTED_VALUES + 5)["warning"] == ""
+
+
+def test_many_samples_of_a_sensor_that_has_not_renewed_its_value_are_few(tmp_path, no_tegrastats):
     write(tmp_path, TX2)
-    assert measure(tmp_path, interval_s=5)["warning"] == "only 2 samples: measure for longer"
-    assert measure(tmp_path, samples=TRUSTED_SAMPLES)["warning"] == ""
+    assert (
+        measure(tmp_path, samples=3 * TRUSTED_VALUES)["warning"]
+        == "too few values of the sensor (1): measure for longer"
+    )
+
+
+def test_the_time_that_a_sensor_needs_to_settle_is_not_counted(tmp_path, no_tegrastats):
+    write(tmp_path, TX2)
+    power = tmp_path / "sys/bus/i2c/drivers/ina3221x/0-0041/iio:device1/in_power0_input"
+    power.write_text("9000")
+    with Meter.open(str(tmp_path), 0.005, settle_s=0.05) as meter:
+        time.sleep(0.03)
+        power.write_text("5000")
+        while len(meter._samples) < 100:
+            time.sleep(0.005)
+    result = meter.result()
+    assert result["mean_w"] == result["peak_w"] == pytest.approx(5.0)
+    assert result["samples"] < 100 and result["joules"] == pytest.approx(5.0 * result["seconds"])
+    with Meter.open(str(tmp_path)) as meter:
+        pass
+    assert "after its first 1 s" in meter.result()["unavailable"]
+
+
+def sensor_error(before_w, load_w, seconds, settle_s, phase_s):
+    """Returns by which share a simulated INA3221 is wrong about a window; its value renews every 422 ms.
+
+    Args:
+        before_w: the board's power before the window.
+        load_w: its mean power in the window, about which it goes up and down by 30 % every 0.9 s.
+        seconds: length of the window.
+        settle_s: its first seconds, which are not counted.
+        phase_s: from the window's start to the sensor's next value, 0 to 0.422.
+    """
+
+    def joules(t):
+        """From the window's start to t seconds."""
+        swing = 0.3 * load_w * 0.9 / (2 * math.pi) * (1 - math.cos(2 * math.pi * t / 0.9))
+        return before_w * t if t < 0 else load_w * t + swing
+
+    def shown_w(t):
+        renewed_s = phase_s + 0.422 * math.floor((t - phase_s) / 0.422)
+        return (joules(renewed_s) - joules(renewed_s - 0.422)) / 0.422
+
+    times_s = [0.1 * number for number in range(int(10 * seconds) + 1)]
+    series = [(t, shown_w(t)) for t in times_s if t >= settle_s]
+    return summaries.watts_summary(series, seconds)["joules"] / joules(seconds) - 1
+
+
+@pytest.mark.parametrize("before_w, load_w", [(12.0, 7.0), (5.0, 9.0), (2.0, 12.0)])
+def test_a_sensor_that_renews_every_422_ms_is_right_in_a_long_window_and_not_in_a_short_one(before_w, load_w):
+    def worst(seconds, settle_s):
+        errors = [sensor_error(before_w, load_w, seconds, settle_s, phase / 100.0) for phase in range(42)]
+        return max(map(abs, errors))
+
+    assert worst(turns.POWER_S, Source.settle_s) < 0.02
+    assert worst(0.3, 0.0) > 0.15, "what a window of 0.3 s, as for the speed, would say"
 
 
 def test_heat_counters_tell_throttling(tmp_path, no_tegrastats):

@@ -48,8 +48,8 @@ def clip(tmp_path):
 
 
 def test_a_short_soak(tiny_bundle, clip, capsys, monkeypatch):
-    monkeypatch.setattr(soak, "_MAX_GROWTH_BYTES", 1 << 30)
-    monkeypatch.setattr(soak, "_MAX_GROWTH", 100)
+    monkeypatch.setattr(soak, "MAX_GROWTH_BYTES", 1 << 30)
+    monkeypatch.setattr(soak, "MAX_GROWTH", 100)
     soak.main([tiny_bundle, clip, "--minutes", "0.03", "--every", "0.4", "--engine", "onnxruntime"])
     *lines, verdict = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert verdict["lost"] == 0 and verdict["lines"] == len(lines) >= 3
@@ -60,6 +60,6 @@ def test_a_short_soak(tiny_bundle, clip, capsys, monkeypatch):
 
 
 def test_a_soak_that_grows_ends_with_an_error(tiny_bundle, clip, monkeypatch):
-    monkeypatch.setattr(soak, "_MAX_GROWTH", -100)
+    monkeypatch.setattr(soak, "MAX_GROWTH", -100)
     with pytest.raises(SomeInputsFailed, match="grew: "):
         soak.main([tiny_bundle, clip, "--minutes", "0.01", "--engine", "onnxruntime"])

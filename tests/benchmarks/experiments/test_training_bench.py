@@ -76,7 +76,7 @@ def planted(tmp_path, monkeypatch):
     )
     monkeypatch.setattr(training, "TRAIN", write_script(tmp_path / "train.py", train))
     monkeypatch.setattr(training, "HACKATHON", write_script(tmp_path / "hackathon.py", hackathon))
-    monkeypatch.setattr(training, "_PIPELINE", "print('noise'); print([30.0, 20.0])")
+    monkeypatch.setattr(training, "PIPELINE", "print('noise'); print([30.0, 20.0])")
     return seen
 
 

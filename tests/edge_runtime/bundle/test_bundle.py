@@ -1,5 +1,6 @@
 """What is used of a bundle is checked first, and a bundle is published whole or not at all."""
 
+import errno
 import io
 import json
 import os
@@ -20,6 +21,7 @@ from tests.helpers import (
     COLOURS,
     add_tiny_saved_model,
     check_manifest,
+    content_of,
     flip_byte,
     photo,
     picnic_edge,
@@ -44,16 +46,6 @@ def change_manifest(folder, change, resign=False):
     if resign:
         manifest["id"] = identity_of(manifest)
     files.write_json(path, manifest)
-
-
-def content_of(folder):
-    """Returns {name: bytes} of a folder's files, hidden ones too."""
-    content = {}
-    for parent, _, names in os.walk(str(folder)):
-        for name in names:
-            with open(os.path.join(parent, name), "rb") as file:
-                content[os.path.relpath(os.path.join(parent, name), str(folder))] = file.read()
-    return content
 
 
 # --- opening
@@ -409,6 +401,23 @@ def test_an_atomic_folder_takes_the_place_of_the_old_one(tmp_path, monkeypatch, 
     with files.atomic_folder(str(tmp_path / "kept")) as folder:
         write_bytes(os.path.join(folder, "sub", "new.txt"), b"new")
     assert content_of(tmp_path) == {"kept/sub/new.txt": b"new"}
+    assert os.listdir(str(tmp_path)) == ["kept"]
+
+
+def test_an_older_folder_is_back_where_a_swap_in_two_steps_fails(tmp_path, monkeypatch):
+    def refuse_the_new(source, target):
+        if target == str(tmp_path / "kept") and not source.endswith(".older"):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        rename(source, target)
+
+    rename = os.rename
+    monkeypatch.setattr(platform, "machine", lambda: "riscv64")  # it has no renameat2
+    monkeypatch.setattr(os, "rename", refuse_the_new)
+    write_bytes(tmp_path / "kept" / "old.txt", b"old")
+    with pytest.raises(OSError):
+        with files.atomic_folder(str(tmp_path / "kept")) as folder:
+            write_bytes(os.path.join(folder, "new.txt"), b"new")
+    assert content_of(tmp_path) == {"kept/old.txt": b"old"}
     assert os.listdir(str(tmp_path)) == ["kept"]
 
 

@@ -34,18 +34,10 @@ def key(tmp_path, monkeypatch):
     return path
 
 
-@pytest.fixture(scope="module")
-def converted_once(pristine_bundle, tmp_path_factory):
-    folder = shutil.copytree(pristine_bundle, str(tmp_path_factory.mktemp("converted") / "bundle"))
-    done = picnic_edge("convert", folder, "--to", "onnxruntime")
-    assert done.returncode == 0, done.stderr
-    return folder
-
-
 @pytest.fixture
-def converted(converted_once, tmp_path):
+def converted(converted_bundle, tmp_path):
     """An unsigned bundle of its own for each test, with an engine."""
-    return shutil.copytree(converted_once, str(tmp_path / "bundle"))
+    return shutil.copytree(converted_bundle, str(tmp_path / "bundle"))
 
 
 def read(path):

@@ -21,7 +21,7 @@ import pytest
 
 from edge_runtime import Classifier
 from edge_runtime import classifier as classifier_module
-from edge_runtime.annotate import annotator
+from edge_runtime.annotate import window
 from edge_runtime.bundle.writing import write_manifest
 from edge_runtime.cli import classify, classify_run
 from edge_runtime.cli.run import run_verb
@@ -1129,7 +1129,8 @@ def test_a_video_played_as_a_camera_tells_latency_and_drops(bundle, clip, tmp_pa
     assert 1 <= len(rows) == document["photos"] == document["latency"]["count"] == document["frames"]["taken"] <= 12
     assert document["frames"]["captured"] >= document["frames"]["taken"] + document["frames"]["dropped"]
     assert document["frames"]["reconnects"] == 0
-    assert 0 < document["latency"]["p50_ms"] <= document["latency"]["p99_ms"] <= document["latency"]["max_ms"]
+    assert 0 < document["latency"]["p50_ms"] <= document["latency"]["max_ms"]
+    assert document["latency"]["p90_ms"] is None and document["latency"]["p99_ms"] is None  # of at most 12 frames
     assert "capture to label p50 " in err and "reconnects" in err and "%d frames in " % len(rows) in err
     for row in rows:
         name, _, number = row["file"].rpartition("#")
@@ -1154,6 +1155,15 @@ def test_the_pictures_are_written_with_their_labels(bundle, clip, tmp_path, targ
         assert sum(len(names) for _, _, names in os.walk(str(target))) == 12
 
 
+def test_the_threshold_holds_for_pictures_as_for_rows(bundle, photos, tmp_path):
+    pictures = {}
+    for name, threshold in (("plain", "0"), ("low", "0.1"), ("unknown", "1")):
+        assert exit_code(bundle, photos, "--threshold", threshold, "--annotate", tmp_path / name) == 0
+        pictures[name] = [path.read_bytes() for path in sorted((tmp_path / name).rglob("*.jpg"))]
+    assert pictures["plain"] == pictures["low"]
+    assert not set(pictures["plain"]) & set(pictures["unknown"])
+
+
 def test_pictures_are_not_written_into_their_own_source(bundle, photos, capsys):
     assert exit_code(bundle, photos, "--annotate", os.path.join(photos, "annotated")) == 2
     assert "is inside the source" in capsys.readouterr().err
@@ -1165,7 +1175,7 @@ class Window:
     def __init__(self, stop):
         self.stop, self.seen = stop, []
 
-    def write(self, prediction):
+    def write(self, prediction, threshold):
         self.seen.append(prediction.name)
         if len(self.seen) == 3:
             self.stop.set()
@@ -1178,14 +1188,14 @@ class Window:
 
 
 def test_closing_the_window_ends_a_camera_s_run_well(bundle, long_clip, tmp_path, monkeypatch):
-    monkeypatch.setattr(annotator, "open_window", Window)
+    monkeypatch.setattr(window, "WindowAnnotator", Window)
     out = tmp_path / "out.tsv"
     assert exit_code(bundle, long_clip, "--realtime", "--out", out, "--show", "--batch", "1") == 0
     assert 3 <= len(read_rows_of(out.read_bytes())) < 1000
 
 
 def test_closing_the_window_before_the_last_photo_leaves_the_file_unfinished(job, in_twos, monkeypatch, capsys):
-    monkeypatch.setattr(annotator, "open_window", Window)
+    monkeypatch.setattr(window, "WindowAnnotator", Window)
     assert job.run("--show") == 130
     assert "to continue: picnic-edge classify" in capsys.readouterr().err and not os.path.exists(job.out)
     assert job.run("--resume") == 0
@@ -1638,17 +1648,10 @@ def test_process_substitution_and_standard_output_by_name_get_the_rows(bundle, p
 
 
 @pytest.mark.parametrize("as_link", [True, False], ids=["a link to it", "the device"])
-def test_a_null_device_takes_the_rows_and_stays_one(bundle, photos, tmp_path, as_link):
-    path = str(tmp_path / "null.tsv")
+def test_a_null_device_takes_the_rows_and_stays_one(bundle, photos, null_device, tmp_path, as_link):
+    path = str(tmp_path / "link.tsv") if as_link else null_device
     if as_link:
-        os.symlink(os.devnull, path)
-    else:
-        try:
-            os.mknod(path, 0o666 | stat.S_IFCHR, os.makedev(1, 3))
-            with open(path, "wb"):
-                pass
-        except OSError:
-            pytest.skip("no device can be made or opened here")
+        os.symlink(null_device, path)
     for more in ([], ["--json"], ["--overwrite"]):
         done = picnic_edge("classify", bundle, photos, "--out", path, *more)
         assert done.returncode == 0, done.stderr

@@ -36,18 +36,10 @@ from tests.helpers import (
 CONVERTED = "onnxruntime-fp32"
 
 
-@pytest.fixture(scope="module")
-def converted_once(pristine_bundle, tmp_path_factory):
-    folder = shutil.copytree(pristine_bundle, str(tmp_path_factory.mktemp("converted") / "bundle"))
-    done = picnic_edge("convert", folder, "--to", "onnxruntime")
-    assert done.returncode == 0, done.stderr
-    return folder
-
-
 @pytest.fixture
-def converted(converted_once, tmp_path):
+def converted(converted_bundle, tmp_path):
     """A bundle of its own for each test, with one converted engine."""
-    return Bundle.open(shutil.copytree(converted_once, str(tmp_path / "bundle")))
+    return Bundle.open(shutil.copytree(converted_bundle, str(tmp_path / "bundle")))
 
 
 def folder_of(bundle, name=CONVERTED):
@@ -160,6 +152,46 @@ def test_a_kind_opens_the_fastest_of_that_kind(converted):
     assert selection.find_engine(converted, "openvino").name == "openvino-bf16"
     change_record(converted, lambda record: record.update(images_per_s=0), "openvino-bf16")
     assert selection.find_engine(converted, "openvino").name == "openvino-fp32"
+
+
+def add_gpu_engine(bundle, name, max_batch, **speeds):
+    """Copies the converted engine as one of TensorRT for batches up to max_batch."""
+    shutil.copytree(folder_of(bundle), folder_of(bundle, name))
+    profile = {"min": 1, "opt": max_batch, "max": max_batch}
+
+    def change(record):
+        record.pop("images_per_s_b1")
+        record.update(kind="tensorrt", precision="fp16", batch_profile=profile, **speeds)
+
+    change_record(bundle, change, name)
+
+
+@pytest.mark.parametrize("camera, best_for_a_camera", [(40, "tensorrt-fp16-b1"), (30, "tensorrt-fp16")])
+def test_a_camera_gets_the_engine_that_is_fastest_at_1_and_folders_that_in_batches(
+    converted, camera, best_for_a_camera
+):
+    add_gpu_engine(converted, "tensorrt-fp16", 8, images_per_s=50, images_per_s_b1=35)
+    add_gpu_engine(converted, "tensorrt-fp16-b1", 1, images_per_s=camera, images_per_s_b1=camera)
+    assert selection.find_engine(converted, "tensorrt", 1).name == best_for_a_camera
+    for batch in (None, 2, 8):
+        assert selection.find_engine(converted, "tensorrt", batch).name == "tensorrt-fp16"
+    for name in ("tensorrt-fp16", "tensorrt-fp16-b1"):
+        assert selection.find_engine(converted, name, 1).name == name
+
+
+def test_an_engine_of_version_0_2_has_neither_its_batch_in_its_name_nor_a_speed_at_1(converted):
+    add_gpu_engine(converted, "tensorrt-fp16", 4, images_per_s=50)
+    add_gpu_engine(converted, "tensorrt-fp16-b1", 1, images_per_s=49, images_per_s_b1=49)
+    assert [selection.find_engine(converted, "tensorrt", batch).name for batch in (1, 8)] == ["tensorrt-fp16"] * 2
+    info = selection.find_engine(converted, "tensorrt-fp16")
+    assert rebuild_command(converted, info).endswith(" --to tensorrt --precision fp16 --max-batch 4")
+
+
+def test_an_engine_for_another_batch_than_its_name_says_is_not_used(converted):
+    add_gpu_engine(converted, "tensorrt-fp16-b2", 1, images_per_s=50)
+    info = selection.find_engine(converted, "tensorrt-fp16-b2")
+    with pytest.raises(BundleError, match="garbled.*--max-batch 2$"):
+        selection.check_engine(converted, info)
 
 
 def test_an_unknown_name_is_wrong_usage_and_lists_the_known(converted):

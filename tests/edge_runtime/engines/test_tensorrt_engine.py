@@ -31,7 +31,7 @@ pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
 VERSIONS = ["8.2.1", "8.6.1", "10.3", "11.1"]
-NAME = "tensorrt-fp32"
+NAME = "tensorrt-fp32-b4"
 REBUILD = "picnic-edge convert %s --to tensorrt --precision fp32"
 
 
@@ -210,9 +210,9 @@ def test_the_pipeline_submits_the_next_batch_before_it_collects_one(bundle_for, 
     sample = bundle.sample()
     calls = []
     with open_engine(bundle, NAME, max_batch=4) as engine:
-        submit, collect = engine._submit, engine._collect
-        monkeypatch.setattr(engine, "_submit", lambda batch: calls.append("submit") or submit(batch))
-        monkeypatch.setattr(engine, "_collect", lambda slot: calls.append("collect") or collect(slot))
+        submit, collect = engine.submit, engine.collect
+        monkeypatch.setattr(engine, "submit", lambda batch: calls.append("submit") or submit(batch))
+        monkeypatch.setattr(engine, "collect", lambda ticket: calls.append("collect") or collect(ticket))
         answers = list(classify_items(range(24), lambda item: sample.images[item % 12], engine, 4, 2))
     assert alike([answer.probabilities for answer in answers[:12]], sample, 0, 12)
     assert alike([answer.probabilities for answer in answers[12:]], sample, 0, 12)
@@ -509,7 +509,7 @@ def test_a_run_that_tensorrt_does_not_accept_is_an_error_and_no_old_answer(bundl
     with open_engine(bundle, NAME, max_batch=4) as engine:
         engine.infer(sample.images[:4])
         simulator.set(fail_enqueue=True)
-        with pytest.raises(EngineError, match="tensorrt-fp32: "):
+        with pytest.raises(EngineError, match="tensorrt-fp32-b4: "):
             engine.infer(sample.images[4:8])
         simulator.set(fail_enqueue=False)
         assert agrees(engine.infer(sample.images[:2]), sample, 2)
@@ -662,7 +662,7 @@ def test_auto_takes_the_plan_where_it_is_valid_and_skips_it_with_one_line_elsewh
     with caplog.at_level(logging.WARNING, "picnic_edge"):
         with open_engine(bundle) as engine:
             assert engine.name == "onnxruntime"
-    assert [record.getMessage().split(":")[0] for record in caplog.records] == ["engine tensorrt-fp32"]
+    assert [record.getMessage().split(":")[0] for record in caplog.records] == ["engine tensorrt-fp32-b4"]
     assert "\n" not in caplog.records[0].getMessage()
 
 

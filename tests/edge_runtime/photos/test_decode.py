@@ -17,7 +17,6 @@ from PIL import Image, ImageFile
 
 from edge_runtime.errors import ImageError, PhotoMissing, StorageLost
 from edge_runtime.photos import decode as photos_decode
-from edge_runtime.photos import header as photos_header
 from edge_runtime.photos import jpeg, memory_budget, png, spec
 from edge_runtime.photos import read as photos_read
 from edge_runtime.photos.decode import decode_image, decode_large
@@ -210,7 +209,7 @@ def test_a_large_transparent_png_is_laid_over_white_in_strips(monkeypatch):
     picture = Image.fromarray(np.dstack([gradient(), np.arange(120000).reshape(300, 400) % 256]).astype(np.uint8))
     data = encoded(picture, "png")
     whole = decode_image(data)
-    monkeypatch.setattr(photos_decode, "_STRIP_BYTES", 5000)
+    monkeypatch.setattr(photos_decode, "STRIP_BYTES", 5000)
     assert np.array_equal(decode_image(data), whole)
 
 
@@ -735,7 +734,7 @@ def test_a_photo_for_which_memory_is_short_twice_is_not_blamed(tmp_path, monkeyp
 @pytest.fixture
 def small_budget(monkeypatch):
     budget = memory_budget.Budget(1 << 20)
-    monkeypatch.setattr(memory_budget, "_budget", budget)
+    monkeypatch.setattr(memory_budget, "decode_budget", lambda: budget)
     return budget
 
 
@@ -759,7 +758,7 @@ def test_a_huge_file_is_refused_before_it_is_read(tmp_path, small_budget, monkey
 def test_a_huge_file_that_pillow_would_read_to_learn_its_size_is_refused_before(
     kind, tmp_path, small_budget, monkeypatch
 ):
-    monkeypatch.setattr(photos_header, "_open_with_pillow", lambda *_: pytest.fail("the file was read"))
+    monkeypatch.setattr(Image, "open", lambda *_, **__: pytest.fail("the file was read"))
     start = {"AVIF": b"\0\0\0\x18ftypavif", "HEIF": b"\0\0\0\x18ftypheic", "TIFF": b"II*\0"}[kind]
     path = write_bytes(tmp_path / "huge", start + bytes(60))
     os.truncate(path, 1 << 30)

@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import pytest
 
-from edge_runtime.pipeline.latency import Latency
+from edge_runtime.pipeline.latency import MIN_COUNTS, Latency
 
 
 def latency_of(values):
@@ -29,13 +29,26 @@ def test_count_mean_and_max_are_exact():
 
 
 def test_a_percentile_is_never_above_the_longest():
-    assert latency_of([7.0]).summary() == {
-        "count": 1, "mean_ms": 7.0, "p50_ms": 7.0, "p90_ms": 7.0, "p99_ms": 7.0, "max_ms": 7.0,
+    assert latency_of([7.0] * 662).summary() == {
+        "count": 662, "mean_ms": 7.0, "p50_ms": 7.0, "p90_ms": 7.0, "p99_ms": 7.0, "max_ms": 7.0,
     }  # fmt: skip
 
 
-def test_nothing_added_is_all_zero():
-    assert set(Latency().summary().values()) == {0}
+@pytest.mark.parametrize("count, known", [(0, ""), (1, "p50"), (63, "p50"), (64, "p50 p90"), (661, "p50 p90")])
+def test_a_high_percentile_of_few_is_not_given(count, known):
+    summary = latency_of([7.0] * count).summary()
+    assert [name for name in ("p50", "p90", "p99") if summary[name + "_ms"] is not None] == known.split()
+    assert summary["count"] == count and summary["max_ms"] == (7.0 if count else 0)
+
+
+def test_the_least_counts_are_those_of_loadgen_s_early_stopping():
+    """With so many, and not with one fewer, the chance of at most one that is longer is no more than 1 %."""
+    for percent, least in MIN_COUNTS.items():
+        if percent > 50:
+            share = percent / 100.0
+            for count, enough in ((least, True), (least - 1, False)):
+                chance = share**count + count * share ** (count - 1) * (1 - share)
+                assert (chance <= 0.01) == enough
 
 
 @pytest.mark.parametrize("value", [0.0, -5.0, 1e-9])

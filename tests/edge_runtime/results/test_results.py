@@ -483,7 +483,7 @@ def test_a_small_file_system_that_fills_up(tmp_path):
 
 
 def test_saving_does_not_wait_for_a_write_that_hangs(path, monkeypatch):
-    monkeypatch.setattr(file_sink, "_LOCK_TIMEOUT_S", 0.01)
+    monkeypatch.setattr(file_sink, "SAVE_TIMEOUT_S", 0.01)
     begun, end = threading.Event(), threading.Event()
     fsync = os.fsync
 
@@ -558,7 +558,7 @@ def pyarrow_or_skip():
 @pytest.mark.parametrize("group", [1, 7, 40, 1000])
 def test_parquet_has_the_same_rows_and_null_for_an_empty_cell(tmp_path, monkeypatch, group):
     parquet = pyarrow_or_skip()
-    monkeypatch.setattr(results_parquet, "_ROW_GROUP", group)
+    monkeypatch.setattr(results_parquet, "ROW_GROUP", group)
     path = str(tmp_path / "out.parquet")
     columns = columns_of(2, timed=True)
     with FileSink(path, columns, RUN) as sink:

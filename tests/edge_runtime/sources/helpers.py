@@ -7,7 +7,7 @@ from edge_runtime.photos.read import read_image
 from edge_runtime.sources import registry, storage
 
 LEFT_OUT = ["._a.jpg", ".hidden.jpg", ".DS_Store", "Thumbs.db", "desktop.ini"]
-LEFT_OUT += ["out.tsv.partial", "out.tsv.partial.json", "out.tsv.partial.lock"]
+LEFT_OUT += ["out.tsv.partial", "out.tsv.partial.json", "out.tsv.partial.lock", "out.parquet.partial.parquet"]
 LEFT_OUT += ["@eaDir/a.jpg", "__MACOSX/a.jpg", ".ipynb_checkpoints/a.jpg", "$RECYCLE.BIN/a.jpg", "lost+found/a.jpg"]
 LEFT_OUT += [".thumbs/a.jpg", "System Volume Information/a.jpg"]
 

@@ -95,7 +95,7 @@ def taken_from(source):
 @pytest.fixture(autouse=True)
 def nothing_left(monkeypatch):
     """Everything is quick, and no thread stays."""
-    times = {"OPEN_S": 1.2, "_SILENCE_S": 0.6, "_FIRST_PAUSE_S": 0.02, "_MAX_PAUSE_S": 0.1, "LOOK_S": 0.01}
+    times = {"OPEN_S": 1.2, "SILENCE_S": 0.6, "_FIRST_PAUSE_S": 0.02, "_MAX_PAUSE_S": 0.1, "LOOK_S": 0.01}
     for name, value in times.items():
         monkeypatch.setattr(connection, name, value)
     Camera.released = threading.Event()
@@ -229,7 +229,7 @@ def test_frames_that_repeat_themselves_are_not_handed_out():
 
 
 def test_a_sensor_that_is_frozen_is_opened_again(monkeypatch, capsys):
-    monkeypatch.setattr(connection, "_FROZEN_S", 0.2)
+    monkeypatch.setattr(connection, "FROZEN_S", 0.2)
     source = live_of([Camera(itertools.repeat(picture_of(0))), Camera(frames_from(5))], frames=2)
     frozen, new = taken_from(source)
     assert np.array_equal(frozen.picture[:, :, ::-1], picture_of(0))
@@ -239,7 +239,7 @@ def test_a_sensor_that_is_frozen_is_opened_again(monkeypatch, capsys):
 
 
 def test_a_frozen_sensor_s_picture_is_not_new_when_it_is_opened_again(monkeypatch, capsys):
-    monkeypatch.setattr(connection, "_FROZEN_S", 0.3)
+    monkeypatch.setattr(connection, "FROZEN_S", 0.3)
     black = np.zeros((SIZE[1], SIZE[0], 3), np.uint8)
     frozen = [Camera(itertools.chain([black] * 3, itertools.repeat(picture_of(0)))) for _ in range(3)]
     source = live_of(frozen + [Camera(frames_from(5))], frames=2, seconds=10)
@@ -252,7 +252,7 @@ def test_a_frozen_sensor_s_picture_is_not_new_when_it_is_opened_again(monkeypatc
 
 
 def test_a_sensor_that_is_stuck_on_black_is_opened_again(monkeypatch, capsys):
-    monkeypatch.setattr(connection, "_FROZEN_S", 0.1)
+    monkeypatch.setattr(connection, "FROZEN_S", 0.1)
     black = np.zeros((SIZE[1], SIZE[0], 3), np.uint8)
     cameras = [Camera(itertools.repeat(black)), Camera(itertools.repeat(black)), Camera(frames_from(5))]
     source = live_of(cameras, frames=1, seconds=5)
@@ -271,7 +271,7 @@ def test_a_stream_of_a_still_picture_that_comes_back_is_back_and_not_new():
 
 
 def test_a_stream_of_a_still_picture_is_left_alone(monkeypatch):
-    monkeypatch.setattr(connection, "_FROZEN_S", 0.05)
+    monkeypatch.setattr(connection, "FROZEN_S", 0.05)
     source = live_of([Camera(itertools.repeat(picture_of(0)))], is_sensor=False, seconds=0.4)
     assert len(taken_from(source)) == 1
     assert source.counts.reconnects == 0 and source.counts.repeated > 10 and len(source.captures) == 1
@@ -279,7 +279,7 @@ def test_a_stream_of_a_still_picture_is_left_alone(monkeypatch):
 
 def test_a_frame_that_waited_too_long_is_not_handed_out(monkeypatch):
     monkeypatch.setattr(newest, "STALE_S", 0.1)
-    monkeypatch.setattr(connection, "_SILENCE_S", 5)
+    monkeypatch.setattr(connection, "SILENCE_S", 5)
     monkeypatch.setattr(connection, "OPEN_S", 5)
 
     class Stalls(Camera):
@@ -360,21 +360,21 @@ def test_what_a_hung_read_gives_in_the_end_is_not_handed_out():
 def test_no_more_than_a_few_threads_hang():
     source = live_of([Camera([picture_of(0), "hang"])] + [Camera(["hang"]) for _ in range(20)], seconds=4)
     assert len(taken_from(source)) == 1
-    assert len(source.captures) <= connection._MAX_HANGING + 1
+    assert len(source.captures) <= connection.MAX_HANGING + 1
 
 
 def test_a_driver_that_hangs_too_often_ends_the_run_for_a_supervisor(monkeypatch):
-    monkeypatch.setattr(connection, "_MAX_HANGING_S", 0.3)
+    monkeypatch.setattr(connection, "MAX_HANGING_S", 0.3)
     source = live_of([Camera([picture_of(0), "hang"])] + [Camera(["hang"]) for _ in range(20)], seconds=60)
     frames = []
     with source, pytest.raises(MissingRequirement, match="camera:9: .*3 attempts"):
         for frame in source:
             frames.append(frame)
-    assert len(frames) == 1 and len(source.captures) == connection._MAX_HANGING
+    assert len(frames) == 1 and len(source.captures) == connection.MAX_HANGING
 
 
 def test_a_driver_that_comes_back_in_time_is_opened_again(monkeypatch):
-    monkeypatch.setattr(connection, "_MAX_HANGING_S", 10)
+    monkeypatch.setattr(connection, "MAX_HANGING_S", 10)
     hanging = [Camera([picture_of(0), "hang"])] + [Camera(["hang"]) for _ in range(2)]
     source = live_of(hanging + [Camera(frames_from(5))], seconds=60, frames=2)
     with source:
@@ -392,7 +392,7 @@ def wait_until(condition):
 
 
 def test_a_camera_that_is_only_away_is_waited_for_without_end(monkeypatch):
-    monkeypatch.setattr(connection, "_MAX_HANGING_S", 0.05)
+    monkeypatch.setattr(connection, "MAX_HANGING_S", 0.05)
     source = live_of([Camera([picture_of(0), "fail"]), Camera([], opens=False)], seconds=1.0)
     assert len(taken_from(source)) == 1
     assert len(source.captures) > 5
@@ -418,7 +418,7 @@ def test_a_frame_from_before_the_outage_is_not_handed_out():
 
 
 def test_the_pauses_grow_up_to_a_limit(monkeypatch):
-    monkeypatch.setattr(connection, "_STEADY_S", 1000)
+    monkeypatch.setattr(connection, "STEADY_S", 1000)
     times = []
 
     class Timed(Camera):
@@ -517,7 +517,7 @@ def test_what_is_said_of_a_stream_that_does_not_answer(address, message):
 
 def test_a_camera_over_http(monkeypatch):
     monkeypatch.setattr(connection, "OPEN_S", 15)
-    monkeypatch.setattr(connection, "_SILENCE_S", 5)
+    monkeypatch.setattr(connection, "SILENCE_S", 5)
     with http_camera.serving(lambda number: cv2.imencode(".jpg", picture_of(number))[1].tobytes()) as place:
         address = "HTTP://%s/video.mjpg?token=Secret1" % place
         frames = taken_from(live.open_live(address, threading.Event(), frames=5, seconds=30))

@@ -6,9 +6,8 @@ import socket
 import pytest
 
 from edge_runtime.errors import UsageError
-from edge_runtime.sources import names as sources_names
 from edge_runtime.sources import registry
-from edge_runtime.sources.names import _start_of, passed_over_text
+from edge_runtime.sources.names import passed_over_text
 from tests.edge_runtime.sources.helpers import MIXED, MIXED_PASSED_OVER, names_of, problems_of
 from tests.helpers import encoded, photo, write_bytes
 
@@ -42,8 +41,8 @@ def test_what_is_hidden_or_left_by_a_system_is_there_where_it_is_named(mixed):
 
 
 def test_what_the_suffix_tells_is_not_opened(mixed, monkeypatch):
-    opened, start_of = [], _start_of
-    monkeypatch.setattr(sources_names, "_start_of", lambda path: opened.append(path) or start_of(path))
+    opened, open_file = [], os.open
+    monkeypatch.setattr(os, "open", lambda path, *how: opened.append(path) or open_file(path, *how))
     names_of(mixed)
     assert sorted(os.path.basename(path) for path in opened) == [
         "IMG_1",
@@ -66,10 +65,10 @@ def test_pipes_and_sockets_are_passed_over_and_do_not_block(mixed, pattern):
 
 
 def test_a_file_that_may_be_a_photo_and_cannot_be_opened_is_an_item_with_the_reason(mixed, monkeypatch):
-    def refuse(path):
+    def refuse(path, *_):
         raise PermissionError(13, "Permission denied", path)
 
-    monkeypatch.setattr(sources_names, "_start_of", refuse)
+    monkeypatch.setattr(os, "open", refuse)
     expected = dict.fromkeys(("IMG_1", "README", "e.weird", "c.xyz"), "cannot be looked at (Permission denied)")
     assert expected.items() <= problems_of(mixed).items()
     assert registry.count_source(mixed) == len(names_of(mixed)) == 8

@@ -60,7 +60,7 @@ def test_a_folder_is_listed_once_for_all_names_that_are_missing_in_it(folder, mo
 
 
 def test_a_huge_folder_is_not_searched_for_what_was_meant(folder, monkeypatch):
-    monkeypatch.setattr(near_miss, "_MAX_NAMES", 3)
+    monkeypatch.setattr(near_miss, "MAX_NAMES", 3)
     near_miss._similar_names_at.cache_clear()
     assert near_miss.near_miss(os.path.join(folder, "B.JPG")) == ""
     near_miss._similar_names_at.cache_clear()

@@ -108,7 +108,7 @@ def test_standard_input_without_an_end_of_a_name_is_refused_after_a_little(monke
 @pytest.mark.parametrize("newline", ["\n", "\r\n"])
 @pytest.mark.parametrize("piece", [1, 3, 1 << 16])
 def test_a_list_from_windows_is_read_from_standard_input(standard_input, monkeypatch, start, encoding, newline, piece):
-    monkeypatch.setattr(stdin, "_READ_BYTES", piece)
+    monkeypatch.setattr(stdin, "READ_BYTES", piece)
     names = ["a b.jpg", "\u00c4pfel/\u82f9\u679c.jpg", "c.jpg"]
     standard_input((start + newline.join(names) + newline).encode(encoding))
     assert names_of("-") == [os.fsdecode(name.encode()) for name in names]

@@ -7,7 +7,6 @@ import shutil
 import pytest
 
 from edge_runtime.errors import StorageLost, UsageError
-from edge_runtime.sources import names as sources_names
 from edge_runtime.sources import registry, storage
 from tests.edge_runtime.sources.helpers import missing_reason
 from tests.helpers import write_bytes, write_table
@@ -223,10 +222,10 @@ def test_a_folder_whose_disk_fails_ends_the_run(folder, monkeypatch, code, patte
 
 
 def test_a_file_whose_disk_fails_when_it_is_looked_at_ends_the_run(mixed, monkeypatch):
-    def failing(path):
+    def failing(path, *_):
         raise OSError(errno.EIO, "Input/output error", path)
 
-    monkeypatch.setattr(sources_names, "_start_of", failing)
+    monkeypatch.setattr(os, "open", failing)
     for source in (mixed, os.path.join(mixed, "*")):
         with pytest.raises(StorageLost, match="Input/output error"):
             list(registry.open_source(source))
@@ -334,12 +333,11 @@ def test_disks_elsewhere_hidden_ones_and_those_that_are_mounted_on_use_do_not_co
     os.mkdir(top)
     text = "".join(line % (number, top + point, kind) for number, (point, kind) in enumerate(zip(written, kinds)))
     text += line % (9, top + "2/card", "vfat")
-    monkeypatch.setattr(storage, "_MOUNTS", write_bytes(tmp_path / "mountinfo", text.encode()))
+    table = write_bytes(tmp_path / "mountinfo", text.encode())
     monkeypatch.chdir(tmp_path)
     expected = {(top + "/", "98:0"), (top + "/a b", "98:1"), (top + "/x\\y", "98:2")}
-    assert set(storage._mounts_below("media")) == expected
-    monkeypatch.setattr(storage, "_MOUNTS", str(tmp_path / "nowhere"))
-    assert storage._mounts_below("media") == ()
+    assert set(storage.mounts_below("media", table)) == expected
+    assert storage.mounts_below("media", str(tmp_path / "nowhere")) == ()
 
 
 def test_an_images_folder_that_is_empty_is_refused_as_a_disk_that_is_not_mounted(tmp_path):

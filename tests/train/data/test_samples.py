@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from edge_runtime.sources import table_reader
+from tests.helpers import content_of
 from train.data import checks, labels, samples
 
 
@@ -16,19 +17,11 @@ def draw(folder, **settings):
     return samples.draw_samples(str(folder), images_per_class=2, **settings)
 
 
-def names_below(folder):
-    return sorted(
-        os.path.relpath(os.path.join(parent, name), str(folder))
-        for parent, _, names in os.walk(str(folder))
-        for name in names
-    )
-
-
 def test_one_seed_gives_the_same_bytes_and_another_gives_other_photos(tmp_path):
     for name, seed in (("first", 3), ("again", 3), ("other", 4)):
         draw(tmp_path / name, seed=seed)
-    names = names_below(tmp_path / "first")
-    assert names == names_below(tmp_path / "again") == names_below(tmp_path / "other")
+    names = sorted(content_of(tmp_path / "first"))
+    assert names == sorted(content_of(tmp_path / "again")) == sorted(content_of(tmp_path / "other"))
     same, differing, errors = filecmp.cmpfiles(str(tmp_path / "first"), str(tmp_path / "again"), names, shallow=False)
     assert (sorted(same), differing, errors) == (names, [], [])
     same, differing, _ = filecmp.cmpfiles(str(tmp_path / "first"), str(tmp_path / "other"), names, shallow=False)
@@ -37,9 +30,9 @@ def test_one_seed_gives_the_same_bytes_and_another_gives_other_photos(tmp_path):
 
 def test_a_second_draw_into_the_folder_leaves_no_temporary_files(tmp_path):
     draw(tmp_path, seed=0)
-    names = names_below(tmp_path)
+    names = sorted(content_of(tmp_path))
     draw(tmp_path, seed=1)
-    assert names_below(tmp_path) == names
+    assert sorted(content_of(tmp_path)) == names
 
 
 def test_splits_share_no_photo_and_hold_every_class(samples):
@@ -55,7 +48,7 @@ def test_splits_share_no_photo_and_hold_every_class(samples):
     assert {label for _, label in train} == {label for _, label in test} == set(counts)
     assert any("," in label and "&" in label for label in counts)  # such names occur in real tables
     files = {file for file, _ in train + test}
-    assert sorted(files) == names_below(os.path.join(samples, "photos"))
+    assert sorted(files) == sorted(content_of(os.path.join(samples, "photos")))
 
 
 def test_every_photo_is_usable_and_its_label_is_its_folder(samples):

@@ -198,7 +198,7 @@ def test_what_classify_takes_is_taken(blocks_bundle, tmp_path, kind):
 def test_the_page_stays_light(blocks_bundle, tmp_path, monkeypatch, capsys):
     for number in range(explain._BATCH + 3):
         helpers.write_photo(tmp_path / "in" / ("%02d.jpg" % number), two_colours())
-    monkeypatch.setattr(explain, "_PAGE_BYTES", 1)
+    monkeypatch.setattr(explain, "PAGE_BYTES", 1)
     verb.main([blocks_bundle, str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--blocks", "mixed0"])
     page = read_page(tmp_path / "out")
     assert re.findall("<h2>(.+)</h2>", page) == ["00.jpg"]
@@ -212,7 +212,7 @@ def test_the_page_stays_light(blocks_bundle, tmp_path, monkeypatch, capsys):
 def test_many_unreadable_photos_do_not_swell_the_page(blocks_bundle, tmp_path, monkeypatch):
     for number in range(5):
         helpers.write_bytes(tmp_path / "in" / ("%d.jpg" % number), b"")
-    monkeypatch.setattr(explain, "_PAGE_PROBLEMS", 2)
+    monkeypatch.setattr(explain, "PAGE_PROBLEMS", 2)
     verb.main([blocks_bundle, str(tmp_path / "in"), "--out", str(tmp_path / "out")])
     page = read_page(tmp_path / "out")
     assert "5 photos could not be read" in page and "and 3 more" in page

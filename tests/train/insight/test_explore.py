@@ -305,7 +305,7 @@ def test_groups_do_not_depend_on_the_size_of_a_block(tmp_path, monkeypatch):
     facts = facts_of(tmp_path, *pictures)
     expected = [[0, 1, 12]] + [[first, first + 1] for first in range(2, 12, 2)]
     assert similarity.similar_groups(facts) == expected
-    monkeypatch.setattr(similarity, "_CELLS_AT_ONCE", 1)
+    monkeypatch.setattr(similarity, "CELLS_AT_ONCE", 1)
     assert similarity.similar_groups(facts) == expected
 
 

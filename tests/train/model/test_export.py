@@ -63,16 +63,7 @@ def older(tiny_bundle):
     os.makedirs(os.path.join(tiny_bundle, "engines", "onnxruntime-fp32"))
     with open(os.path.join(tiny_bundle, "engines", "onnxruntime-fp32", "engine.json"), "w") as file:
         file.write("{}")
-    return tiny_bundle, files_below(tiny_bundle)
-
-
-def files_below(folder):
-    contents = {}
-    for parent, _, names in os.walk(folder):
-        for name in names:
-            with open(os.path.join(parent, name), "rb") as file:
-                contents[os.path.relpath(os.path.join(parent, name), folder)] = file.read()
-    return contents
+    return tiny_bundle, helpers.content_of(tiny_bundle)
 
 
 def publish(out, photos, answers, limit=1e-5):
@@ -89,7 +80,7 @@ def test_a_new_bundle_opens_and_holds_what_it_was_given(tmp_path, photos, answer
     assert opened.class_names == NAMES
     assert opened.manifest["metrics"] == {"val_photos": 9, "agreement": agreement}
     assert opened.manifest["training"] == {"seed": 5}
-    assert set(opened.manifest["files"]) == set(files_below(out)) - {"manifest.json"}
+    assert set(opened.manifest["files"]) == set(helpers.content_of(out)) - {"manifest.json"}
     sample = opened.sample()
     assert sorted(sample.names) == sorted(photo.file for photo in photos)
     for name, picture, label, row in zip(sample.names, sample.images, sample.labels, sample.probabilities):
@@ -106,7 +97,7 @@ def test_an_older_bundle_is_replaced_in_one_piece(older, tmp_path, photos, answe
     write_manifest, looked = export.write_manifest, []
 
     def look_first(*arguments):
-        looked.append(files_below(out) == before and Bundle.open(out).id == old_id)
+        looked.append(helpers.content_of(out) == before and Bundle.open(out).id == old_id)
         write_manifest(*arguments)
 
     monkeypatch.setattr(export, "write_manifest", look_first)
@@ -129,7 +120,7 @@ def test_whatever_stops_the_export_leaves_the_older_bundle(
     monkeypatch.setattr(export, step, stop)
     with pytest.raises(error):
         publish(out, photos, answers)
-    assert files_below(out) == before
+    assert helpers.content_of(out) == before
     assert sorted(os.listdir(str(tmp_path))) == ["bundle", "photos"]
 
 
@@ -138,7 +129,7 @@ def test_a_picture_that_the_disk_does_not_take_stops_the_export(older, photos, a
     monkeypatch.setattr(export.cv2, "imwrite", lambda path, pixels: False)
     with pytest.raises(OSError, match="000.png: "):
         publish(out, photos, answers)
-    assert files_below(out) == before
+    assert helpers.content_of(out) == before
 
 
 @pytest.mark.parametrize("step", ["_save_model", "_save_onnx", "_save_sample"])
@@ -153,7 +144,7 @@ def test_a_full_disk_is_named_whatever_the_library_calls_it(older, photos, answe
     monkeypatch.setattr(export, step, stop)
     with pytest.raises(UsageError, match="500 MiB .*150 MiB"):
         publish(out, photos, answers)
-    assert files_below(out) == before
+    assert helpers.content_of(out) == before
 
 
 def test_what_came_to_lie_in_the_older_bundle_during_the_training_is_not_lost(older, photos, answers, tiny_network):
@@ -188,7 +179,7 @@ def test_an_export_that_answers_differently_is_refused(older, tmp_path, photos, 
     with pytest.raises(ParityError, match="export: model.onnx .*" + said) as refused:
         publish(out, photos, spoil(answers))
     assert refused.value.exit_code == 6
-    assert files_below(out) == before
+    assert helpers.content_of(out) == before
     assert sorted(os.listdir(str(tmp_path))) == ["bundle", "photos"]
 
 

@@ -80,10 +80,15 @@ class FakeConfig:
 
 
 @pytest.fixture
-def gpus(monkeypatch):
+def gpus(monkeypatch, tmp_path):
+    """Two GPUs, of 8 and of 16 GiB."""
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text('#!/bin/sh\ncase "$*" in *--id=0) echo 8192 ;; *--id=1) echo 16384 ;; esac\n')
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     config = FakeConfig()
     monkeypatch.setattr(tf_setup, "require", lambda name: types.SimpleNamespace(config=config))
-    monkeypatch.setattr(tf_setup, "_gpu_memory_bytes", lambda index: (8 << 30) * (index + 1))
     return config
 
 
@@ -99,7 +104,6 @@ def test_a_fraction_limits_each_gpu_to_its_own_share(gpus):
 
 def test_without_a_gpu_nothing_happens(tensorflow, monkeypatch):
     monkeypatch.setattr(tensorflow.config, "list_physical_devices", lambda kind: [])
-    monkeypatch.setattr(tf_setup, "_gpu_memory_bytes", None)  # asking for a card's memory would raise
     assert tf_setup.limit_gpu_memory(0.5) is None
     assert tf_setup.limit_gpu_memory(None) is None
 
