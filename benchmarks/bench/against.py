@@ -34,11 +34,10 @@ from edge_runtime.machine import cpu, libraries
 
 # So many that 15 % shows in windows that scatter by 10 % each, or where bursts hit a third of them (compare_trial).
 MIN_ROUNDS, MAX_ROUNDS = 24, 200
-WINDOW_S = 0.125  # longer measurements get more rounds: they help more against bursts than longer windows
+WINDOW_S = 0.3  # at most
+_ROUNDS_PER_S = 8  # of --seconds: more rounds also help against what longer windows do not, the speed of a process
 MIN_CHANGE = 0.05  # smaller ones do not matter, however sure
 _POWER_S = 3.0  # of a round; a board's sensors give means of half a second, and the first second does not count
-# At the other points they follow the time of the calls; each more figure makes every verdict harder.
-_END_TO_END_ONLY = ("cpu_s_per_image", "joules_per_image")
 _EXPECTED = "expected the name of an engine, a bundle's folder, or a checkout of Picnic Edge"
 
 
@@ -111,23 +110,29 @@ def rounds_of(these, others):
     """
     figures = []
     for key in METRICS + ("joules_per_image",):
-        for point in points_of(these):
-            if (key == "p50_ms" and point != "b1") or (key in _END_TO_END_ONLY and point != END_TO_END):
-                continue
-            pairs = list(zip(values_of(these, point, key), values_of(others, point, key)))
-            if pairs:
-                figures.append((f"{key} {point}", key == "images_per_s", pairs))
-    return figures + overall([pairs for _, higher, pairs in figures if higher])
+        pairs = {
+            point: list(zip(values_of(these, point, key), values_of(others, point, key)))
+            for point in (["b1"] if key == "p50_ms" else points_of(these))
+        }
+        pairs = {point: values for point, values in pairs.items() if values}
+        if len(pairs) > 1:
+            pairs["all"] = overall(list(pairs.values()))
+        for point, values in pairs.items():
+            if key != "cpu_s_per_image" or point in (
+                END_TO_END,
+                "all",
+            ):  # at the others it follows the time of the calls
+                figures.append((f"{key} {point}", key == "images_per_s", values))
+    return figures
 
 
-def overall(rates):
-    """Returns the geometric mean of rates as a figure, [] of fewer than two: what all have in common shows in it first.
+def overall(pairs_of_points):
+    """Returns the pairs of the geometric means over all points: what the points have in common shows in them first.
 
     Args:
-        rates: a list of pairs for each point, as in rounds_of.
+        pairs_of_points: a list of pairs for each point, as in rounds_of.
     """
-    means = [tuple(np.exp(np.mean(np.log(one), axis=0)).tolist()) for one in zip(*rates)]
-    return [("images_per_s all", True, means)] if len(rates) > 1 and means else []
+    return [tuple(np.exp(np.mean(np.log(one), axis=0)).tolist()) for one in zip(*pairs_of_points)]
 
 
 def judge(rounds):
@@ -247,7 +252,7 @@ def _measure_round(sides, subjects, plan, scratch, number, power):
     for side, subject in pairs:
         turns.open_subject(side.bundle, subject, plan, scratch, side.code)
         _require_alive(side, subject)
-    seconds = plan.seconds / _round_count(plan.seconds)
+    seconds = min(WINDOW_S, plan.seconds / 10)  # as in turns
     for point in subjects[0].points():
         for side, subject in pairs if point in subjects[1].points() else ():
             turns.measure_window(subject, point, seconds, {"round": number})
@@ -263,7 +268,7 @@ def _measure_round(sides, subjects, plan, scratch, number, power):
 
 
 def _round_count(seconds):
-    return min(MAX_ROUNDS, max(MIN_ROUNDS, int(round(seconds / WINDOW_S))))
+    return min(MAX_ROUNDS, max(MIN_ROUNDS, int(_ROUNDS_PER_S * seconds)))
 
 
 def _require_alive(side, subject):
