@@ -11,8 +11,18 @@ BUNDLE ?= bundle
 IMAGES ?=
 REPORT ?= jetson-report.json
 JETSON_VENV ?= .venv-jetson
+# The pins of the JetPack that is found, by its release of Linux for Tegra; on a PC those of the TX2.
+L4T ?= $(shell sed -n 's/^. R\([0-9]*\) .*/\1/p' /etc/nv_tegra_release 2>/dev/null)
+JETSON_PINS = requirements/jetson-$(or $(pins-$(L4T)),l4t-$(L4T)).txt
+pins- = tx2
+pins-32 = tx2
+pins-34 = jetpack5
+pins-35 = jetpack5
+pins-36 = jetpack6
+pins-38 = jetpack7
+pins-39 = jetpack7
 
-.PHONY: demo test test-slow wheel-check lint format docs screenshots clean jetson jetson-check
+.PHONY: demo test test-slow wheel-check lint format docs screenshots clean jetson jetson-check arm64-check
 
 demo: $(VENV)/.demo
 	$(BIN)/picnic-edge demo
@@ -54,17 +64,17 @@ $(VENV)/.%: setup.py
 	$(BIN)/python -m pip install --quiet --editable '.[$*]'
 	touch $@
 
-# On a Jetson with JetPack 4.6: docs/jetson/tx2.md. Not --editable: the command that setuptools writes for that asks
+# On a Jetson: docs/jetson/index.md. Not --editable: the command that setuptools writes for that asks
 # for all requirements by name at every start, and JetPack's OpenCV has none. So it is installed again at every call.
 jetson: $(JETSON_VENV)/.done
 	rm -rf build/lib build/bdist.*
 	$(JETSON_VENV)/bin/python -m pip install --quiet --no-deps --no-build-isolation .
 
 # The environment sees JetPack's own OpenCV and TensorRT; --no-deps keeps pip from putting its OpenCV before it.
-$(JETSON_VENV)/.done: setup.py requirements/jetson-tx2.txt
+$(JETSON_VENV)/.done: setup.py $(JETSON_PINS)
 	test -x $(JETSON_VENV)/bin/python || $(PYTHON) -m venv --system-site-packages $(JETSON_VENV)
 	$(JETSON_VENV)/bin/python -m pip install --quiet --upgrade $(patsubst %,'%',$(TOOLS))
-	$(JETSON_VENV)/bin/python -m pip install --quiet --only-binary=:all: --requirement requirements/jetson-tx2.txt
+	$(JETSON_VENV)/bin/python -m pip install --quiet --only-binary=:all: --requirement $(JETSON_PINS)
 	touch $@
 
 # All that can only be simulated without a board; goes on after whatever fails and writes $(REPORT) to send back.
@@ -72,6 +82,10 @@ jetson-check:
 	-$(MAKE) jetson
 	test -e $(JETSON_VENV)/.done && python=$(JETSON_VENV)/bin/python || python=$(PYTHON); \
 	OPENBLAS_CORETYPE=ARMV8 $$python -m benchmarks.board.jetson_check $(BUNDLE) $(if $(IMAGES),--images $(IMAGES)) --out $(REPORT)
+
+# The wheel in an emulated Debian for Arm beside this machine: docs/raspberry-pi.md. Needs root, debootstrap and qemu.
+arm64-check: $(VENV)/.test
+	$(BIN)/python -m benchmarks.board.arm64_check $(BUNDLE) --images $(or $(IMAGES),$(BUNDLE)/sample)
 
 clean:
 	rm -rf $(VENV) $(JETSON_VENV) demo build *.egg-info

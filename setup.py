@@ -12,6 +12,7 @@ with open("README.md", encoding="utf-8") as readme:
 PANDAS = "pandas>=1.1"
 ONNXRUNTIME = ["onnxruntime>=1.10,<2"]
 OPENVINO = ["openvino>=2024.0; python_version >= '3.9'"]
+LITERT = ["ai-edge-litert>=2.1,<3; python_version >= '3.9'"]
 ONNX = [
     "onnx>=1.17,<2; python_version >= '3.10'",
     "onnx>=1.14,<1.17; python_version >= '3.8' and python_version < '3.10'",
@@ -99,6 +100,7 @@ setup(
     extras_require={
         "onnxruntime": ONNXRUNTIME,  # run on any CPU
         "openvino": OPENVINO,  # run faster on x86 CPUs
+        "litert": LITERT,  # run on Arm and x86 CPUs; convert also needs TensorFlow (train)
         "int8": INT8 + ONNXRUNTIME + OPENVINO,  # convert --precision int8
         "train": TRAIN + ONNXRUNTIME,  # train, export, evaluate
         "reports": REPORTS + ONNXRUNTIME,  # explore, explain, and the HTML page of evaluate --report
@@ -109,6 +111,6 @@ setup(
         "docs": DOCS,  # `make docs`
         "demo": TRAIN + REPORTS + ONNXRUNTIME + OPENVINO,  # all that `make demo` shows
         # `make test`
-        "test": TRAIN + REPORTS + INT8 + ONNXRUNTIME + OPENVINO + TABLES + HEIF + LOADGEN + CHECKS,
+        "test": TRAIN + REPORTS + INT8 + ONNXRUNTIME + OPENVINO + LITERT + TABLES + HEIF + LOADGEN + CHECKS,
     },
 )

@@ -3,25 +3,29 @@
 import argparse
 import importlib
 
-from convert import gate, parity
+from convert import labelled
 from convert.conversion import convert
 from edge_runtime.bundle.reading import Bundle
-from edge_runtime.cli.options import positive, share
+from edge_runtime.cli.options import parsed, positive, share
 from edge_runtime.engines.record import (
     DEFAULT_BATCH,
     MAX_BATCH,
+    MAX_F1_DROP,
     MIN_AGREEMENT,
     MIN_AGREEMENT_INT8,
     default_min_agreement,
     engine_name,
 )
 from edge_runtime.errors import UsageError
+from edge_runtime.gate.compare import format_table
+from edge_runtime.gate.judge import MAX_LOG_ODDS_CHANGE, describe
 
 # --to -> the builder: a module with PRECISIONS (the default first), check(precision), which raises MissingRequirement
 # before any work, and build(bundle, settings, folder), which returns facts for engine.json
 TARGETS = {
     "onnxruntime": "convert.onnxruntime",
     "openvino": "convert.openvino",
+    "litert": "convert.litert",
     "tensorrt": "convert.tensorrt",
     "tf-trt": "convert.tf_trt",
 }
@@ -57,15 +61,31 @@ def parser():
         "--labels",
         metavar="TSV",
         help="labelled photos (columns file and label, or a folder of class folders): also refuse the engine if its "
-        f"macro-F1 on them is more than {100 * gate.MAX_F1_DROP:.1f} points below the original's",
+        "macro-F1 on them is too far below the original's (--max-f1-drop)",
     )
     this.add_argument("--images", metavar="DIR", help="folder of a TSV's files (default: the TSV's folder)")
     this.add_argument(
         "--min-agreement",
         type=share,
         metavar="P",
-        help="refuse the engine if a smaller share of the photos gets the original's label "
-        f"(default {MIN_AGREEMENT}; int8 {MIN_AGREEMENT_INT8})",
+        help="refuse the engine if surely (95 %%) a smaller share of photos gets the original's label, near ties left "
+        f"out (default {MIN_AGREEMENT}; int8 {MIN_AGREEMENT_INT8})",
+    )
+    this.add_argument(
+        "--max-log-odds-change",
+        type=lambda text: parsed(float, text, lambda value: value >= 0, "0 or more"),
+        metavar="P",
+        help="refuse the engine if it changes the log-odds of the best labels by a larger share (default "
+        + ", ".join(f"{name} {value}" for name, value in MAX_LOG_ODDS_CHANGE.items())
+        + ")",
+    )
+    this.add_argument(
+        "--max-f1-drop",
+        type=share,
+        default=MAX_F1_DROP,
+        metavar="P",
+        help="with --labels: refuse the engine if its macro-F1 is surely (95 %%) lower by more than this "
+        "(default %(default)s)",
     )
     this.add_argument(
         "--workspace-mib",
@@ -88,8 +108,14 @@ def main(argv=None):
         raise UsageError(f"--max-batch {options.max_batch}: expected 1 to {MAX_BATCH} photos")
     if options.min_agreement is None:
         options.min_agreement = default_min_agreement(precision)
+    if options.max_log_odds_change is None:
+        options.max_log_odds_change = MAX_LOG_ODDS_CHANGE[precision]
     name = engine_name(options.to, precision, options.max_batch)
-    record, result = convert(bundle, options.to, builder, precision, options)
-    print(parity.format_table(name, result))
+    record, parity, verdict = convert(bundle, options.to, builder, precision, options)
+    print(format_table(name, parity))
+    print(describe(verdict))
+    if record["parity"]["labelled"]:
+        print(labelled.format_table(record["parity"]["labelled"]))
+        print(labelled.describe(record["parity"]["labelled"], options.max_f1_drop))
     speed = f"{record['images_per_s']:.1f} images/s at batch {record['batch_profile']['max']}"
     print(f"built in {record['build_s']:.1f} s, {speed}; use it with --engine {name}, or leave it to --engine auto")

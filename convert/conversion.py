@@ -10,18 +10,21 @@ import typing
 
 import numpy as np
 
-from convert import gate, parity, reference
+from convert import labelled, reference
 from edge_runtime import files
 from edge_runtime.bundle import signing
 from edge_runtime.bundle.checksums import list_files
 from edge_runtime.bundle.reading import Sample
 from edge_runtime.console import say
+from edge_runtime.engines.check import check, split_sample
 from edge_runtime.engines.kinds import create_engine
 from edge_runtime.engines.record import ENGINE_JSON, FORMAT_VERSION, EngineInfo, engine_name
-from edge_runtime.errors import PicnicError, UsageError
+from edge_runtime.errors import ParityError, PicnicError, UsageError
+from edge_runtime.gate import judge
 from edge_runtime.machine import cpu, memory
 
 SPEED_S = 1.0  # how long an engine's speed is measured, at batch 1 and in its largest batches
+OPTIONS = ("calibration", "labels", "images", "min_agreement", "max_log_odds_change", "max_f1_drop")  # kept, to rebuild
 _SPACE_FACTOR = 4  # a conversion may need this many times the model's size on the disk
 _FULL_BYTES = 16 << 20  # with less than this free, an error of any kind is taken for a full disk
 
@@ -46,7 +49,7 @@ def convert(bundle, kind, builder, precision, options):
         options: of convert.cli.parser.
 
     Returns:
-        (the content of engine.json, convert.parity.Parity).
+        (the content of engine.json, edge_runtime.gate.compare.Parity, edge_runtime.gate.judge.Verdict).
 
     Raises:
         ParityError: the gate refused the engine; nothing is kept.
@@ -60,32 +63,52 @@ def convert(bundle, kind, builder, precision, options):
     try:
         with files.atomic_folder(os.path.join(engines, name)) as folder, _naming_a_full_disk(engines):
             files.remove_abandoned(engines)
-            labelled = reference.labelled_photos(bundle, options.labels, options.images) if options.labels else None
+            photos = reference.labelled_photos(bundle, options.labels, options.images) if options.labels else None
             sample = reference.reference_sample(bundle, options.calibration, options.images)
-            settings = Settings(precision, options.max_batch, options.workspace_mib, sample)
+            calibration, checked = split_sample(sample, precision)
+            too_few = judge.not_enough(len(checked.names))
+            if too_few:
+                calibrating = f"; {len(calibration.names)} more calibrate int8" if precision == "int8" else ""
+                raise ParityError(f"{name} was not built: {too_few}{calibrating}")
+            settings = Settings(precision, options.max_batch, options.workspace_mib, calibration)
             record = _build(bundle, kind, builder, settings, folder)
-            for option in ("calibration", "labels", "images", "min_agreement"):  # to make it again with the same
+            for option in OPTIONS:
                 record[option] = getattr(options, option)
-            say(f"checking {name} on {len(sample.names)} photos")
+            say(f"checking {name} on {len(checked.names)} photos")
             info = EngineInfo(name, kind, precision, folder, record)
+            if hasattr(builder, "also_runs_in"):
+                _check_model(bundle, info, builder.also_runs_in(precision), checked, options)
             with create_engine(info, len(bundle.class_names), options.max_batch, None).open() as engine:
-                result = parity.compare(engine, sample, parity.batch_sizes(options.max_batch))
-                gate.require_agreement(name, result, options.min_agreement)
+                parity, verdict = check(engine, checked, options.min_agreement, options.max_log_odds_change)
                 record["images_per_s"] = round(_speed(engine, sample.images, options.max_batch), 2)
                 record["images_per_s_b1"] = record["images_per_s"]
                 if options.max_batch > 1:
                     record["images_per_s_b1"] = round(_speed(engine, sample.images, 1), 2)
-                answers = parity.classify(bundle, engine, labelled) if labelled else None
-            if labelled:  # one engine in memory at a time
-                result = result._replace(labelled=parity.compare_labelled(bundle, labelled, answers))
-                gate.require_macro_f1(name, result)
-            record.update(parity=result._asdict(), files=list_files(folder))
+                answers = labelled.classify(bundle, engine, photos) if photos else None
+            scores = None
+            if photos:  # one engine in memory at a time
+                scores = labelled.compare_labelled(bundle, photos, answers)
+                labelled.require_macro_f1(name, parity, scores, options.max_f1_drop)
+            record.update(parity=dict(parity._asdict(), labelled=scores), verdict=dict(verdict._asdict()))
+            record["files"] = list_files(folder)
             files.write_json(os.path.join(folder, ENGINE_JSON), signing.signed(record))
     except BaseException:
         with contextlib.suppress(OSError):
             os.rmdir(engines)  # only an empty folder is removed
         raise
-    return record, result
+    return record, parity, verdict
+
+
+def _check_model(bundle, info, precision, sample, options):
+    """Runs an engine's files in a precision that rounds less, and judges them as that. Raises ParityError: see check.
+
+    A fault of the model that the engine's own rounding hides shows there.
+    """
+    if precision == info.precision:
+        return
+    exact = info._replace(name=f"{info.name}, computed in {precision},", precision=precision)
+    with create_engine(exact, len(bundle.class_names), 1, None).open() as engine:  # batches are the engine's own matter
+        check(engine, sample, options.min_agreement, judge.MAX_LOG_ODDS_CHANGE[precision])
 
 
 def _build(bundle, kind, builder, settings, folder):

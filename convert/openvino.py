@@ -25,6 +25,11 @@ def check(precision):
         require("nncf")
 
 
+def also_runs_in(precision):
+    """Returns the precision in which the same files can be computed with the least rounding."""
+    return "fp32" if precision == "bf16" else precision
+
+
 def build(bundle, settings, folder):
     """Writes the engine's files into folder. bf16 is the fp32 IR, computed in bf16 by the plugin.
 

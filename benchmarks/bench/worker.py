@@ -16,7 +16,7 @@ import numpy as np
 
 from benchmarks import loadgen
 from benchmarks.bench import measure, other_code
-from convert import parity
+from convert.labelled import macro_f1
 from edge_runtime.bundle.reading import Bundle
 from edge_runtime.classifier import Classifier
 from edge_runtime.engines.base import EngineError
@@ -70,6 +70,7 @@ class Worker:
         context = multiprocessing.get_context("spawn")  # a fork would share the parent's threads and memory
         self._connection, theirs = context.Pipe()
         self._busy = True
+        self._hangs = ""  # how, once it does
         serve: typing.Callable = _serve
         arguments: tuple = (theirs, os.getpid(), task)
         if task.code:
@@ -101,6 +102,8 @@ class Worker:
         Raises:
             EngineFailed: it failed, its process ended, or it took too long; the process is then killed.
         """
+        if self._hangs:
+            raise EngineFailed(self._hangs)
         self._busy = True
         with contextlib.suppress(OSError):  # where the process has ended, reading says how
             self._connection.send((request, arguments))
@@ -118,7 +121,9 @@ class Worker:
     def _answer(self, limit_s):
         try:
             if not self._connection.poll(limit_s):
-                raise EngineFailed(f"it hangs: no answer for {limit_s:.0f} s")
+                self._hangs = f"it hangs: no answer for {limit_s:.0f} s"
+                self.close()
+                raise EngineFailed(self._hangs)
             reason, value = self._connection.recv()
         except (EOFError, OSError):
             self._process.join(_GRACE_S)
@@ -233,7 +238,7 @@ class _OpenEngine:
         return {
             "labelled_photos": len(rows),
             "top1": float(np.mean(truth == predicted)),
-            "macro_f1": parity.macro_f1(truth, predicted),
+            "macro_f1": macro_f1(truth, predicted),
         }
 
     def memory(self):

@@ -2,10 +2,11 @@
 
 import typing
 
-# A board's rails that add up to all of it; the first entry whose rails exist counts. VDD_IN (TX2, Orin NX and Nano) is
-# the whole module. On AGX Orin the module is the sum of three, and VIN_SYS_5V0 contains VDDQ_VDD2_1V8AO (NVIDIA's
-# Jetson Linux guide): rails that are part of another one are not added.
-_WHOLE_BOARDS = (("VDD_IN",), ("VDD_GPU_SOC", "VDD_CPU_CV", "VIN_SYS_5V0"))
+# A board's rails that add up to all of it; the first entry whose rails exist counts. VDD_IN (TX2, Xavier NX, Orin NX,
+# Orin Nano) and POM_5V_IN (Nano) are the whole module, VIN (AGX Thor) the whole developer kit. On AGX Orin the module
+# is the sum of three, and VIN_SYS_5V0 contains VDDQ_VDD2_1V8AO (NVIDIA's Jetson Linux guide): rails that are part of
+# another one are not added.
+_WHOLE_BOARDS = (("VDD_IN",), ("POM_5V_IN",), ("VIN",), ("VDD_GPU_SOC", "VDD_CPU_CV", "VIN_SYS_5V0"))
 
 
 class Sample(typing.NamedTuple):

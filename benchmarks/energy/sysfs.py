@@ -12,7 +12,6 @@ _THROTTLE_COUNTERS = (
     (OVER_CURRENT, "sys/class/hwmon/hwmon*/oc[0-9]*_event_cnt"),
     (HEAT, "sys/devices/system/cpu/cpu[0-9]*/thermal_throttle/*_throttle_count"),
 )
-_GPU_CLOCKS = ("sys/class/devfreq/*.g[pva]*/cur_freq", "sys/devices/*.gp10b/devfreq/*.gp10b/cur_freq")
 _CPU_CLOCKS = "sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_cur_freq"
 _THERMAL_ZONES = "sys/class/thermal/thermal_zone*"
 
@@ -24,8 +23,8 @@ def clocks_mhz(root):
     speeds_khz = [speed for speed in cores if speed is not None]
     if speeds_khz:
         clocks["cpu"] = max(speeds_khz) / 1e3
-    for pattern in _GPU_CLOCKS:
-        for path in glob.glob(os.path.join(root, pattern)):
+    for pattern in jetson.GPU_CLOCKS:
+        for path in glob.glob(os.path.join(root, pattern, "cur_freq")):
             speed_hz = read_number(path)
             if speed_hz is not None:
                 clocks["gpu"] = speed_hz / 1e6

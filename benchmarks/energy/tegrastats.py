@@ -15,18 +15,19 @@ from benchmarks.energy.source import Sample, Source, real_temperatures, whole_bo
 
 FIRST_LINE_S = 5.0  # how long tegrastats may take for its first line with power rails
 _NO_RAILS = ("NC", "RAM", "SWAP", "IRAM")  # not connected; memory, where a line was cut off before its unit
-_RAIL = re.compile(r"(?<!\S)([A-Za-z]\w*) (\d+(?:\.\d+)?)(mW|W|)/(?:\d+(?:\.\d+)?)(?:mW|W|)(?!\S)")
-_TEMPERATURE = re.compile(r"(?<!\S)(\w+)@(-?\d+(?:\.\d+)?)C(?!\S)")
+# now/average, in L4T R39 now/average/highest
+_RAIL = re.compile(r"(?<!\S)([A-Za-z]\w*) (\d+(?:\.\d+)?)(mW|W|)(?:/\d+(?:\.\d+)?(?:mW|W|)){1,2}(?!\S)")
+_TEMPERATURE = re.compile(r"(?<!\S)(\w+)@(-?\d+(?:\.\d+)?)C(?:/-?\d+(?:\.\d+)?C)?(?!\S)")
 _CPUS = re.compile(r"(?<!\S)CPU \[([^\]]*)\]")
-_EMC = re.compile(r"(?<!\S)EMC_FREQ \d+%@(\d+)(?!\S)")
+_EMC = re.compile(r"(?<!\S)EMC_FREQ (?:\d+%)?@(\d+)(?!\S)")
 _GPU = re.compile(r"(?<!\S)GR3D_FREQ (?:\d+%)?@\[?(\d+(?:,\d+)*)\]?(?!\S)")
 
 
 def parse_tegrastats(line):
-    """Reads a line of tegrastats: a TX2's of L4T R28 or R32, or an Orin's.
+    """Reads a line of tegrastats: of L4T R28 to R39, from a TX2 to a Thor.
 
     Args:
-        line: text. Of "now/average" pairs the first value counts.
+        line: text. Of "now/average" and "now/average/highest" the first value counts.
 
     Returns:
         Sample (watts), or None for a line without any rail.

@@ -50,11 +50,13 @@ _LIBRARIES = (
     ("pillow-heif", "photos of iPhones (HEIC)"),
     ("onnxruntime", "running bundles on any CPU"),
     ("openvino", "faster engines on x86 CPUs"),
+    ("ai-edge-litert", "LiteRT engines"),
     ("tensorflow", "training"),
     ("tf2onnx", "training (export)"),
     ("scikit-learn", "evaluating"),
 )
 _MODULES = {
+    "ai-edge-litert": "ai_edge_litert",
     "opencv-python-headless": "cv2",
     "pillow": "PIL",
     "pillow-heif": "pillow_heif",

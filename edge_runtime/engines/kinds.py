@@ -10,6 +10,7 @@ from edge_runtime.machine import cpu
 
 # kind -> distribution
 LIBRARIES = {
+    "litert": "ai-edge-litert",
     "onnxruntime": "onnxruntime",
     "openvino": "openvino",
     "tensorflow": "tensorflow",

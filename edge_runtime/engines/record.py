@@ -8,6 +8,7 @@ import typing
 
 from edge_runtime.bundle import manifest
 from edge_runtime.engines.kinds import GPU_KINDS, LIBRARIES, module_of
+from edge_runtime.gate.judge import MAX_LOG_ODDS_CHANGE
 from edge_runtime.machine import cpu, libraries
 
 ENGINE_JSON = "engine.json"
@@ -19,6 +20,8 @@ MAX_BATCH = 1024  # photos; larger ones take memory and gain nothing
 # Defaults of `picnic-edge convert --min-agreement`: share of the photos that must get the original's label
 MIN_AGREEMENT = 0.995
 MIN_AGREEMENT_INT8 = 0.98
+
+MAX_F1_DROP = 0.005  # default of `picnic-edge convert --max-f1-drop`, of macro-F1, 0..1
 
 # Stands for an engine.json that cannot be used: of no bundle, slower than all.
 UNREADABLE: typing.Dict[str, typing.Any] = {
@@ -140,6 +143,8 @@ def rebuild_command(bundle, info):
         ("--labels", record.get("labels"), None),
         ("--images", record.get("images"), None),
         ("--min-agreement", record.get("min_agreement"), default_min_agreement(info.precision)),
+        ("--max-log-odds-change", record.get("max_log_odds_change"), MAX_LOG_ODDS_CHANGE.get(info.precision)),
+        ("--max-f1-drop", record.get("max_f1_drop"), MAX_F1_DROP),
     )
     words = ["picnic-edge", "convert", bundle.path, "--to", info.kind, "--precision", info.precision]
     for option, value, default in options:

@@ -1,7 +1,8 @@
 """Facts about a Jetson board and its settings, from files and NVIDIA's tools; nothing here needs root.
 
 Functions that read files take the folder that stands for /, so that the files of a recorded board can be read.
-Sources: jetson_stats (chips), L4T's release notes (JetPack), the output of nvpmodel and jetson_clocks on boards.
+Sources: jetson_stats and Linux' device trees (chips), jetson-containers and L4T's release notes (JetPack), the output
+of nvpmodel and jetson_clocks on boards.
 """
 
 import glob
@@ -24,6 +25,7 @@ _CHIPS = (
     ("nvidia,tegra210", Chip("Jetson Nano or TX1", "5.3")),
     ("nvidia,tegra194", Chip("Jetson Xavier", "7.2")),
     ("nvidia,tegra234", Chip("Jetson Orin", "8.7")),
+    ("nvidia,tegra264", Chip("Jetson Thor", "11.0")),
 )
 
 _JETPACKS = {
@@ -34,12 +36,30 @@ _JETPACKS = {
     "32.7.4": "4.6.4",
     "32.7.5": "4.6.5",
     "32.7.6": "4.6.6",
+    "34.1.1": "5.0.1",
+    "35.1.0": "5.0.2",
+    "35.2.1": "5.1",
+    "35.3.1": "5.1.1",
     "35.4.1": "5.1.2",
+    "35.5.0": "5.1.3",
+    "35.6.0": "5.1.4",
+    "35.6.1": "5.1.5",
+    "36.2.0": "6.0 DP",
     "36.3.0": "6.0",
+    "36.4.0": "6.1",
+    "36.4.3": "6.2",
+    "36.4.4": "6.2.1",
+    "36.5.0": "6.2.2",
+    "38.2.0": "7.0",
+    "38.2.2": "7.0",
+    "38.4.0": "7.1",
+    "39.2.0": "7.2",
 }
+# The first number of an L4T release -> JetPack, for releases that the table lacks
+_GENERATIONS = {"32": "4", "34": "5", "35": "5", "36": "6", "38": "7", "39": "7"}
 
-# Named gp10b, gv11b, ga10b or gpu, by board and release
-_GPU_CLOCKS = ("sys/class/devfreq/*.g[pva]*", "sys/devices/*.gp10b/devfreq/*.gp10b")
+# Folders with a GPU's clocks: its device is named gp10b, gv11b, ga10b or gpu, by board and release; on Thor gpu-gpc-0
+GPU_CLOCKS = ("sys/class/devfreq/*.g[pva]*", "sys/class/devfreq/gpu-gpc-*", "sys/devices/*.gp10b/devfreq/*.gp10b")
 
 # 4 GiB in a file. nvzramconfig's swap is compressed memory, which does not help a build.
 SWAP_COMMANDS = (
@@ -95,10 +115,9 @@ def l4t(root="/"):
 
 
 def jetpack(release):
-    """Returns the JetPack that an L4T release belongs to, "" where it is not known."""
-    if release.startswith("36.4."):
-        return "6.1 or 6.2"
-    return _JETPACKS.get(release, "")
+    """Returns the JetPack that an L4T release belongs to: "6.2.1"; "6.x" for a release that is new; "" if not known."""
+    generation = _GENERATIONS.get(release.split(".")[0])
+    return _JETPACKS.get(release) or (f"{generation}.x" if generation else "")
 
 
 def power_mode(text):
@@ -116,7 +135,7 @@ def gpu_clock(root="/", text=""):
     Returns:
         (lowest, highest), or None where it is not known.
     """
-    for folder in [path for pattern in _GPU_CLOCKS for path in sorted(glob.glob(os.path.join(root, pattern)))]:
+    for folder in [path for pattern in GPU_CLOCKS for path in sorted(glob.glob(os.path.join(root, pattern)))]:
         lowest, highest = read(folder, "min_freq"), read(folder, "max_freq")
         if lowest.isdigit() and highest.isdigit():
             return int(lowest) // 1000000, int(highest) // 1000000

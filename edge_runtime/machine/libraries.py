@@ -10,6 +10,7 @@ from edge_runtime.errors import MissingRequirement
 INSTALL = {
     "onnxruntime": "pip install onnxruntime",
     "openvino": "pip install 'openvino>=2024' (Python 3.9 or newer)",
+    "ai_edge_litert": "pip install ai-edge-litert (Python 3.9 or newer)",
     "nncf": "pip install nncf (Python 3.9 or newer)",
     "tensorflow": "pip install tensorflow-cpu (x86 PC) or tensorflow; on a Jetson NVIDIA's own wheel",
     "tensorrt": "it comes with JetPack on a Jetson: sudo apt-get install python3-libnvinfer; "

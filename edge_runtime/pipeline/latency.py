@@ -1,4 +1,10 @@
-"""Percentiles of durations in bounded memory, however long a run lasts; and how many durations a percentile needs."""
+"""Percentiles of durations in bounded memory, however long a run lasts; and how many durations a percentile needs.
+
+Of few durations a high percentile is the longest or the second longest, which chance decides. MIN_COUNTS are the
+smallest counts from which MLPerf's LoadGen estimates one ("early stopping": loadgen/early_stopping.cc and
+loadgen/results.cc of github.com/mlcommons/inference): the chance that at most one of n is longer than the percentile,
+p^n + n p^(n-1) (1-p), is 1 % at most. Its log asks for 64 queries for the 90th, 662 for the 99th.
+"""
 
 import math
 
@@ -7,10 +13,7 @@ _WIDTH = math.log(1.02)
 _SMALLEST_MS = 1e-3
 _BUCKETS = 1 + int(math.log(1e10) / _WIDTH)  # up to 10,000 s; longer ones share the last bucket, max_ms knows them
 
-# percentile -> how many durations it takes. Of few, a high one is the longest or the second longest, which chance
-# decides. These are the smallest counts from which MLPerf's LoadGen estimates one ("early stopping": early_stopping.cc
-# and results.cc in loadgen/ of github.com/mlcommons/inference): the chance that at most one of n is longer than the
-# percentile, p^n + n p^(n-1) (1-p), is 1 % at most. Its log asks for 64 queries for the 90th, 662 for the 99th.
+# percentile -> how many durations it takes
 MIN_COUNTS = {50: 1, 90: 64, 95: 130, 97: 219, 99: 662, 99.9: 6636}
 
 

@@ -1,6 +1,7 @@
 """picnic-edge bench: what it measures, prints and writes, and what it does about engines that cannot run here."""
 
 import json
+import multiprocessing
 import os
 import re
 import shutil
@@ -53,6 +54,7 @@ def quick(monkeypatch):
     monkeypatch.setattr(turns, "MIN_WINDOWS", 3)
     monkeypatch.setattr(turns, "MAX_WINDOWS", 4)
     monkeypatch.setattr(machine_state, "REFERENCE_S", 0.001)
+    monkeypatch.setattr(machine_state, "BUSY_S", 0.01)
     monkeypatch.setattr(roofline, "measure_peaks", lambda seconds: dict(PEAKS))
 
 
@@ -62,7 +64,7 @@ def no_cold_start(monkeypatch):
 
 
 @pytest.fixture
-def stub(monkeypatch, no_cold_start):
+def stub(monkeypatch, no_cold_start, forked):
     """Puts engines of tests.benchmarks.bench.stub_engines in place of the real ones: stub(opener)."""
     monkeypatch.setattr(plan, "open_engine", stub_engines.open_sleeping)
     return lambda opener: monkeypatch.setattr(plan, "open_engine", opener)
@@ -322,10 +324,10 @@ def two_engines(bundle, capsys):
     ],
 )
 def test_a_crash_costs_only_that_engine_and_what_was_measured_is_kept(
-    bundle, stub, monkeypatch, capsys, opener, reason
+    bundle, no_cold_start, monkeypatch, capsys, opener, reason
 ):
     monkeypatch.setattr(turns, "check_engine", lambda *_: None)
-    stub(opener)
+    monkeypatch.setattr(plan, "open_engine", opener)
     engines = two_engines(bundle, capsys)
     first = engines["onnxruntime-fp32"]
     assert re.match(reason, first["stopped"]) and first["windows"] and "second line" not in first["stopped"]
@@ -351,6 +353,15 @@ def test_an_engine_that_hangs_while_it_is_opened_is_ended(tiny_bundle, tmp_path,
         Worker(Task(tiny_bundle, "onnxruntime", [1], [], str(tmp_path), stub_engines.open_sleeping))
 
 
+def test_an_engine_that_hangs_is_asked_nothing_more(tiny_bundle, tmp_path, monkeypatch):
+    one = Worker(Task(tiny_bundle, "onnxruntime", [1], [], str(tmp_path), stub_engines.open_sleeping))
+    monkeypatch.setattr(worker, "STEP_LIMIT_S", 0.3)
+    for request in (("model", 1, 3600.0), ("memory",)):
+        with pytest.raises(EngineFailed, match="hangs"):
+            one.ask(*request)
+    assert not multiprocessing.active_children()
+
+
 def test_a_cold_start_that_hangs_is_ended(tiny_bundle, monkeypatch):
     monkeypatch.setattr(cold_start, "LIMIT_S", 0.05)
     subject = Subject("onnxruntime")
@@ -358,8 +369,8 @@ def test_a_cold_start_that_hangs_is_ended(tiny_bundle, monkeypatch):
     assert "hangs" in subject.problem
 
 
-def test_a_bug_while_opening_is_shown_and_named(tiny_bundle, stub, capfd):
-    stub(stub_engines.open_refused)
+def test_a_bug_while_opening_is_shown_and_named(tiny_bundle, no_cold_start, monkeypatch, capfd):
+    monkeypatch.setattr(plan, "open_engine", stub_engines.open_refused)
     with pytest.raises(MissingRequirement, match="onnxruntime .*KeyError: 'planted bug'"):
         cli.main([tiny_bundle] + QUICK)
     assert "Traceback" in capfd.readouterr().err
@@ -428,7 +439,7 @@ def test_an_unstable_engine_is_said_and_marked(tiny_bundle, stub, monkeypatch, c
 
 def test_engines_that_do_not_fit_into_memory_together_come_one_after_the_other(bundle, stub, monkeypatch, capsys):
     monkeypatch.setattr(turns, "check_engine", lambda *_: None)
-    monkeypatch.setattr(turns.memory, "memory_info", lambda: {"MemAvailable": 64 << 20})
+    monkeypatch.setattr(turns.memory, "memory_available_bytes", lambda: 64 << 20)
     for engine in two_engines(bundle, capsys).values():
         check_figures(engine)
 
@@ -436,7 +447,7 @@ def test_engines_that_do_not_fit_into_memory_together_come_one_after_the_other(b
 def test_engines_on_a_gpu_are_open_alone(monkeypatch):
     kinds = {"a": "onnxruntime", "b": "openvino", "c": "tensorrt", "d": "tensorrt"}
     monkeypatch.setattr(turns, "find_engine", lambda bundle, name: EngineInfo(name, kinds[name], "fp16", "", None))
-    monkeypatch.setattr(turns.memory, "memory_info", lambda: {"MemAvailable": 64 << 30})
+    monkeypatch.setattr(turns.memory, "memory_available_bytes", lambda: 64 << 30)
     subjects = {name: Subject(name) for name in kinds}
     assert turns._fits(None, [subjects["a"]], subjects["b"])
     assert not turns._fits(None, [subjects["a"]], subjects["c"])
@@ -539,7 +550,7 @@ def test_what_stops_a_run_costs_nothing_that_was_measured(tiny_bundle, stub, tmp
     def stop(*_):
         raise error
 
-    monkeypatch.setattr(roofline, "measure_peaks", stop)
+    monkeypatch.setattr(roofline, "place", stop)
     folder = tmp_path / "report"
     with pytest.raises(type(error)):
         cli.main([tiny_bundle, "--report", str(folder)] + QUICK)

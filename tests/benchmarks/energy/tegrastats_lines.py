@@ -1,7 +1,8 @@
 """Lines of tegrastats as boards printed them, from public reports (long lists of cores shortened to "..." there).
 
 TX2: henrygd/beszel pull request 1631 and tx-utils issue 3. Orin: jetson_exporter issue 14 (AGX, L4T R35), L4T 36.4.4
-(AGX), and beszel's tests (NX or Nano of 8 GB).
+(AGX), and beszel's tests (NX or Nano of 8 GB). Xavier and Nano, Thor with L4T 38.4, with root's rights, and with R39:
+tests and documentation of public parsers of tegrastats.
 """
 
 TX2_ROOT = (
@@ -39,7 +40,46 @@ ORIN_NX = (  # cut off after its second rail's name, as it was reported
     "EMC_FREQ 43%@2133 GR3D_FREQ 63%@[621] NVDEC off ... APE 200 cpu@53.968C soc2@52.437C soc0@50.75C gpu@53.343C "
     "tj@53.968C soc1@51.656C VDD_IN 12479mW/12479mW VDD_CPU_GPU_CV ..."
 )
-ALL = (TX2_ROOT, TX2_USER, TX2_CORES_OFF, AGX_ORIN_R35, AGX_ORIN_R36, ORIN_NX)
+ORIN_NANO = (
+    "11-30-2025 13:26:01 RAM 2461/7620MB (lfb 3x2MB) SWAP 1243/3810MB (cached 5MB) CPU [19%@729,14%@729,22%@729,...] "
+    "EMC_FREQ 4%@2133 GR3D_FREQ 0%@[305] NVDEC off NVJPG off NVJPG1 off VIC off OFA off APE 200 cpu@46.531C "
+    "soc2@47.312C soc0@46.593C gpu@48.218C tj@48.843C soc1@48.843C VDD_IN 5704mW/5704mW VDD_CPU_GPU_CV 831mW/831mW "
+    "VDD_SOC 1624mW/1624mW"
+)
+XAVIER_NX = (
+    "RAM 2690/6854MB (lfb 6x1MB) SWAP 479/3427MB (cached 3MB) CPU [3%@1904,7%@1906,1%@1905,0%@1907,off,off] "
+    "EMC_FREQ 0%@1600 GR3D_FREQ 0%@[510] VIC_FREQ 601 APE 150 AUX@39C CPU@39.5C AO@37.5C GPU@37.5C PMIC@50C "
+    "VDD_IN 5079mW/5079mW VDD_CPU_GPU_CV 696mW/696mW VDD_SOC 1104mW/1104mW"
+)
+AGX_XAVIER = (  # cut off before its cores, as it was reported
+    "CPU [0%@1190,1%@1190,0%@1190,0%@1189,0%@1190,0%@1191,0%@1190,0%@1190] EMC_FREQ 0%@1331 GR3D_FREQ 0%@114 "
+    "VIC_FREQ 115 APE 150 AUX@36C CPU@36.5C thermal@35.7C Tboard@37C AO@35C GPU@35C Tdiode@38.75C PMIC@50C "
+    "GPU 467mW/467mW CPU 467mW/467mW SOC 1245mW/1245mW CV 0mW/0mW VDDRQ 311mW/311mW SYS5V 2768mW/2768mW"
+)
+NANO = (
+    "RAM 1409/3964MB (lfb 28x4MB) SWAP 0/1982MB (cached 0MB) IRAM 0/252kB(lfb 252kB) CPU [22%@518,67%@518,off,off] "
+    "EMC_FREQ 0%@1600 GR3D_FREQ 0%@76 APE 25 PLL@28.5C CPU@32C PMIC@50C GPU@30.5C AO@39.5C thermal@31.25C "
+    "POM_5V_IN 2003/2003 POM_5V_GPU 0/0 POM_5V_CPU 320/320"
+)
+THOR_R38 = (  # without root's rights: no VIN
+    "05-17-2026 10:00:32 RAM 4208/125773MB (lfb 31x4MB) SWAP 0/2048MB (cached 0MB) CPU [1%@972,0%@972,0%@972,...] "
+    "EMC_FREQ 0%@665 GR3D_FREQ @[0,0,0] NVENC0_FREQ @0 NVENC1_FREQ @0 NVDEC0_FREQ @0 NVDEC1_FREQ @0 NVJPG0_FREQ @0 "
+    "VIC off OFA_FREQ @0 PVA0_FREQ off APE 300 cpu@34.468C tj@34.5C soc012@33.781C soc345@34.5C VDD_GPU 0mW/0mW "
+    "VDD_CPU_SOC_MSS 4165mW/4165mW VIN_SYS_5V0 4126mW/4126mW"
+)
+THOR_R38_ROOT = (
+    "01-20-2026 22:46:22 RAM 17842/125772MB (lfb 79x4MB) CPU [0%@972,0%@972,0%@1566,0%@1566,...] cpu@30.468C "
+    "tj@31.218C soc012@30.218C soc345@31.218C VDD_GPU 0mW/0mW VDD_CPU_SOC_MSS 5535mW/5535mW VIN_SYS_5V0 5040mW/5040mW "
+    "VIN 16802mW/16802mW"
+)
+THOR_R39 = (
+    "08-08-2026 21:00:39 RAM 8353/125749MB (lfb 31x4MB) CPU [90%@2601,75%@2601,off,7%@2601] EMC_FREQ 34%@4266 "
+    "GR3D_FREQ 87%@[1574,1574,1574] NVENC0_FREQ @1691 VIC off cpu@58.25C/61.75C tj@66.625C/66.625C gpu@56.937C/66.625C "
+    "soc012@55.375C/58.781C soc345@55.812C/60.031C VDD_GPU 37939mW/8660mW/37939mW "
+    "VDD_CPU_SOC_MSS 30059mW/12281mW/30059mW VIN_SYS_5V0 15486mW/7424mW/15486mW VIN 124486mW/36487mW/124486mW"
+)
+ORINS = (AGX_ORIN_R35, AGX_ORIN_R36, ORIN_NX, ORIN_NANO)
+ALL = (TX2_ROOT, TX2_USER, TX2_CORES_OFF) + ORINS + (XAVIER_NX, AGX_XAVIER, NANO, THOR_R38, THOR_R38_ROOT, THOR_R39)
 ODD = (
     "",
     "tegrastats: not found",

@@ -121,6 +121,13 @@ RAPL = {
         (tegrastats_lines.AGX_ORIN_R35, 4, 2.340 + 0.390 + 4.025),
         (tegrastats_lines.AGX_ORIN_R36, 3, 2.412 + 1.607 + 4.707),
         (tegrastats_lines.ORIN_NX, 1, 12.479),
+        (tegrastats_lines.ORIN_NANO, 3, 5.704),
+        (tegrastats_lines.XAVIER_NX, 3, 5.079),
+        (tegrastats_lines.AGX_XAVIER, 6, 0),  # which of them overlap is not known
+        (tegrastats_lines.NANO, 3, 2.003),
+        (tegrastats_lines.THOR_R38, 3, 0),
+        (tegrastats_lines.THOR_R38_ROOT, 4, 16.802),
+        (tegrastats_lines.THOR_R39, 4, 124.486),
     ],
 )
 def test_the_rails_of_a_recorded_line_and_which_are_the_whole_board(line, rails, whole_w):
@@ -155,6 +162,14 @@ def test_orin_lines_in_full():
     assert parse_tegrastats(tegrastats_lines.ORIN_NX).clocks_mhz["gpu"] == 621
     older = tegrastats_lines.AGX_ORIN_R35.replace("0%@[0,0]", "17%@306 GR3D2_FREQ 0%@0")
     assert parse_tegrastats(older).clocks_mhz["gpu"] == 306
+
+
+def test_thor_lines_in_full():
+    idle, busy = parse_tegrastats(tegrastats_lines.THOR_R38), parse_tegrastats(tegrastats_lines.THOR_R39)
+    assert idle.clocks_mhz == {"cpu": 972, "gpu": 0, "emc": 665}
+    assert busy.clocks_mhz == {"cpu": 2601, "gpu": 1574, "emc": 4266}
+    assert busy.rails["VDD_GPU"] == 37.939  # now, not the average
+    assert busy.temperatures_c["tj"] == 66.625 and busy.temperatures_c["cpu"] == 58.25
 
 
 @pytest.mark.parametrize("line", tegrastats_lines.ODD)

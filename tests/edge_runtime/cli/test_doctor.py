@@ -233,7 +233,7 @@ def test_an_orin_has_memory_enough_and_its_own_power_modes(root, tools):
     checks = {check.name: check for check in doctor.examine(root(boards.ORIN))}
     assert "swap" not in checks
     assert checks["board"].found == "NVIDIA Jetson AGX Orin Developer Kit (Jetson Orin)"
-    assert checks["jetpack"].found == "L4T 36.4.4 (JetPack 6.1 or 6.2)"
+    assert checks["jetpack"].found == "L4T 36.4.4 (JetPack 6.2.1)"
     assert (
         checks["power mode"].status == "warning"
         and checks["power mode"].fix == "sudo nvpmodel -m N, N from nvpmodel -p"
@@ -242,6 +242,28 @@ def test_an_orin_has_memory_enough_and_its_own_power_modes(root, tools):
     assert checks["nvidia gpu"].found.startswith("compute capability 8.7")
     assert checks["cpu"].found.endswith(", asimd asimddp asimdhp")
     assert checks["cameras"].status == "missing"
+
+
+def test_a_xavier_with_jetpack_5(root, tools):
+    tools["nvpmodel"] = "NV Power Mode: MODE_20W_6CORE\n8"
+    checks = {check.name: check for check in doctor.examine(root(boards.XAVIER))}
+    assert checks["board"].found == "NVIDIA Jetson Xavier NX Developer Kit (Jetson Xavier)"
+    assert checks["jetpack"][1:3] == ("ok", "L4T 35.4.1 (JetPack 5.1.2)")
+    assert checks["gpu clock"][1:3] == ("warning", "varies from 114 to 1109 MHz")
+    assert checks["nvidia gpu"].found.startswith("compute capability 7.2")
+    assert checks["swap"].status == "warning"
+    assert checks["cuda"].found.startswith("11.4.19")
+
+
+def test_a_thor_with_jetpack_7(root, tools):
+    tools["nvpmodel"] = "NV Power Mode: MAXN\n0"
+    checks = {check.name: check for check in doctor.examine(root(boards.THOR))}
+    assert checks["board"].found == "NVIDIA Jetson AGX Thor Developer Kit (Jetson Thor)"
+    assert checks["jetpack"][1:3] == ("ok", "L4T 38.2.2 (JetPack 7.0)")
+    assert checks["power mode"].status == "ok" and "swap" not in checks
+    assert checks["gpu clock"][1:3] == ("warning", "varies from 315 to 1575 MHz")
+    assert checks["nvidia gpu"].found.startswith("compute capability 11.0")
+    assert checks["cuda"].found.startswith("13.0.0")
 
 
 def test_a_pc_has_no_checks_that_only_boards_need(root, tools):

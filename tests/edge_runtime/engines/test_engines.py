@@ -12,6 +12,7 @@ import time
 import numpy as np
 import pytest
 
+from convert import litert
 from edge_runtime import files
 from edge_runtime.bundle import manifest, writing
 from edge_runtime.bundle.reading import Bundle
@@ -26,6 +27,7 @@ from tests.helpers import (
     COLOURS,
     add_tiny_saved_model,
     at_once,
+    convert,
     flip_byte,
     photo,
     picnic_edge,
@@ -160,7 +162,8 @@ def add_gpu_engine(bundle, name, max_batch, **speeds):
     profile = {"min": 1, "opt": max_batch, "max": max_batch}
 
     def change(record):
-        record.pop("images_per_s_b1")
+        for fact in ("images_per_s_b1", "max_log_odds_change"):
+            record.pop(fact)
         record.update(kind="tensorrt", precision="fp16", batch_profile=profile, **speeds)
 
     change_record(bundle, change, name)
@@ -322,7 +325,8 @@ def test_the_version_is_checked_also_where_another_distribution_brings_the_libra
         ({}, ""),
         ({"batch_profile": {"max": 16}, "calibration": "my photos"}, " --max-batch 16 --calibration 'my photos'"),
         ({"labels": "a.tsv", "images": "b", "min_agreement": 0.9}, " --labels a.tsv --images b --min-agreement 0.9"),
-        ({"batch_profile": "garbled", "calibration": ["x"], "min_agreement": {}}, ""),
+        ({"max_log_odds_change": 0.01, "max_f1_drop": 0.1}, " --max-log-odds-change 0.01 --max-f1-drop 0.1"),
+        ({"batch_profile": "garbled", "calibration": ["x"], "min_agreement": {}, "max_f1_drop": []}, ""),
     ],
 )
 def test_the_command_that_makes_an_engine_again_has_the_options_that_it_was_made_with(converted, change, more):
@@ -330,6 +334,18 @@ def test_the_command_that_makes_an_engine_again_has_the_options_that_it_was_made
     moved = os.rename(converted.path, converted.path + " 2") or Bundle.open(converted.path + " 2")
     expected = "picnic-edge convert '%s' --to onnxruntime --precision fp32%s" % (moved.path, more)
     assert rebuild_command(moved, selection.find_engine(moved, CONVERTED)) == expected
+
+
+def test_an_engine_of_version_0_2_opens(converted):
+    """Its record has no verdict and none of the newer limits."""
+
+    def older(record):
+        for name in ("verdict", "max_log_odds_change", "max_f1_drop", "images_per_s_b1"):
+            record.pop(name, None)
+
+    change_record(converted, older)
+    with open_engine(converted, CONVERTED) as engine:
+        assert engine.name == CONVERTED
 
 
 def test_an_engine_that_is_replaced_while_it_is_opened_is_checked_as_what_it_is_now(converted):
@@ -347,8 +363,7 @@ def test_an_engine_that_is_replaced_while_it_is_opened_is_checked_as_what_it_is_
 def test_a_converted_engine_s_start_reads_no_file_that_it_does_not_use(tiny_bundle, name):
     write_bytes(os.path.join(tiny_bundle, "saved_model", "saved_model.pb"), b"large")
     list_again(tiny_bundle)
-    done = picnic_edge("convert", tiny_bundle, "--to", "onnxruntime")
-    assert done.returncode == 0, done.stderr
+    convert(tiny_bundle, "--to", "onnxruntime")
     flip_byte(os.path.join(tiny_bundle, name))
     with open_engine(Bundle.open(tiny_bundle)) as engine:
         assert engine.name == CONVERTED
@@ -371,7 +386,7 @@ def test_what_lies_unlisted_beside_an_engine_does_not_matter(converted):
 @pytest.mark.parametrize("kind", sorted(set(kinds.LIBRARIES) - {"tensorflow"}))
 def test_every_kind_opens_only_files_that_are_listed(tmp_path, monkeypatch, request, kind):
     """A foreign model lies where the engine looks; of the list, only a note beside it is true."""
-    library = {"openvino": "openvino", "tf-trt": "tensorflow"}.get(kind)
+    library = {"openvino": "openvino", "litert": "ai_edge_litert", "tf-trt": "tensorflow"}.get(kind)
     if library:
         pytest.importorskip(library)
     if kind == "tensorrt":
@@ -590,13 +605,10 @@ def test_a_model_that_its_library_cannot_load_is_the_bundle_s_error(tiny_bundle)
 
 
 @pytest.fixture
-def streams(pristine_bundle, tmp_path):
+def streams(every_engine):
     """An opened OpenVINO engine of four photos and two threads, beside the ONNX Runtime engine it was made of."""
     pytest.importorskip("openvino", reason="OpenVINO is not for this Python")
-    folder = shutil.copytree(pristine_bundle, str(tmp_path / "bundle"))
-    done = picnic_edge("convert", folder, "--to", "openvino", "--max-batch", "4")
-    assert done.returncode == 0, done.stderr
-    bundle = Bundle.open(folder)
+    bundle = every_engine
     info = selection.find_engine(bundle, "openvino-fp32")
     module = importlib.import_module("edge_runtime.engines.openvino")
     with module.create(info, len(bundle.class_names), 4, 2).open() as engine:
@@ -713,18 +725,20 @@ def test_openvino_makes_more_requests_for_more_users_and_uses_them_again():
 
 # --- several users of one engine
 
-KINDS = ["fake", "onnxruntime", "openvino", "tensorflow", "tf-trt"]
+KINDS = ["fake", "litert", "onnxruntime", "openvino", "tensorflow", "tf-trt"]
 
 
 @pytest.fixture(scope="module")
 def every_engine(pristine_bundle, tmp_path_factory):
-    """A bundle with a SavedModel and an OpenVINO engine, as far as their libraries are here."""
+    """A bundle with a SavedModel and an OpenVINO engine, and a LiteRT model beside it, as far as libraries are here."""
     folder = shutil.copytree(pristine_bundle, str(tmp_path_factory.mktemp("every") / "bundle"))
     if libraries.library_version("tensorflow"):
         add_tiny_saved_model(folder)
+    if libraries.library_version("tensorflow") and libraries.library_version("ai-edge-litert"):
+        model = os.path.join(os.path.dirname(folder), kinds.module_of("litert").MODEL)
+        litert.convert(os.path.join(folder, "saved_model"), model, None)
     if libraries.library_version("openvino"):
-        done = picnic_edge("convert", folder, "--to", "openvino", "--max-batch", "4")
-        assert done.returncode == 0, done.stderr
+        convert(folder, "--to", "openvino", "--max-batch", "4")
     return Bundle.open(folder)
 
 
@@ -742,6 +756,11 @@ def shared(request, every_engine, monkeypatch, tmp_path):
         shutil.copytree(every_engine.file("saved_model"), str(tmp_path / module.SAVED_MODEL))
         info = EngineInfo("tf-trt-fp16", kind, "fp16", str(tmp_path), {})
         engine = module.create(info, len(COLOURS), 4, 2).open()
+    elif kind == "litert":
+        pytest.importorskip("tensorflow")
+        pytest.importorskip("ai_edge_litert", reason="LiteRT is not installed")
+        info = EngineInfo("litert-fp32", kind, "fp32", os.path.dirname(every_engine.path), {})
+        engine = kinds.create_engine(info, len(COLOURS), 4, 2).open()
     else:
         pytest.importorskip(kind)
         engine = open_engine(every_engine, kind, 4, 2)

@@ -1,4 +1,4 @@
-"""Roots of recorded text: what a Jetson TX2, an Orin and a PC say in /proc, /sys, /etc, and what their tools print.
+"""Recorded text of a Jetson TX2, a Xavier, an Orin, a Thor and a PC: files of /proc, /sys, /etc, and output of tools.
 
 The lines are those that public issues and logs quote; the files are cut to what is read.
 """
@@ -41,6 +41,30 @@ ORIN = {
     "sys/class/devfreq/17000000.gpu/max_freq": "1300500000\n",
     "usr/local/cuda/version.json": '{"cuda" : {"name" : "CUDA SDK", "version" : "12.6.11"}, '
     '"cuda_cudart" : {"name" : "CUDA Runtime (cudart)", "version" : "12.6.68"}}',
+}
+XAVIER = {
+    "proc/device-tree/model": "NVIDIA Jetson Xavier NX Developer Kit\0",
+    "proc/device-tree/compatible": "nvidia,p3509-0000+p3668-0000\0nvidia,p3668-0000\0nvidia,tegra194\0",
+    "etc/nv_tegra_release": "# R35 (release), REVISION: 4.1, GCID: 33958178, BOARD: t186ref, EABI: aarch64, "
+    "DATE: Tue Aug  1 19:57:35 UTC 2023\n",
+    "proc/meminfo": "MemTotal:        7017904 kB\nMemAvailable:    5200000 kB\nSwapTotal:       3508952 kB\n",
+    "proc/swaps": "Filename Type Size Used Priority\n/dev/zram0 partition 584824 0 5\n",
+    "sys/class/devfreq/17000000.gv11b/min_freq": "114750000\n",
+    "sys/class/devfreq/17000000.gv11b/max_freq": "1109250000\n",
+    "usr/local/cuda/version.json": '{"cuda" : {"name" : "CUDA SDK", "version" : "11.4.19"}}',
+}
+THOR = {
+    "proc/device-tree/model": "NVIDIA Jetson AGX Thor Developer Kit\0",
+    "proc/device-tree/compatible": "nvidia,p4071-0000+p3834-0008\0nvidia,p3834-0008\0nvidia,tegra264\0",
+    "etc/nv_tegra_release": "# R38 (release), REVISION: 2.2, GCID: 42205042, BOARD: generic, EABI: aarch64, "
+    "DATE: Thu Sep 25 22:47:11 UTC 2025\n# KERNEL_VARIANT: oot\nTARGET_USERSPACE_LIB_DIR=nvidia\n",
+    "proc/meminfo": "MemTotal:      128825804 kB\nMemAvailable:  120000000 kB\nSwapTotal:             0 kB\n",
+    "sys/class/devfreq/gpu-gpc-0/min_freq": "315000000\n",
+    "sys/class/devfreq/gpu-gpc-0/max_freq": "1575000000\n",
+    "sys/class/devfreq/gpu-nvd-0/min_freq": "1692000000\n",
+    "sys/class/devfreq/gpu-nvd-0/max_freq": "1692000000\n",
+    "usr/local/cuda/version.json": '{"cuda" : {"name" : "CUDA SDK", "version" : "13.0.0"}}',
+    "dev/nvidia0": "",
 }
 PC = {
     "proc/cpuinfo": "processor\t: 0\nmodel name\t: AMD EPYC\nflags\t\t: fpu sse sse2 avx avx2 fma avx512f\n",

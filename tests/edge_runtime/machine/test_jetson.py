@@ -1,4 +1,4 @@
-"""What a board is and how it is set, read from recorded text of a Jetson TX2, an Orin and a PC."""
+"""What a board is and how it is set, read from recorded text of a Jetson TX2, a Xavier, an Orin, a Thor and a PC."""
 
 import sys
 
@@ -23,7 +23,9 @@ def no_tools(monkeypatch):
     "files, chip, model",
     [
         (boards.TX2, ("Jetson TX2", "6.2"), "quill"),
+        (boards.XAVIER, ("Jetson Xavier", "7.2"), "NVIDIA Jetson Xavier NX Developer Kit"),
         (boards.ORIN, ("Jetson Orin", "8.7"), "NVIDIA Jetson AGX Orin Developer Kit"),
+        (boards.THOR, ("Jetson Thor", "11.0"), "NVIDIA Jetson AGX Thor Developer Kit"),
         (boards.PC, None, ""),
         ({"proc/device-tree/compatible": "raspberrypi,4-model-b\0brcm,bcm2711\0"}, None, ""),
         ({"proc/device-tree/compatible": "nvidia,p3509-0000+p3636-0001\0nvidia,tegra186\0"}, ("Jetson TX2", "6.2"), ""),
@@ -35,10 +37,21 @@ def test_the_chip_is_known_by_the_device_tree_whatever_the_board_is_called(root,
 
 
 @pytest.mark.parametrize(
-    "files, release, jetpack", [(boards.TX2, "32.7.1", "4.6.1"), (boards.ORIN, "36.4.4", "6.1 or 6.2")]
+    "files, release, jetpack",
+    [
+        (boards.TX2, "32.7.1", "4.6.1"),
+        (boards.XAVIER, "35.4.1", "5.1.2"),
+        (boards.ORIN, "36.4.4", "6.2.1"),
+        (boards.THOR, "38.2.2", "7.0"),
+    ],
 )
 def test_l4t_and_its_jetpack(root, no_tools, files, release, jetpack):
     assert jetson.l4t(root(files)) == release
+    assert jetson.jetpack(release) == jetpack
+
+
+@pytest.mark.parametrize("release, jetpack", [("35.6.4", "5.x"), ("36.4.7", "6.x"), ("39.9.9", "7.x"), ("28.2.1", "")])
+def test_a_release_that_is_not_in_the_table_is_of_a_known_generation_or_unknown(release, jetpack):
     assert jetson.jetpack(release) == jetpack
 
 
@@ -70,8 +83,11 @@ def test_the_power_mode_s_name(said, mode):
     assert jetson.power_mode(said) == mode
 
 
-def test_the_gpu_clock_is_read_without_root_s_rights(root):
-    assert jetson.gpu_clock(root(boards.TX2)) == (114, 1300)
+@pytest.mark.parametrize(
+    "files, clock", [(boards.TX2, (114, 1300)), (boards.XAVIER, (114, 1109)), (boards.THOR, (315, 1575))]
+)
+def test_the_gpu_clock_is_read_without_root_s_rights(root, files, clock):
+    assert jetson.gpu_clock(root(files)) == clock
 
 
 def test_the_gpu_clock_of_an_older_layout(root):

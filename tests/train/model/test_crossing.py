@@ -9,11 +9,11 @@ import sys
 
 import pytest
 
-from convert import parity
 from edge_runtime.bundle.reading import Bundle
 from edge_runtime.engines.kinds import create_engine
 from edge_runtime.engines.record import EngineInfo
 from tests.conftest import BUILD
+from tests.planted import measure
 from train.model.export import MAX_DIFFERENCE_RANDOM
 
 OWN = "python%d.%d" % sys.version_info[:2]
@@ -35,7 +35,7 @@ def test_a_bundle_of_another_python_gives_its_own_answers_here(name, kind, file)
     sample = bundle.sample()
     info = EngineInfo(kind, kind, "fp32", bundle.file(file), None)
     with create_engine(info, len(bundle.class_names), 8, None).open() as engine:
-        comparison = parity.compare(engine, sample, [8])
+        comparison = measure(engine, sample, [8])
     assert comparison.photos == len(sample.names) > 0
     assert comparison.top1_agreement == 1.0
     assert comparison.max_abs_difference <= MAX_DIFFERENCE_RANDOM

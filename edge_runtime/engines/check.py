@@ -1,0 +1,76 @@
+"""An open engine's answers to a sample of photos, compared with the original's and judged."""
+
+import numpy as np
+
+from edge_runtime.engines.base import EngineError
+from edge_runtime.errors import OutOfMemory, ParityError, is_out_of_memory
+from edge_runtime.gate import compare, judge
+
+
+def split_sample(sample, precision):
+    """Returns (the photos to calibrate an engine with, those to check it on), each a Sample.
+
+    For int8 they are halves: an engine answers the photos better that its ranges were chosen by. The order is shuffled,
+    always in the same way, because a sample's photos come in turns of the classes. Else both are the whole sample.
+
+    Args:
+        sample: edge_runtime.bundle.reading.Sample.
+        precision: of the engine.
+    """
+    if precision != "int8":
+        return sample, sample
+    shuffled = np.random.RandomState(0).permutation(len(sample.names))
+    middle = len(shuffled) // 2
+    return _part(sample, np.sort(shuffled[:middle])), _part(sample, np.sort(shuffled[middle:]))
+
+
+def check(engine, sample, min_agreement, max_log_odds_change):
+    """Runs an engine on a sample, at several batch sizes, and judges it.
+
+    Args:
+        engine: an open Engine.
+        sample: edge_runtime.bundle.reading.Sample; for int8 that of split_sample.
+        min_agreement, max_log_odds_change: as edge_runtime.gate.judge.judge.
+
+    Returns:
+        (edge_runtime.gate.compare.Parity, edge_runtime.gate.judge.Verdict) of an engine that may be used.
+
+    Raises:
+        ParityError: the engine is refused, or failed. OutOfMemory: there is not enough memory to run it.
+        MissingRequirement: its GPU is gone.
+    """
+    answers = {batch: run_sample(engine, sample, batch) for batch in compare.batch_sizes(engine.max_batch)}
+    parity = compare.compare(sample.names, sample.probabilities, answers)
+    verdict = judge.judge(parity, min_agreement, max_log_odds_change)
+    judge.require(engine.name, parity, verdict)
+    return parity, verdict
+
+
+def run_sample(engine, sample, batch):
+    """Returns an engine's answers to a sample in batches of one size: float32 [n, classes], in compare.photo_order.
+
+    NaN and infinity are kept.
+
+    Raises:
+        as check.
+    """
+    order, answers = compare.photo_order(len(sample.names), batch), []
+    for start in range(0, len(order), batch):
+        try:
+            answers.append(engine.infer(sample.images[order[start : start + batch]]))
+        except EngineError as error:
+            if is_out_of_memory(error.__cause__):
+                raise OutOfMemory(f"{engine.name}: not enough memory to check it; stop other programs") from error
+            if error.answers is None:
+                raise ParityError(f"{engine.name} is refused and was not kept: {error}") from error
+            answers.append(error.answers)
+    return np.concatenate(answers)
+
+
+def _part(sample, indices):
+    return sample._replace(
+        names=[sample.names[index] for index in indices],
+        images=sample.images[indices],
+        labels=[sample.labels[index] for index in indices],
+        probabilities=sample.probabilities[indices],
+    )

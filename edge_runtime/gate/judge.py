@@ -1,0 +1,136 @@
+"""Where an engine is accepted or refused, by how it answered beside the original (edge_runtime.gate.compare)."""
+
+import typing
+
+from edge_runtime.errors import ParityError
+from edge_runtime.gate.compare import TIE_RATIO, format_table
+from edge_runtime.gate.interval import share_interval
+from edge_runtime.text import printable
+
+# With fewer photos an engine that labels every second one wrongly passes more often than once in 32.
+MIN_PHOTOS = 5
+
+# Default of `picnic-edge convert --max-log-odds-change`, by precision. Measured on trained bundles by
+# benchmarks/experiments/gate_trial.py: fp32 0.000002, bf16 0.03, int8 0.09; one layer of the network 5 % too strong,
+# computed in fp32: 0.014 or more. fp16 rounds less than bf16; it was not run on hardware, and has bf16's limit.
+MAX_LOG_ODDS_CHANGE = {"fp32": 0.001, "fp16": 0.06, "bf16": 0.06, "int8": 0.2}
+
+_MOST_PHOTOS = 10000  # a share that needs more photos than these is not worth deciding
+
+
+class Verdict(typing.NamedTuple):
+    """Whether an engine may be used, and what that rests on."""
+
+    refused: str  # why, "" where it may be used
+    photos: int  # without the near ties
+    near_ties: int
+    flips: int  # photos with another label, of those that are no near ties
+    low: float  # 95 % interval of the share of flips among all photos that are no near ties, 0..1
+    high: float
+    limit: float  # of that share, 0..1
+    decided: bool  # the interval is on one side of the limit
+    photos_to_decide: typing.Optional[int]  # None: decided, or more than 10,000
+    log_odds_change: float
+    max_log_odds_change: float
+
+
+def judge(parity, min_agreement, max_log_odds_change):
+    """Returns the Verdict on an engine.
+
+    It is refused where it answered NaN or infinity, where its share of flips is above the limit even at the lower end
+    of the interval, or where it changes the log-odds by more than rounding explains.
+
+    Args:
+        parity: edge_runtime.gate.compare.Parity.
+        min_agreement: share of the photos that must get the original's label, 0..1.
+        max_log_odds_change: the largest Parity.log_odds_change; that of a precision is in MAX_LOG_ODDS_CHANGE.
+    """
+    count, limit = parity.photos - parity.near_ties, 1 - min_agreement
+    low, high = share_interval(parity.flips, count)
+    too_few = not_enough(parity.photos)
+    decided = low > limit or high <= limit
+    refused = ""
+    if parity.non_finite:
+        refused = f"{parity.non_finite} of its probabilities are NaN or infinite"
+    elif too_few:
+        refused = too_few
+    elif low > limit:
+        refused = (
+            f"another label than the original's on {parity.flips} of {count} photos; even the lower end of the 95 % "
+            f"interval, {100 * low:.1f} %, is more than the {100 * limit:.2f} % of --min-agreement"
+        )
+    elif parity.log_odds_change > max_log_odds_change:
+        refused = (
+            f"it changes the log-odds of the best labels by {100 * parity.log_odds_change:.2f} %, more than the "
+            f"{100 * max_log_odds_change:.2f} % of --max-log-odds-change"
+        )
+    return Verdict(
+        refused=refused,
+        photos=count,
+        near_ties=parity.near_ties,
+        flips=parity.flips,
+        low=low,
+        high=high,
+        limit=limit,
+        decided=decided,
+        photos_to_decide=None if decided else _photos_to_decide(parity.flips, count, limit),
+        log_odds_change=parity.log_odds_change,
+        max_log_odds_change=max_log_odds_change,
+    )
+
+
+def require(engine_name, parity, verdict):
+    """Raises ParityError when the verdict is to refuse the engine."""
+    if verdict.refused:
+        raise refusal(engine_name, verdict.refused, parity)
+
+
+def not_enough(photos):
+    """Returns why nothing can be decided on so few photos, "" where something can."""
+    if photos >= MIN_PHOTOS:
+        return ""
+    return f"nothing can be decided on fewer than {MIN_PHOTOS} photos (here {photos}): give more with --calibration DIR"
+
+
+def describe(verdict):
+    """Returns a Verdict on an engine that may be used as one or two lines of text."""
+    same, ties = verdict.photos - verdict.flips, verdict.near_ties
+    left_out = f" ({ties} near {'tie' if ties == 1 else 'ties'} left out)" if ties else ""
+    text = (
+        f"same label on {same} of {verdict.photos} photos{left_out}; at most {100 * verdict.high:.1f} % can differ "
+        "(95 %)"
+    )
+    if verdict.decided:
+        return text
+    limit = f"not decided: whether it is at most {100 * verdict.limit:.2f} % (--min-agreement)"
+    if verdict.photos_to_decide is None:
+        return f"{text}\n{limit}; that takes more than {_MOST_PHOTOS} photos"
+    return f"{text}\n{limit}; about {verdict.photos_to_decide} photos to check on could tell (--calibration DIR)"
+
+
+def refusal(engine_name, reason, parity):
+    """Returns the ParityError to raise for an engine that is refused, with all figures."""
+    worst = ", ".join(map(printable, parity.worst_photos))
+    table = format_table(engine_name, parity)
+    if parity.near_ties:
+        table += (
+            f"\n{parity.near_ties} of the {parity.photos} photos are near ties, whose label is not compared: the "
+            f"original's best label is less than {TIE_RATIO} times as likely as its second"
+        )
+    return ParityError(f"{engine_name} is refused and was not kept: {reason}.\n{table}\nMost different: {worst}")
+
+
+def _photos_to_decide(flips, photos, limit):
+    """Returns about how many photos put the interval on one side of the limit, if the share stays; None: too many."""
+
+    def decided(total):
+        low, high = share_interval(int(round(flips * total / max(photos, 1.0))), total)
+        return low > limit or high <= limit
+
+    few, enough = max(photos, 1), _MOST_PHOTOS
+    if few >= enough or not decided(enough):
+        return None
+    while few < enough - 1:
+        middle = (few + enough) // 2
+        few, enough = (few, middle) if decided(middle) else (middle, enough)
+    return enough
