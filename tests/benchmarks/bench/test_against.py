@@ -217,7 +217,7 @@ def test_what_was_measured_before_ctrl_c_is_printed(two_engines, made_up, monkey
 
 def test_an_engine_that_fails_on_the_way_is_named(tiny_bundle, one_round, monkeypatch):
     monkeypatch.setattr(plan, "open_engine", stub_engines.open_failing)
-    words = [tiny_bundle, "--engine", "onnxruntime", "--against", "onnxruntime", "--batch", "1", "--seconds", "0.3"]
+    words = [tiny_bundle, "--engine", "onnxruntime", "--against", "onnxruntime", "--batch", "1", "--seconds", "3"]
     with pytest.raises(MissingRequirement, match="onnxruntime cannot be measured: .*planted"):
         cli.main(words)
 
