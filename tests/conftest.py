@@ -27,7 +27,7 @@ LONGEST = [
     "test_convert.py",
     "test_classify.py",
     "test_engines.py",
-    "test_compare.py",
+    "test_against.py",
 ]
 
 
