@@ -36,7 +36,7 @@ def reference_sample(bundle, calibration=None, images_folder=None):
     items = list(registry.open_source(calibration, images_folder))
     if len(items) > MAX_PHOTOS:
         say(f"--calibration {calibration}: {MAX_PHOTOS} of its {len(items)} photos are used, evenly spread")
-        items = [items[index * len(items) // MAX_PHOTOS] for index in range(MAX_PHOTOS)]
+        items = spread(items, MAX_PHOTOS)
     with concurrent.futures.ThreadPoolExecutor(cpu.core_count()) as pool:
         loaded = list(zip(items, pool.map(_read_photo, items)))
     for item, picture in loaded:
@@ -82,6 +82,12 @@ def labelled_photos(bundle, source, images_folder=None):
     if len(usable) < len(rows):
         say(f"--labels {source}: {len(rows) - len(usable)} of {len(rows)} rows have no usable name or label")
     return usable
+
+
+def spread(items, count):
+    """Returns at most count items of a list, evenly spread, the same ones every time."""
+    count = min(len(items), count)
+    return [items[number * len(items) // count] for number in range(count)]
 
 
 def _warn_if_few(sample):

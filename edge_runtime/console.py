@@ -53,7 +53,7 @@ def shell_line(words):
     return " ".join(shlex.quote(word) if word.isprintable() else _shell_escaped(word) for word in words)
 
 
-def progress(iterable=None, total=None, what="", unit=" photos", note=lambda: "", **options):
+def progress(iterable=None, total=None, what="", unit=" photos", note=lambda: "", leave=True, **options):
     """Returns a tqdm progress bar on stderr, with rate and time left; where that is no terminal, a line every 10 s.
 
     The rate is that of the last 10 s, about.
@@ -64,7 +64,8 @@ def progress(iterable=None, total=None, what="", unit=" photos", note=lambda: ""
         what: its name, in front.
         unit: of the count.
         note: function that returns a text to add, "" for none; called for each line.
-        options: of tqdm, such as initial, leave and disable.
+        leave: its last state stays; in a log it begins with a line and ends with one.
+        options: of tqdm, such as initial and disable.
     """
     from tqdm import tqdm  # late: importing it takes a while
 
@@ -89,7 +90,8 @@ def progress(iterable=None, total=None, what="", unit=" photos", note=lambda: ""
         ncols=79 if terminal else None,
         nrows=24,
         mininterval=every_s,
-        delay=0 if terminal else every_s,
+        leave=leave,
+        delay=0 if terminal or leave else every_s,
         miniters=1,
         smoothing=0.04 if terminal else 1,  # the weight of the newest interval in the rate
         **options,

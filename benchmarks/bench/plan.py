@@ -49,7 +49,7 @@ def make_plan(bundle, options, scratch):
         items, origin = [item for item, _ in labelled], f"--labels {options.labels}"
     else:
         items, origin = list(open_source(_write_sample(bundle, os.path.join(scratch, "photos")))), "the sample"
-    items = readable(_spread(items), origin)
+    items = readable(reference.spread(items, MAX_PHOTOS), origin)
     return Plan(
         batches=sorted({1} | set(options.batch)),
         seconds=options.seconds,
@@ -80,12 +80,6 @@ def readable(items, origin):
     if len(usable) < len(items):
         say(f"{origin}: {len(items) - len(usable)} of {len(items)} photos cannot be read and are left out")
     return usable
-
-
-def _spread(items):
-    """Returns at most MAX_PHOTOS of the items, evenly spread, the same ones every time."""
-    count = min(len(items), MAX_PHOTOS)
-    return [items[number * len(items) // count] for number in range(count)]
 
 
 def _is_readable(path):

@@ -14,6 +14,7 @@ import tempfile
 
 import numpy as np
 
+from convert import reference
 from convert.cli import TARGETS
 from convert.conversion import Settings
 from edge_runtime import console
@@ -155,8 +156,7 @@ class _Trial:
 
 def _layers(model, count):
     """Returns the names of convolutions, evenly spread over the network."""
-    names = [node.name for node in model.graph.node if node.op_type == "Conv"]
-    return [names[index * len(names) // count] for index in range(min(count, len(names)))]
+    return reference.spread([node.name for node in model.graph.node if node.op_type == "Conv"], count)
 
 
 def _with_scale(model, layer, scale):

@@ -92,6 +92,13 @@ def test_a_log_gets_a_whole_line_every_ten_seconds(wait, log):
     ]
 
 
+def test_a_bar_that_is_left_says_how_fast_all_of_it_was(wait, log):
+    for _ in progress(range(30), what="check"):
+        wait(0.5)
+    assert log()[0] == "check:   0%|          | 0/30 [00:00<?, ? photos/s]"
+    assert log()[-1] == "check: 100%|##########| 30/30 [00:15<00:00,  2.00 photos/s]" and len(log()) == 3
+
+
 def test_without_a_total_there_is_no_time_left_and_it_may_come_later(wait, log):
     with progress(unit=" frames", leave=False) as bar:
         work(bar, wait, 20, 0.5)

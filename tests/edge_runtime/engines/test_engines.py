@@ -27,6 +27,7 @@ from tests.helpers import (
     COLOURS,
     add_tiny_saved_model,
     at_once,
+    convert,
     flip_byte,
     photo,
     picnic_edge,
@@ -362,8 +363,7 @@ def test_an_engine_that_is_replaced_while_it_is_opened_is_checked_as_what_it_is_
 def test_a_converted_engine_s_start_reads_no_file_that_it_does_not_use(tiny_bundle, name):
     write_bytes(os.path.join(tiny_bundle, "saved_model", "saved_model.pb"), b"large")
     list_again(tiny_bundle)
-    done = picnic_edge("convert", tiny_bundle, "--to", "onnxruntime")
-    assert done.returncode == 0, done.stderr
+    convert(tiny_bundle, "--to", "onnxruntime")
     flip_byte(os.path.join(tiny_bundle, name))
     with open_engine(Bundle.open(tiny_bundle)) as engine:
         assert engine.name == CONVERTED
@@ -605,13 +605,10 @@ def test_a_model_that_its_library_cannot_load_is_the_bundle_s_error(tiny_bundle)
 
 
 @pytest.fixture
-def streams(pristine_bundle, tmp_path):
+def streams(every_engine):
     """An opened OpenVINO engine of four photos and two threads, beside the ONNX Runtime engine it was made of."""
     pytest.importorskip("openvino", reason="OpenVINO is not for this Python")
-    folder = shutil.copytree(pristine_bundle, str(tmp_path / "bundle"))
-    done = picnic_edge("convert", folder, "--to", "openvino", "--max-batch", "4")
-    assert done.returncode == 0, done.stderr
-    bundle = Bundle.open(folder)
+    bundle = every_engine
     info = selection.find_engine(bundle, "openvino-fp32")
     module = importlib.import_module("edge_runtime.engines.openvino")
     with module.create(info, len(bundle.class_names), 4, 2).open() as engine:
@@ -741,8 +738,7 @@ def every_engine(pristine_bundle, tmp_path_factory):
         model = os.path.join(os.path.dirname(folder), kinds.module_of("litert").MODEL)
         litert.convert(os.path.join(folder, "saved_model"), model, None)
     if libraries.library_version("openvino"):
-        done = picnic_edge("convert", folder, "--to", "openvino", "--max-batch", "4")
-        assert done.returncode == 0, done.stderr
+        convert(folder, "--to", "openvino", "--max-batch", "4")
     return Bundle.open(folder)
 
 
