@@ -30,6 +30,9 @@ VERBS = {
 }
 
 
+_DEMO_PHOTOS = 16  # of each class: the fewest that train does not warn of, a test split beside them
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message):
         """Prints the error. If a camera's address was typed in place of the verb, its password is hidden."""
@@ -111,32 +114,55 @@ def demo(argv):
     from train.data.samples import draw_samples
 
     started_s = time.perf_counter()
-    say("== drawing photos of products")
-    draw_samples(options.out)
+    say(f"== drawing {_DEMO_PHOTOS} photos of each of eight products")
+    draw_samples(options.out, _DEMO_PHOTOS)
     train_tsv, test_tsv, labels_tsv = (
         os.path.join(options.out, name) for name in ("train.tsv", "test.tsv", "labels.tsv")
     )
     bundle, photos = os.path.join(options.out, "bundle"), os.path.join(options.out, "photos")
     train = ["train", train_tsv, "--images", photos, "--out", bundle, "--weights"]
-    code = _run(*train, options.weights or "imagenet", "--fine-tune-epochs", "5", optional=not options.weights)
-    if code:
+    is_trained = False
+    if options.weights or _imagenet_is_there():
+        weights = options.weights or "imagenet"
+        is_trained = not _run(*train, weights, "--fine-tune-epochs", "5", optional=not options.weights)
+    if not is_trained:
         say("== ImageNet weights are not available: training from random weights")
         _run(*train, "none")
     _run("evaluate", bundle, test_tsv, "--images", photos)
     _run("convert", bundle, "--to", "onnxruntime")
-    _run("convert", bundle, "--to", "openvino", optional=True)
+    engines = ["onnxruntime-fp32"]
+    if not _run("convert", bundle, "--to", "openvino", optional=True):
+        engines.append("openvino-fp32")
     _run("classify", bundle, photos, "--out", labels_tsv, "--top", "2")
-    # One photo of each class, in batches of 1: all photos and batch sizes would take minutes more.
+    # The converted engines, one photo of each class, in batches of 1: all of them would take minutes more.
     report, sample = os.path.join(options.out, "bench"), os.path.join(glob.escape(photos), "*", "001.jpg")
-    _run("bench", bundle, "--images", sample, "--batch", "1", "--seconds", "2", "--report", report)
+    few = ["--images", sample, "--batch", "1", "--seconds", "1"]
+    _run("bench", bundle, "--engine", *engines, *few, "--report", report)
     say(
         f"\nDone in {time.perf_counter() - started_s:.0f} s. In {options.out}:\n"
         "  photos/ train.tsv test.tsv   the drawn photos and their labels\n"
         "  bundle/                      the classifier, with its engines under engines/\n"
         "  labels.tsv                   a label for every photo\n"
-        "  bench/                       the speed of each engine\n"
+        f"  bench/                       the speed of {' and '.join(engines)}\n"
+        f"All engines and batch sizes: picnic-edge bench {bundle}\n"
         f"Next: picnic-edge classify {bundle} YOUR_PHOTOS/"
     )
+
+
+def _imagenet_is_there():
+    """Whether Keras has ImageNet's weights, or could download them. A training needs half a minute to find out."""
+    name = "inception_v3_weights_tf_dim_ordering_tf_kernels_notop.h5"
+    import urllib.request
+
+    home = os.environ.get("KERAS_HOME") or os.path.join(os.path.expanduser("~"), ".keras")
+    if os.path.exists(os.path.join(home, "models", name)):
+        return True
+    address = "https://storage.googleapis.com/tensorflow/keras-applications/inception_v3/" + name
+    try:
+        urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=5).close()
+    except OSError:  # urllib's own errors, too
+        return False
+    return True
 
 
 def _run(*arguments, optional=False):

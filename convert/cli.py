@@ -6,7 +6,7 @@ import importlib
 from convert import labelled
 from convert.conversion import convert
 from edge_runtime.bundle.reading import Bundle
-from edge_runtime.cli.options import positive, share
+from edge_runtime.cli.options import parsed, positive, share
 from edge_runtime.engines.record import (
     DEFAULT_BATCH,
     MAX_BATCH,
@@ -73,7 +73,7 @@ def parser():
     )
     this.add_argument(
         "--max-log-odds-change",
-        type=share,
+        type=lambda text: parsed(float, text, lambda value: value >= 0, "0 or more"),
         metavar="P",
         help="refuse the engine if it changes the log-odds of the best labels by a larger share (default "
         + ", ".join(f"{name} {value}" for name, value in MAX_LOG_ODDS_CHANGE.items())

@@ -66,8 +66,10 @@ def convert(bundle, kind, builder, precision, options):
             photos = reference.labelled_photos(bundle, options.labels, options.images) if options.labels else None
             sample = reference.reference_sample(bundle, options.calibration, options.images)
             calibration, checked = split_sample(sample, precision)
-            if judge.not_enough(len(checked.names)):
-                raise ParityError(f"{name} is not built: {judge.not_enough(len(checked.names))}")
+            too_few = judge.not_enough(len(checked.names))
+            if too_few:
+                calibrating = f"; {len(calibration.names)} more calibrate int8" if precision == "int8" else ""
+                raise ParityError(f"{name} was not built: {too_few}{calibrating}")
             settings = Settings(precision, options.max_batch, options.workspace_mib, calibration)
             record = _build(bundle, kind, builder, settings, folder)
             for option in OPTIONS:

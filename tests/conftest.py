@@ -1,4 +1,5 @@
 import contextlib
+import multiprocessing.forkserver
 import os
 import shutil
 import signal
@@ -7,7 +8,7 @@ import subprocess
 
 import pytest
 
-from tests.helpers import ROOT, picnic_edge, write_tiny_bundle
+from tests.helpers import ROOT, convert, write_tiny_bundle
 
 # Where developers keep real photos and weights; tests that want them are skipped where they are not.
 SHARED = os.environ.get("PICNIC_EDGE_SHARED", os.path.join(ROOT, "..", "shared"))
@@ -138,9 +139,22 @@ def tiny_bundle(pristine_bundle, tmp_path):
 def converted_bundle(pristine_bundle, tmp_path_factory):
     """The small bundle with a converted engine, onnxruntime-fp32; copy it to change it."""
     folder = shutil.copytree(pristine_bundle, str(tmp_path_factory.mktemp("converted") / "bundle"))
-    done = picnic_edge("convert", folder, "--to", "onnxruntime")
-    assert done.returncode == 0, done.stderr
+    convert(folder, "--to", "onnxruntime")
     return folder
+
+
+@pytest.fixture
+def forked(monkeypatch):
+    """Children that the code would spawn are forked from a process with its imports behind it: half a second less each.
+
+    That process has the environment of the first test that asks for it.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.forked"])
+    with monkeypatch.context() as patch:
+        patch.setenv("PYTHONPATH", ROOT)
+        multiprocessing.forkserver.ensure_running()
+    monkeypatch.setattr(multiprocessing, "get_context", lambda method: context)
 
 
 @pytest.fixture

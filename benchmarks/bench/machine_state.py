@@ -12,6 +12,7 @@ from benchmarks.energy.meter import Meter
 from edge_runtime.machine import cpu, jetson
 from edge_runtime.machine.cpu import cpu_info
 
+BUSY_S = 0.25  # how long it is watched how busy others keep the cores
 IDLE_S = 10.0  # as long as a window for power: benchmarks.bench.turns
 REFERENCE_S = 0.05  # how long the reference computation beside each window takes
 # About 2 ms. With a tenth of that the hand-over to the threads took either of two times, a third apart, which hid a
@@ -20,14 +21,14 @@ _REFERENCE_PASSES = 200
 
 
 def measure_idle(seconds=None):
-    """Measures the machine while this process does nothing: for 0.25 s, longer where power can be metered.
+    """Measures the machine while this process does nothing: for BUSY_S, longer where power can be metered.
 
     Returns:
         (share of the cores' time that other programs used, None where it is unknown; result of a Meter).
     """
     with Meter.open(settle_s=0.0) as meter:
         before = _core_times()
-        time.sleep(0.25)
+        time.sleep(BUSY_S)
         after = _core_times()
     passed = after[1] - before[1]
     share = (after[0] - before[0]) / passed if passed > 0 else None

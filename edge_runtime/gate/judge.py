@@ -61,8 +61,8 @@ def judge(parity, min_agreement, max_log_odds_change):
         )
     elif parity.log_odds_change > max_log_odds_change:
         refused = (
-            f"it changes the log-odds of the best labels by {100 * parity.log_odds_change:.2f} %, more than "
-            f"{100 * max_log_odds_change:.2f} % (--max-log-odds-change): a fault, not the rounding of its precision"
+            f"it changes the log-odds of the best labels by {100 * parity.log_odds_change:.2f} %, more than the "
+            f"{100 * max_log_odds_change:.2f} % of --max-log-odds-change"
         )
     return Verdict(
         refused=refused,
@@ -89,7 +89,7 @@ def not_enough(photos):
     """Returns why nothing can be decided on so few photos, "" where something can."""
     if photos >= MIN_PHOTOS:
         return ""
-    return f"nothing can be decided on {photos} photos, {MIN_PHOTOS} are the least: give more with --calibration DIR"
+    return f"nothing can be decided on fewer than {MIN_PHOTOS} photos (here {photos}): give more with --calibration DIR"
 
 
 def describe(verdict):

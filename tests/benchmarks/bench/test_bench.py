@@ -54,6 +54,7 @@ def quick(monkeypatch):
     monkeypatch.setattr(turns, "MIN_WINDOWS", 3)
     monkeypatch.setattr(turns, "MAX_WINDOWS", 4)
     monkeypatch.setattr(machine_state, "REFERENCE_S", 0.001)
+    monkeypatch.setattr(machine_state, "BUSY_S", 0.01)
     monkeypatch.setattr(roofline, "measure_peaks", lambda seconds: dict(PEAKS))
 
 
@@ -63,7 +64,7 @@ def no_cold_start(monkeypatch):
 
 
 @pytest.fixture
-def stub(monkeypatch, no_cold_start):
+def stub(monkeypatch, no_cold_start, forked):
     """Puts engines of tests.benchmarks.bench.stub_engines in place of the real ones: stub(opener)."""
     monkeypatch.setattr(plan, "open_engine", stub_engines.open_sleeping)
     return lambda opener: monkeypatch.setattr(plan, "open_engine", opener)
@@ -323,10 +324,10 @@ def two_engines(bundle, capsys):
     ],
 )
 def test_a_crash_costs_only_that_engine_and_what_was_measured_is_kept(
-    bundle, stub, monkeypatch, capsys, opener, reason
+    bundle, no_cold_start, monkeypatch, capsys, opener, reason
 ):
     monkeypatch.setattr(turns, "check_engine", lambda *_: None)
-    stub(opener)
+    monkeypatch.setattr(plan, "open_engine", opener)
     engines = two_engines(bundle, capsys)
     first = engines["onnxruntime-fp32"]
     assert re.match(reason, first["stopped"]) and first["windows"] and "second line" not in first["stopped"]
@@ -368,8 +369,8 @@ def test_a_cold_start_that_hangs_is_ended(tiny_bundle, monkeypatch):
     assert "hangs" in subject.problem
 
 
-def test_a_bug_while_opening_is_shown_and_named(tiny_bundle, stub, capfd):
-    stub(stub_engines.open_refused)
+def test_a_bug_while_opening_is_shown_and_named(tiny_bundle, no_cold_start, monkeypatch, capfd):
+    monkeypatch.setattr(plan, "open_engine", stub_engines.open_refused)
     with pytest.raises(MissingRequirement, match="onnxruntime .*KeyError: 'planted bug'"):
         cli.main([tiny_bundle] + QUICK)
     assert "Traceback" in capfd.readouterr().err

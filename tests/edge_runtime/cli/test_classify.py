@@ -1005,8 +1005,9 @@ def long_clip(tmp_path_factory):
     """A video of two minutes: played as a camera it is not over before the slowest machine has seen some of it."""
     path = str(tmp_path_factory.mktemp("clip") / "long.avi")
     writer = cv2.VideoWriter(path, cv2.VideoWriter_fourcc(*"MJPG"), 25, (160, 120))
+    frames = [np.ascontiguousarray(photo(COLOURS["red"], seed)[:, :, ::-1]) for seed in range(50)]
     for number in range(3000):
-        writer.write(np.ascontiguousarray(photo(COLOURS["red"], number % 50)[:, :, ::-1]))
+        writer.write(frames[number % 50])
     writer.release()
     return path
 

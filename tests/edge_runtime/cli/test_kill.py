@@ -136,12 +136,12 @@ def test_fifty_kills_change_nothing(command, uninterrupted, tmp_path, suffix):
 ON, END, NOTHING = "continuing after the", "all rows were already written", "is already complete"
 POINTS = [  # and what the resumed run says
     ("row:1", ON),  # before the first checkpoint: after 0 rows
-    ("row:9", ON),
+    pytest.param("row:9", ON, marks=pytest.mark.slow),
     ("data:1", "is overwritten"),  # there is no journal yet
     ("data:3", ON),
     ("journal:1", "is overwritten"),
-    ("journal:3", ON),
-    ("checkpoint:1", ON),
+    pytest.param("journal:3", ON, marks=pytest.mark.slow),
+    pytest.param("checkpoint:1", ON, marks=pytest.mark.slow),
     ("checkpoint:3", ON),
     ("whole:1", END),
     ("named:1", END),

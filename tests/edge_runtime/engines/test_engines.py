@@ -27,6 +27,7 @@ from tests.helpers import (
     COLOURS,
     add_tiny_saved_model,
     at_once,
+    convert,
     flip_byte,
     photo,
     picnic_edge,
@@ -161,7 +162,8 @@ def add_gpu_engine(bundle, name, max_batch, **speeds):
     profile = {"min": 1, "opt": max_batch, "max": max_batch}
 
     def change(record):
-        record.pop("images_per_s_b1")
+        for fact in ("images_per_s_b1", "max_log_odds_change"):
+            record.pop(fact)
         record.update(kind="tensorrt", precision="fp16", batch_profile=profile, **speeds)
 
     change_record(bundle, change, name)
@@ -323,7 +325,8 @@ def test_the_version_is_checked_also_where_another_distribution_brings_the_libra
         ({}, ""),
         ({"batch_profile": {"max": 16}, "calibration": "my photos"}, " --max-batch 16 --calibration 'my photos'"),
         ({"labels": "a.tsv", "images": "b", "min_agreement": 0.9}, " --labels a.tsv --images b --min-agreement 0.9"),
-        ({"batch_profile": "garbled", "calibration": ["x"], "min_agreement": {}}, ""),
+        ({"max_log_odds_change": 0.01, "max_f1_drop": 0.1}, " --max-log-odds-change 0.01 --max-f1-drop 0.1"),
+        ({"batch_profile": "garbled", "calibration": ["x"], "min_agreement": {}, "max_f1_drop": []}, ""),
     ],
 )
 def test_the_command_that_makes_an_engine_again_has_the_options_that_it_was_made_with(converted, change, more):
@@ -331,6 +334,18 @@ def test_the_command_that_makes_an_engine_again_has_the_options_that_it_was_made
     moved = os.rename(converted.path, converted.path + " 2") or Bundle.open(converted.path + " 2")
     expected = "picnic-edge convert '%s' --to onnxruntime --precision fp32%s" % (moved.path, more)
     assert rebuild_command(moved, selection.find_engine(moved, CONVERTED)) == expected
+
+
+def test_an_engine_of_version_0_2_opens(converted):
+    """Its record has no verdict and none of the newer limits."""
+
+    def older(record):
+        for name in ("verdict", "max_log_odds_change", "max_f1_drop", "images_per_s_b1"):
+            record.pop(name, None)
+
+    change_record(converted, older)
+    with open_engine(converted, CONVERTED) as engine:
+        assert engine.name == CONVERTED
 
 
 def test_an_engine_that_is_replaced_while_it_is_opened_is_checked_as_what_it_is_now(converted):
@@ -348,8 +363,7 @@ def test_an_engine_that_is_replaced_while_it_is_opened_is_checked_as_what_it_is_
 def test_a_converted_engine_s_start_reads_no_file_that_it_does_not_use(tiny_bundle, name):
     write_bytes(os.path.join(tiny_bundle, "saved_model", "saved_model.pb"), b"large")
     list_again(tiny_bundle)
-    done = picnic_edge("convert", tiny_bundle, "--to", "onnxruntime")
-    assert done.returncode == 0, done.stderr
+    convert(tiny_bundle, "--to", "onnxruntime")
     flip_byte(os.path.join(tiny_bundle, name))
     with open_engine(Bundle.open(tiny_bundle)) as engine:
         assert engine.name == CONVERTED
@@ -591,13 +605,10 @@ def test_a_model_that_its_library_cannot_load_is_the_bundle_s_error(tiny_bundle)
 
 
 @pytest.fixture
-def streams(pristine_bundle, tmp_path):
+def streams(every_engine):
     """An opened OpenVINO engine of four photos and two threads, beside the ONNX Runtime engine it was made of."""
     pytest.importorskip("openvino", reason="OpenVINO is not for this Python")
-    folder = shutil.copytree(pristine_bundle, str(tmp_path / "bundle"))
-    done = picnic_edge("convert", folder, "--to", "openvino", "--max-batch", "4")
-    assert done.returncode == 0, done.stderr
-    bundle = Bundle.open(folder)
+    bundle = every_engine
     info = selection.find_engine(bundle, "openvino-fp32")
     module = importlib.import_module("edge_runtime.engines.openvino")
     with module.create(info, len(bundle.class_names), 4, 2).open() as engine:
@@ -727,8 +738,7 @@ def every_engine(pristine_bundle, tmp_path_factory):
         model = os.path.join(os.path.dirname(folder), kinds.module_of("litert").MODEL)
         litert.convert(os.path.join(folder, "saved_model"), model, None)
     if libraries.library_version("openvino"):
-        done = picnic_edge("convert", folder, "--to", "openvino", "--max-batch", "4")
-        assert done.returncode == 0, done.stderr
+        convert(folder, "--to", "openvino", "--max-batch", "4")
     return Bundle.open(folder)
 
 

@@ -7,6 +7,7 @@ import pytest
 from edge_runtime.cli import doctor
 from edge_runtime.machine import cpu, memory
 from tests.edge_runtime.machine.boards import write_root
+from tests.helpers import WITHOUT_TENSORFLOW
 
 GIB = 1 << 30
 MEMINFO = "MemTotal:       16777216 kB\nMemAvailable:    8388608 kB\nSwapTotal: 0 kB\n"  # 16 and 8 GiB
@@ -130,7 +131,8 @@ def test_this_machine_s_own_groups_are_read_without_an_error():
     assert 0 < memory.memory_available_bytes() <= memory.memory_info()["MemTotal"]
 
 
-def test_doctor_names_the_limits_of_a_container(tmp_path):
+def test_doctor_names_the_limits_of_a_container(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", WITHOUT_TENSORFLOW)
     files = unified(**{"cpu.max": "200000 100000", "memory.max": str(3 * GIB), "memory.current": str(2 * GIB)})
     checks = {check.name: check for check in doctor.examine(write_root(tmp_path, files))}
     assert "2 of 16 cores" in checks["cpu"].found

@@ -551,6 +551,7 @@ def test_sound_labels_are_not_warned_of(tmp_path, capsys):
     assert "warning" not in said and "look like another" not in said
 
 
+@pytest.mark.slow
 def test_real_photos_are_warned_of_classes_without_validation_alone(grocery, tmp_path, capsys):
     tables = [grocery + "/train.tsv", "--images", grocery + "/train", "--val", grocery + "/val.tsv"]
     read_options(*(tables + ["--val-images", grocery + "/val", "--out", tmp_path / "bundle"]))

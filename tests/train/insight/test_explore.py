@@ -44,10 +44,10 @@ def write(path, seed, *settings):
     return rgb
 
 
-@pytest.fixture
-def planted(tmp_path):
-    """Class folders train/ and val/ with clean photos 0.jpg ... and one of each finding."""
-    train, val = tmp_path / "train", tmp_path / "val"
+@pytest.fixture(scope="module")
+def planted_once(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("planted")
+    train, val = folder / "train", folder / "val"
     for number, label in enumerate(LABELS):
         for place in range(4):
             write(train / label / ("%d.jpg" % place), 100 * number + place)
@@ -67,7 +67,13 @@ def planted(tmp_path):
     whole = helpers.encoded(drawn(305), "jpg")
     helpers.write_bytes(train / "tea" / "cut.jpg", whole[: len(whole) // 2])
     helpers.write_bytes(train / "tea" / "empty.jpg", b"")
-    return str(train), str(val)
+    return folder
+
+
+@pytest.fixture
+def planted(planted_once, tmp_path):
+    """Class folders train/ and val/ with clean photos 0.jpg ... and one of each finding; for each test its own."""
+    return tuple(shutil.copytree(str(planted_once / name), str(tmp_path / name)) for name in ("train", "val"))
 
 
 def run(*arguments):

@@ -126,6 +126,7 @@ def concentration(maps, boxes):
     return inside / np.mean([one[~box].mean() for one, box in zip(maps, boxes)])
 
 
+@pytest.mark.slow
 def test_heat_lies_on_the_product(samples):
     """Held-out drawn photos, a head trained on ImageNet features of 64 others (the file in shared/ lacks a part of the
     last two blocks' weights). Products stand near the middle, so that a map which knows nothing of the photo does well

@@ -122,7 +122,14 @@ def stop_with(error, epoch):
     return on_epoch
 
 
-@pytest.mark.parametrize("stage, mix", [("fine-tune", None), ("refit", None), ("fine-tune", "mixup")])
+@pytest.mark.parametrize(
+    "stage, mix",
+    [  # test_recipe.py kills without mixing, in the refit too
+        pytest.param("fine-tune", None, marks=pytest.mark.slow),
+        pytest.param("refit", None, marks=pytest.mark.slow),
+        ("fine-tune", "mixup"),
+    ],
+)
 def test_a_killed_training_goes_on_and_ends_where_a_whole_one_ends(photos, tmp_path, stage, mix):
     whole, _, history, _ = tune(photos, tmp_path / "whole", stage=stage, mix=mix)
     with pytest.raises(KilledError):  # in its second epoch's end, before that epoch's state is saved

@@ -20,6 +20,7 @@ def tensorflow():
     return module
 
 
+@pytest.mark.slow
 def test_loading_tensorflow_says_nothing_and_takes_onednn_where_it_is_faster(tensorflow):
     code = "import os; from train.model import tf_setup; tf_setup.load_tensorflow()\n"
     code += "print(os.environ.get('TF_ENABLE_ONEDNN_OPTS'))"
