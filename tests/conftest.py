@@ -28,9 +28,9 @@ LONGEST = [
     "test_docs.py",
     "test_explore.py",
     "test_engines.py",
+    "test_against.py",
     "test_front_door.py",
     "test_tensorrt.py",
-    "test_compare.py",
     "test_fine_tune.py",
     "test_loadgen.py",
 ]
