@@ -816,7 +816,7 @@ def test_what_rapl_cannot_see_of_a_gpu_is_given_no_energy(tiny_bundle, stub, pho
     result = bench_json(capsys, tiny_bundle, "--images", photos, *QUICK)
     text = report.format_table(result)
     assert "J/image" in text and "Energy is of the CPU and memory only (VDD_IN): no GPU" in text
-    monkeypatch.setattr(turns, "_uses_gpu", lambda subject: True)
+    monkeypatch.setattr(turns, "GPU_KINDS", ("onnxruntime",))
     result = bench_json(capsys, tiny_bundle, "--images", photos, *QUICK)
     text = report.format_table(result)
     (engine,) = result["engines"]
