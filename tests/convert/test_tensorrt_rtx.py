@@ -70,7 +70,7 @@ def test_a_bundle_is_built_and_published_as_not_yet_checked(tiny_bundle, precisi
 
 
 def write_large_model(path):
-    """Writes a network with as many weights as an InceptionV3 (24 million), drawn at random."""
+    """Writes a network with 9 million weights, drawn at random: an InceptionV3 has 22 million and takes longer."""
     from onnx import TensorProto, helper, numpy_helper
 
     random = np.random.RandomState(0)
@@ -83,7 +83,7 @@ def write_large_model(path):
         helper.make_node("Conv", ["small", "first"], ["features"], pads=[1] * 4),
     ]
     source = "features"
-    for number in range(10):
+    for number in range(4):
         kernel, result = "kernel%d" % number, "result%d" % number
         constants[kernel] = random.randn(512, 512, 3, 3) * np.sqrt(2 / (512 * 9))
         nodes.append(helper.make_node("Relu", [source], [result + " in"]))
@@ -129,7 +129,7 @@ def test_lower_precisions_make_smaller_plans(tiny_bundle, tmp_path):
 @real
 @pytest.mark.slow
 def test_a_trained_bundle_s_plans_too(tmp_path):
-    names = [name for name in sorted(os.listdir(BUILD)) if os.path.isdir(os.path.join(BUILD, name, "saved_model"))]
+    names = [name for name in (sorted(os.listdir(BUILD)) if os.path.isdir(BUILD) else ()) if name.startswith("python")]
     if not names:
         pytest.skip("no trained bundle in %s: the tests in tests/train leave some there" % BUILD)
     bundle = os.path.join(BUILD, names[0])
