@@ -22,7 +22,7 @@ from edge_runtime.bundle.reading import Bundle
 from edge_runtime.console import say
 from edge_runtime.engines.check import run_sample, split_sample
 from edge_runtime.engines.kinds import create_engine
-from edge_runtime.engines.record import EngineInfo, default_min_agreement, split_engine_name
+from edge_runtime.engines.record import EngineInfo, default_min_agreement
 from edge_runtime.gate import compare, judge
 from edge_runtime.machine.libraries import require
 
@@ -81,7 +81,7 @@ def _parser():
 
 def _trial(bundle, model, name, options):
     """Returns the row of one engine."""
-    kind, precision = split_engine_name(name)
+    kind, _, precision = name.rpartition("-")
     engine = _Trial(bundle, kind, precision, options.photos)
     verdict, answers = engine.judge_model(model)
     good = verdict.refused or "kept"
