@@ -155,13 +155,13 @@ class _Trial:
 
 
 def _layers(model, count):
-    """Returns the names of convolutions, evenly spread over the network."""
-    return reference.spread([node.name for node in model.graph.node if node.op_type == "Conv"], count)
+    """Returns the names of convolutions' outputs, evenly spread over the network."""
+    return reference.spread([node.output[0] for node in model.graph.node if node.op_type == "Conv"], count)
 
 
 def _with_scale(model, layer, scale):
     """Returns a copy of a model, a layer's output multiplied by scale: its weights and its bias, after the norm."""
-    (node,) = [node for node in model.graph.node if node.name == layer]
+    (node,) = [node for node in model.graph.node if layer in node.output]
     return _changed(model, node.input[1:], lambda values: values * np.float32(scale))
 
 
