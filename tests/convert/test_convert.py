@@ -19,7 +19,7 @@ from edge_runtime import files
 from edge_runtime.bundle import checksums, manifest, writing
 from edge_runtime.bundle.reading import Bundle
 from edge_runtime.cli.classify import main
-from edge_runtime.engines import kinds
+from edge_runtime.engines import check, kinds
 from edge_runtime.engines.onnxruntime import OPTIMIZED_MODEL
 from edge_runtime.engines.selection import list_engines, open_engine
 from edge_runtime.errors import BundleError, MissingRequirement, ParityError, UsageError
@@ -30,7 +30,7 @@ from tests import helpers
 
 @pytest.fixture(autouse=True)
 def short_timing(monkeypatch):
-    monkeypatch.setattr(conversion, "SPEED_S", 0.02)
+    monkeypatch.setattr(check, "SPEED_S", 0.02)
 
 
 @pytest.fixture(scope="module")
@@ -238,7 +238,7 @@ def test_the_command_that_makes_an_engine_again_makes_the_same(tiny_bundle, phot
 def test_the_speed_in_full_batches_is_measured_also_with_fewer_photos():
     sizes = []
     engine = types.SimpleNamespace(infer=lambda batch: sizes.append(len(batch)))
-    assert conversion._speed(engine, np.zeros((2, 1, 1, 3), np.uint8), 5) > 0
+    assert check._speed(engine, np.zeros((2, 1, 1, 3), np.uint8), 5) > 0
     assert set(sizes) == {5}
 
 
@@ -555,6 +555,7 @@ def test_the_sample_s_photos_are_the_network_s_own_input(pristine_bundle):
 SLOW_BUILD = """
 import sys, time
 from convert import cli, conversion, onnxruntime
+from edge_runtime.engines import check
 built = onnxruntime.build
 stage = sys.argv[1]
 
@@ -579,7 +580,7 @@ if stage == "before it is published":
     conversion.files._exchange = conversion.files.os.rename = lambda *_: stop()
 if stage == "after it is published":
     conversion.files.shutil.rmtree = lambda *_, **__: stop()
-conversion.SPEED_S = 0.02
+check.SPEED_S = 0.02
 cli.main(sys.argv[2:])
 """
 
@@ -650,7 +651,7 @@ def test_conversions_of_the_same_bundle_at_the_same_time_all_succeed(tiny_bundle
     command = [
         sys.executable,
         "-c",
-        "from convert import cli, conversion; conversion.SPEED_S = 0.02; cli.main()",
+        "from convert import cli; from edge_runtime.engines import check; check.SPEED_S = 0.02; cli.main()",
         tiny_bundle,
     ]
     running = [
