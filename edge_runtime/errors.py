@@ -10,7 +10,7 @@ PicnicError                 1   base class, never raised itself
   BundleError               5   bundle or engine corrupt, or built for another machine
     CorruptFile             5   one of its files is missing, changed or not listed
   ParityError               6   an engine's answers differ too much from its model's
-  GotWorse                  7   bench compare --fail-above: a figure got worse by more than that
+  GotWorse                  7   bench --against --fail-above: a figure is worse by more than that
 ImageError                  -   one photo cannot be used; it becomes the error of that photo's row
   PhotoMissing              -   its file is not there
 

@@ -3,23 +3,24 @@
 import argparse
 import collections
 import contextlib
+import shlex
 import sys
 import tempfile
 import time
 
 from benchmarks import loadgen, rivals
-from benchmarks.bench import compare, machine_state, report, roofline, summary, turns
+from benchmarks.bench import against, compare, machine_state, report, roofline, summary, turns
 from benchmarks.bench.document import is_busy, new_document
 from benchmarks.bench.plan import make_plan
 from benchmarks.bench.subject import Subject
 from convert.child import ChildError
 from edge_runtime import files
 from edge_runtime.bundle.reading import Bundle
-from edge_runtime.cli.options import amount
+from edge_runtime.cli.options import amount, parsed
 from edge_runtime.console import print_json, say
 from edge_runtime.engines.record import MAX_BATCH, local_facts
 from edge_runtime.engines.selection import find_engine, list_engines
-from edge_runtime.errors import BundleError, MissingRequirement, PicnicError
+from edge_runtime.errors import BundleError, MissingRequirement, PicnicError, UsageError
 from edge_runtime.machine.libraries import require
 
 
@@ -30,7 +31,8 @@ def parser():
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Measure the engines of a bundle on this machine, in turns: cold start, latency at batch 1,\n"
         "throughput by batch size, speed from photo files to a table, memory, energy.\n"
-        "picnic-edge bench compare A.json B.json shows what changed between two runs\n"
+        "With --against, is it slower than another? A verdict that noise does not make.\n"
+        "picnic-edge bench compare A.json B.json shows two runs side by side\n"
         "(for a bundle named compare write ./compare).",
         epilog="example: picnic-edge bench bundle --images photos/ --batch 1,8",
     )
@@ -52,6 +54,18 @@ def parser():
     this.add_argument("--seconds", type=amount, default=3.0, metavar="S", help="length of each measurement (default 3)")
     this.add_argument("--loadgen", choices=loadgen.MODES, help="also run MLPerf LoadGen's scenarios (unofficial)")
     this.add_argument("--rivals", action="store_true", help="also measure other programs on the same photos")
+    this.add_argument(
+        "--against",
+        metavar="OTHER",
+        help="measure one engine (default: the fastest) in turns with another engine, the same engine of another "
+        "bundle, or the code in a checkout of Picnic Edge, and say which figures differ beyond noise",
+    )
+    this.add_argument(
+        "--fail-above",
+        type=_percent,
+        metavar="PERCENT",
+        help="with --against: exit with code 7 if a figure is worse, beyond noise, by more than this",
+    )
     this.add_argument("--report", metavar="DIR", help=f"also write {', '.join(report.FILES)} to this folder")
     this.add_argument("--json", action="store_true", help="one JSON document on stdout instead of the table")
     return this
@@ -64,7 +78,13 @@ def main(argv=None):
         compare.main(arguments[1:])
         return
     options = parser().parse_args(arguments)
+    if options.fail_above is not None and not options.against:
+        line = f"picnic-edge bench {shlex.quote(options.bundle)} --against OTHER --fail-above {options.fail_above:g}"
+        raise UsageError(f"--fail-above needs something to compare with: {line}")
     bundle = Bundle.open(options.bundle)
+    if options.against:
+        against.run(bundle, options, arguments)
+        return
     names = _engine_names(bundle, options.engine)
     if options.report:
         files.claim_folder(options.report, "--report")
@@ -191,6 +211,10 @@ def _engine_names(bundle, names):
     if names == ["all"]:
         return [info.name for info in list_engines(bundle)]
     return [name if name == "auto" else find_engine(bundle, name).name for name in names]
+
+
+def _percent(text):
+    return parsed(float, text, lambda value: 0 <= value < float("inf"), "0 or more")
 
 
 def _batches(text):

@@ -12,6 +12,7 @@ from benchmarks.energy.meter import per_image
 
 STABLE_WINDOWS = 3
 STABLE_WITHIN = 0.10
+METRICS = ("p50_ms", "images_per_s", "cpu_s_per_image")  # of a window
 
 
 def summarize(subject, idle=None):
@@ -68,6 +69,27 @@ def is_stable(windows, point):
         max(window[name] for window in last) <= (1 + STABLE_WITHIN) * min(window[name] for window in last)
         for name in ("images_per_s", "p50_ms")
     )
+
+
+def points_of(windows):
+    """Returns the measuring points of windows in their order, such as ["b1", "b8", "end_to_end"]."""
+    return list(dict.fromkeys(window["point"] for window in windows))
+
+
+def values_of(windows, point, metric):
+    """Returns a metric of each window of a point; [] where one has no value above 0.
+
+    Args:
+        windows: list of dict, as in bench.json.
+        point: one of points_of(windows).
+        metric: one of METRICS, or another key of windows.
+    """
+    own = [window for window in windows if window["point"] == point]
+    if metric == "cpu_s_per_image":
+        values = [window["cpu_s"] / window["photos"] for window in own]
+    else:
+        values = [window.get(metric) for window in own]
+    return [] if any(not value or value <= 0 for value in values) else values
 
 
 def _energy(metered, point, idle):

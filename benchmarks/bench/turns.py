@@ -73,7 +73,10 @@ def run(bundle, subjects, plan, idle=None):
             try:
                 while waiting and _fits(bundle, group, waiting[0]):
                     group.append(waiting.pop(0))
-                    _open(bundle, group[-1], subjects, plan, scratch)
+                    say(f"loading {group[-1].name}")
+                    open_subject(bundle, group[-1], plan, scratch)
+                    if not group[-1].problem:
+                        _name_as_opened(group[-1], subjects)
                 if waiting:
                     say(f"not enough memory for all engines: {len(group)} at a time, the others after these")
                 _measure(group, plan, (idle or {}).get("source"))
@@ -102,8 +105,16 @@ def _kind(bundle, name):
     return GPU_KINDS[0] if name == "auto" else find_engine(bundle, name).kind  # auto may be any
 
 
-def _open(bundle, subject, subjects, plan, scratch):
-    say(f"loading {subject.name}")
+def open_subject(bundle, subject, plan, scratch, code=""):
+    """Starts the processes of an engine and adds its facts. Where that fails, its measuring stops.
+
+    Args:
+        bundle: an open Bundle.
+        subject: a Subject.
+        plan: a Plan.
+        scratch: an existing folder that stays while the engine is open.
+        code: folder of the checkout whose code opens and measures it, "" for this one.
+    """
     largest = None if subject.name == "auto" else largest_batch(find_engine(bundle, subject.name))
     subject.batches = [size for size in plan.batches if largest is None or size <= largest]
     reason = f"the engine was built for batches up to {largest}; make another: picnic-edge convert --max-batch"
@@ -112,7 +123,7 @@ def _open(bundle, subject, subjects, plan, scratch):
         subject.fail(reason)
         return
     try:
-        task = Task(bundle.path, subject.name, subject.batches, plan.items, scratch, plan.opener)
+        task = Task(bundle.path, subject.name, subject.batches, plan.items, scratch, plan.opener, code)
         subject.workers.append(Worker(task))
         subject.facts.update(subject.workers[0].facts)
         slots = subject.facts.pop("slots")
@@ -123,11 +134,15 @@ def _open(bundle, subject, subjects, plan, scratch):
             subject.facts["first_call_ms"] = subject.workers[0].facts["first_call_ms"]
     except EngineFailed as error:
         subject.fail(str(error), error.invalid)
-        return
-    if any(subject is not other and other.name == subject.facts["name"] for other in subjects):
-        subject.fail(f"is the same as {subject.facts['name']}, which is measured already")
-        return
-    subject.name = subject.facts["name"]
+
+
+def _name_as_opened(subject, subjects):
+    """Gives an engine the name of what was opened for it (auto is one of the others); stops it if another has that."""
+    name = subject.facts["name"]
+    if any(subject is not other and other.name == name for other in subjects):
+        subject.fail(f"is the same as {name}, which is measured already")
+    else:
+        subject.name = name
 
 
 def _measure(group, plan, power):
@@ -141,7 +156,8 @@ def _measure(group, plan, power):
             say(f"round {number + 1}: {', '.join(subject.name for subject in _alive(group))}")
             for subject, point in pending if number % 2 == 0 else reversed(pending):
                 if not subject.problem:
-                    _measure_window(subject, point, number, plan.seconds / MIN_WINDOWS, reference)
+                    state = {"round": number, "reference_ms": reference.time_ms()}
+                    measure_window(subject, point, plan.seconds / MIN_WINDOWS, state)
     finally:
         reference.close()
     if power:
@@ -149,7 +165,7 @@ def _measure(group, plan, power):
         for subject, point in _pending(group, 0):
             if not subject.problem:
                 say(f"power of {subject.name}, {point.replace('_', ' ')}")
-                _measure_energy(subject, point, seconds, power)
+                measure_energy(subject, point, seconds, power)
     for subject in _alive(group):
         try:
             if plan.labelled:
@@ -186,8 +202,15 @@ def _ask_for_window(subject, point, seconds):
     return worker.ask("model", batch, seconds, expected_s=seconds + _LEAST_CALLS * batch * _SLOWEST_PHOTO_S)
 
 
-def _measure_window(subject, point, number, seconds, reference):
-    reference_ms = reference.time_ms()
+def measure_window(subject, point, seconds, state):
+    """Measures a point once, and adds the window to those of the subject. Where that fails, its measuring stops.
+
+    Args:
+        subject: a Subject with open workers.
+        point: one of subject.points().
+        seconds: length of the window.
+        state: dict that is added to the window: its "round", and what is known of the machine at that moment.
+    """
     try:
         figures = _ask_for_window(subject, point, seconds)
     except EngineFailed as error:
@@ -195,7 +218,7 @@ def _measure_window(subject, point, number, seconds, reference):
         return
     latencies_ms = figures.pop("latencies_ms", None)
     figures.pop("batch", None)
-    window = dict(figures, point=point, round=number, reference_ms=reference_ms)
+    window = dict(figures, point=point, **state)
     window["images_per_s"] = figures["photos"] / figures["seconds"]
     # End to end, photos come in batches, one after the other: a photo's latency follows from the rate.
     window["p50_ms"] = float(np.median(latencies_ms)) if latencies_ms else 1000 / window["images_per_s"]
@@ -204,8 +227,15 @@ def _measure_window(subject, point, number, seconds, reference):
     subject.windows.append(window)
 
 
-def _measure_energy(subject, point, seconds, power):
-    """Adds what a Meter measured in one window of a point to the subject's energy."""
+def measure_energy(subject, point, seconds, power):
+    """Puts what a Meter measured in one window of a point into the subject's energy. If it fails, its measuring stops.
+
+    Args:
+        subject: a Subject with open workers.
+        point: one of subject.points().
+        seconds: length of the window; of sensors the first one does not count.
+        power: the name of the source of power.
+    """
     if power == Rapl.name and _uses_gpu(subject):
         reason = "RAPL counts the CPU and its memory, not the GPU that this engine works on"
         subject.energy[point] = {"unavailable": reason}

@@ -15,7 +15,7 @@ import typing
 import numpy as np
 
 from benchmarks import loadgen
-from benchmarks.bench import measure
+from benchmarks.bench import measure, other_code
 from convert.labelled import macro_f1
 from edge_runtime.bundle.reading import Bundle
 from edge_runtime.classifier import Classifier
@@ -44,6 +44,7 @@ class Task(typing.NamedTuple):
     items: list  # edge_runtime.sources.items.Item of the end-to-end run
     scratch: str  # an existing folder
     opener: typing.Callable  # edge_runtime.engines.selection.open_engine, or a function with the same arguments
+    code: str = ""  # folder of the checkout whose code runs, "" for this one
 
 
 class EngineFailed(Exception):  # noqa: N818
@@ -70,7 +71,11 @@ class Worker:
         self._connection, theirs = context.Pipe()
         self._busy = True
         self._hangs = ""  # how, once it does
-        self._process: typing.Any = context.Process(target=_serve, args=(theirs, os.getpid(), task), daemon=True)
+        serve: typing.Callable = _serve
+        arguments: tuple = (theirs, os.getpid(), task)
+        if task.code:
+            serve, arguments = other_code.serve, other_code.pickled(*arguments)
+        self._process: typing.Any = context.Process(target=serve, args=arguments, daemon=True)
         # Only the parent handles Ctrl-C: the child starts with SIGINT blocked, and then ignores it.
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
         try:
@@ -147,7 +152,11 @@ def _how_it_ended(code):
 
 
 def _serve(connection, parent, task):
-    """The child's main function: opens the engine, then answers requests until the parent closes the connection."""
+    """The child's main function: opens the engine, then answers requests until the parent closes the connection.
+
+    Other versions call it (benchmarks.bench.other_code): its arguments, and what model and end_to_end take and return,
+    stay as they are.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
     die_with_parent(parent)

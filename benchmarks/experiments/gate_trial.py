@@ -74,6 +74,7 @@ def _parser():
         help="separated by commas (default %(default)s)",
     )
     this.add_argument("--layers", type=int, default=_TRIES, metavar="N", help="how many layers (default %(default)s)")
+    this.add_argument("--photos", type=int, default=128, metavar="N", help="of the sample (default: all)")
     this.add_argument("--scale", type=float, default=1.05, metavar="F", help="of a layer (default %(default)s)")
     return this
 
@@ -81,7 +82,7 @@ def _parser():
 def _trial(bundle, model, name, options):
     """Returns the row of one engine."""
     kind, precision = split_engine_name(name)
-    engine = _Trial(bundle, kind, precision)
+    engine = _Trial(bundle, kind, precision, options.photos)
     verdict, answers = engine.judge_model(model)
     good = verdict.refused or "kept"
     say(f"{name}: {good}\n{judge.describe(verdict)}")
@@ -107,10 +108,17 @@ def _refused(reasons):
 class _Trial:
     """Builds engines of one kind and precision, and judges them."""
 
-    def __init__(self, bundle, kind, precision):
+    def __init__(self, bundle, kind, precision, photos):
         self._builder = importlib.import_module(TARGETS[kind])
         self._kind, self._precision, self._classes = kind, precision, len(bundle.class_names)
-        self._calibration, self._sample = split_sample(bundle.sample(), precision)
+        sample = bundle.sample()
+        sample = sample._replace(
+            names=sample.names[:photos],
+            images=sample.images[:photos],
+            labels=sample.labels[:photos],
+            probabilities=sample.probabilities[:photos],
+        )
+        self._calibration, self._sample = split_sample(sample, precision)
 
     def judge_model(self, model):
         """Returns (the Verdict on the engine of a model, its answer to each photo)."""
