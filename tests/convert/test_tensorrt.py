@@ -353,7 +353,7 @@ def test_a_profile_that_is_not_accepted_is_told(simulated):
     simulator = simulated()
     config = types.SimpleNamespace(add_optimization_profile=lambda profile: -1)
     with pytest.raises(MissingRequirement, match="1 to 7"):
-        builder._add_profile(simulator.tensorrt.Builder(make_log(simulator.tensorrt)), config, 7)
+        builder.add_profile(simulator.tensorrt.Builder(make_log(simulator.tensorrt)), config, 7)
 
 
 # --- the times that are kept
@@ -410,7 +410,7 @@ def test_the_newest_log_line_is_shown_now_and_then(tiny_bundle, tmp_path, simula
 
 def test_a_long_line_is_cut_and_a_silent_build_is_shown_too(monkeypatch, capsys):
     monkeypatch.setattr(builder, "PROGRESS_EVERY_S", 0.01)
-    with builder._progress_of_log() as note:
+    with builder.progress_of_log() as note:
         time.sleep(0.2)
         note("x" * 1000)
         time.sleep(0.2)
