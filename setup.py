@@ -19,6 +19,14 @@ ONNX = [
     "onnx>=1.10,<1.11; python_version < '3.8'",
 ]
 INT8 = ONNX + ["nncf>=3.4,<4; python_version >= '3.10'", "nncf>=2.18,<3; python_version == '3.9'"]
+# NVIDIA's builder: wheels for Linux on x86-64, Python 3.8 to 3.14; 90 MB, 220 MB on the disk. The package tensorrt-rtx
+# is a source distribution that fetches these.
+TENSORRT_RTX = [
+    name + ">=1.4,<2; python_version >= '3.8' and sys_platform == 'linux' and platform_machine == 'x86_64'"
+    for name in ("tensorrt-rtx-cu12-libs", "tensorrt-rtx-cu12-bindings")
+]
+# The tests need it once: on the Python version that CI begins with.
+TENSORRT_RTX_ONCE = [requirement.replace(">= '3.8'", "== '3.11'") for requirement in TENSORRT_RTX]
 TRAIN = ONNX + [
     # A CPU build where there is one: a tenth of the download. With a GPU: pip install 'tensorflow[and-cuda]'.
     "tensorflow-cpu>=2.17,<2.22; python_version >= '3.10' and platform_machine == 'x86_64'",
@@ -102,6 +110,7 @@ setup(
         "openvino": OPENVINO,  # run faster on x86 CPUs
         "litert": LITERT,  # run on Arm and x86 CPUs; convert also needs TensorFlow (train)
         "int8": INT8 + ONNXRUNTIME + OPENVINO,  # convert --precision int8
+        "tensorrt-rtx": TENSORRT_RTX + ONNX + ONNXRUNTIME,  # convert --to tensorrt-rtx, and running its engines
         "train": TRAIN + ONNXRUNTIME,  # train, export, evaluate
         "reports": REPORTS + ONNXRUNTIME,  # explore, explain, and the HTML page of evaluate --report
         "parquet": PARQUET,  # classify --out FILE.parquet
@@ -111,6 +120,16 @@ setup(
         "docs": DOCS,  # `make docs`
         "demo": TRAIN + REPORTS + ONNXRUNTIME + OPENVINO,  # all that `make demo` shows
         # `make test`
-        "test": TRAIN + REPORTS + INT8 + ONNXRUNTIME + OPENVINO + LITERT + TABLES + HEIF + LOADGEN + CHECKS,
+        "test": TRAIN
+        + REPORTS
+        + INT8
+        + ONNXRUNTIME
+        + OPENVINO
+        + LITERT
+        + TENSORRT_RTX_ONCE
+        + TABLES
+        + HEIF
+        + LOADGEN
+        + CHECKS,
     },
 )

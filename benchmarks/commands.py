@@ -12,7 +12,7 @@ import time
 
 _MAX_CHARACTERS = 20000  # of each stream: its beginning and its end
 HEARTBEAT_S = 60  # a command that runs longer is reported as still running this often
-_GRACE_S = 60  # for writing what there is, after SIGINT
+GRACE_S = 60  # for writing what there is, after SIGINT
 
 
 def run_command(command, limit_s):
@@ -78,7 +78,7 @@ def _stop(process):
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGINT)
     with contextlib.suppress(subprocess.TimeoutExpired):
-        return process.communicate(timeout=_GRACE_S)
+        return process.communicate(timeout=GRACE_S)
     kill_group(process)
     return process.communicate()
 

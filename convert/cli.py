@@ -7,6 +7,7 @@ from convert import labelled
 from convert.conversion import convert
 from edge_runtime.bundle.reading import Bundle
 from edge_runtime.cli.options import parsed, positive, share
+from edge_runtime.engines import gpu_check
 from edge_runtime.engines.record import (
     DEFAULT_BATCH,
     MAX_BATCH,
@@ -27,6 +28,7 @@ TARGETS = {
     "openvino": "convert.openvino",
     "litert": "convert.litert",
     "tensorrt": "convert.tensorrt",
+    "tensorrt-rtx": "convert.tensorrt_rtx",
     "tf-trt": "convert.tf_trt",
 }
 
@@ -42,7 +44,9 @@ def parser():
     this.add_argument("bundle", help="folder written by `picnic-edge train`")
     this.add_argument("--to", required=True, choices=list(TARGETS), help="library that will run the engine")
     this.add_argument(
-        "--precision", choices=["fp32", "fp16", "bf16", "int8"], help="default: fp32; for tensorrt and tf-trt fp16"
+        "--precision",
+        choices=["fp32", "fp16", "bf16", "int8"],
+        help="default: fp32; for tensorrt, tensorrt-rtx and tf-trt fp16",
     )
     this.add_argument(
         "--max-batch",
@@ -93,6 +97,12 @@ def parser():
         metavar="N",
         help="memory for building a GPU engine (default: chosen for this machine)",
     )
+    this.add_argument(
+        "--gpus",
+        metavar="A,B",
+        help="for tensorrt-rtx: the families of GPUs that the engine is for, of turing, ampere, ada, blackwell "
+        "(default: all from Ampere on)",
+    )
     return this
 
 
@@ -106,6 +116,12 @@ def main(argv=None):
         raise UsageError(f"--to {options.to} makes {' or '.join(builder.PRECISIONS)}, not {precision}")
     if options.max_batch > MAX_BATCH:
         raise UsageError(f"--max-batch {options.max_batch}: expected 1 to {MAX_BATCH} photos")
+    if options.gpus is not None:
+        if options.to != "tensorrt-rtx":
+            raise UsageError(
+                f"--gpus: is for --to tensorrt-rtx; an engine of --to {options.to} is for the machine here"
+            )
+        options.gpus = builder.families(options.gpus)
     if options.min_agreement is None:
         options.min_agreement = default_min_agreement(precision)
     if options.max_log_odds_change is None:
@@ -117,5 +133,11 @@ def main(argv=None):
     if record["parity"]["labelled"]:
         print(labelled.format_table(record["parity"]["labelled"]))
         print(labelled.describe(record["parity"]["labelled"], options.max_f1_drop))
+    if record["images_per_s"] is None:
+        print(
+            f"built in {record['build_s']:.1f} s; {gpu_check.UNCHECKED}: what was compared is its model, through ONNX"
+        )
+        print(f"Runtime. The first machine with a GPU that opens {name} checks it, before the first photo.")
+        return
     speed = f"{record['images_per_s']:.1f} images/s at batch {record['batch_profile']['max']}"
     print(f"built in {record['build_s']:.1f} s, {speed}; use it with --engine {name}, or leave it to --engine auto")

@@ -8,22 +8,20 @@ import shutil
 import time
 import typing
 
-import numpy as np
-
 from convert import labelled, reference
 from edge_runtime import files
 from edge_runtime.bundle import signing
 from edge_runtime.bundle.checksums import list_files
 from edge_runtime.bundle.reading import Sample
 from edge_runtime.console import say
-from edge_runtime.engines.check import check, split_sample
+from edge_runtime.engines import gpu_check
+from edge_runtime.engines.check import check, speeds, split_sample
 from edge_runtime.engines.kinds import create_engine
 from edge_runtime.engines.record import ENGINE_JSON, FORMAT_VERSION, EngineInfo, engine_name
 from edge_runtime.errors import ParityError, PicnicError, UsageError
 from edge_runtime.gate import judge
 from edge_runtime.machine import cpu, memory
 
-SPEED_S = 1.0  # how long an engine's speed is measured, at batch 1 and in its largest batches
 OPTIONS = ("calibration", "labels", "images", "min_agreement", "max_log_odds_change", "max_f1_drop")  # kept, to rebuild
 _SPACE_FACTOR = 4  # a conversion may need this many times the model's size on the disk
 _FULL_BYTES = 16 << 20  # with less than this free, an error of any kind is taken for a full disk
@@ -36,6 +34,7 @@ class Settings(typing.NamedTuple):
     max_batch: int  # the largest batch that the engine must take
     workspace_mib: typing.Optional[int]  # memory that the build may use on the GPU; None: chosen for this machine
     calibration: Sample  # photos for int8, with the original's answers
+    gpus: typing.Optional[str] = None  # for tensorrt-rtx: families of GPUs, as convert.tensorrt_rtx.GPUS names them
 
 
 def convert(bundle, kind, builder, precision, options):
@@ -70,25 +69,31 @@ def convert(bundle, kind, builder, precision, options):
             if too_few:
                 calibrating = f"; {len(calibration.names)} more calibrate int8" if precision == "int8" else ""
                 raise ParityError(f"{name} was not built: {too_few}{calibrating}")
-            settings = Settings(precision, options.max_batch, options.workspace_mib, calibration)
+            settings = Settings(precision, options.max_batch, options.workspace_mib, calibration, options.gpus)
             record = _build(bundle, kind, builder, settings, folder)
             for option in OPTIONS:
                 record[option] = getattr(options, option)
-            say(f"checking {name} on {len(checked.names)} photos")
             info = EngineInfo(name, kind, precision, folder, record)
+            # Where the engine cannot run here, the model that it was made of is checked, through another library.
+            stand_in = builder.stand_in(info) if hasattr(builder, "stand_in") else None
+            through = f" through {stand_in.kind}" if stand_in else ""
+            say(f"checking {name}{through} on {len(checked.names)} photos")
             if hasattr(builder, "also_runs_in"):
                 _check_model(bundle, info, builder.also_runs_in(precision), checked, options)
-            with create_engine(info, len(bundle.class_names), options.max_batch, None).open() as engine:
+            largest = 1 if stand_in else options.max_batch
+            with create_engine(stand_in or info, len(bundle.class_names), largest, None).open() as engine:
                 parity, verdict = check(engine, checked, options.min_agreement, options.max_log_odds_change)
-                record["images_per_s"] = round(_speed(engine, sample.images, options.max_batch), 2)
-                record["images_per_s_b1"] = record["images_per_s"]
-                if options.max_batch > 1:
-                    record["images_per_s_b1"] = round(_speed(engine, sample.images, 1), 2)
+                if stand_in:
+                    record.update(images_per_s=None, images_per_s_b1=None, checked_through=stand_in.kind)
+                else:
+                    record.update(speeds(engine, sample.images))
+                    gpu_check.add(record, parity, verdict)
                 answers = labelled.classify(bundle, engine, photos) if photos else None
             scores = None
             if photos:  # one engine in memory at a time
                 scores = labelled.compare_labelled(bundle, photos, answers)
                 labelled.require_macro_f1(name, parity, scores, options.max_f1_drop)
+            shutil.rmtree(os.path.join(folder, "scratch"), ignore_errors=True)
             record.update(parity=dict(parity._asdict(), labelled=scores), verdict=dict(verdict._asdict()))
             record["files"] = list_files(folder)
             files.write_json(os.path.join(folder, ENGINE_JSON), signing.signed(record))
@@ -123,7 +128,7 @@ def _build(bundle, kind, builder, settings, folder):
         precision=settings.precision,
         batch_profile={"min": 1, "opt": settings.max_batch, "max": settings.max_batch},
         source={"bundle_id": bundle.id, "model_sha256": bundle.sha256("model.onnx")},
-        machine=cpu.describe(),
+        machine=facts.get("machine") or cpu.describe(),
         build_s=round(time.perf_counter() - started, 2),
         peak_memory_bytes=_peak_memory_bytes(),
         built_at=datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
@@ -168,14 +173,3 @@ def _peak_memory_bytes():
     import resource
 
     return max(memory.peak_memory_bytes(), resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024)
-
-
-def _speed(engine, pictures, size):
-    """Returns photos per second in batches of a size, which --engine auto chooses by."""
-    batch = pictures[np.arange(size) % len(pictures)]
-    engine.infer(batch)
-    started, photos = time.perf_counter(), 0
-    while time.perf_counter() - started < SPEED_S:
-        engine.infer(batch)
-        photos += len(batch)
-    return photos / (time.perf_counter() - started)

@@ -5,7 +5,6 @@ Not yet run on hardware: written from TensorRT's and pycuda's sources, tested wi
 
 import contextlib
 import os
-import re
 import shutil
 import threading
 import time
@@ -13,6 +12,7 @@ import typing
 
 import numpy as np
 
+from convert import quantization
 from convert.child import memory_text, run_in_child
 from convert.tensorrt_model import write_model
 from edge_runtime import files
@@ -34,11 +34,11 @@ _PROGRESS_LENGTH = 150
 
 
 def check(precision):
-    """Raises MissingRequirement: tensorrt, pycuda, onnx or a GPU is missing, or what the precision needs of them."""
+    """Raises MissingRequirement: tensorrt, pycuda, onnx or a GPU is missing, or what the precision needs."""
     context.local_facts()
     require("onnx")
-    if precision == "fp16" and not versions.has_precision_flags(require("tensorrt")):
-        require("modelopt.onnx.autocast")
+    if precision != "fp32" and not versions.has_precision_flags(require("tensorrt")):
+        quantization.check(precision)
     if precision == "int8":
         run_in_child("tensorrt-int8", check_int8)
 
@@ -46,8 +46,8 @@ def check(precision):
 def build(bundle, settings, folder):
     """Writes the plan into folder, in a process of its own: the system may kill it when memory runs out.
 
-    fp16 lets TensorRT choose half precision layer by layer; from TensorRT 11 on, modelopt's autocast chooses it in the
-    model. int8 is entropy calibration by settings.calibration.
+    fp16 lets TensorRT choose half precision layer by layer, int8 is entropy calibration by settings.calibration. From
+    TensorRT 11 on the precision is written in the model: convert.tensorrt_model.write_model.
 
     Returns:
         facts for engine.json: libraries, gpu, input_dtype, workspace_mib.
@@ -67,7 +67,7 @@ def build(bundle, settings, folder):
     model = os.path.join(scratch, "model.onnx")
     pictures = os.path.join(scratch, "pictures.npy")
     input_dtype = write_model(onnx, tensorrt, bundle, settings, model)
-    if settings.precision == "int8":
+    if settings.precision == "int8" and versions.has_precision_flags(tensorrt):
         np.save(pictures, settings.calibration.images)
     run_in_child(
         engine_name("tensorrt", settings.precision, settings.max_batch),
@@ -98,11 +98,8 @@ def timing_cache_path(facts, cuda_version):
         facts: result of edge_runtime.engines.tensorrt.context.local_facts().
         cuda_version: of CUDA, such as "10.2.0".
     """
-    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     gpu, tensorrt = facts["gpu"], facts["libraries"]["tensorrt"]
-    parts = (gpu["name"], gpu["compute_capability"], tensorrt, "cuda", cuda_version)
-    name = "-".join(re.sub(r"[^A-Za-z0-9.]+", "-", part) for part in parts)
-    return os.path.join(cache, "picnic-edge", "tensorrt", name + ".timing")
+    return context.cache_path((gpu["name"], gpu["compute_capability"], tensorrt, "cuda", cuda_version), ".timing")
 
 
 def check_int8():
@@ -129,22 +126,22 @@ def build_plan(model, plan, precision, max_batch, workspace_mib, pictures, timin
         precision: one of PRECISIONS.
         max_batch: the profile is 1 to this, and best at this.
         workspace_mib: memory for the layers beside the tensors.
-        pictures: for int8: .npy file of uint8 [n, 299, 299, 3].
+        pictures: for int8 by calibration: .npy file of uint8 [n, 299, 299, 3].
         timing_cache: file of earlier builds' measurements; it need not exist, and is replaced.
 
     Raises:
         MissingRequirement: TensorRT refused; with its reasons.
     """
     tensorrt = require("tensorrt")
-    with context.gpu_context(), _progress_of_log() as note:
+    with context.gpu_context(), progress_of_log() as note:
         log = engine.make_log(tensorrt, note)
         builder = _start_builder(tensorrt, log, precision)
         network = versions.create_network(builder)
         parser = tensorrt.OnnxParser(network, log)  # kept to the end: the network may use the parser's weights
-        _parse(tensorrt, parser, network, log, model)
+        parse(tensorrt, parser, network, log, model)
         config = builder.create_builder_config()
         versions.set_workspace(tensorrt, config, workspace_mib << 20)
-        _add_profile(builder, config, max_batch)
+        add_profile(builder, config, max_batch)
         cache = _use_timing_cache(config, timing_cache)
         with _precision_flags(tensorrt, config, precision, max_batch, pictures):
             blob = builder.build_serialized_network(network, config)
@@ -159,7 +156,8 @@ def build_plan(model, plan, precision, max_batch, workspace_mib, pictures, timin
             _save_timing_cache(cache, timing_cache)
 
 
-def _parse(tensorrt, parser, network, log, path):
+def parse(tensorrt, parser, network, log, path):
+    """Reads an .onnx file into a network. Raises MissingRequirement: TensorRT cannot read it; with its reasons."""
     with open(path, "rb") as file:
         read = parser.parse(file.read())
     if not read:
@@ -172,7 +170,8 @@ def _parse(tensorrt, parser, network, log, path):
         raise MissingRequirement(f"TensorRT read a model with the inputs and outputs {names}")
 
 
-def _add_profile(builder, config, max_batch):
+def add_profile(builder, config, max_batch):
+    """Tells the builder the batches: 1 to max_batch, and best at that. Raises MissingRequirement: it refuses them."""
     shape = tuple(spec.INPUT_SPEC["shape"])
     profile = builder.create_optimization_profile()
     profile.set_shape(INPUT_NAME, (1,) + shape, (max_batch,) + shape, (max_batch,) + shape)
@@ -183,12 +182,13 @@ def _add_profile(builder, config, max_batch):
 @contextlib.contextmanager
 def _precision_flags(tensorrt, config, precision, max_batch, pictures):
     """Sets a precision's flags. For int8 the calibrator and its GPU memory exist as long as the block."""
+    by_model = not versions.has_precision_flags(tensorrt)
     if precision == "fp32":
         # It is on by default and rounds to 10 bits of mantissa on GPUs from compute capability 8.0 on.
         config.clear_flag(tensorrt.BuilderFlag.TF32)
-    if precision != "fp32" and versions.has_precision_flags(tensorrt):
+    if precision != "fp32" and not by_model:
         config.set_flag(tensorrt.BuilderFlag.FP16)
-    if precision != "int8":
+    if precision != "int8" or by_model:
         yield
         return
     config.set_flag(tensorrt.BuilderFlag.INT8)
@@ -262,7 +262,7 @@ def _save_timing_cache(cache, path):
 
 
 @contextlib.contextmanager
-def _progress_of_log():
+def progress_of_log():
     """Yields a function that takes log lines. Prints the time since the start and the newest line every 10 s."""
     newest, done, started = ["no message yet"], threading.Event(), time.monotonic()
 

@@ -189,7 +189,7 @@ def atomic_folder(path):
                     with open(os.path.join(folder, name), "rb") as file:
                         os.fsync(file.fileno())
                 sync_folder(folder)
-            with _locked(parent):
+            with locked(parent):
                 if os.path.lexists(path):
                     _exchange(temporary, path)
                 else:
@@ -222,11 +222,11 @@ def is_inside(path, folder):
 
 def remove_abandoned(parent):
     """Removes the temporary folders of killed processes from parent. One in use is locked, and stays."""
-    with _locked(parent):
+    with locked(parent):
         for name in os.listdir(parent):
             if name.startswith(".") and name.endswith(_UNFINISHED):
                 folder = os.path.join(parent, name)
-                with contextlib.suppress(OSError), _locked(folder, wait=False):
+                with contextlib.suppress(OSError), locked(folder, wait=False):
                     shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -236,14 +236,14 @@ def _make_temporary(path, stack):
     while True:
         os.makedirs(parent, exist_ok=True)
         # Another process that failed may just have removed the parent. The lock makes remove_abandoned wait.
-        with contextlib.suppress(FileNotFoundError), _locked(parent):
+        with contextlib.suppress(FileNotFoundError), locked(parent):
             temporary = tempfile.mkdtemp(prefix=f".{name[:100]}.", suffix=_UNFINISHED, dir=parent)
-            stack.enter_context(_locked(temporary))
+            stack.enter_context(locked(temporary))
             return temporary
 
 
 @contextlib.contextmanager
-def _locked(folder, wait=True):
+def locked(folder, wait=True):
     """Keeps a folder locked while the block runs; the system unlocks it however the process ends.
 
     Raises:

@@ -21,13 +21,18 @@ LONGEST = [
     "test_training.py",
     "test_live.py",
     "test_recipe.py",
-    "test_bench.py",
-    "test_fine_tune.py",
-    "test_tensorrt.py",
     "test_convert.py",
     "test_classify.py",
+    "test_bench.py",
+    "test_kill.py",
+    "test_docs.py",
+    "test_explore.py",
     "test_engines.py",
     "test_against.py",
+    "test_front_door.py",
+    "test_tensorrt.py",
+    "test_fine_tune.py",
+    "test_loadgen.py",
 ]
 
 

@@ -8,6 +8,8 @@ import shlex
 import stat
 import subprocess
 import sys
+import urllib.error
+import urllib.request
 
 import pytest
 
@@ -174,6 +176,36 @@ def test_demo_refuses_unknown_options_before_it_draws_anything(tmp_path):
     done = helpers.picnic_edge("demo", "--nonsense", cwd=str(tmp_path))
     assert done.returncode == 2
     assert os.listdir(str(tmp_path)) == []
+
+
+@pytest.mark.parametrize("keeps_weights, has_openvino", [(False, True), (True, False)])
+def test_demo_runs_each_step_and_measures_what_it_converted(tmp_path, monkeypatch, capsys, keeps_weights, has_openvino):
+    ran = []
+
+    def call(command):
+        ran.append(command[3:])
+        return 0 if has_openvino or "openvino" not in command else errors.MissingRequirement.exit_code
+
+    def urlopen(*_, **__):
+        raise urllib.error.URLError("no internet")
+
+    monkeypatch.setattr("train.data.samples.draw_samples", lambda *_: None)
+    monkeypatch.setattr(subprocess, "call", call)
+    monkeypatch.setattr(urllib.request, "urlopen", urlopen)
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    if keeps_weights:
+        helpers.write_bytes(
+            tmp_path / "models" / "inception_v3_weights_tf_dim_ordering_tf_kernels_notop.h5", b"weights"
+        )
+    assert picnic_edge.main(["demo", "--out", str(tmp_path / "demo")]) == 0
+    assert ran.pop(2) == ["convert", ran[1][1], "--to", "openvino"]
+    if not has_openvino:
+        assert ran.pop(2) == ["convert", ran[1][1], "--to", "onnxruntime"]
+    assert [words[0] for words in ran] == ["train", "evaluate", "classify", "bench"]
+    assert ran[0][ran[0].index("--weights") + 1] == ("imagenet" if keeps_weights else "none")
+    converted = "openvino-fp32" if has_openvino else "onnxruntime-fp32"
+    assert ran[-1][2:5] == ["--engine", "onnxruntime", converted]
+    assert "the speed of %s and of the original" % converted in capsys.readouterr().err
 
 
 # --- standard streams that are closed or full

@@ -22,16 +22,16 @@ import picnic_edge
 
 _MAX_REQUEST_BYTES = 1 << 16
 _lock = threading.Lock()
-_started = {}  # pid of a test process -> (its socket, the environment that the server started with)
+_server = {"socket": None, "environment": None, "other": None}
 
 
 def run(arguments, cwd=None):
     """Runs the command with this process's environment. Returns (exit code, stdout, stderr), both bytes.
 
-    Returns None where the environment has changed since the server started: libraries may have read it then.
+    Returns None where the environment is not that of the server: libraries may have read it as they were imported.
     """
-    server, environment = _server()
-    if environment != _environment():
+    server = _server_of_environment()
+    if server is None:
         return None
     request = json.dumps([arguments, os.getcwd() if cwd is None else os.fspath(cwd)]).encode()
     assert len(request) <= _MAX_REQUEST_BYTES
@@ -47,26 +47,38 @@ def run(arguments, cwd=None):
         return code, out.read(), err.read()
 
 
-def _environment():
-    return {name: value for name, value in os.environ.items() if name != "PYTEST_CURRENT_TEST"}
+def _server_of_environment():
+    """Returns the server's socket. None for an environment that is met for the first time: most are one test's own.
 
-
-def _server():
+    Libraries that the tests import change it for good. Then a new server takes the old one's place.
+    """
+    environment = {name: value for name, value in os.environ.items() if name != "PYTEST_CURRENT_TEST"}
     with _lock:
-        if os.getpid() not in _started:
-            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-            subprocess.Popen(
-                [sys.executable, "-m", "tests.warm", str(theirs.fileno())],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                env=dict(os.environ, PYTHONPATH=root),
-                cwd=root,
-            ).returncode = 0  # it ends when this process's end of the socket is closed; nobody waits for it
-            theirs.close()
-            _started[os.getpid()] = ours, _environment()
-        return _started[os.getpid()]
+        if environment == _server["environment"]:
+            return _server["socket"]
+        if _server["socket"] and environment != _server["other"]:
+            _server["other"] = environment
+            return None
+        if _server["socket"]:
+            _server["socket"].close()
+        _server.update(socket=_start_server(), environment=environment)
+        return _server["socket"]
+
+
+def _start_server():
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.warm", str(theirs.fileno())],
+        pass_fds=[theirs.fileno()],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        env=dict(os.environ, PYTHONPATH=root),
+        cwd=root,
+    )
+    process.returncode = 0  # it ends when our end of the socket is closed; nobody waits for it
+    theirs.close()
+    return ours
 
 
 def _serve(connection):

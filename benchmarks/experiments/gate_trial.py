@@ -22,7 +22,7 @@ from edge_runtime.bundle.reading import Bundle
 from edge_runtime.console import say
 from edge_runtime.engines.check import run_sample, split_sample
 from edge_runtime.engines.kinds import create_engine
-from edge_runtime.engines.record import EngineInfo, default_min_agreement, split_engine_name
+from edge_runtime.engines.record import EngineInfo, default_min_agreement
 from edge_runtime.gate import compare, judge
 from edge_runtime.machine.libraries import require
 
@@ -74,14 +74,15 @@ def _parser():
         help="separated by commas (default %(default)s)",
     )
     this.add_argument("--layers", type=int, default=_TRIES, metavar="N", help="how many layers (default %(default)s)")
+    this.add_argument("--photos", type=int, default=128, metavar="N", help="of the sample (default: all)")
     this.add_argument("--scale", type=float, default=1.05, metavar="F", help="of a layer (default %(default)s)")
     return this
 
 
 def _trial(bundle, model, name, options):
     """Returns the row of one engine."""
-    kind, precision = split_engine_name(name)
-    engine = _Trial(bundle, kind, precision)
+    kind, _, precision = name.rpartition("-")
+    engine = _Trial(bundle, kind, precision, options.photos)
     verdict, answers = engine.judge_model(model)
     good = verdict.refused or "kept"
     say(f"{name}: {good}\n{judge.describe(verdict)}")
@@ -107,10 +108,17 @@ def _refused(reasons):
 class _Trial:
     """Builds engines of one kind and precision, and judges them."""
 
-    def __init__(self, bundle, kind, precision):
+    def __init__(self, bundle, kind, precision, photos):
         self._builder = importlib.import_module(TARGETS[kind])
         self._kind, self._precision, self._classes = kind, precision, len(bundle.class_names)
-        self._calibration, self._sample = split_sample(bundle.sample(), precision)
+        sample = bundle.sample()
+        sample = sample._replace(
+            names=sample.names[:photos],
+            images=sample.images[:photos],
+            labels=sample.labels[:photos],
+            probabilities=sample.probabilities[:photos],
+        )
+        self._calibration, self._sample = split_sample(sample, precision)
 
     def judge_model(self, model):
         """Returns (the Verdict on the engine of a model, its answer to each photo)."""
@@ -147,13 +155,13 @@ class _Trial:
 
 
 def _layers(model, count):
-    """Returns the names of convolutions, evenly spread over the network."""
-    return reference.spread([node.name for node in model.graph.node if node.op_type == "Conv"], count)
+    """Returns the names of convolutions' outputs, evenly spread over the network."""
+    return reference.spread([node.output[0] for node in model.graph.node if node.op_type == "Conv"], count)
 
 
 def _with_scale(model, layer, scale):
     """Returns a copy of a model, a layer's output multiplied by scale: its weights and its bias, after the norm."""
-    (node,) = [node for node in model.graph.node if node.name == layer]
+    (node,) = [node for node in model.graph.node if layer in node.output]
     return _changed(model, node.input[1:], lambda values: values * np.float32(scale))
 
 

@@ -55,12 +55,15 @@ _LIBRARIES = (
     ("tf2onnx", "training (export)"),
     ("scikit-learn", "evaluating"),
 )
+# There are wheels for x86-64 only.
+_RTX = ("tensorrt-rtx-cu12-bindings", "engines for NVIDIA RTX GPUs, built without a GPU")
 _MODULES = {
     "ai-edge-litert": "ai_edge_litert",
     "opencv-python-headless": "cv2",
     "pillow": "PIL",
     "pillow-heif": "pillow_heif",
     "scikit-learn": "sklearn",
+    "tensorrt-rtx-cu12-bindings": "tensorrt_rtx_bindings",
 }
 _LEAST_MEMORY_BYTES = 2 << 30
 _LEAST_SWAP_BYTES = 4 << 30  # enough to build engines on boards with 4 to 8 GiB of memory
@@ -137,6 +140,8 @@ def examine(root="/"):
         ("pycuda", lambda: _pycuda(answers.get("pycuda"))),
     ]
     steps += [(library[0], functools.partial(_library, *library)) for library in _LIBRARIES]
+    if platform.machine() == "x86_64":
+        steps.append((_RTX[0], functools.partial(_library, *_RTX)))
     steps += [
         ("tf-trt", lambda: _tf_trt(answers.get("tf-trt"))),
         ("protobuf", lambda: _protobuf(answers.get("protobuf"))),

@@ -15,10 +15,11 @@ LIBRARIES = {
     "openvino": "openvino",
     "tensorflow": "tensorflow",
     "tensorrt": "tensorrt",
+    "tensorrt-rtx": "tensorrt-rtx-cu12-bindings",
     "tf-trt": "tensorflow",
 }
 # Run on an NVIDIA GPU. Such an engine is built for batches up to a largest one and is best at that; others take any.
-GPU_KINDS = ("tensorrt", "tf-trt")
+GPU_KINDS = ("tensorrt", "tensorrt-rtx", "tf-trt")
 
 
 def create_engine(info, class_count, max_batch, threads):
@@ -28,5 +29,5 @@ def create_engine(info, class_count, max_batch, threads):
 
 def module_of(kind):
     """Imports and returns the module that runs engines of a kind; its library is loaded when an engine is opened."""
-    name = "tensorrt.engine" if kind == "tensorrt" else kind.replace("-", "_")
+    name = {"tensorrt": "tensorrt.engine", "tensorrt-rtx": "tensorrt.rtx"}.get(kind) or kind.replace("-", "_")
     return importlib.import_module("edge_runtime.engines." + name)

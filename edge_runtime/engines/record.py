@@ -75,7 +75,9 @@ def best_batch(info):
 
 
 def measured_speed(info, batch=None):
-    """Returns how many photos per second an engine classified when it was made; 0 for the bundle's own models.
+    """Returns how many photos per second an engine classified when it was checked; 0 for the bundle's own models.
+
+    Infinity for an engine that no GPU has run yet: it comes first, is checked, and then has a speed.
 
     Args:
         info: an EngineInfo.
@@ -84,7 +86,8 @@ def measured_speed(info, batch=None):
     """
     record = info.record or {}
     speed = record.get("images_per_s", 0)
-    return record.get("images_per_s_b1", speed) if batch == 1 else speed
+    speed = record.get("images_per_s_b1", speed) if batch == 1 else speed
+    return math.inf if speed is None else speed
 
 
 def local_facts(kind):
@@ -145,6 +148,7 @@ def rebuild_command(bundle, info):
         ("--min-agreement", record.get("min_agreement"), default_min_agreement(info.precision)),
         ("--max-log-odds-change", record.get("max_log_odds_change"), MAX_LOG_ODDS_CHANGE.get(info.precision)),
         ("--max-f1-drop", record.get("max_f1_drop"), MAX_F1_DROP),
+        ("--gpus", record.get("gpus"), None),
     )
     words = ["picnic-edge", "convert", bundle.path, "--to", info.kind, "--precision", info.precision]
     for option, value, default in options:
@@ -175,14 +179,32 @@ def read_engine_info(bundle, name):
             and isinstance(record.get("gpu") or {}, dict)
             and isinstance(record["files"], dict)
             and len(record["files"]) > 0
-            and 0 <= record["images_per_s"] < math.inf
-            and 0 <= record.get("images_per_s_b1", 0) < math.inf
+            and all(_is_speed(record, name) for name in ("images_per_s", "images_per_s_b1"))
+            and ("gpu_checks" not in record or _are_gpu_checks(record))
         )
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         usable = False
     if not usable:  # it stays in the list: check_engine then names the command that makes it again
         record = UNREADABLE
     return EngineInfo(name, kind, precision, folder, record, record["files"])
+
+
+def _is_speed(record, name):
+    """None is the speed of an engine that was not run yet; version 0.2 wrote no images_per_s_b1."""
+    speed = record[name] if name == "images_per_s" else record.get(name, 0)
+    return (speed is None and "gpu_checks" in record) or 0 <= speed < math.inf
+
+
+def _are_gpu_checks(record):
+    return (
+        all(
+            isinstance(entry["gpu"]["name"], str) and isinstance(entry["refused"], str)
+            for entry in record["gpu_checks"]
+        )
+        and 0 <= record["min_agreement"] <= 1
+        and record["max_log_odds_change"] >= 0
+        and 0 < record["batch_profile"]["max"] <= MAX_BATCH
+    )
 
 
 def _gpu_text(gpu):

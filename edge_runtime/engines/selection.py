@@ -1,10 +1,12 @@
 """Which engine runs a bundle on this machine: lists, checks and opens engines."""
 
 import logging
+import math
 import os
 import shlex
 
 from edge_runtime.bundle import checksums, manifest, signing
+from edge_runtime.engines import gpu_check
 from edge_runtime.engines.kinds import LIBRARIES, create_engine, module_of
 from edge_runtime.engines.record import (
     DEFAULT_BATCH,
@@ -23,6 +25,7 @@ from edge_runtime.errors import (
     CorruptFile,
     MissingRequirement,
     OutOfMemory,
+    ParityError,
     PicnicError,
     UsageError,
     is_out_of_memory,
@@ -43,7 +46,8 @@ def list_engines(bundle, batch=None):
     folder = bundle.file("engines")
     names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
     kinds = set(LIBRARIES) - {"tensorflow"}  # runs nothing but the bundle's own saved_model
-    converted = [read_engine_info(bundle, name) for name in names if split_engine_name(name)[0] in kinds]
+    names = [name for name in names if split_engine_name(name)[0] in kinds]
+    converted = [gpu_check.newest(read_engine_info(bundle, name)) for name in names]
     converted.sort(key=lambda info: -measured_speed(info, batch))
     return converted + [
         EngineInfo(kind, kind, "fp32", bundle.file(path), None, bundle.files)
@@ -70,22 +74,34 @@ def open_engine(bundle, name="auto", max_batch=DEFAULT_BATCH, threads=None):
         BundleError: the engine is not valid here, or the bundle's own model is needed and corrupt.
         MissingRequirement: its library or its GPU is missing; for "auto": no engine can run here.
         OutOfMemory: there is not enough memory to load it.
+        ParityError: it was built without a GPU, and the gate refuses it on the GPU here.
     """
     if max_batch and max_batch > MAX_BATCH:
         raise UsageError(f"a batch of {max_batch}: expected 1 to {MAX_BATCH} photos")
     if name != "auto":
         return _open(bundle, find_engine(bundle, name, max_batch), max_batch, threads)
     reasons = []
+    _check_unmeasured(bundle)
     for info in list_engines(bundle, max_batch):
         try:
             return _open(bundle, info, max_batch, threads)
-        except (BundleError, MissingRequirement) as error:
+        except (BundleError, MissingRequirement, ParityError) as error:
             if info.record is None and isinstance(error, CorruptFile):
                 raise  # a damaged copy of the bundle; a slower engine would hide that
             reasons.append(f"{info.name}: {str(error).splitlines()[0]}")
             log.warning("engine %s - skipped", reasons[-1])
     lines = "\n".join(reasons)
     raise MissingRequirement(f"no engine of {bundle.path} can run here:\n{lines}")
+
+
+def _check_unmeasured(bundle):
+    """Checks all engines that no GPU has run yet, where a GPU can: the fastest cannot be chosen before."""
+    for info in list_engines(bundle):
+        if measured_speed(info) == math.inf:
+            try:
+                _open(bundle, info, None, None).close()
+            except (BundleError, MissingRequirement, ParityError):
+                pass  # open_engine meets the reason again and logs it
 
 
 def find_engine(bundle, name, batch=None):
@@ -143,7 +159,11 @@ def _check(bundle, info):
     advice = _advice(bundle, info)
     if info.record is not UNREADABLE:
         signing.require_signature(info.path, info.record)
-    problem = mismatch(bundle, info.kind, info.record)
+    try:
+        problem = mismatch(bundle, info.kind, info.record)
+    except MissingRequirement as error:
+        status = gpu_check.status(info)
+        raise MissingRequirement(f"{status}; {error}" if status else str(error)) from error
     if problem:
         raise BundleError(f"{info.path}: {problem}; {advice}")
     with checksums.advising(advice):
@@ -162,6 +182,7 @@ def _open_checked(bundle, info, max_batch, threads):
     _check(bundle, info)
     try:
         with checksums.advising(_advice(bundle, info)):
+            info = gpu_check.require_checked(bundle, info)
             return create_engine(info, len(bundle.class_names), max_batch or best_batch(info), threads).open()
     except PicnicError:
         raise

@@ -10,11 +10,13 @@ from edge_runtime.text import printable
 # With fewer photos an engine that labels every second one wrongly passes more often than once in 32.
 MIN_PHOTOS = 5
 
-# Default of `picnic-edge convert --max-log-odds-change`, by precision. Measured on trained bundles by
-# benchmarks/experiments/gate_trial.py: fp32 0.000002, bf16 0.03, int8 0.09; one layer of the network 5 % too strong,
+# Default of `picnic-edge convert --max-log-odds-change`, by precision. Measured on real photos (docs, and the trial
+# benchmarks/experiments/gate_trial.py): fp32 0.000002, bf16 0.03, int8 0.10; one layer of the network 5 % too strong,
 # computed in fp32: 0.014 or more. fp16 rounds less than bf16; it was not run on hardware, and has bf16's limit.
 MAX_LOG_ODDS_CHANGE = {"fp32": 0.001, "fp16": 0.06, "bf16": 0.06, "int8": 0.2}
 
+# Below this change of the log-odds no photo but a near tie can get another label: that takes a hundred times as much.
+_NEGLIGIBLE_CHANGE = 0.001
 _MOST_PHOTOS = 10000  # a share that needs more photos than these is not worth deciding
 
 
@@ -28,7 +30,7 @@ class Verdict(typing.NamedTuple):
     low: float  # 95 % interval of the share of flips among all photos that are no near ties, 0..1
     high: float
     limit: float  # of that share, 0..1
-    decided: bool  # the interval is on one side of the limit
+    decided: bool  # the interval is on one side of the limit, or the change of the log-odds too small for a flip
     photos_to_decide: typing.Optional[int]  # None: decided, or more than 10,000
     log_odds_change: float
     max_log_odds_change: float
@@ -48,7 +50,7 @@ def judge(parity, min_agreement, max_log_odds_change):
     count, limit = parity.photos - parity.near_ties, 1 - min_agreement
     low, high = share_interval(parity.flips, count)
     too_few = not_enough(parity.photos)
-    decided = low > limit or high <= limit
+    decided = low > limit or high <= limit or parity.log_odds_change <= _NEGLIGIBLE_CHANGE
     refused = ""
     if parity.non_finite:
         refused = f"{parity.non_finite} of its probabilities are NaN or infinite"
@@ -96,10 +98,10 @@ def describe(verdict):
     """Returns a Verdict on an engine that may be used as one or two lines of text."""
     same, ties = verdict.photos - verdict.flips, verdict.near_ties
     left_out = f" ({ties} near {'tie' if ties == 1 else 'ties'} left out)" if ties else ""
-    text = (
-        f"same label on {same} of {verdict.photos} photos{left_out}; at most {100 * verdict.high:.1f} % can differ "
-        "(95 %)"
-    )
+    text = f"same label on {same} of {verdict.photos} photos{left_out}"
+    if verdict.log_odds_change <= _NEGLIGIBLE_CHANGE:
+        return f"{text}; the log-odds change too little for another label"
+    text += f"; at most {100 * verdict.high:.1f} % can differ (95 %)"
     if verdict.decided:
         return text
     limit = f"not decided: whether it is at most {100 * verdict.limit:.2f} % (--min-agreement)"

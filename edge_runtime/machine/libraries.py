@@ -16,7 +16,7 @@ INSTALL = {
     "tensorrt": "it comes with JetPack on a Jetson: sudo apt-get install python3-libnvinfer; "
     "on a PC with an NVIDIA GPU: pip install tensorrt",
     "pycuda": "on a Jetson: pip3 install 'pycuda<2021.1'; on a PC with an NVIDIA GPU: pip install pycuda",
-    "modelopt": "pip install 'nvidia-modelopt[onnx]'",
+    "tensorrt_rtx_bindings": "pip install 'picnic-edge[tensorrt-rtx]' (Python 3.8 or newer, Linux on x86-64)",
     "tf2onnx": "pip install tf2onnx onnx",
     "onnx": "pip install onnx",
     "sklearn": "pip install scikit-learn",
@@ -34,6 +34,7 @@ OTHER_DISTRIBUTIONS = {
     "onnxruntime": ("onnxruntime-gpu", "onnxruntime-openvino"),
     "opencv-python-headless": ("opencv-python", "opencv-contrib-python"),
     "tensorflow": ("tensorflow-cpu", "tensorflow-gpu", "tf-nightly"),
+    "tensorrt-rtx-cu12-bindings": ("tensorrt-rtx-cu13-bindings",),
 }
 
 

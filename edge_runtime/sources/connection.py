@@ -16,7 +16,7 @@ from edge_runtime.sources.stream import OPEN_S
 LOOK_S = 0.1  # whoever waits looks at the stop event and at the camera's health this often
 SILENCE_S = 5  # a source that gives no frame for this long is opened again
 FROZEN_S = 60  # a sensor has noise: one that gives no new picture for this long is opened again
-_FIRST_PAUSE_S, _MAX_PAUSE_S = 0.5, 30  # the pause before it is opened again doubles each time
+FIRST_PAUSE_S, MAX_PAUSE_S = 0.5, 30  # the pause before it is opened again doubles each time
 STEADY_S = 10  # after a connection that lasted this long the pause is short again
 MAX_HANGING = 3  # while this many threads wait for OpenCV in vain, nothing more is opened
 MAX_HANGING_S = 300  # if that lasts longer than this, the run ends: only another process can open the source again
@@ -60,7 +60,7 @@ class Connection:
         self._hanging: typing.List[_Reader] = []
         self._lost_s: typing.Optional[float] = None  # since when it is away
         self._retry_s = 0.0  # when it may be opened again
-        self._pause_s = float(_FIRST_PAUSE_S)
+        self._pause_s = float(FIRST_PAUSE_S)
         self._stuck_s: typing.Optional[float] = None  # since when too many threads hang
 
     def open(self, stop):
@@ -136,9 +136,9 @@ class Connection:
         self._hanging.append(reader)
         self._newest.drop()
         if reader.has_read and now_s - reader.opened_s > STEADY_S:
-            self._pause_s = _FIRST_PAUSE_S
+            self._pause_s = FIRST_PAUSE_S
         self._retry_s = now_s + self._pause_s
-        self._pause_s = min(2 * self._pause_s, _MAX_PAUSE_S)
+        self._pause_s = min(2 * self._pause_s, MAX_PAUSE_S)
         if self._lost_s is None:
             self._lost_s = reader.alive_s
             self.messages.append(f"{self._device.name}: {problem}; opening it again until it is back")

@@ -25,7 +25,7 @@ import tempfile
 import types
 import weakref
 
-from tests.simulator import gpu, pycuda_driver, trt
+from tests.simulator import gpu, pycuda_driver, rtx, trt
 from tests.simulator.api import resolve
 
 VARIABLE = "PICNIC_EDGE_SIMULATOR"
@@ -35,6 +35,7 @@ CHILD = os.path.join(HERE, "child")
 # Knobs, all by name to install() and to Simulator.set(); the failures make the real error paths run.
 DEFAULTS = {
     "version": "8.2.1",
+    "rtx": False,  # the runtime of TensorRT for RTX in the place of TensorRT (version 11)
     "compute_capability": (6, 2),
     "device_name": "NVIDIA Tegra X2",
     "total_memory_bytes": 7852 << 20,
@@ -64,6 +65,9 @@ class Simulator:
         self.gpu = gpu.Gpu(settings)
         self.tensorrt = types.ModuleType("tensorrt")
         trt.build(self)
+        if settings["rtx"]:
+            self.compiled = 0  # how often its kernels were compiled
+            rtx.extend(self)
         self.pycuda = types.ModuleType("pycuda")
         self.pycuda.VERSION = tuple(int(part) for part in settings["pycuda_version"].split("."))
         self.pycuda.VERSION_TEXT = settings["pycuda_version"]
@@ -71,7 +75,8 @@ class Simulator:
         self.pycuda.driver = pycuda_driver.build(self.gpu, self.pycuda.VERSION)
 
     def modules(self):
-        return {"tensorrt": self.tensorrt, "pycuda": self.pycuda, "pycuda.driver": self.pycuda.driver}
+        name = "tensorrt_rtx_bindings" if self.settings["rtx"] else "tensorrt"
+        return {name: self.tensorrt, "pycuda": self.pycuda, "pycuda.driver": self.pycuda.driver}
 
     def stamp(self):
         """What a timing cache is bound to."""

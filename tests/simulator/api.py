@@ -16,9 +16,6 @@ with open(os.path.join(os.path.dirname(os.path.abspath(__file__)), "tensorrt_api
     _API = json.load(_file)
 VERSIONS = _API["versions"]
 
-# The file follows the bindings' source text, where these are written in another place in later versions.
-_MISPLACED = {"ILogger": {"log": VERSIONS}, "Severity": {"log": []}}
-
 # (class, member): (deprecated since, what the warning names)
 DEPRECATED = {
     ("Builder", "build_engine"): ("8.2.1", "build_serialized_network"),
@@ -57,7 +54,6 @@ def members(name, version):
     listed = _API["classes"].get(name)
     if listed is None:
         return None
-    listed = dict(listed, **_MISPLACED.get(name, {}))
     return [member for member, versions in listed.items() if version in versions]
 
 

@@ -1,8 +1,10 @@
-"""The GPU that TensorRT runs on, through pycuda: its facts and its primary context."""
+"""The GPU that TensorRT runs on, through pycuda: its facts, its primary context, and the files kept for it."""
 
 import atexit
 import contextlib
 import functools
+import os
+import re
 import threading
 
 from edge_runtime.errors import MissingRequirement
@@ -24,12 +26,27 @@ def local_facts():
     Raises:
         MissingRequirement: tensorrt, pycuda or the GPU is missing.
     """
+    # On a Jetson TensorRT is no distribution that pip knows.
+    libraries = {"tensorrt": require("tensorrt").__version__}
+    return {"libraries": libraries, "gpu": gpu_facts()}
+
+
+def gpu_facts():
+    """Returns the first GPU's {"name", "compute_capability"}. Raises MissingRequirement: pycuda or a GPU is missing."""
     device = gpu()
-    return {
-        # On a Jetson TensorRT is no distribution that pip knows.
-        "libraries": {"tensorrt": require("tensorrt").__version__},
-        "gpu": {"name": device.name(), "compute_capability": ".".join(map(str, device.compute_capability()))},
-    }
+    return {"name": device.name(), "compute_capability": ".".join(map(str, device.compute_capability()))}
+
+
+def cache_path(parts, suffix):
+    """Returns the name of a file that is kept between runs, in $XDG_CACHE_HOME or ~/.cache, picnic-edge/tensorrt.
+
+    Args:
+        parts: texts that tell it from others, such as the GPU's name.
+        suffix: with its dot.
+    """
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    name = "-".join(re.sub(r"[^A-Za-z0-9.]+", "-", part) for part in parts)
+    return os.path.join(cache, "picnic-edge", "tensorrt", name + suffix)
 
 
 def cuda_version():
@@ -39,7 +56,6 @@ def cuda_version():
 
 def gpu():
     """Returns the first GPU (pycuda.driver.Device); no context is made. Raises MissingRequirement: there is none."""
-    require("tensorrt")  # is named first where both are missing
     cuda = require("pycuda.driver")
     try:
         cuda.init()
@@ -59,7 +75,7 @@ def gpu_context():
     of the GPU is inside such a block. The primary context is the one that TensorRT and TensorFlow use themselves.
 
     Raises:
-        MissingRequirement: tensorrt, pycuda or the GPU is missing, or pycuda is too old.
+        MissingRequirement: pycuda or the GPU is missing, or pycuda is too old.
     """
     with _one_primary_context:
         context = _primary_context(require("pycuda.driver"))

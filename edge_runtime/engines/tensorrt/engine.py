@@ -124,6 +124,8 @@ class TensorRtEngine(AsynchronousEngine):
     # third would only wait, and its photos get older.
     slots = 2
 
+    library = "tensorrt"  # the module
+
     _runtime: typing.Any = None
     _engine: typing.Any = None
     _context: typing.Any = None
@@ -140,12 +142,14 @@ class TensorRtEngine(AsynchronousEngine):
         self._one_at_a_time = threading.Lock()  # TensorRT's execution context is for one thread at a time
 
     def _open(self):
-        tensorrt, cuda = require("tensorrt"), require("pycuda.driver")
+        tensorrt, cuda = require(self.library), require("pycuda.driver")
         with gpu_context():
             self._lost = ""
             self._log = make_log(tensorrt)
             self._runtime = start(tensorrt.Runtime, self._log)
-            self._engine = self._runtime.deserialize_cuda_engine(checked_bytes(self.info.path, PLAN, self.info.files))
+            plan = checked_bytes(self.info.path, PLAN, self.info.files)
+            self._check_plan(tensorrt, plan)
+            self._engine = self._runtime.deserialize_cuda_engine(plan)
             if self._engine is None:
                 raise MissingRequirement(
                     f"{self.info.path}: TensorRT did not load it, though it was built by this version for this GPU; "
@@ -153,7 +157,7 @@ class TensorRtEngine(AsynchronousEngine):
                     f"\n{self._log.reason()}"
                 )
             tensors = self._expected_tensors(tensorrt)
-            self._context = self._engine.create_execution_context()
+            self._context = self._make_context(tensorrt, plan)
             if self._context is None:
                 raise MissingRequirement(
                     f"{self.name}: TensorRT made no execution context; most often too little memory is free on the GPU."
@@ -186,6 +190,7 @@ class TensorRtEngine(AsynchronousEngine):
             with self._one_at_a_time, gpu_context():
                 with contextlib.suppress(require("pycuda.driver").Error):  # of a run, reported before
                     self._wait_for_streams()
+                self._before_close()
                 self._free.clear()
                 while self._on_their_way:
                     self._on_their_way.popleft().slot = None
@@ -196,6 +201,16 @@ class TensorRtEngine(AsynchronousEngine):
                 self._engine = None
                 self._runtime = None
                 self._shaped_for = 0
+
+    def _check_plan(self, tensorrt, plan):
+        """Where TensorRT says beforehand whether a plan runs here: raises BundleError where it does not."""
+
+    def _make_context(self, tensorrt, plan):
+        """Returns an execution context, None where there is not enough memory."""
+        return self._engine.create_execution_context()
+
+    def _before_close(self):
+        """What must be kept of the execution context. Runs are over, but one may have failed."""
 
     def _expected_tensors(self, tensorrt):
         """Returns {name: versions.Tensor}. Raises EngineError: the plan is of another network."""

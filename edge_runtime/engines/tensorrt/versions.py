@@ -25,15 +25,13 @@ def takes_uint8(tensorrt):
 
 
 def has_precision_flags(tensorrt):
-    """Whether the builder chooses the precision by flags (up to 10); otherwise it is the model's own."""
+    """Whether the builder chooses the precision, by flags and calibration (up to 10); otherwise it is the model's."""
     return hasattr(tensorrt.BuilderFlag, "FP16")
 
 
 def int8_problem(tensorrt, builder):
-    """Returns why this TensorRT and this GPU cannot build int8 by calibration, "" where they can."""
-    if not has_precision_flags(tensorrt):
-        return f"TensorRT {tensorrt.__version__} no longer calibrates"
-    if not builder.platform_has_fast_int8:
+    """Returns why this TensorRT and this GPU cannot build int8, "" where they can."""
+    if has_precision_flags(tensorrt) and not builder.platform_has_fast_int8:  # 11, which has no flags, does not say
         return "this GPU has no fast int8 arithmetic (a Jetson TX2 has none)"
     return ""
 

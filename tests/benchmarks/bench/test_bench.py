@@ -33,9 +33,9 @@ from benchmarks.bench import (
 from benchmarks.bench.subject import Subject
 from benchmarks.bench.worker import EngineFailed, Task, Worker
 from convert import cli as convert_cli
-from convert import conversion
 from edge_runtime import files
 from edge_runtime.bundle.reading import Bundle
+from edge_runtime.engines import check
 from edge_runtime.engines.record import EngineInfo
 from edge_runtime.errors import BundleError, MissingRequirement, UsageError
 from edge_runtime.machine import libraries
@@ -75,7 +75,7 @@ def bundle(pristine_bundle, tmp_path_factory):
     """A bundle with an engine of its own, and one that was made for another machine."""
     folder = shutil.copytree(pristine_bundle, str(tmp_path_factory.mktemp("bench") / "bundle"))
     patch = pytest.MonkeyPatch()
-    patch.setattr(conversion, "SPEED_S", 0.02)
+    patch.setattr(check, "SPEED_S", 0.02)
     convert_cli.main([folder, "--to", "onnxruntime"])
     patch.undo()
     foreign = os.path.join(folder, "engines", "onnxruntime-bf16")
@@ -299,7 +299,7 @@ def test_an_engine_whose_library_is_missing_is_skipped(bundle, stub, capsys):
 
 
 def test_a_damaged_engine_is_skipped(tiny_bundle, no_cold_start, monkeypatch, capsys):
-    monkeypatch.setattr(conversion, "SPEED_S", 0.02)
+    monkeypatch.setattr(check, "SPEED_S", 0.02)
     convert_cli.main([tiny_bundle, "--to", "onnxruntime"])
     with open(os.path.join(tiny_bundle, "engines", "onnxruntime-fp32", "model.onnx"), "ab") as file:
         file.write(b"more")
@@ -816,7 +816,7 @@ def test_what_rapl_cannot_see_of_a_gpu_is_given_no_energy(tiny_bundle, stub, pho
     result = bench_json(capsys, tiny_bundle, "--images", photos, *QUICK)
     text = report.format_table(result)
     assert "J/image" in text and "Energy is of the CPU and memory only (VDD_IN): no GPU" in text
-    monkeypatch.setattr(turns, "_uses_gpu", lambda subject: True)
+    monkeypatch.setattr(turns, "GPU_KINDS", ("onnxruntime",))
     result = bench_json(capsys, tiny_bundle, "--images", photos, *QUICK)
     text = report.format_table(result)
     (engine,) = result["engines"]

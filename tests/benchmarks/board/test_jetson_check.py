@@ -69,7 +69,7 @@ def test_at_its_limit_a_step_may_write_what_it_has(only, tmp_path):
 
 
 def test_a_step_that_ignores_its_interruption_is_killed(only, tmp_path, monkeypatch):
-    monkeypatch.setattr(benchmarks_commands, "_GRACE_S", 0.2)
+    monkeypatch.setattr(benchmarks_commands, "GRACE_S", 0.2)
     code = "import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); print('on', flush=True); time.sleep(600)"
     only(Step("stubborn", python(code), 1, True))
     assert jetson_check.main(["no-bundle", "--out", str(tmp_path / "r")]) == 3

@@ -187,7 +187,7 @@ def test_an_engine_of_version_0_2_has_neither_its_batch_in_its_name_nor_a_speed_
     add_gpu_engine(converted, "tensorrt-fp16-b1", 1, images_per_s=49, images_per_s_b1=49)
     assert [selection.find_engine(converted, "tensorrt", batch).name for batch in (1, 8)] == ["tensorrt-fp16"] * 2
     info = selection.find_engine(converted, "tensorrt-fp16")
-    assert rebuild_command(converted, info).endswith(" --to tensorrt --precision fp16 --max-batch 4")
+    assert " --to tensorrt --precision fp16 --max-batch 4" in rebuild_command(converted, info)
 
 
 def test_an_engine_for_another_batch_than_its_name_says_is_not_used(converted):

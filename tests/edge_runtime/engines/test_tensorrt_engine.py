@@ -15,7 +15,7 @@ import pytest
 from edge_runtime import files
 from edge_runtime.bundle.reading import Bundle
 from edge_runtime.classifier import Classifier
-from edge_runtime.engines import selection
+from edge_runtime.engines import check, selection
 from edge_runtime.engines.base import EngineError
 from edge_runtime.engines.record import ENGINE_JSON, local_facts
 from edge_runtime.engines.selection import open_engine
@@ -38,7 +38,7 @@ REBUILD = "picnic-edge convert %s --to tensorrt --precision fp32"
 @pytest.fixture(scope="module")
 def converted_once(pristine_bundle, tmp_path_factory):
     """Returns a function of a version: a bundle with a plan for batches of 1 to 4, made once per version."""
-    from convert import cli, conversion
+    from convert import cli
     from tests import simulator
 
     made = {}
@@ -46,7 +46,7 @@ def converted_once(pristine_bundle, tmp_path_factory):
     def make(version):
         if version not in made:
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(conversion, "SPEED_S", 0.01)
+                patch.setattr(check, "SPEED_S", 0.01)
                 installed = simulator.install(patch, version=version)
                 folder = shutil.copytree(pristine_bundle, str(tmp_path_factory.mktemp("plan") / "bundle"))
                 cli.main([folder, "--to", "tensorrt", "--precision", "fp32", "--max-batch", "4"])

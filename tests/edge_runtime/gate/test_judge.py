@@ -35,7 +35,7 @@ def verdict_on(original, answers, precision, batch=8):
 def of_counts(flips, photos, limit, ties=0):
     """Returns the Verdict on an engine with so many flips and nothing else to say against it."""
     figures = dict.fromkeys(compare.Parity._fields, 0)
-    figures.update(photos=photos + ties, near_ties=ties, flips=flips, batches={}, worst_photos=[])
+    figures.update(photos=photos + ties, near_ties=ties, flips=flips, batches={}, worst_photos=[], log_odds_change=0.03)
     return judge.judge(compare.Parity(**figures), 1 - limit, 1.0)
 
 
@@ -144,6 +144,13 @@ def test_what_cannot_be_decided_is_said_with_the_photos_that_could():
     assert judge.describe(settled) == "same label on 736 of 736 photos; at most 0.5 % can differ (95 %)"
     assert "more than 10000 photos" in judge.describe(of_counts(1, 200, 0.005))  # exactly at the limit
     assert "(1 near tie left out)" in judge.describe(of_counts(0, 126, 0.005, ties=1))
+
+
+def test_an_engine_that_hardly_rounds_leaves_nothing_undecided():
+    logits = trained(0)
+    verdict = verdict_on(softmax(logits), softmax(logits * 1.00001), "fp32")
+    assert (verdict.decided, verdict.photos_to_decide) == (True, None)
+    assert judge.describe(verdict).endswith("the log-odds change too little for another label")
 
 
 def test_where_all_photos_are_near_ties_nothing_is_known_of_labels():

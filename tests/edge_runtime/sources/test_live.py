@@ -95,7 +95,7 @@ def taken_from(source):
 @pytest.fixture(autouse=True)
 def nothing_left(monkeypatch):
     """Everything is quick, and no thread stays."""
-    times = {"OPEN_S": 1.2, "SILENCE_S": 0.6, "_FIRST_PAUSE_S": 0.02, "_MAX_PAUSE_S": 0.1, "LOOK_S": 0.01}
+    times = {"OPEN_S": 1.2, "SILENCE_S": 0.6, "FIRST_PAUSE_S": 0.02, "MAX_PAUSE_S": 0.1, "LOOK_S": 0.01}
     for name, value in times.items():
         monkeypatch.setattr(connection, name, value)
     Camera.released = threading.Event()

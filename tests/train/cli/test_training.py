@@ -39,7 +39,7 @@ from train.model.export import MAX_DIFFERENCE_RANDOM
 
 # All stages but the refit, after which a bundle does not give the figures of its own validation.
 TRAIN_OPTIONS = ["--fine-tune", "1", "--fine-tune-epochs", "1", "--no-refit"]
-PHOTOS_PER_CLASS = 4  # InceptionV3 runs over each about ten times
+PHOTOS_PER_CLASS = 5  # InceptionV3 runs over each about ten times
 
 
 @pytest.fixture(scope="module")
@@ -189,8 +189,8 @@ def test_the_run_is_added_to_runs_tsv_beside_the_bundle(bundle, trained):
     assert not os.path.exists(bundle.path + ".training")  # nothing is left to resume
 
 
-def test_the_classifier_has_learned_something(bundle):
-    assert bundle.manifest["metrics"]["val_accuracy"] > 2.0 / len(bundle.class_names)  # chance is 1 in 8
+def test_the_head_has_learned_its_photos(bundle):
+    assert bundle.manifest["metrics"]["history"]["accuracy"][-1] > 0.9
 
 
 def test_exported_files_agree_with_the_trained_model(bundle, trained):
@@ -363,7 +363,7 @@ def test_evaluate_on_the_test_split(bundle, samples, tmp_path, capsys):
     assert lines[-1].startswith(f"accuracy {accuracy:.4f}, macro-F1 {macro_f1:.4f} on")
     result = json.loads((report / "evaluation.json").read_text())
     assert (result["accuracy"], result["macro_f1"], result["bundle_id"]) == (accuracy, macro_f1, bundle.id)
-    assert accuracy > 1.0 / 8
+    assert accuracy > 2.0 / 8  # of photos that it has never seen; chance is 1 in 8
 
 
 @pytest.mark.parametrize("engine", ["onnxruntime", "tensorflow"])
