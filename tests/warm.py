@@ -6,6 +6,7 @@ safely: heavy libraries, which start threads, are imported by no verb's module.
 """
 
 import array
+import atexit
 import importlib
 import json
 import os
@@ -78,6 +79,7 @@ def _start_server():
     )
     process.returncode = 0  # it ends when our end of the socket is closed; nobody waits for it
     theirs.close()
+    atexit.register(ours.close)
     return ours
 
 
