@@ -84,7 +84,7 @@ def convert(bundle, kind, builder, precision, options):
             with create_engine(stand_in or info, len(bundle.class_names), largest, None).open() as engine:
                 parity, verdict = check(engine, checked, options.min_agreement, options.max_log_odds_change)
                 if stand_in:
-                    record.update(images_per_s=None, images_per_s_b1=None)
+                    record.update(images_per_s=None, images_per_s_b1=None, checked_through=stand_in.kind)
                 else:
                     record.update(speeds(engine, sample.images))
                     gpu_check.add(record, parity, verdict)

@@ -22,7 +22,7 @@ from edge_runtime.bundle.reading import Bundle
 from edge_runtime.console import say
 from edge_runtime.engines.check import run_sample, split_sample
 from edge_runtime.engines.kinds import create_engine
-from edge_runtime.engines.record import EngineInfo, default_min_agreement, split_engine_name
+from edge_runtime.engines.record import EngineInfo, default_min_agreement
 from edge_runtime.gate import compare, judge
 from edge_runtime.machine.libraries import require
 
@@ -81,7 +81,7 @@ def _parser():
 
 def _trial(bundle, model, name, options):
     """Returns the row of one engine."""
-    kind, precision = split_engine_name(name)
+    kind, _, precision = name.rpartition("-")
     engine = _Trial(bundle, kind, precision, options.photos)
     verdict, answers = engine.judge_model(model)
     good = verdict.refused or "kept"
@@ -155,13 +155,13 @@ class _Trial:
 
 
 def _layers(model, count):
-    """Returns the names of convolutions, evenly spread over the network."""
-    return reference.spread([node.name for node in model.graph.node if node.op_type == "Conv"], count)
+    """Returns the names of convolutions' outputs, evenly spread over the network."""
+    return reference.spread([node.output[0] for node in model.graph.node if node.op_type == "Conv"], count)
 
 
 def _with_scale(model, layer, scale):
     """Returns a copy of a model, a layer's output multiplied by scale: its weights and its bias, after the norm."""
-    (node,) = [node for node in model.graph.node if node.name == layer]
+    (node,) = [node for node in model.graph.node if layer in node.output]
     return _changed(model, node.input[1:], lambda values: values * np.float32(scale))
 
 

@@ -29,8 +29,12 @@ real = pytest.mark.skipif(
 )
 
 
+def run(*arguments):
+    return helpers.picnic_edge(*arguments, env={"CUDA_VISIBLE_DEVICES": ""})  # as where there is no GPU
+
+
 def convert(bundle, *options):
-    return helpers.picnic_edge("convert", bundle, "--to", "tensorrt-rtx", *options)
+    return run("convert", bundle, "--to", "tensorrt-rtx", *options)
 
 
 def record_of(bundle, precision):
@@ -59,15 +63,14 @@ def test_a_bundle_is_built_and_published_as_not_yet_checked(tiny_bundle, precisi
     assert (record["gpu_checks"], record["gpus"], record["gpu"]) == ([], "ada,blackwell", None)
     assert record["images_per_s"] is None and record["machine"]["cpu_features"] == []
     assert (record["input_dtype"], list(record["files"])) == ("uint8", [PLAN])
-    assert record["parity"]["top1_agreement"] == 1
-    # On this machine, which has no GPU:
+    assert record["parity"]["top1_agreement"] == 1 and record["checked_through"] == "onnxruntime"
     photos = os.path.join(tiny_bundle, "sample")
-    done = helpers.picnic_edge("classify", tiny_bundle, photos, "--engine", "tensorrt-rtx-" + precision)
+    done = run("classify", tiny_bundle, photos, "--engine", "tensorrt-rtx-" + precision)
     assert done.returncode == 4 and "not yet checked on a GPU" in done.stderr
 
 
 def write_large_model(path):
-    """Writes a network with as many weights as an InceptionV3 (24 million), drawn at random."""
+    """Writes a network with 9 million weights, drawn at random: an InceptionV3 has 22 million and takes longer."""
     from onnx import TensorProto, helper, numpy_helper
 
     random = np.random.RandomState(0)
@@ -80,7 +83,7 @@ def write_large_model(path):
         helper.make_node("Conv", ["small", "first"], ["features"], pads=[1] * 4),
     ]
     source = "features"
-    for number in range(10):
+    for number in range(4):
         kernel, result = "kernel%d" % number, "result%d" % number
         constants[kernel] = random.randn(512, 512, 3, 3) * np.sqrt(2 / (512 * 9))
         nodes.append(helper.make_node("Relu", [source], [result + " in"]))
@@ -126,7 +129,7 @@ def test_lower_precisions_make_smaller_plans(tiny_bundle, tmp_path):
 @real
 @pytest.mark.slow
 def test_a_trained_bundle_s_plans_too(tmp_path):
-    names = [name for name in sorted(os.listdir(BUILD)) if os.path.isdir(os.path.join(BUILD, name, "saved_model"))]
+    names = [name for name in (sorted(os.listdir(BUILD)) if os.path.isdir(BUILD) else ()) if name.startswith("python")]
     if not names:
         pytest.skip("no trained bundle in %s: the tests in tests/train leave some there" % BUILD)
     bundle = os.path.join(BUILD, names[0])

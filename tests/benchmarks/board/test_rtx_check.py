@@ -6,12 +6,14 @@ import os
 import pytest
 
 from benchmarks.board import rtx_check
+from tests import helpers
 
 pytest.importorskip("onnxruntime")
 
 
 def test_every_step_is_reported_and_the_bundle_stays_as_it_is(tiny_bundle, tmp_path, monkeypatch):
     monkeypatch.setattr(rtx_check, "PRECISIONS", ("fp16",))
+    monkeypatch.setenv("PYTHONPATH", helpers.WITHOUT_TENSORFLOW)
     out = tmp_path / "report.json"
     assert rtx_check.main([tiny_bundle, "--out", str(out)]) == 3  # there is no GPU
     report = json.loads(out.read_text(encoding="utf-8"))
