@@ -60,7 +60,7 @@ def main(argv=None):
     root = os.path.abspath(os.path.join(options.root, options.suite))
     with _emulation():
         _make_root(root, options.suite)
-        work = os.path.join(root, "work")
+        work = os.path.join(root, "check")
         shutil.rmtree(work, ignore_errors=True)
         write_photos(options.images, os.path.join(work, "photos"), options.photos)
         shutil.copytree(options.bundle, os.path.join(work, "bundle"))
@@ -68,9 +68,9 @@ def main(argv=None):
         _install(root, "onnxruntime,litert" if engines else "onnxruntime", SUITES[options.suite])
         _run_there(root, ["picnic-edge", "doctor"])
         for run, out in ((_run_here, "here"), (_run_there, "there")):
-            run(root, ["picnic-edge", "classify", *_INPUTS, "--engine", "onnxruntime", "--out", f"/work/{out}.tsv"])
+            run(root, ["picnic-edge", "classify", *_INPUTS, "--engine", "onnxruntime", "--out", f"/check/{out}.tsv"])
             chosen = ["--engine", *engines] if engines else []
-            run(root, ["python", "-m", "benchmarks.board.answers", *_INPUTS, f"/work/{out}.npz", *chosen])
+            run(root, ["python", "-m", "benchmarks.board.answers", *_INPUTS, f"/check/{out}.npz", *chosen])
     here, there = ([_rows(f"{work}/{out}.tsv"), np.load(f"{work}/{out}.npz")] for out in ("here", "there"))
     problems = compare_rows(here[0], there[0]) + compare_arrays(here[1], there[1])
     for problem in problems:
@@ -78,7 +78,7 @@ def main(argv=None):
     return 3 if problems else 0
 
 
-_INPUTS = ["/work/bundle", "/work/photos"]  # in the emulated machine
+_INPUTS = ["/check/bundle", "/check/photos"]  # in the emulated machine
 
 
 def lacking():
@@ -236,9 +236,9 @@ def _pip(arguments):
 
 
 def _run_here(root, command):
-    """Runs a command of this repository on this machine; /work is the emulated machine's."""
+    """Runs a command of this repository on this machine; /check is the emulated machine's."""
     module = {"picnic-edge": ["-m", "picnic_edge"], "python": []}[command[0]]
-    words = [root + word if word.startswith("/work") else word for word in command[1:]]
+    words = [root + word if word.startswith("/check") else word for word in command[1:]]
     subprocess.check_call([sys.executable, *module, *words], cwd=_REPOSITORY, stdout=sys.stderr)
 
 
