@@ -15,6 +15,7 @@ from benchmarks.bench.plan import make_plan
 from benchmarks.bench.subject import Subject
 from convert.child import ChildError
 from edge_runtime import files
+from edge_runtime.bundle.manifest import require_outside
 from edge_runtime.bundle.reading import Bundle
 from edge_runtime.cli.options import amount, parsed
 from edge_runtime.console import print_json, say
@@ -87,6 +88,7 @@ def main(argv=None):
         return
     names = _engine_names(bundle, options.engine)
     if options.report:
+        require_outside(options.report, options.bundle, "--report")
         files.claim_folder(options.report, "--report")
     if options.loadgen:
         require("mlperf_loadgen")

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 
+from edge_runtime import files
 from edge_runtime.errors import BundleError, UsageError
 
 FORMAT_VERSION = 1
@@ -54,3 +55,15 @@ def identity_of(manifest):
     """Returns the bundle's id: 12 hexadecimal digits, from its classes, its input spec and its files' sums."""
     content = [manifest.get("class_names"), manifest.get("input_spec"), manifest.get("files")]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def require_outside(path, bundle, option):
+    """Raises UsageError for an output that is a bundle or lies in it.
+
+    Args:
+        path: of the output; it need not exist.
+        bundle: folder of the bundle.
+        option: the command-line option for the output, for the message.
+    """
+    if os.path.exists(os.path.join(bundle, MANIFEST)) and files.is_inside(path, bundle):
+        raise UsageError(f"{option} {path}: is in the bundle {bundle}, which is not written to; give another place")

@@ -6,6 +6,7 @@ import os
 import sys
 
 from edge_runtime import files
+from edge_runtime.bundle.manifest import require_outside
 from edge_runtime.cli.classify_run import (
     LIVE_DELAY_MS,
     PIPE_DELAY_MS,
@@ -135,6 +136,8 @@ def _check(options):
         if path == "" or is_address(path or ""):
             text = shown_address(path) if path else "''"
             raise UsageError(f"{option} {text}: expected the name of a file")
+        if path and not files.is_stream(path):
+            require_outside(path, options.bundle, option)
     options.suffix = formats.check_output(options.out) if options.out else ""  # before the work, not after it
     options.target = files.target_of(options.out) if options.out and not files.is_stream(options.out) else None
     for option, path in (("--out", options.out), ("--annotate", options.annotate)):

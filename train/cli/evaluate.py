@@ -6,6 +6,7 @@ import shlex
 import sys
 
 from edge_runtime import files
+from edge_runtime.bundle.manifest import require_outside
 from edge_runtime.console import format_table, print_json
 from edge_runtime.text import printable
 from train.insight import report
@@ -43,6 +44,8 @@ def main(argv=None):
     options = parser().parse_args(arguments)
     if options.report:
         report.check_requirements()
+        for bundle in options.bundles:
+            require_outside(options.report, bundle, "--report")
         files.claim_folder(options.report, "--report")
     photos, problems, ranked, failures = compare(options.bundles, options.labels, options.images, options.engine)
     results = [one.result for one in ranked] + [{"bundle": path, "error": str(error)} for path, error in failures]

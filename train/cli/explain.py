@@ -4,7 +4,7 @@ import argparse
 import os
 
 from edge_runtime import files
-from edge_runtime.bundle.manifest import OUTPUT_NAME
+from edge_runtime.bundle.manifest import OUTPUT_NAME, require_outside
 from edge_runtime.bundle.reading import Bundle
 from edge_runtime.console import say
 from edge_runtime.errors import UsageError
@@ -54,6 +54,7 @@ def main(argv=None):
             raise UsageError(f"--blocks {block}: no such block; expected some of {', '.join(inner.BLOCKS)}")
     require("jinja2")  # before work starts
     bundle = Bundle.open(options.bundle)
+    require_outside(options.out, options.bundle, "--out")
     if options.label is not None and options.label not in bundle.class_names:
         raise UsageError(
             f"--class {options.label}: the bundle has no such class; it has {', '.join(bundle.class_names)}"

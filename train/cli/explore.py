@@ -5,6 +5,7 @@ import collections
 import os
 
 from edge_runtime import files
+from edge_runtime.bundle.manifest import require_outside
 from edge_runtime.bundle.reading import Bundle
 from edge_runtime.console import say
 from edge_runtime.errors import UsageError
@@ -44,6 +45,8 @@ def main(argv=None):
     options = parser().parse_args(argv)
     for module in ("jinja2", "matplotlib", "scipy.sparse.csgraph"):
         require(module)
+    if options.bundle:
+        require_outside(options.report, options.bundle, "--report")
     splits, problems, warnings = explore.read_splits(_sources(options))
     files.claim_folder(options.report, "--report")
     if options.bundle:  # before the photos are opened, which takes longer

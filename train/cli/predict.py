@@ -4,6 +4,7 @@ import argparse
 import os
 
 from edge_runtime import files
+from edge_runtime.bundle.manifest import require_outside
 from edge_runtime.classifier import Classifier
 from edge_runtime.console import progress, say
 from edge_runtime.errors import UsageError
@@ -41,6 +42,8 @@ def main(argv=None):
     options = parser().parse_args(argv)
     if os.path.exists(options.out) and os.path.exists(options.photos) and os.path.samefile(options.out, options.photos):
         raise UsageError(f"--out {options.out}: is the table that lists the photos; choose another name")
+    if not files.is_stream(options.out):
+        require_outside(options.out, options.bundle, "--out")
     suffix = formats.check_output(options.out)
     if os.path.isdir(options.photos):
         items = list(open_source(options.photos))

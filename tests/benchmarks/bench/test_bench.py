@@ -573,6 +573,13 @@ def test_senseless_batch_sizes_exit_with_2(tiny_bundle, batch, capsys):
     assert "expected batch sizes such as 1,4,8, 1024 at most, got " + batch in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["", "report"])
+def test_a_report_in_the_bundle_is_refused(tiny_bundle, name):
+    with pytest.raises(UsageError, match="is in the bundle"):
+        cli.main([tiny_bundle, "--report", os.path.join(tiny_bundle, name)] + QUICK)
+    assert not os.path.exists(os.path.join(tiny_bundle, "report"))
+
+
 def test_a_corrupt_bundle_exits_with_5(tiny_bundle):
     with open(os.path.join(tiny_bundle, "model.onnx"), "ab") as file:
         file.write(b"more")

@@ -81,6 +81,13 @@ def exit_code(*arguments):
         return stopped.code
 
 
+@pytest.mark.parametrize("option, name", [("--annotate", ""), ("--annotate", "pictures"), ("--out", "rows.tsv")])
+def test_an_output_in_the_bundle_is_refused(bundle, photos, capsys, option, name):
+    before = sorted(os.listdir(str(bundle)))
+    assert exit_code(bundle, photos, option, os.path.join(str(bundle), name)) == 2
+    assert "is in the bundle" in capsys.readouterr().err and sorted(os.listdir(str(bundle))) == before
+
+
 # --- tables
 
 
