@@ -127,9 +127,10 @@ def describe(scores, max_drop):
     text = f"macro-F1 {verb} by {abs(change):.2f} points; 95 % interval of the change: {low:+.2f} to {high:+.2f}"
     if scores["macro_f1_drop_high"] <= max_drop:
         return text
-    # The interval's width falls with the square root of the photos.
-    room = max_drop - min(scores["macro_f1_drop"], max_drop)
-    photos = scores["photos"] * ((scores["macro_f1_drop_high"] - scores["macro_f1_drop"]) / room) ** 2 if room else 1e9
+    # The interval's width falls with the square root of the photos; its end that is nearer to the limit has to pass it.
+    drop = scores["macro_f1_drop"]
+    end = scores["macro_f1_drop_high" if drop <= max_drop else "macro_f1_drop_low"]
+    photos = scores["photos"] * ((end - drop) / (max_drop - drop)) ** 2 if drop != max_drop else 1e9
     more = f"about {photos:.0f} labelled photos could tell" if photos < 1e5 else "that takes more than 100000 photos"
     limit = f"whether it falls by at most {100 * max_drop:.2f} points (--max-f1-drop)"
     return f"{text}\nnot decided: {limit}; {more}"

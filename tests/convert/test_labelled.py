@@ -143,6 +143,8 @@ def test_how_many_labelled_photos_could_tell():
     scores = {"photos": 300, "macro_f1_drop": 0.001, "macro_f1_drop_low": -0.015, "macro_f1_drop_high": 0.017}
     assert "about 4800 labelled photos could tell" in describe(scores, 0.005)  # 4 times as narrow
     assert "not decided" not in describe(scores, 0.02)
+    larger = dict(scores, macro_f1_drop=0.008, macro_f1_drop_low=-0.01, macro_f1_drop_high=0.016)
+    assert "about 10800 labelled photos could tell" in describe(larger, 0.005)  # 6 times as narrow: too large
     assert "more than 100000" in describe(dict(scores, macro_f1_drop=0.005), 0.005)
 
 
