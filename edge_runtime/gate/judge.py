@@ -14,7 +14,7 @@ MIN_PHOTOS = 5
 
 # Default of `picnic-edge convert --max-log-odds-change`, by precision. Measured on real photos (docs, and the trial
 # benchmarks/experiments/gate_trial.py): fp32 0.000002, bf16 0.03, int8 0.10; one layer of the network 5 % too strong,
-# computed in fp32: 0.014 or more. fp16 rounds less than bf16; it was not run on hardware, and has bf16's limit.
+# computed in fp32: 0.006 or more. fp16 rounds less than bf16; it was not run on hardware, and has bf16's limit.
 MAX_LOG_ODDS_CHANGE = {"fp32": 0.001, "fp16": 0.06, "bf16": 0.06, "int8": 0.2}
 
 # Below this change of the log-odds no photo but a near tie can get another label: that takes a hundred times as much.
