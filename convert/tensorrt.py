@@ -14,6 +14,7 @@ import numpy as np
 
 from convert import quantization
 from convert.child import memory_text, run_in_child
+from convert.conversion import SCRATCH
 from convert.tensorrt_model import write_model
 from edge_runtime import files
 from edge_runtime.bundle.manifest import INPUT_NAME, OUTPUT_NAME
@@ -62,7 +63,7 @@ def build(bundle, settings, folder):
     workspace_mib = settings.workspace_mib or default_workspace_mib(context.gpu().total_memory())
     say(f"TensorRT {tensorrt.__version__} on {facts['gpu']['name']}; this takes minutes on a board")
     _warn_of_low_memory()
-    scratch = os.path.join(folder, "scratch")
+    scratch = os.path.join(folder, SCRATCH)
     os.mkdir(scratch)
     model = os.path.join(scratch, "model.onnx")
     pictures = os.path.join(scratch, "pictures.npy")
