@@ -25,7 +25,7 @@ from edge_runtime.gate.judge import MAX_LOG_ODDS_CHANGE, describe
 #   PRECISIONS                         the default first
 #   check(precision)                   raises MissingRequirement before any work
 #   build(bundle, settings, folder)    writes the engine's files, returns facts for engine.json; files that are not to
-#                                      be published are in its folder convert.conversion.SCRATCH
+#                                      be published are in its folder edge_runtime.engines.record.SCRATCH
 # and where it needs them
 #   also_runs_in(precision)            the precision with the least rounding that the same files can be computed in
 #   stand_ins(info)                    [EngineInfo] to check in the place of an engine that cannot be opened here; all

@@ -17,13 +17,19 @@ from edge_runtime.console import say
 from edge_runtime.engines import gpu_check
 from edge_runtime.engines.check import check, speeds, split_sample
 from edge_runtime.engines.kinds import create_engine
-from edge_runtime.engines.record import ENGINE_JSON, FORMAT_VERSION, EngineInfo, engine_name, read_engine_info
+from edge_runtime.engines.record import (
+    ENGINE_JSON,
+    FORMAT_VERSION,
+    SCRATCH,
+    EngineInfo,
+    engine_name,
+    read_engine_info,
+)
 from edge_runtime.errors import BundleError, MissingRequirement, ParityError, PicnicError, UsageError
 from edge_runtime.gate import judge
 from edge_runtime.machine import cpu, memory
 
 OPTIONS = ("calibration", "labels", "images", "min_agreement", "max_log_odds_change", "max_f1_drop")  # kept, to rebuild
-SCRATCH = "scratch"  # folder in the engine's folder, for a builder's files that are not published
 _SPACE_FACTOR = 4  # a conversion may need this many times the model's size on the disk
 _FULL_BYTES = 16 << 20  # with less than this free, an error of any kind is taken for a full disk
 

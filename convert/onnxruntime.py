@@ -5,8 +5,8 @@ import platform
 import shutil
 
 from convert import quantization
-from convert.conversion import SCRATCH
 from edge_runtime.engines.onnxruntime import OPTIMIZED_MODEL, session
+from edge_runtime.engines.record import SCRATCH
 from edge_runtime.machine import cpu, libraries
 from edge_runtime.machine.libraries import require
 

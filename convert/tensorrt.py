@@ -14,12 +14,11 @@ import numpy as np
 
 from convert import quantization
 from convert.child import memory_text, run_in_child
-from convert.conversion import SCRATCH
 from convert.tensorrt_model import write_model
 from edge_runtime import files
 from edge_runtime.bundle.manifest import INPUT_NAME, OUTPUT_NAME
 from edge_runtime.console import say
-from edge_runtime.engines.record import engine_name
+from edge_runtime.engines.record import SCRATCH, engine_name
 from edge_runtime.engines.tensorrt import context, engine, versions
 from edge_runtime.errors import MissingRequirement
 from edge_runtime.machine import jetson, memory

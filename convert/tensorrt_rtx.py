@@ -10,11 +10,10 @@ import os
 
 from convert import quantization
 from convert.child import run_in_child
-from convert.conversion import SCRATCH
 from convert.tensorrt import add_profile, parse, progress_of_log
 from convert.tensorrt_model import write_model
 from edge_runtime.console import say
-from edge_runtime.engines.record import EngineInfo, engine_name
+from edge_runtime.engines.record import SCRATCH, EngineInfo, engine_name
 from edge_runtime.engines.tensorrt import engine, versions
 from edge_runtime.engines.tensorrt.rtx import LIBRARY
 from edge_runtime.errors import MissingRequirement, UsageError

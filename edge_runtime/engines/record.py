@@ -12,6 +12,7 @@ from edge_runtime.gate.judge import MAX_LOG_ODDS_CHANGE
 from edge_runtime.machine import cpu, libraries
 
 ENGINE_JSON = "engine.json"
+SCRATCH = "scratch"  # in an engine's folder while it is made: a builder's files that are not published
 FORMAT_VERSION = 1
 
 DEFAULT_BATCH = 8  # of the bundle's own models, and the default of `picnic-edge convert --max-batch`
