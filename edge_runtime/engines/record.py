@@ -186,7 +186,7 @@ def read_engine_info(bundle, name):
         usable = (
             record["format_version"] == FORMAT_VERSION
             and (record["kind"], record["precision"]) == (kind, precision)
-            and max_batch in (None, record["batch_profile"]["max"])
+            and (max_batch is None or record["batch_profile"]["max"] == max_batch)  # older records have no profile
             and isinstance(record["machine"]["architecture"], str)
             and all(isinstance(feature, str) for feature in record["machine"]["cpu_features"])
             and isinstance(record["source"]["bundle_id"], str)
