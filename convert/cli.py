@@ -80,14 +80,15 @@ def parser():
         "--min-agreement",
         type=share,
         metavar="P",
-        help="refuse the engine if surely (95 %%) a smaller share of photos gets the original's label, near ties left "
-        f"out (default {MIN_AGREEMENT}; int8 {MIN_AGREEMENT_INT8})",
+        help="refuse the engine if, with 95 %% certainty, fewer photos than this share get the original's label, near "
+        f"ties left out (default {MIN_AGREEMENT}; int8 {MIN_AGREEMENT_INT8})",
     )
     this.add_argument(
         "--max-log-odds-change",
         type=lambda text: parsed(float, text, lambda value: value >= 0, "0 or more"),
         metavar="P",
-        help="refuse the engine if it changes the log-odds of the best labels by a larger share (default "
+        help="refuse the engine if it changes how strongly the model prefers its best label to the next ones (the "
+        "log-odds) by more than this share (default "
         + ", ".join(f"{name} {value}" for name, value in MAX_LOG_ODDS_CHANGE.items())
         + ")",
     )
@@ -96,7 +97,7 @@ def parser():
         type=share,
         default=MAX_F1_DROP,
         metavar="P",
-        help="with --labels: refuse the engine if its macro-F1 is surely (95 %%) lower by more than this "
+        help="with --labels: refuse the engine if, with 95 %% certainty, its macro-F1 is lower by more than this "
         "(default %(default)s)",
     )
     this.add_argument(
@@ -137,7 +138,7 @@ def main(argv=None):
     name = engine_name(options.to, precision, options.max_batch)
     record, parity, verdict = convert(bundle, options.to, builder, precision, options)
     print(format_table(name, parity))
-    print(describe(verdict))
+    print(describe(verdict, halves=precision == "int8"))
     if record["parity"]["labelled"]:
         print(labelled.format_table(record["parity"]["labelled"]))
         print(labelled.describe(record["parity"]["labelled"], options.max_f1_drop))

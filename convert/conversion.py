@@ -151,7 +151,10 @@ def _check_model(bundle, info, precision, sample, options):
         return
     exact = info._replace(name=f"{info.name}, computed in {precision},", precision=precision)
     with create_engine(exact, len(bundle.class_names), 1, None).open() as engine:  # batches are the engine's own matter
-        check(engine, sample, options.min_agreement, judge.MAX_LOG_ODDS_CHANGE[precision])
+        limit = options.max_log_odds_change  # the user's own is for both, else each precision has its own
+        if limit == judge.MAX_LOG_ODDS_CHANGE[info.precision]:
+            limit = judge.MAX_LOG_ODDS_CHANGE[precision]
+        check(engine, sample, options.min_agreement, limit)
 
 
 def _build(bundle, kind, builder, settings, folder):
