@@ -21,8 +21,16 @@ from edge_runtime.errors import UsageError
 from edge_runtime.gate.compare import format_table
 from edge_runtime.gate.judge import MAX_LOG_ODDS_CHANGE, describe
 
-# --to -> the builder: a module with PRECISIONS (the default first), check(precision), which raises MissingRequirement
-# before any work, and build(bundle, settings, folder), which returns facts for engine.json
+# --to -> the builder: a module with
+#   PRECISIONS                         the default first
+#   check(precision)                   raises MissingRequirement before any work
+#   build(bundle, settings, folder)    writes the engine's files, returns facts for engine.json; files that are not to
+#                                      be published are in its folder edge_runtime.engines.record.SCRATCH
+# and where it needs them
+#   also_runs_in(precision)            the precision with the least rounding that the same files can be computed in
+#   stand_ins(info)                    [EngineInfo] to check in the place of an engine that cannot be opened here; all
+#                                      must pass, and the last one's figures are kept
+#   families(text)                     the value of --gpus, checked
 TARGETS = {
     "onnxruntime": "convert.onnxruntime",
     "openvino": "convert.openvino",
@@ -135,10 +143,8 @@ def main(argv=None):
         print(labelled.format_table(record["parity"]["labelled"]))
         print(labelled.describe(record["parity"]["labelled"], options.max_f1_drop))
     if record["images_per_s"] is None:
-        print(
-            f"built in {record['build_s']:.1f} s; {gpu_check.UNCHECKED}: what was compared is its model, through ONNX"
-        )
-        print(f"Runtime. The first machine with a GPU that opens {name} checks it, before the first photo.")
+        print(f"built in {record['build_s']:.1f} s; {gpu_check.UNCHECKED}: the model that it is made of was compared,")
+        print(f"through ONNX Runtime. The first PC with a GPU that opens {name} checks it, before the first photo.")
         return
     speed = f"{record['images_per_s']:.1f} images/s at batch {record['batch_profile']['max']}"
     print(f"built in {record['build_s']:.1f} s, {speed}; use it with --engine {name}, or leave it to --engine auto")
