@@ -102,7 +102,7 @@ def macro_f1(truth, predicted):
 
 
 def require_macro_f1(engine_name, parity, scores, max_drop):
-    """Raises ParityError when the engine's macro-F1 is surely too far below the original's.
+    """Raises ParityError when the engine's macro-F1 is, with 95 % certainty, too far below the original's.
 
     Args:
         engine_name: for the message.
@@ -121,15 +121,19 @@ def require_macro_f1(engine_name, parity, scores, max_drop):
 
 def describe(scores, max_drop):
     """Returns how sure the comparison of macro-F1 is, as a line of text. Arguments: as require_macro_f1."""
-    low, high = 100 * scores["macro_f1_drop_low"], 100 * scores["macro_f1_drop_high"]
-    text = f"macro-F1 falls by {100 * scores['macro_f1_drop']:.2f} points; with 95 % by {low:.2f} to {high:.2f}"
-    if high <= 100 * max_drop:
+    # As changes: a drop below 0 is a rise.
+    change, low, high = (0 - 100 * scores["macro_f1_drop" + end] for end in ("", "_high", "_low"))
+    verb = "rises" if change > 0 else "falls"
+    text = f"macro-F1 {verb} by {abs(change):.2f} points; 95 % interval of the change: {low:+.2f} to {high:+.2f}"
+    if scores["macro_f1_drop_high"] <= max_drop:
         return text
-    # The interval's width falls with the square root of the photos.
-    room = max_drop - min(scores["macro_f1_drop"], max_drop)
-    photos = scores["photos"] * ((scores["macro_f1_drop_high"] - scores["macro_f1_drop"]) / room) ** 2 if room else 1e9
+    # The interval's width falls with the square root of the photos; its end that is nearer to the limit has to pass it.
+    drop = scores["macro_f1_drop"]
+    end = scores["macro_f1_drop_high" if drop <= max_drop else "macro_f1_drop_low"]
+    photos = scores["photos"] * ((end - drop) / (max_drop - drop)) ** 2 if drop != max_drop else 1e9
     more = f"about {photos:.0f} labelled photos could tell" if photos < 1e5 else "that takes more than 100000 photos"
-    return f"{text}\nnot decided: whether it is at most {100 * max_drop:.2f} points (--max-f1-drop); {more}"
+    limit = f"whether it falls by at most {100 * max_drop:.2f} points (--max-f1-drop)"
+    return f"{text}\nnot decided: {limit}; {more}"
 
 
 def format_table(scores):

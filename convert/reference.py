@@ -9,13 +9,13 @@ from edge_runtime.bundle.reading import Sample
 from edge_runtime.console import progress, say
 from edge_runtime.engines.selection import open_engine
 from edge_runtime.errors import ImageError, MissingRequirement, UsageError
+from edge_runtime.gate.judge import MAX_PHOTOS
 from edge_runtime.machine import cpu
 from edge_runtime.photos import read
 from edge_runtime.sources import registry, storage, table
 from edge_runtime.sources.items import Item
 from edge_runtime.text import printable
 
-MAX_PHOTOS = 1000  # 256 MiB of pictures
 ENOUGH_PHOTOS = 100
 
 

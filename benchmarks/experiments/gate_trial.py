@@ -85,7 +85,8 @@ def _trial(bundle, model, name, options):
     engine = _Trial(bundle, kind, precision, options.photos)
     verdict, answers = engine.judge_model(model)
     good = verdict.refused or "kept"
-    say(f"{name}: {good}\n{judge.describe(verdict)}")
+    about = judge.describe(verdict, halves=precision == "int8")
+    say(f"{name}: {good}\n{about}")
     row = [name, good, f"{verdict.log_odds_change:.6f}", f"{verdict.flips} of {verdict.photos}"]
     orders = list(itertools.permutations(range(3)))[1:]
     row.append(_refused([engine.judge_model(_with_channels(model, order))[0].refused for order in orders]))

@@ -43,11 +43,23 @@ def check(engine, sample, min_agreement, max_log_odds_change):
         ParityError: the engine is refused, or failed. OutOfMemory: there is not enough memory to run it.
         MissingRequirement: its GPU is gone.
     """
-    answers = {batch: run_sample(engine, sample, batch) for batch in compare.batch_sizes(engine.max_batch)}
-    parity = compare.compare(sample.names, sample.probabilities, answers)
-    verdict = judge.judge(parity, min_agreement, max_log_odds_change)
+    try:
+        parity, verdict = judged(engine, sample, min_agreement, max_log_odds_change)
+    except EngineError as error:
+        raise ParityError(f"{engine.name} is refused and was not kept: {error}") from error
     judge.require(engine.name, parity, verdict)
     return parity, verdict
+
+
+def judged(engine, sample, min_agreement, max_log_odds_change):
+    """Returns what check returns, also of an engine that is refused.
+
+    Raises:
+        EngineError: the engine failed, perhaps only now. OutOfMemory, MissingRequirement: as check.
+    """
+    answers = {batch: run_sample(engine, sample, batch) for batch in compare.batch_sizes(engine.max_batch)}
+    parity = compare.compare(sample.names, sample.probabilities, answers)
+    return parity, judge.judge(parity, min_agreement, max_log_odds_change)
 
 
 def run_sample(engine, sample, batch):
@@ -56,17 +68,17 @@ def run_sample(engine, sample, batch):
     NaN and infinity are kept.
 
     Raises:
-        as check.
+        as judged.
     """
     order, answers = compare.photo_order(len(sample.names), batch), []
     for start in range(0, len(order), batch):
         try:
             answers.append(engine.infer(sample.images[order[start : start + batch]]))
         except EngineError as error:
-            if is_out_of_memory(error.__cause__):
+            if is_out_of_memory(error) or is_out_of_memory(error.__cause__):
                 raise OutOfMemory(f"{engine.name}: not enough memory to check it; stop other programs") from error
             if error.answers is None:
-                raise ParityError(f"{engine.name} is refused and was not kept: {error}") from error
+                raise
             answers.append(error.answers)
     return np.concatenate(answers)
 

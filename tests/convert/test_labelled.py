@@ -107,8 +107,9 @@ def test_macro_f1_may_fall_by_no_more_than_the_limit_surely(sample, low, refused
     scores.update(macro_f1_engine=0.68, macro_f1_drop=0.02, macro_f1_drop_low=low, macro_f1_drop_high=0.04)
     if not refused:
         require_macro_f1("planted", found, scores, 0.005)
-        assert "with 95 %% by %.2f to 4.00" % (100 * low) in describe(scores, 0.005)
-        assert "not decided: whether it is at most 0.50 points" in describe(scores, 0.005)
+        text = describe(scores, 0.005)
+        assert "falls by 2.00 points; 95 %% interval of the change: -4.00 to %+.2f" % (-100 * low) in text
+        assert "not decided: whether it falls by at most 0.50 points" in text
         return
     with pytest.raises(ParityError) as error:
         require_macro_f1("planted", found, scores, 0.005)
@@ -142,7 +143,17 @@ def test_how_many_labelled_photos_could_tell():
     scores = {"photos": 300, "macro_f1_drop": 0.001, "macro_f1_drop_low": -0.015, "macro_f1_drop_high": 0.017}
     assert "about 4800 labelled photos could tell" in describe(scores, 0.005)  # 4 times as narrow
     assert "not decided" not in describe(scores, 0.02)
+    larger = dict(scores, macro_f1_drop=0.008, macro_f1_drop_low=-0.01, macro_f1_drop_high=0.016)
+    assert "about 10800 labelled photos could tell" in describe(larger, 0.005)  # 6 times as narrow: too large
     assert "more than 100000" in describe(dict(scores, macro_f1_drop=0.005), 0.005)
+
+
+def test_a_macro_f1_that_rises_is_said_so():
+    scores = {"photos": 300, "macro_f1_drop": -0.0043, "macro_f1_drop_low": -0.012, "macro_f1_drop_high": 0.003}
+    text = describe(scores, 0.005)
+    assert text == "macro-F1 rises by 0.43 points; 95 % interval of the change: -0.30 to +1.20"
+    same = dict(scores, macro_f1_drop=0.0, macro_f1_drop_low=0.0, macro_f1_drop_high=0.0)
+    assert describe(same, 0.005) == "macro-F1 falls by 0.00 points; 95 % interval of the change: +0.00 to +0.00"
 
 
 # ---- engines that fail on labelled photos
