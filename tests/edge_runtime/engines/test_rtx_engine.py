@@ -60,7 +60,7 @@ def add_engine(folder, change=lambda model: None, capabilities=((8, 6), (8, 9)),
         "images_per_s": None,
         "images_per_s_b1": None,
         "min_agreement": 0.995,
-        "max_log_odds_change": 0.06,
+        "max_log_odds_change": 0.01,
         "files": checksums.list_files(path),
     }
     files.write_json(os.path.join(path, ENGINE_JSON), signing.signed(record))
