@@ -16,7 +16,7 @@ from edge_runtime import files
 from edge_runtime.bundle import manifest, signing
 from edge_runtime.console import say
 from edge_runtime.engines.base import EngineError
-from edge_runtime.engines.check import judged, speeds, split_sample
+from edge_runtime.engines.check import judged, speeds, split_sample, without_copies
 from edge_runtime.engines.kinds import create_engine
 from edge_runtime.engines.record import ENGINE_JSON, entry_of, rebuild_command
 from edge_runtime.engines.tensorrt import context
@@ -111,7 +111,7 @@ def _entry(gpu, parity, verdict, measured):
 
 def _check(bundle, info, gpu):
     """Returns the entry for engine.json: the verdict on the engine's answers, and its speeds where it may be used."""
-    sample = bundle.sample()
+    sample = without_copies(bundle.sample())  # as the converter, so that the halves of int8 are the same
     if info.record.get("calibration") is None:  # else its ranges were chosen by other photos
         _, sample = split_sample(sample, info.precision)
     _require_enough(bundle, info, len(sample.names))

@@ -1,12 +1,15 @@
 """The gate's verdict: which engines are kept, which are refused, and what cannot be decided."""
 
 import itertools
+import types
 
 import numpy as np
 import pytest
 
+from edge_runtime import console
 from edge_runtime.bundle.reading import Sample
-from edge_runtime.engines.check import split_sample
+from edge_runtime.engines import check
+from edge_runtime.engines.check import run_sample, split_sample
 from edge_runtime.gate import compare, judge
 
 PHOTOS, CLASSES = 128, 20
@@ -208,6 +211,35 @@ def test_nan_is_refused_whatever_the_limits():
     assert "NaN" in judge.judge(parity, 0.0, 1.0).refused
 
 
+# ---- the photos of a check
+
+
+def test_the_progress_of_a_check_counts_every_inference(monkeypatch):
+    sample = numbered(12)
+    known = {picture.tobytes(): answer for picture, answer in zip(sample.images, softmax(trained(0, 12)))}
+    sample = sample._replace(probabilities=softmax(trained(0, 12)))
+    seen = []
+    engine = types.SimpleNamespace(
+        name="planted",
+        max_batch=8,
+        infer=lambda batch: np.stack([known[picture.tobytes()] for picture in batch]),
+    )
+    for batch in compare.batch_sizes(8):
+        run_sample(engine, sample, batch, seen.append)
+    bars = []
+    monkeypatch.setattr(check, "progress", lambda **options: bars.append(console.progress(**options)) or bars[0])
+    check.check(engine, sample, 0.995, 0.001)
+    assert bars[0].n == bars[0].total == sum(seen)
+
+
+def test_copies_are_left_out_wherever_they_are(capsys):
+    sample = numbered(6)
+    sample.images[[1, 4]] = sample.images[[0, 3]]
+    assert check.without_copies(sample).names == ["photo 0", "photo 2", "photo 3", "photo 5"]
+    assert "2 of 6 photos" in capsys.readouterr().err
+    assert check.without_copies(numbered(6)).names == numbered(6).names and capsys.readouterr().err == ""
+
+
 # ---- the halves
 
 
@@ -219,13 +251,13 @@ def numbered(count):
 
 def test_int8_is_calibrated_and_checked_on_different_photos():
     sample = numbered(41)
-    calibrate, check = split_sample(sample, "int8")
-    assert (len(calibrate.names), len(check.names)) == (20, 21)
-    assert sorted(calibrate.names + check.names) == sorted(sample.names)
-    for part in (calibrate, check):
+    calibrate, checked = split_sample(sample, "int8")
+    assert (len(calibrate.names), len(checked.names)) == (20, 21)
+    assert sorted(calibrate.names + checked.names) == sorted(sample.names)
+    for part in (calibrate, checked):
         numbers = part.labels
         assert part.names == ["photo %d" % number for number in numbers]
         assert (part.images[:, 0, 0, 0] == numbers).all() and (part.probabilities[:, 0] == numbers).all()
         assert 5 < sum(number % 2 for number in numbers) < 15  # photos come in turns of the classes; both have all
-    assert split_sample(sample, "int8")[1].names == check.names
+    assert split_sample(sample, "int8")[1].names == checked.names
     assert split_sample(sample, "fp16") == (sample, sample)
