@@ -153,7 +153,7 @@ def main(argv=None):
     print(describe(verdict, halves=precision == "int8"))
     if record["parity"]["labelled"]:
         print(labelled.format_table(record["parity"]["labelled"]))
-        print(labelled.describe(record["parity"]["labelled"], options.max_f1_drop))
+        print(labelled.describe(record["parity"]["labelled"], options.max_f1_drop, parity.log_odds_change))
     if record["images_per_s"] is None:
         print(f"built in {record['build_s']:.1f} s; {gpu_check.UNCHECKED}: the model that it is made of was compared,")
         print(f"through ONNX Runtime. The first PC with a GPU that opens {name} checks it, before the first photo.")

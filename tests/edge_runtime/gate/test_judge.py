@@ -64,10 +64,10 @@ def test_answers_of_the_batch_before_or_the_photo_before_are_refused_in_20_of_20
 
 
 def test_a_scale_that_changes_no_label_is_refused_where_the_precision_does_not_explain_it():
-    """Stands for one layer that is 5 % too strong: the measured change is 1.4 % or more, in fp16 2 % or more."""
+    """Stands for one layer that is 5 % too strong: the measured change is 0.6 % or more, in fp16 2 % (two tried)."""
     for seed in range(20):
         logits = trained(seed)
-        changed = softmax(logits * 1.014)
+        changed = softmax(logits * 1.006)
         assert "log-odds" in verdict_on(softmax(logits), changed, "fp32").refused
         assert "log-odds" in verdict_on(softmax(logits), softmax(logits * 1.02), "fp16").refused
         assert verdict_on(softmax(logits), changed, "bf16").refused == ""  # bf16's own rounding is larger: not claimed
