@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import errno
+import functools
 import glob
 import importlib
 import io
@@ -53,7 +54,8 @@ def main(argv=None):
         "`picnic-edge VERB --help` explains a verb",
     )
     parser.add_argument("verb", choices=list(VERBS), metavar="VERB")
-    parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...")
+    # Else a missing verb reads "VERB, ... are required".
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...").required = False
     parser.add_argument("--version", action="version", version=f"picnic-edge {__version__}")
     output, errors = io.StringIO(), io.StringIO()  # argparse ignores a stream that is closed or full
     try:
@@ -71,13 +73,22 @@ def main(argv=None):
         # Without this the last numpy for Python 3.6 crashes on a Jetson with "Illegal instruction".
         os.environ.setdefault("OPENBLAS_CORETYPE", "ARMV8")
     try:
-        verb = demo if options.verb == "demo" else importlib.import_module(VERBS[options.verb][0]).main
         from edge_runtime.cli.run import run_verb
     except KeyboardInterrupt:
         print("picnic-edge: interrupted", file=sys.stderr)
         return 130
 
-    return run_verb(verb, options.arguments)
+    return run_verb(functools.partial(_call, options.verb), options.arguments)
+
+
+def _call(verb, arguments):
+    """Imports a verb's module and runs it. Raises MissingRequirement where a library is missing that it needs."""
+    from edge_runtime.machine import libraries
+
+    # doctor runs without them, to say what is missing.
+    for module in libraries.EVERYWHERE if verb != "doctor" else ():
+        libraries.require(module)
+    (demo if verb == "demo" else importlib.import_module(VERBS[verb][0]).main)(arguments)
 
 
 def _write(stream, text):

@@ -74,7 +74,7 @@ def test_unknown_or_missing_verb(arguments):
     done = helpers.picnic_edge(*arguments)
     assert done.returncode == 2
     assert done.stdout == b""
-    assert "Traceback" not in done.stderr
+    assert "Traceback" not in done.stderr and "..." not in done.stderr.splitlines()[-1]
     if arguments:
         assert all("'%s'" % verb in done.stderr or verb in done.stderr.split() for verb in picnic_edge.VERBS)
 
@@ -91,6 +91,14 @@ def test_packages_run_as_modules(package):
     assert (done.returncode, done.stderr) == (0, b"")
     assert b"usage: picnic-edge %s " % PACKAGES[package].encode() in done.stdout
     assert b"example: " in done.stdout
+
+
+@pytest.mark.parametrize("verb, arguments", [("classify", ["bundle", "photos"]), ("bench", ["bundle"])])
+def test_a_verb_without_opencv_says_how_to_install_it(tmp_path, verb, arguments):
+    (tmp_path / "cv2.py").write_text("raise ModuleNotFoundError(\"No module named 'cv2'\", name='cv2')")
+    done = helpers.picnic_edge(verb, *arguments, env={"PYTHONPATH": "%s:%s" % (tmp_path, helpers.ROOT)})
+    assert done.returncode == errors.MissingRequirement.exit_code and "Traceback" not in done.stderr
+    assert "cv2 is needed here" in done.stderr and "python3-opencv" in done.stderr
 
 
 def test_an_address_in_the_place_of_the_verb_is_shown_without_its_password(capsys, monkeypatch):

@@ -14,13 +14,11 @@ import subprocess
 import sys
 import typing
 
-import cv2
-
 from edge_runtime.console import print_json
-from edge_runtime.engines import tf_trt
 from edge_runtime.engines.tensorrt import context
+from edge_runtime.errors import MissingRequirement
 from edge_runtime.machine import cpu, jetson, libraries
-from edge_runtime.machine.libraries import INSTALL
+from edge_runtime.machine.libraries import INSTALL, require
 from edge_runtime.machine.memory import memory_available_bytes, memory_info
 from edge_runtime.photos import memory_budget
 
@@ -55,6 +53,8 @@ _LIBRARIES = (
     ("tf2onnx", "training (export)"),
     ("scikit-learn", "evaluating"),
 )
+# The oldest Python that there are wheels for, where it is newer than ours.
+_OLDEST_PYTHONS = {"openvino": (3, 9), "ai-edge-litert": (3, 9), "tensorrt-rtx-cu12-bindings": (3, 8)}
 # There are wheels for x86-64 only.
 _RTX = ("tensorrt-rtx-cu12-bindings", "engines for NVIDIA RTX GPUs, built without a GPU")
 _MODULES = {
@@ -140,12 +140,12 @@ def examine(root="/"):
         ("pycuda", lambda: _pycuda(answers.get("pycuda"))),
     ]
     steps += [(library[0], functools.partial(_library, *library)) for library in _LIBRARIES]
-    if platform.machine() == "x86_64":
+    if platform.machine() == "x86_64" and chip is None:
         steps.append((_RTX[0], functools.partial(_library, *_RTX)))
     steps += [
         ("tf-trt", lambda: _tf_trt(answers.get("tf-trt"))),
         ("protobuf", lambda: _protobuf(answers.get("protobuf"))),
-        ("gstreamer", lambda: _gstreamer(cv2.getBuildInformation(), chip)),
+        ("gstreamer", lambda: _gstreamer(chip)),
     ]
     checks = [_run_step(name, step) for name, step in steps]
     return [check for check in checks if check is not None]
@@ -363,6 +363,8 @@ def _protobuf(answer):
         return None
     if answer.value is None:
         return Check("protobuf", "warning", answer.problem, "pip install --force-reinstall protobuf")
+    from edge_runtime.engines import tf_trt  # it needs numpy, which may be missing
+
     version = libraries.library_version("protobuf")
     if answer.value in tf_trt.FAST_PROTOBUFS:
         return Check("protobuf", "ok", f"{version} ({answer.value})", "")
@@ -370,8 +372,12 @@ def _protobuf(answer):
     return Check("protobuf", "warning", text, tf_trt.fix_for_protobuf())
 
 
-def _gstreamer(build_information, chip):
-    match = re.search(r"GStreamer: +(YES|NO)(?: \((.+)\))?", build_information)
+def _gstreamer(chip):
+    try:
+        cv2 = require("cv2")
+    except MissingRequirement:  # its own line says how to get it
+        return Check("gstreamer", "missing", "needs OpenCV: CSI cameras do not work", "")
+    match = re.search(r"GStreamer: +(YES|NO)(?: \((.+)\))?", cv2.getBuildInformation())
     if match and match.group(1) == "YES":
         return Check("gstreamer", "ok", f"OpenCV {cv2.__version__} with GStreamer {match.group(2) or ''}", "")
     fix = "OpenCV from the system's packages: sudo apt-get install python3-opencv"
@@ -381,6 +387,12 @@ def _gstreamer(build_information, chip):
 
 
 def _library(name, purpose):
+    module = _MODULES.get(name, name)
+    if module == "cv2":  # examined for GStreamer, too; pip may know it where a library of the system's is missing
+        try:
+            require(module)
+        except MissingRequirement as error:
+            return Check(name, "missing", f"needed for {purpose} ({error.__cause__})", INSTALL[module])
     for distribution in (name,) + libraries.OTHER_DISTRIBUTIONS.get(name, ()):
         version = libraries.distribution_version(distribution)
         if name == "numpy" and version == "1.19.5" and platform.machine() == "aarch64":
@@ -392,7 +404,9 @@ def _library(name, purpose):
             )
         if version:
             return Check(name, "ok", version if distribution == name else f"{version} ({distribution})", "")
-    module = _MODULES.get(name, name)
     if module in sys.modules:  # pip does not know JetPack's OpenCV
         return Check(name, "ok", f"{getattr(sys.modules[module], '__version__', '?')} (not installed by pip)", "")
+    oldest = _OLDEST_PYTHONS.get(name, (3, 6))
+    if sys.version_info < oldest:
+        return Check(name, "missing", "not for this machine: it needs Python {}.{} or newer".format(*oldest), "")
     return Check(name, "missing", f"needed for {purpose}", INSTALL.get(module, f"pip install {name}"))

@@ -9,8 +9,6 @@ import tempfile
 import traceback
 import warnings
 
-import cv2
-
 from edge_runtime.console import say
 from edge_runtime.errors import OutOfMemory, PicnicError, UsageError, is_out_of_memory
 from edge_runtime.secrets import hide_secrets, hides_secrets
@@ -36,9 +34,7 @@ def run_verb(verb, arguments):
         SystemExit: by argparse, with code 2 for wrong arguments and 0 after --help.
     """
     _open_standard_streams()
-    # OpenCV stays silent: a broken photo is named in its own row.
-    for module in (cv2, getattr(getattr(cv2, "utils", None), "logging", None)):  # the latter from OpenCV 5
-        getattr(module, "setLogLevel", lambda _: None)(0)
+    _silence_opencv()
     logging.basicConfig(format="%(message)s", stream=sys.stderr, level=logging.WARNING)
     # Pillow's warnings about a photo (its size, its EXIF) are not shown: edge_runtime/photos/header.py makes errors of
     # those that matter.
@@ -72,6 +68,16 @@ def run_verb(verb, arguments):
         # Reported before, or less important than what ended the command.
         with contextlib.suppress(PicnicError, BrokenPipeError):
             sys.stdout.flush()
+
+
+def _silence_opencv():
+    """OpenCV stays silent: a broken photo is named in its own row."""
+    try:
+        import cv2
+    except (ImportError, OSError):  # doctor says so; the other verbs refuse to run
+        return
+    for module in (cv2, getattr(getattr(cv2, "utils", None), "logging", None)):  # the latter from OpenCV 5
+        getattr(module, "setLogLevel", lambda _: None)(0)
 
 
 class _Messages(io.TextIOWrapper):

@@ -6,8 +6,14 @@ import sys
 
 from edge_runtime.errors import MissingRequirement
 
+# What every verb but doctor needs; setup.py asks for it, but JetPack's OpenCV comes from elsewhere.
+EVERYWHERE = ("numpy", "cv2", "PIL", "simplejpeg")
+
 # module -> how to install it
 INSTALL = {
+    "cv2": "pip install opencv-python-headless; on a Jetson: sudo apt-get install nvidia-jetpack, or "
+    "sudo apt-get install python3-opencv",
+    "PIL": "pip install pillow",
     "onnxruntime": "pip install onnxruntime",
     "openvino": "pip install 'openvino>=2024' (Python 3.9 or newer)",
     "ai_edge_litert": "pip install ai-edge-litert (Python 3.9 or newer)",

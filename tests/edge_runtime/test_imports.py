@@ -53,8 +53,10 @@ def test_importing_the_runtime_loads_nothing_from_the_floors_above(on_import):
     assert on_import & OURS_ABOVE == set()
 
 
-def test_importing_the_runtime_loads_what_it_says(on_import):
-    assert {"edge_runtime", "numpy", "cv2", "PIL"} <= on_import
+def test_the_classifier_loads_what_it_says_and_the_package_loads_it_late(on_import):
+    assert on_import & {"numpy", "cv2", "PIL"} == set(), "doctor runs where these are missing"
+    loaded = loaded_by("from edge_runtime import Classifier, Prediction\nassert Classifier.open")
+    assert {"edge_runtime", "numpy", "cv2", "PIL"} <= loaded and loaded & HEAVY == set()
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--version"]], ids=" ".join)

@@ -142,6 +142,27 @@ def test_an_opencv_that_pip_does_not_know_is_ok(installed):
     assert found.status == "ok" and "(not installed by pip)" in found.found
 
 
+def test_doctor_runs_without_opencv_and_says_how_to_install_it(tmp_path):
+    (tmp_path / "cv2.py").write_text("raise ModuleNotFoundError(\"No module named 'cv2'\", name='cv2')")
+    done = picnic_edge("doctor", "--json", env={"PYTHONPATH": "%s:%s" % (tmp_path, WITHOUT_TENSORFLOW)})
+    assert done.returncode == 0, done.stderr
+    checks = {check["name"]: check for check in json.loads(done.stdout.decode())["checks"]}
+    opencv, gstreamer = checks["opencv-python-headless"], checks["gstreamer"]
+    assert opencv["status"] == gstreamer["status"] == "missing"
+    assert "No module named 'cv2'" in opencv["found"] and "python3-opencv" in opencv["fix"]
+
+
+def test_what_this_python_or_board_cannot_have_is_not_advised(installed, root, tools, monkeypatch):
+    installed({})
+    for module in ("openvino", "tensorrt_rtx_bindings"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
+    monkeypatch.setattr(doctor.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(doctor.sys, "version_info", (3, 6, 9))
+    found = check_of("openvino")
+    assert found.status == "missing" and found.found.startswith("not for this machine") and found.fix == ""
+    assert "tensorrt-rtx-cu12-bindings" not in statuses(doctor.examine(root(boards.TX2)))
+
+
 def test_require_names_the_cause_and_the_command():
     with pytest.raises(MissingRequirement) as refused:
         libraries.require("no_such_library_anywhere")
