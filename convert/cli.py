@@ -2,6 +2,8 @@
 
 import argparse
 import importlib
+import math
+import os
 
 from convert import labelled
 from convert.conversion import convert
@@ -20,6 +22,7 @@ from edge_runtime.engines.record import (
 from edge_runtime.errors import UsageError
 from edge_runtime.gate.compare import format_table
 from edge_runtime.gate.judge import MAX_LOG_ODDS_CHANGE, describe
+from edge_runtime.sources.table_reader import is_table
 
 # --to -> the builder: a module with
 #   PRECISIONS                         the default first
@@ -75,7 +78,11 @@ def parser():
         help="labelled photos (columns file and label, or a folder of class folders): also refuse the engine if its "
         "macro-F1 on them is too far below the original's (--max-f1-drop)",
     )
-    this.add_argument("--images", metavar="DIR", help="folder of a TSV's files (default: the TSV's folder)")
+    this.add_argument(
+        "--images",
+        metavar="DIR",
+        help="folder of the files of a TSV for --labels or --calibration (default: the TSV's folder)",
+    )
     this.add_argument(
         "--min-agreement",
         type=share,
@@ -85,7 +92,7 @@ def parser():
     )
     this.add_argument(
         "--max-log-odds-change",
-        type=lambda text: parsed(float, text, lambda value: value >= 0, "0 or more"),
+        type=lambda text: parsed(float, text, lambda value: 0 <= value < math.inf, "a number of 0 or more"),
         metavar="P",
         help="refuse the engine if it changes how strongly the model prefers its best label to the next ones (the "
         "log-odds) by more than this share (default "
@@ -125,6 +132,11 @@ def main(argv=None):
         raise UsageError(f"--to {options.to} makes {' or '.join(builder.PRECISIONS)}, not {precision}")
     if options.max_batch > MAX_BATCH:
         raise UsageError(f"--max-batch {options.max_batch}: expected 1 to {MAX_BATCH} photos")
+    labels_table = options.labels is not None and not os.path.isdir(options.labels)
+    if options.images is not None and not labels_table and not is_table(options.calibration or ""):
+        raise UsageError(
+            f"--images {options.images}: is for the files of a TSV, with --labels TSV or --calibration TSV"
+        )
     if options.gpus is not None:
         if options.to != "tensorrt-rtx":
             raise UsageError(
@@ -141,7 +153,7 @@ def main(argv=None):
     print(describe(verdict, halves=precision == "int8"))
     if record["parity"]["labelled"]:
         print(labelled.format_table(record["parity"]["labelled"]))
-        print(labelled.describe(record["parity"]["labelled"], options.max_f1_drop))
+        print(labelled.describe(record["parity"]["labelled"], options.max_f1_drop, parity.log_odds_change))
     if record["images_per_s"] is None:
         print(f"built in {record['build_s']:.1f} s; {gpu_check.UNCHECKED}: the model that it is made of was compared,")
         print(f"through ONNX Runtime. The first PC with a GPU that opens {name} checks it, before the first photo.")

@@ -16,7 +16,7 @@ from edge_runtime.bundle.reading import Sample
 from edge_runtime.console import say
 from edge_runtime.engines import gpu_check
 from edge_runtime.engines.check import check, speeds, split_sample
-from edge_runtime.engines.kinds import create_engine
+from edge_runtime.engines.kinds import create_engine, module_of
 from edge_runtime.engines.record import (
     ENGINE_JSON,
     FORMAT_VERSION,
@@ -25,7 +25,15 @@ from edge_runtime.engines.record import (
     engine_name,
     read_engine_info,
 )
-from edge_runtime.errors import BundleError, MissingRequirement, ParityError, PicnicError, UsageError
+from edge_runtime.errors import (
+    BundleError,
+    MissingRequirement,
+    OutOfMemory,
+    ParityError,
+    PicnicError,
+    UsageError,
+    is_out_of_memory,
+)
 from edge_runtime.gate import judge
 from edge_runtime.machine import cpu, memory
 
@@ -87,10 +95,10 @@ def convert(bundle, kind, builder, precision, options):
             if hasattr(builder, "also_runs_in"):
                 _check_model(bundle, info, builder.also_runs_in(precision), checked, options)
             for model in stand_ins[:-1]:
-                with create_engine(model, len(bundle.class_names), 1, None).open() as engine:
+                with _open(bundle, model, 1) as engine:
                     check(engine, checked, options.min_agreement, options.max_log_odds_change)
             running, largest = (stand_ins[-1], 1) if stand_ins else (info, options.max_batch)
-            with create_engine(running, len(bundle.class_names), largest, None).open() as engine:
+            with _open(bundle, running, largest) as engine:
                 parity, verdict = check(engine, checked, options.min_agreement, options.max_log_odds_change)
                 if stand_ins:
                     record.update(images_per_s=None, images_per_s_b1=None, checked_through=running.kind)
@@ -132,6 +140,24 @@ def _stand_ins(bundle, builder, info, max_batch):
         return builder.stand_ins(info)
 
 
+def _open(bundle, info, max_batch):
+    """Opens an engine that was just made. Raises BundleError: its library cannot."""
+    engine = create_engine(info, len(bundle.class_names), max_batch, None)
+    try:
+        with _naming_a_full_disk(bundle.file("engines")):
+            return engine.open()
+    except PicnicError:
+        raise
+    except Exception as error:  # each library has exceptions of its own
+        if is_out_of_memory(error):
+            raise OutOfMemory(f"{info.name}: not enough memory to load it ({error})") from error
+        folder, names = os.path.join(bundle.file("engines"), info.name), ", ".join(module_of(info.kind).FILES)
+        raise BundleError(
+            f"{folder}: {info.kind} cannot load its new {names} ({error}); the bundle was not changed. "
+            "Where the file came with the bundle, copy the bundle here again"
+        ) from error
+
+
 def _remove_predecessor(bundle, info):
     """Removes the engine of version 0.2 that an engine takes the place of: version 0.2 wrote no batch into the name."""
     older = read_engine_info(bundle, engine_name(info.kind, info.precision))
@@ -150,7 +176,7 @@ def _check_model(bundle, info, precision, sample, options):
     if precision == info.precision:
         return
     exact = info._replace(name=f"{info.name}, computed in {precision},", precision=precision)
-    with create_engine(exact, len(bundle.class_names), 1, None).open() as engine:  # batches are the engine's own matter
+    with _open(bundle, exact, 1) as engine:  # batches are the engine's own matter
         limit = options.max_log_odds_change  # the user's own is for both, else each precision has its own
         if limit == judge.MAX_LOG_ODDS_CHANGE[info.precision]:
             limit = judge.MAX_LOG_ODDS_CHANGE[precision]

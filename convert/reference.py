@@ -7,6 +7,7 @@ import numpy as np
 
 from edge_runtime.bundle.reading import Sample
 from edge_runtime.console import progress, say
+from edge_runtime.engines.check import without_copies
 from edge_runtime.engines.selection import open_engine
 from edge_runtime.errors import ImageError, MissingRequirement, UsageError
 from edge_runtime.gate.judge import MAX_PHOTOS
@@ -22,6 +23,8 @@ ENOUGH_PHOTOS = 100
 def reference_sample(bundle, calibration=None, images_folder=None):
     """Returns the photos to compare on and the original's answers to them (edge_runtime.bundle.reading.Sample).
 
+    Of photos with the same pixels only the first counts: a copy says nothing more about an engine.
+
     Args:
         bundle: the bundle whose model is the original.
         calibration: folder of photos (or glob, TSV), answered by the bundle's unconverted model; of more than
@@ -32,7 +35,7 @@ def reference_sample(bundle, calibration=None, images_folder=None):
         UsageError: there is no readable photo. MissingRequirement: no library runs the unconverted model.
     """
     if calibration is None:
-        return _warn_if_few(bundle.sample())
+        return _warn_if_few(without_copies(bundle.sample()))
     items = list(registry.open_source(calibration, images_folder))
     if len(items) > MAX_PHOTOS:
         say(f"--calibration {calibration}: {MAX_PHOTOS} of its {len(items)} photos are used, evenly spread")
@@ -50,7 +53,7 @@ def reference_sample(bundle, calibration=None, images_folder=None):
     with open_original(bundle) as engine:
         starts = progress(range(0, len(pictures), engine.max_batch), what="original", unit=" batches")
         answers = np.concatenate([engine.infer(pictures[start : start + engine.max_batch]) for start in starts])
-    return _warn_if_few(Sample(names, pictures, [""] * len(names), answers))
+    return _warn_if_few(without_copies(Sample(names, pictures, [""] * len(names), answers)))
 
 
 def labelled_photos(bundle, source, images_folder=None):

@@ -32,7 +32,7 @@ def families(text):
     Raises:
         UsageError: it lists another name.
     """
-    names = {name.strip() for name in text.split(",")}
+    names = {name.strip().lower() for name in text.split(",")}
     if not names <= set(GPUS):
         raise UsageError(f"--gpus {text}: expected some of {', '.join(GPUS)}, with commas between them")
     return ",".join(name for name in GPUS if name in names)

@@ -1,9 +1,11 @@
 """An open engine's answers to a sample of photos, compared with the original's and judged."""
 
+import hashlib
 import time
 
 import numpy as np
 
+from edge_runtime.console import progress, say
 from edge_runtime.engines.base import EngineError
 from edge_runtime.errors import OutOfMemory, ParityError, is_out_of_memory
 from edge_runtime.gate import compare, judge
@@ -26,6 +28,18 @@ def split_sample(sample, precision):
     shuffled = np.random.RandomState(0).permutation(len(sample.names))
     middle = len(shuffled) // 2
     return _part(sample, np.sort(shuffled[:middle])), _part(sample, np.sort(shuffled[middle:]))
+
+
+def without_copies(sample):
+    """Returns a Sample with only the first of photos that have the same pixels, and says how many are left out."""
+    first = {}
+    for index, picture in enumerate(sample.images):
+        first.setdefault(hashlib.sha256(picture.tobytes()).digest(), index)
+    copies = len(sample.names) - len(first)
+    if not copies:
+        return sample
+    say(f"{copies} of {len(sample.names)} photos to check on have the same pixels as another (left out)")
+    return _part(sample, np.array(sorted(first.values())))
 
 
 def check(engine, sample, min_agreement, max_log_odds_change):
@@ -57,15 +71,18 @@ def judged(engine, sample, min_agreement, max_log_odds_change):
     Raises:
         EngineError: the engine failed, perhaps only now. OutOfMemory, MissingRequirement: as check.
     """
-    answers = {batch: run_sample(engine, sample, batch) for batch in compare.batch_sizes(engine.max_batch)}
+    batches = compare.batch_sizes(engine.max_batch)
+    photos = sum(len(compare.photo_order(len(sample.names), batch)) for batch in batches)
+    with progress(total=photos, what=f"checking {engine.name}", leave=False) as bar:
+        answers = {batch: run_sample(engine, sample, batch, bar.update) for batch in batches}
     parity = compare.compare(sample.names, sample.probabilities, answers)
     return parity, judge.judge(parity, min_agreement, max_log_odds_change)
 
 
-def run_sample(engine, sample, batch):
+def run_sample(engine, sample, batch, done=lambda photos: None):
     """Returns an engine's answers to a sample in batches of one size: float32 [n, classes], in compare.photo_order.
 
-    NaN and infinity are kept.
+    NaN and infinity are kept. done is called with the number of photos in each batch.
 
     Raises:
         as judged.
@@ -80,6 +97,7 @@ def run_sample(engine, sample, batch):
             if error.answers is None:
                 raise
             answers.append(error.answers)
+        done(len(answers[-1]))
     return np.concatenate(answers)
 
 

@@ -16,8 +16,8 @@ from edge_runtime import files
 from edge_runtime.bundle import manifest, signing
 from edge_runtime.console import say
 from edge_runtime.engines.base import EngineError
-from edge_runtime.engines.check import judged, speeds, split_sample
-from edge_runtime.engines.kinds import create_engine
+from edge_runtime.engines.check import judged, speeds, split_sample, without_copies
+from edge_runtime.engines.kinds import GPU_CHECKED_KINDS, create_engine
 from edge_runtime.engines.record import ENGINE_JSON, entry_of, rebuild_command
 from edge_runtime.engines.tensorrt import context
 from edge_runtime.errors import BundleError, MissingRequirement, ParityError
@@ -35,9 +35,9 @@ def status(info):
     Args:
         info: edge_runtime.engines.record.EngineInfo.
     """
-    checks = (info.record or {}).get("gpu_checks")
-    if checks is None:
+    if info.kind not in GPU_CHECKED_KINDS:
         return ""
+    checks = info.record.get("gpu_checks", [])  # none where engine.json is unreadable
     names = [check["gpu"]["name"] + (" (refused)" if check["refused"] else "") for check in checks]
     return "checked on " + ", ".join(names) if names else UNCHECKED
 
@@ -72,7 +72,7 @@ def require_checked(bundle, info):
         BundleError: the bundle's sample is too small for a verdict, or the engine cannot be opened here.
         MissingRequirement, OutOfMemory: it cannot be opened here, or failed.
     """
-    if info.record is None or "gpu_checks" not in info.record:
+    if info.kind not in GPU_CHECKED_KINDS:
         return info
     gpu = context.gpu_facts()
     info = newest(info)
@@ -111,7 +111,7 @@ def _entry(gpu, parity, verdict, measured):
 
 def _check(bundle, info, gpu):
     """Returns the entry for engine.json: the verdict on the engine's answers, and its speeds where it may be used."""
-    sample = bundle.sample()
+    sample = without_copies(bundle.sample())  # as the converter, so that the halves of int8 are the same
     if info.record.get("calibration") is None:  # else its ranges were chosen by other photos
         _, sample = split_sample(sample, info.precision)
     _require_enough(bundle, info, len(sample.names))

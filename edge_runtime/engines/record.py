@@ -7,7 +7,7 @@ import shlex
 import typing
 
 from edge_runtime.bundle import manifest
-from edge_runtime.engines.kinds import GPU_KINDS, LIBRARIES, module_of
+from edge_runtime.engines.kinds import GPU_CHECKED_KINDS, GPU_KINDS, LIBRARIES, module_of
 from edge_runtime.gate.judge import MAX_LOG_ODDS_CHANGE
 from edge_runtime.machine import cpu, libraries
 
@@ -195,7 +195,8 @@ def read_engine_info(bundle, name):
             and isinstance(record["files"], dict)
             and len(record["files"]) > 0
             and all(_is_speed(record, name) for name in ("images_per_s", "images_per_s_b1"))
-            and ("gpu_checks" not in record or _are_gpu_checks(record))
+            and ("gpu_checks" in record) == (kind in GPU_CHECKED_KINDS)  # else no check on the GPU would be made
+            and (kind not in GPU_CHECKED_KINDS or _are_gpu_checks(record))
         )
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         usable = False
@@ -212,14 +213,19 @@ def _is_speed(record, name):
 
 def _are_gpu_checks(record):
     return (
-        all(
+        isinstance(record["gpu_checks"], list)
+        and all(
             isinstance(entry["gpu"]["name"], str)
+            and isinstance(entry["gpu"]["compute_capability"], str)
+            and isinstance(entry["at"], str)
             and isinstance(entry["refused"], str)
-            and (entry["refused"] or all(entry[name] >= 0 for name in ("images_per_s", "images_per_s_b1")))
+            and isinstance(entry["parity"], dict)
+            and isinstance(entry["verdict"], dict)
+            and (entry["refused"] or all(0 <= entry[name] < math.inf for name in ("images_per_s", "images_per_s_b1")))
             for entry in record["gpu_checks"]
         )
         and 0 <= record["min_agreement"] <= 1
-        and record["max_log_odds_change"] >= 0
+        and 0 <= record["max_log_odds_change"] < math.inf
         and 0 < record["batch_profile"]["max"] <= MAX_BATCH
     )
 

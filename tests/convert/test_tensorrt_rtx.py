@@ -59,7 +59,7 @@ def change_model(bundle, change):
 @real
 @pytest.mark.parametrize("precision", tensorrt_rtx.PRECISIONS)
 def test_a_bundle_is_built_and_published_as_not_yet_checked(tiny_bundle, precision):
-    done = convert(tiny_bundle, "--precision", precision, "--gpus", "blackwell,ada")
+    done = convert(tiny_bundle, "--precision", precision, "--gpus", "Blackwell, ADA")
     assert done.returncode == 0, done.stderr
     assert "not yet checked on a GPU" in done.stdout.decode() and "through onnxruntime" in done.stderr
     record = record_of(tiny_bundle, precision)

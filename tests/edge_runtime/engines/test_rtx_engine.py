@@ -27,6 +27,7 @@ pytest.importorskip("onnxruntime")
 
 NAME = "tensorrt-rtx-fp16"
 GPU = {"name": "NVIDIA GeForce RTX 4070", "compute_capability": "8.9"}
+CHECK = {"gpu": GPU, "at": "", "refused": "", "parity": {}, "verdict": {}, "images_per_s": 1, "images_per_s_b1": 1}
 PC = {"rtx": True, "compute_capability": (8, 9), "device_name": GPU["name"]}
 
 
@@ -60,7 +61,7 @@ def add_engine(folder, change=lambda model: None, capabilities=((8, 6), (8, 9)),
         "images_per_s": None,
         "images_per_s_b1": None,
         "min_agreement": 0.995,
-        "max_log_odds_change": 0.06,
+        "max_log_odds_change": 0.01,
         "files": checksums.list_files(path),
     }
     files.write_json(os.path.join(path, ENGINE_JSON), signing.signed(record))
@@ -193,8 +194,7 @@ def test_each_gpu_has_its_own_speed(tiny_bundle):
     add_engine(tiny_bundle)
     other = {"name": "NVIDIA GeForce RTX 3060", "compute_capability": "8.6"}
     checks = [
-        {"gpu": gpu, "at": "", "refused": "", "images_per_s": speed, "images_per_s_b1": 100 - speed}
-        for gpu, speed in ((GPU, 10), (other, 80))
+        dict(CHECK, gpu=gpu, images_per_s=speed, images_per_s_b1=100 - speed) for gpu, speed in ((GPU, 10), (other, 80))
     ]
     path = os.path.join(tiny_bundle, "engines", NAME, ENGINE_JSON)
     files.write_json(path, dict(record_of(tiny_bundle), gpu_checks=checks))
@@ -362,10 +362,38 @@ def test_checks_at_the_same_time_end_with_one_entry(tiny_bundle, simulated):
     assert len(record_of(tiny_bundle)["gpu_checks"]) == 1
 
 
-@pytest.mark.parametrize("change", [{"gpu_checks": [1]}, {"gpu_checks": 3}, {"min_agreement": "all"}])
+@pytest.mark.parametrize(
+    "change",
+    [{"gpu_checks": value} for value in ([1], 3, None, {}, [dict(CHECK, gpu={"name": "x"})])]
+    + [{"gpu_checks": [{name: CHECK[name] for name in CHECK if name != lacking}]} for lacking in CHECK]
+    + [{"min_agreement": "all"}, {"max_log_odds_change": float("inf")}],
+)
 def test_a_garbled_record_names_the_command_that_makes_it_again(tiny_bundle, change):
     add_engine(tiny_bundle)
     files.write_json(os.path.join(tiny_bundle, "engines", NAME, ENGINE_JSON), dict(record_of(tiny_bundle), **change))
     (info,) = [info for info in list_engines(Bundle.open(tiny_bundle)) if info.name == NAME]
     with pytest.raises(BundleError, match="--to tensorrt-rtx --precision fp16"):
         check_engine(Bundle.open(tiny_bundle), info)
+
+
+def test_a_record_without_its_checks_on_gpus_is_unreadable(tiny_bundle, simulated):
+    """Else its engine would run unchecked: it was built where no GPU is."""
+    add_engine(tiny_bundle, wrong_answers)
+    record = dict(record_of(tiny_bundle), images_per_s=9999, images_per_s_b1=9999)
+    del record["gpu_checks"]
+    files.write_json(os.path.join(tiny_bundle, "engines", NAME, ENGINE_JSON), record)
+    simulated("11.1", **PC)
+    with pytest.raises(BundleError, match="garbled(.|\\n)*--to tensorrt-rtx --precision fp16"):
+        open_engine(Bundle.open(tiny_bundle), NAME)
+    with open_engine(Bundle.open(tiny_bundle)) as engine:
+        assert engine.name == "onnxruntime"
+
+
+def test_a_record_of_another_kind_has_no_checks_on_gpus(tiny_bundle):
+    helpers.convert(tiny_bundle, "--to", "onnxruntime")
+    files.write_json(
+        os.path.join(tiny_bundle, "engines", "onnxruntime-fp32", ENGINE_JSON),
+        dict(record_of(tiny_bundle, "onnxruntime-fp32"), gpu_checks=[]),
+    )
+    with pytest.raises(BundleError, match="garbled"):
+        open_engine(Bundle.open(tiny_bundle), "onnxruntime-fp32")
