@@ -25,7 +25,7 @@ pins-39 = jetpack7
 
 known_l4t = $(sort $(patsubst pins-%,%,$(filter pins-%,$(.VARIABLES))))
 
-.PHONY: demo test test-slow wheel-check lint format docs screenshots clean jetson jetson-check arm64-check
+.PHONY: demo test test-slow wheel-check tensorrt-check lint format docs screenshots clean jetson jetson-check arm64-check
 
 demo: $(VENV)/.demo
 	$(BIN)/picnic-edge demo
@@ -44,6 +44,11 @@ test-slow: $(VENV)/.test
 # Builds a wheel and tries it in a bare environment: tests/test_wheel.py; on Python 3.6 also what `make jetson` makes.
 wheel-check: $(VENV)/.test
 	$(BIN)/python -m pytest -q -m slow tests/test_wheel.py tests/test_jetson_install.py
+
+# The simulated TensorRT's members beside those of NVIDIA's own modules, which pip downloads; and plans of the bundle that
+# the tests of `make test` trained (35 s).
+tensorrt-check: $(VENV)/.test
+	$(BIN)/python -m pytest -q -m slow tests/test_simulator_table.py tests/convert/test_tensorrt_rtx.py
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

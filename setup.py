@@ -110,7 +110,7 @@ setup(
         "openvino": OPENVINO,  # run faster on x86 CPUs
         "litert": LITERT,  # run on Arm and x86 CPUs; convert also needs TensorFlow (train)
         "int8": INT8 + ONNXRUNTIME + OPENVINO,  # convert --precision int8
-        "tensorrt-rtx": TENSORRT_RTX + ONNX + ONNXRUNTIME,  # convert --to tensorrt-rtx, and running its engines
+        "tensorrt-rtx": TENSORRT_RTX + ONNX + ONNXRUNTIME,  # convert --to tensorrt-rtx; to run them pycuda, too
         "train": TRAIN + ONNXRUNTIME,  # train, export, evaluate
         "reports": REPORTS + ONNXRUNTIME,  # explore, explain, and the HTML page of evaluate --report
         "parquet": PARQUET,  # classify --out FILE.parquet

@@ -2,6 +2,8 @@
 
 import argparse
 import importlib
+import math
+import os
 
 from convert import labelled
 from convert.conversion import convert
@@ -20,9 +22,18 @@ from edge_runtime.engines.record import (
 from edge_runtime.errors import UsageError
 from edge_runtime.gate.compare import format_table
 from edge_runtime.gate.judge import MAX_LOG_ODDS_CHANGE, describe
+from edge_runtime.sources.table_reader import is_table
 
-# --to -> the builder: a module with PRECISIONS (the default first), check(precision), which raises MissingRequirement
-# before any work, and build(bundle, settings, folder), which returns facts for engine.json
+# --to -> the builder: a module with
+#   PRECISIONS                         the default first
+#   check(precision)                   raises MissingRequirement before any work
+#   build(bundle, settings, folder)    writes the engine's files, returns facts for engine.json; files that are not to
+#                                      be published are in its folder edge_runtime.engines.record.SCRATCH
+# and where it needs them
+#   also_runs_in(precision)            the precision with the least rounding that the same files can be computed in
+#   stand_ins(info)                    [EngineInfo] to check in the place of an engine that cannot be opened here; all
+#                                      must pass, and the last one's figures are kept
+#   families(text)                     the value of --gpus, checked
 TARGETS = {
     "onnxruntime": "convert.onnxruntime",
     "openvino": "convert.openvino",
@@ -67,19 +78,24 @@ def parser():
         help="labelled photos (columns file and label, or a folder of class folders): also refuse the engine if its "
         "macro-F1 on them is too far below the original's (--max-f1-drop)",
     )
-    this.add_argument("--images", metavar="DIR", help="folder of a TSV's files (default: the TSV's folder)")
+    this.add_argument(
+        "--images",
+        metavar="DIR",
+        help="folder of the files of a TSV for --labels or --calibration (default: the TSV's folder)",
+    )
     this.add_argument(
         "--min-agreement",
         type=share,
         metavar="P",
-        help="refuse the engine if surely (95 %%) a smaller share of photos gets the original's label, near ties left "
-        f"out (default {MIN_AGREEMENT}; int8 {MIN_AGREEMENT_INT8})",
+        help="refuse the engine if, with 95 %% certainty, fewer photos than this share get the original's label, near "
+        f"ties left out (default {MIN_AGREEMENT}; int8 {MIN_AGREEMENT_INT8})",
     )
     this.add_argument(
         "--max-log-odds-change",
-        type=lambda text: parsed(float, text, lambda value: value >= 0, "0 or more"),
+        type=lambda text: parsed(float, text, lambda value: 0 <= value < math.inf, "a number of 0 or more"),
         metavar="P",
-        help="refuse the engine if it changes the log-odds of the best labels by a larger share (default "
+        help="refuse the engine if it changes how strongly the model prefers its best label to the next ones (the "
+        "log-odds) by more than this share (default "
         + ", ".join(f"{name} {value}" for name, value in MAX_LOG_ODDS_CHANGE.items())
         + ")",
     )
@@ -88,7 +104,7 @@ def parser():
         type=share,
         default=MAX_F1_DROP,
         metavar="P",
-        help="with --labels: refuse the engine if its macro-F1 is surely (95 %%) lower by more than this "
+        help="with --labels: refuse the engine if, with 95 %% certainty, its macro-F1 is lower by more than this "
         "(default %(default)s)",
     )
     this.add_argument(
@@ -116,6 +132,11 @@ def main(argv=None):
         raise UsageError(f"--to {options.to} makes {' or '.join(builder.PRECISIONS)}, not {precision}")
     if options.max_batch > MAX_BATCH:
         raise UsageError(f"--max-batch {options.max_batch}: expected 1 to {MAX_BATCH} photos")
+    labels_table = options.labels is not None and not os.path.isdir(options.labels)
+    if options.images is not None and not labels_table and not is_table(options.calibration or ""):
+        raise UsageError(
+            f"--images {options.images}: is for the files of a TSV, with --labels TSV or --calibration TSV"
+        )
     if options.gpus is not None:
         if options.to != "tensorrt-rtx":
             raise UsageError(
@@ -129,15 +150,13 @@ def main(argv=None):
     name = engine_name(options.to, precision, options.max_batch)
     record, parity, verdict = convert(bundle, options.to, builder, precision, options)
     print(format_table(name, parity))
-    print(describe(verdict))
+    print(describe(verdict, halves=precision == "int8"))
     if record["parity"]["labelled"]:
         print(labelled.format_table(record["parity"]["labelled"]))
-        print(labelled.describe(record["parity"]["labelled"], options.max_f1_drop))
+        print(labelled.describe(record["parity"]["labelled"], options.max_f1_drop, parity.log_odds_change))
     if record["images_per_s"] is None:
-        print(
-            f"built in {record['build_s']:.1f} s; {gpu_check.UNCHECKED}: what was compared is its model, through ONNX"
-        )
-        print(f"Runtime. The first machine with a GPU that opens {name} checks it, before the first photo.")
+        print(f"built in {record['build_s']:.1f} s; {gpu_check.UNCHECKED}: the model that it is made of was compared,")
+        print(f"through ONNX Runtime. The first PC with a GPU that opens {name} checks it, before the first photo.")
         return
     speed = f"{record['images_per_s']:.1f} images/s at batch {record['batch_profile']['max']}"
     print(f"built in {record['build_s']:.1f} s, {speed}; use it with --engine {name}, or leave it to --engine auto")

@@ -16,9 +16,24 @@ from edge_runtime.bundle.reading import Sample
 from edge_runtime.console import say
 from edge_runtime.engines import gpu_check
 from edge_runtime.engines.check import check, speeds, split_sample
-from edge_runtime.engines.kinds import create_engine
-from edge_runtime.engines.record import ENGINE_JSON, FORMAT_VERSION, EngineInfo, engine_name
-from edge_runtime.errors import ParityError, PicnicError, UsageError
+from edge_runtime.engines.kinds import create_engine, module_of
+from edge_runtime.engines.record import (
+    ENGINE_JSON,
+    FORMAT_VERSION,
+    SCRATCH,
+    EngineInfo,
+    engine_name,
+    read_engine_info,
+)
+from edge_runtime.errors import (
+    BundleError,
+    MissingRequirement,
+    OutOfMemory,
+    ParityError,
+    PicnicError,
+    UsageError,
+    is_out_of_memory,
+)
 from edge_runtime.gate import judge
 from edge_runtime.machine import cpu, memory
 
@@ -74,26 +89,30 @@ def convert(bundle, kind, builder, precision, options):
             for option in OPTIONS:
                 record[option] = getattr(options, option)
             info = EngineInfo(name, kind, precision, folder, record)
-            # Where the engine cannot run here, the model that it was made of is checked, through another library.
-            stand_in = builder.stand_in(info) if hasattr(builder, "stand_in") else None
-            through = f" through {stand_in.kind}" if stand_in else ""
+            stand_ins = _stand_ins(bundle, builder, info, options.max_batch)
+            through = f" through {stand_ins[-1].kind}" if stand_ins else ""
             say(f"checking {name}{through} on {len(checked.names)} photos")
             if hasattr(builder, "also_runs_in"):
                 _check_model(bundle, info, builder.also_runs_in(precision), checked, options)
-            largest = 1 if stand_in else options.max_batch
-            with create_engine(stand_in or info, len(bundle.class_names), largest, None).open() as engine:
+            for model in stand_ins[:-1]:
+                with _open(bundle, model, 1) as engine:
+                    check(engine, checked, options.min_agreement, options.max_log_odds_change)
+            running, largest = (stand_ins[-1], 1) if stand_ins else (info, options.max_batch)
+            with _open(bundle, running, largest) as engine:
                 parity, verdict = check(engine, checked, options.min_agreement, options.max_log_odds_change)
-                if stand_in:
-                    record.update(images_per_s=None, images_per_s_b1=None, checked_through=stand_in.kind)
+                if stand_ins:
+                    record.update(images_per_s=None, images_per_s_b1=None, checked_through=running.kind)
                 else:
-                    record.update(speeds(engine, sample.images))
-                    gpu_check.add(record, parity, verdict)
+                    measured = speeds(engine, sample.images)
+                    record.update(measured)
+                    gpu_check.add(record, parity, verdict, measured)
                 answers = labelled.classify(bundle, engine, photos) if photos else None
             scores = None
             if photos:  # one engine in memory at a time
                 scores = labelled.compare_labelled(bundle, photos, answers)
                 labelled.require_macro_f1(name, parity, scores, options.max_f1_drop)
-            shutil.rmtree(os.path.join(folder, "scratch"), ignore_errors=True)
+            if os.path.isdir(os.path.join(folder, SCRATCH)):
+                shutil.rmtree(os.path.join(folder, SCRATCH))
             record.update(parity=dict(parity._asdict(), labelled=scores), verdict=dict(verdict._asdict()))
             record["files"] = list_files(folder)
             files.write_json(os.path.join(folder, ENGINE_JSON), signing.signed(record))
@@ -101,7 +120,52 @@ def convert(bundle, kind, builder, precision, options):
         with contextlib.suppress(OSError):
             os.rmdir(engines)  # only an empty folder is removed
         raise
+    _remove_predecessor(bundle, info)
     return record, parity, verdict
+
+
+def _stand_ins(bundle, builder, info, max_batch):
+    """Returns what to check in the place of an engine that cannot be opened here, [] where it can be opened.
+
+    Raises:
+        BundleError, MissingRequirement: it cannot, and its builder has nothing in its place.
+    """
+    if not hasattr(builder, "stand_ins"):
+        return []
+    try:
+        create_engine(info, len(bundle.class_names), max_batch, None).open().close()
+        return []
+    except (BundleError, MissingRequirement) as error:
+        say(f"{info.name} cannot run here: {str(error).splitlines()[0]}")
+        return builder.stand_ins(info)
+
+
+def _open(bundle, info, max_batch):
+    """Opens an engine that was just made. Raises BundleError: its library cannot."""
+    engine = create_engine(info, len(bundle.class_names), max_batch, None)
+    try:
+        with _naming_a_full_disk(bundle.file("engines")):
+            return engine.open()
+    except PicnicError:
+        raise
+    except Exception as error:  # each library has exceptions of its own
+        if is_out_of_memory(error):
+            raise OutOfMemory(f"{info.name}: not enough memory to load it ({error})") from error
+        folder, names = os.path.join(bundle.file("engines"), info.name), ", ".join(module_of(info.kind).FILES)
+        raise BundleError(
+            f"{folder}: {info.kind} cannot load its new {names} ({error}); the bundle was not changed. "
+            "Where the file came with the bundle, copy the bundle here again"
+        ) from error
+
+
+def _remove_predecessor(bundle, info):
+    """Removes the engine of version 0.2 that an engine takes the place of: version 0.2 wrote no batch into the name."""
+    older = read_engine_info(bundle, engine_name(info.kind, info.precision))
+    if older.name == info.name or older.record.get("batch_profile") != info.record["batch_profile"]:
+        return
+    with contextlib.suppress(FileNotFoundError):  # another conversion was sooner
+        files.remove_folder(older.path)
+    say(f"{older.name}, an engine for the same batch, is removed: {info.name} takes its place")
 
 
 def _check_model(bundle, info, precision, sample, options):
@@ -112,8 +176,11 @@ def _check_model(bundle, info, precision, sample, options):
     if precision == info.precision:
         return
     exact = info._replace(name=f"{info.name}, computed in {precision},", precision=precision)
-    with create_engine(exact, len(bundle.class_names), 1, None).open() as engine:  # batches are the engine's own matter
-        check(engine, sample, options.min_agreement, judge.MAX_LOG_ODDS_CHANGE[precision])
+    with _open(bundle, exact, 1) as engine:  # batches are the engine's own matter
+        limit = options.max_log_odds_change  # the user's own is for both, else each precision has its own
+        if limit == judge.MAX_LOG_ODDS_CHANGE[info.precision]:
+            limit = judge.MAX_LOG_ODDS_CHANGE[precision]
+        check(engine, sample, options.min_agreement, limit)
 
 
 def _build(bundle, kind, builder, settings, folder):

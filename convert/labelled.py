@@ -8,6 +8,7 @@ from edge_runtime.classifier import Classifier
 from edge_runtime.console import progress, say
 from edge_runtime.errors import EngineLost, ParityError, UsageError
 from edge_runtime.gate import judge
+from edge_runtime.gate.interval import share_interval
 
 _RESAMPLES = 2000
 
@@ -40,8 +41,8 @@ def compare_labelled(bundle, labelled, answers):
 
     Returns:
         {"photos", "top1_original", "top1_engine", "macro_f1_original", "macro_f1_engine", "macro_f1_drop",
-        "macro_f1_drop_low", "macro_f1_drop_high"}; all but the first are shares, the last two the 95 % interval of the
-        drop. Photos that cannot be read are left out.
+        "macro_f1_drop_low", "macro_f1_drop_high", "labels_changed"}; the first and the last are counts, the others
+        shares, "low" and "high" the 95 % interval of the drop. Photos that cannot be read are left out.
 
     Raises:
         UsageError: none of the photos can be read.
@@ -69,6 +70,7 @@ def compare_labelled(bundle, labelled, answers):
         "macro_f1_drop": f1_original - f1_engine,
         "macro_f1_drop_low": low,
         "macro_f1_drop_high": high,
+        "labels_changed": int(np.sum(original != predicted)),
     }
 
 
@@ -76,11 +78,17 @@ def drop_interval(truth, original, predicted):
     """Returns the 95 % interval (low, high) of how far macro-F1 falls from the original's labels to an engine's.
 
     It is a paired bootstrap: photos are drawn again and again, each with both of its labels, because most photos are
-    hard or easy for both. The same photos always give the same interval.
+    hard or easy for both. The same photos always give the same interval. Where no label changed, a bootstrap has
+    nothing to draw, on however few photos; the interval is then the share of labels that may change all the same (95 %,
+    exact).
+    That limits the fall of top-1, and that of macro-F1 where the changes fall on all classes alike.
 
     Args:
         truth, original, predicted: int [n], indices of classes, n >= 1.
     """
+    if np.array_equal(original, predicted):
+        _, share = share_interval(0, len(truth))
+        return -share, share
     random, drops = np.random.RandomState(0), np.empty(_RESAMPLES)
     for number in range(_RESAMPLES):
         chosen = random.randint(len(truth), size=len(truth))
@@ -102,7 +110,7 @@ def macro_f1(truth, predicted):
 
 
 def require_macro_f1(engine_name, parity, scores, max_drop):
-    """Raises ParityError when the engine's macro-F1 is surely too far below the original's.
+    """Raises ParityError when the engine's macro-F1 is, with 95 % certainty, too far below the original's.
 
     Args:
         engine_name: for the message.
@@ -113,23 +121,40 @@ def require_macro_f1(engine_name, parity, scores, max_drop):
     if scores["macro_f1_drop_low"] > max_drop:
         drop, low = 100 * scores["macro_f1_drop"], 100 * scores["macro_f1_drop_low"]
         reason = (
-            f"macro-F1 is {drop:.2f} points below the original's; even the lower end of the 95 % interval, {low:.2f}, "
-            f"is more than the {100 * max_drop:.2f} of --max-f1-drop\n{format_table(scores)}"
+            f"macro-F1 is {drop:.4g} points below the original's; even the lower end of the 95 % interval, {low:.4g}, "
+            f"is more than the {100 * max_drop:.3g} of --max-f1-drop\n{format_table(scores)}"
         )
         raise judge.refusal(engine_name, reason, parity)
 
 
-def describe(scores, max_drop):
-    """Returns how sure the comparison of macro-F1 is, as a line of text. Arguments: as require_macro_f1."""
-    low, high = 100 * scores["macro_f1_drop_low"], 100 * scores["macro_f1_drop_high"]
-    text = f"macro-F1 falls by {100 * scores['macro_f1_drop']:.2f} points; with 95 % by {low:.2f} to {high:.2f}"
-    if high <= 100 * max_drop:
+def describe(scores, max_drop, log_odds_change):
+    """Returns how sure the comparison of macro-F1 is, as one or two lines of text.
+
+    Args:
+        scores, max_drop: as require_macro_f1.
+        log_odds_change: of edge_runtime.gate.compare.Parity.
+    """
+    if scores["labels_changed"] == 0 and log_odds_change <= judge.NEGLIGIBLE_CHANGE:
+        return "macro-F1 is the same; the log-odds change too little for another label"
+    # As changes: a drop below 0 is a rise.
+    change, low, high = (0 - 100 * scores["macro_f1_drop" + end] for end in ("", "_high", "_low"))
+    verb = "rises" if change > 0 else "falls"
+    text = f"macro-F1 {verb} by {abs(change):.2f} points; 95 % interval of the change: {low:+.2f} to {high:+.2f}"
+    if scores["macro_f1_drop_high"] <= max_drop:
         return text
-    # The interval's width falls with the square root of the photos.
-    room = max_drop - min(scores["macro_f1_drop"], max_drop)
-    photos = scores["photos"] * ((scores["macro_f1_drop_high"] - scores["macro_f1_drop"]) / room) ** 2 if room else 1e9
+    if scores["labels_changed"] == 0:  # the interval's width falls with the photos
+        photos = scores["photos"] * scores["macro_f1_drop_high"] / max_drop if max_drop else 1e9
+        return f"{text}\n{_undecided(photos, max_drop)}"
+    # The interval's width falls with the square root of the photos; its end that is nearer to the limit has to pass it.
+    drop = scores["macro_f1_drop"]
+    end = scores["macro_f1_drop_high" if drop <= max_drop else "macro_f1_drop_low"]
+    photos = scores["photos"] * ((end - drop) / (max_drop - drop)) ** 2 if drop != max_drop else 1e9
+    return f"{text}\n{_undecided(photos, max_drop)}"
+
+
+def _undecided(photos, max_drop):
     more = f"about {photos:.0f} labelled photos could tell" if photos < 1e5 else "that takes more than 100000 photos"
-    return f"{text}\nnot decided: whether it is at most {100 * max_drop:.2f} points (--max-f1-drop); {more}"
+    return f"not decided: whether it falls by at most {100 * max_drop:.3g} points (--max-f1-drop); {more}"
 
 
 def format_table(scores):

@@ -102,4 +102,4 @@ def _model_of_another_machine(bundle, name):
         )
     signing.require_signature(info.path, info.record)
     say(f"{name}: takes the model that another machine converted, and checks it here")
-    return checksums.checked_bytes(info.path, MODEL, info.files), info.record["converter"]
+    return checksums.checked_bytes(info.path, MODEL, info.files), info.record.get("converter")

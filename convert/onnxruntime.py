@@ -6,6 +6,7 @@ import shutil
 
 from convert import quantization
 from edge_runtime.engines.onnxruntime import OPTIMIZED_MODEL, session
+from edge_runtime.engines.record import SCRATCH
 from edge_runtime.machine import cpu, libraries
 from edge_runtime.machine.libraries import require
 
@@ -31,7 +32,7 @@ def build(bundle, settings, folder):
         MissingRequirement: ONNX Runtime (for int8: onnx) is not installed.
     """
     model = bundle.read("model.onnx")
-    scratch = os.path.join(folder, "scratch")
+    scratch = os.path.join(folder, SCRATCH)
     if settings.precision == "int8":
         os.mkdir(scratch)
         model = quantization.quantized(model, settings.calibration.images, scratch, _how_to_quantize())

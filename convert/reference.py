@@ -7,20 +7,23 @@ import numpy as np
 
 from edge_runtime.bundle.reading import Sample
 from edge_runtime.console import progress, say
+from edge_runtime.engines.check import without_copies
 from edge_runtime.engines.selection import open_engine
 from edge_runtime.errors import ImageError, MissingRequirement, UsageError
+from edge_runtime.gate.judge import MAX_PHOTOS
 from edge_runtime.machine import cpu
 from edge_runtime.photos import read
 from edge_runtime.sources import registry, storage, table
 from edge_runtime.sources.items import Item
 from edge_runtime.text import printable
 
-MAX_PHOTOS = 1000  # 256 MiB of pictures
 ENOUGH_PHOTOS = 100
 
 
 def reference_sample(bundle, calibration=None, images_folder=None):
     """Returns the photos to compare on and the original's answers to them (edge_runtime.bundle.reading.Sample).
+
+    Of photos with the same pixels only the first counts: a copy says nothing more about an engine.
 
     Args:
         bundle: the bundle whose model is the original.
@@ -32,7 +35,7 @@ def reference_sample(bundle, calibration=None, images_folder=None):
         UsageError: there is no readable photo. MissingRequirement: no library runs the unconverted model.
     """
     if calibration is None:
-        return _warn_if_few(bundle.sample())
+        return _warn_if_few(without_copies(bundle.sample()))
     items = list(registry.open_source(calibration, images_folder))
     if len(items) > MAX_PHOTOS:
         say(f"--calibration {calibration}: {MAX_PHOTOS} of its {len(items)} photos are used, evenly spread")
@@ -50,7 +53,7 @@ def reference_sample(bundle, calibration=None, images_folder=None):
     with open_original(bundle) as engine:
         starts = progress(range(0, len(pictures), engine.max_batch), what="original", unit=" batches")
         answers = np.concatenate([engine.infer(pictures[start : start + engine.max_batch]) for start in starts])
-    return _warn_if_few(Sample(names, pictures, [""] * len(names), answers))
+    return _warn_if_few(without_copies(Sample(names, pictures, [""] * len(names), answers)))
 
 
 def labelled_photos(bundle, source, images_folder=None):

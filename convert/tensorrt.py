@@ -18,7 +18,7 @@ from convert.tensorrt_model import write_model
 from edge_runtime import files
 from edge_runtime.bundle.manifest import INPUT_NAME, OUTPUT_NAME
 from edge_runtime.console import say
-from edge_runtime.engines.record import engine_name
+from edge_runtime.engines.record import SCRATCH, engine_name
 from edge_runtime.engines.tensorrt import context, engine, versions
 from edge_runtime.errors import MissingRequirement
 from edge_runtime.machine import jetson, memory
@@ -62,7 +62,7 @@ def build(bundle, settings, folder):
     workspace_mib = settings.workspace_mib or default_workspace_mib(context.gpu().total_memory())
     say(f"TensorRT {tensorrt.__version__} on {facts['gpu']['name']}; this takes minutes on a board")
     _warn_of_low_memory()
-    scratch = os.path.join(folder, "scratch")
+    scratch = os.path.join(folder, SCRATCH)
     os.mkdir(scratch)
     model = os.path.join(scratch, "model.onnx")
     pictures = os.path.join(scratch, "pictures.npy")

@@ -13,8 +13,8 @@ from convert.child import run_in_child
 from convert.tensorrt import add_profile, parse, progress_of_log
 from convert.tensorrt_model import write_model
 from edge_runtime.console import say
-from edge_runtime.engines.record import EngineInfo, engine_name
-from edge_runtime.engines.tensorrt import context, engine, versions
+from edge_runtime.engines.record import SCRATCH, EngineInfo, engine_name
+from edge_runtime.engines.tensorrt import engine, versions
 from edge_runtime.engines.tensorrt.rtx import LIBRARY
 from edge_runtime.errors import MissingRequirement, UsageError
 from edge_runtime.machine.libraries import require
@@ -22,8 +22,8 @@ from edge_runtime.machine.libraries import require
 PRECISIONS = ("fp16", "fp32", "int8")
 # --gpus: the families, and their compute capabilities by the library's names
 GPUS = {"turing": ("SM75",), "ampere": ("SM80", "SM86"), "ada": ("SM89",), "blackwell": ("SM120",)}
-SCRATCH = "scratch"  # in the engine's folder until it was checked
-_CHECKED_MODEL = "checked.onnx"
+_MODEL = "model.onnx"  # in SCRATCH: what the plan is made of
+_ROUNDED_MODEL = "rounded.onnx"  # in SCRATCH, for fp16: what it gives on a GPU
 
 
 def families(text):
@@ -32,22 +32,22 @@ def families(text):
     Raises:
         UsageError: it lists another name.
     """
-    names = {name.strip() for name in text.split(",")}
+    names = {name.strip().lower() for name in text.split(",")}
     if not names <= set(GPUS):
         raise UsageError(f"--gpus {text}: expected some of {', '.join(GPUS)}, with commas between them")
     return ",".join(name for name in GPUS if name in names)
 
 
 def check(precision):
-    """Raises MissingRequirement: TensorRT for RTX or onnx is missing, or for fp16 and int8 onnxruntime's tools."""
-    require(LIBRARY)
-    require("onnx")
+    """Raises MissingRequirement: TensorRT for RTX, onnx or onnxruntime is missing, or for fp16 and int8 its tools."""
+    for library in (LIBRARY, "onnx", "onnxruntime"):
+        require(library)
     if precision != "fp32":
         quantization.check(precision)
 
 
 def build(bundle, settings, folder):
-    """Writes the plan into folder, and into its folder SCRATCH the model that is checked in its place without a GPU.
+    """Writes the plan into folder, and into its folder SCRATCH the models that are checked in its place without a GPU.
 
     Args:
         bundle: an open Bundle.
@@ -66,7 +66,7 @@ def build(bundle, settings, folder):
     say(f"TensorRT for RTX {tensorrt.__version__}, for {where}; no GPU is needed for this")
     scratch = os.path.join(folder, SCRATCH)
     os.mkdir(scratch)
-    model = os.path.join(scratch, "model.onnx")
+    model = os.path.join(scratch, _MODEL)
     input_dtype = write_model(onnx, tensorrt, bundle, settings, model)
     capabilities = [name for family in (settings.gpus or "").split(",") if family for name in GPUS[family]]
     run_in_child(
@@ -74,12 +74,9 @@ def build(bundle, settings, folder):
         build_plan,
         *(model, os.path.join(folder, engine.PLAN), settings.max_batch, settings.workspace_mib, capabilities),
     )
-    checked = os.path.join(scratch, _CHECKED_MODEL)
     if settings.precision == "fp16":
         original = onnx.load_model_from_string(bundle.read("model.onnx"))
-        onnx.save(quantization.with_half_rounding(original), checked)
-    else:
-        os.replace(model, checked)
+        onnx.save(quantization.with_half_rounding(original), os.path.join(scratch, _ROUNDED_MODEL))
     return {
         "libraries": {"tensorrt-rtx": tensorrt.__version__},
         "gpu": None,
@@ -90,17 +87,15 @@ def build(bundle, settings, folder):
     }
 
 
-def stand_in(info):
-    """Returns the EngineInfo to check in the place of a new engine: the same model through ONNX Runtime.
+def stand_ins(info):
+    """Returns the EngineInfos to check, through ONNX Runtime, in the place of a new engine that cannot run here.
 
-    None where the engine itself can run: there is a GPU here.
+    The first is the model that the plan is made of. ONNX Runtime's CPU computes an fp16 one in float32, so for fp16
+    there is a second: the bundle's model in float32, rounded wherever a GPU rounds (with_half_rounding).
     """
-    try:
-        context.gpu()
-        return None
-    except MissingRequirement:
-        model = os.path.join(info.path, SCRATCH, _CHECKED_MODEL)
-        return EngineInfo(info.name, "onnxruntime", info.precision, model, None)
+    names = [_MODEL, _ROUNDED_MODEL] if info.precision == "fp16" else [_MODEL]
+    models = [os.path.join(info.path, SCRATCH, name) for name in names]
+    return [EngineInfo(info.name, "onnxruntime", info.precision, model, None) for model in models]
 
 
 def build_plan(model, plan, max_batch, workspace_mib, capabilities):

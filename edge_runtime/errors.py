@@ -121,4 +121,5 @@ def is_out_of_memory(error):
     """Tells whether an exception means that memory ran out; C++ libraries raise errors of their own for it."""
     if isinstance(error, MemoryError) or getattr(error, "code", None) == -4:  # OpenCV: StsNoMem
         return True
-    return re.search("(?i)bad_alloc|(fail(ed)? to|can.?t|cannot) alloc|can't start new thread", str(error)) is not None
+    words = "bad_alloc|(fail(ed)? to|can.?t|cannot) alloc|can't start new thread|out of memory|could not be allocated"
+    return re.search(words, str(error), re.IGNORECASE) is not None

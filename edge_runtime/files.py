@@ -199,6 +199,16 @@ def atomic_folder(path):
             shutil.rmtree(temporary, ignore_errors=True)
 
 
+def remove_folder(path):
+    """Removes a folder; its name goes first, so that nobody finds a part of it. Raises FileNotFoundError."""
+    with contextlib.ExitStack() as stack:
+        temporary = _make_temporary(path, stack)
+        try:
+            os.rename(path, os.path.join(temporary, os.path.basename(path)))
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
 def claim_folder(folder, option):
     """Creates a folder and checks that files can be written there, before the long work that fills it.
 

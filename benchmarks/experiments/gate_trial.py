@@ -20,7 +20,7 @@ from convert.conversion import Settings
 from edge_runtime import console
 from edge_runtime.bundle.reading import Bundle
 from edge_runtime.console import say
-from edge_runtime.engines.check import run_sample, split_sample
+from edge_runtime.engines.check import run_sample, split_sample, without_copies
 from edge_runtime.engines.kinds import create_engine
 from edge_runtime.engines.record import EngineInfo, default_min_agreement
 from edge_runtime.gate import compare, judge
@@ -85,7 +85,8 @@ def _trial(bundle, model, name, options):
     engine = _Trial(bundle, kind, precision, options.photos)
     verdict, answers = engine.judge_model(model)
     good = verdict.refused or "kept"
-    say(f"{name}: {good}\n{judge.describe(verdict)}")
+    about = judge.describe(verdict, halves=precision == "int8")
+    say(f"{name}: {good}\n{about}")
     row = [name, good, f"{verdict.log_odds_change:.6f}", f"{verdict.flips} of {verdict.photos}"]
     orders = list(itertools.permutations(range(3)))[1:]
     row.append(_refused([engine.judge_model(_with_channels(model, order))[0].refused for order in orders]))
@@ -111,7 +112,7 @@ class _Trial:
     def __init__(self, bundle, kind, precision, photos):
         self._builder = importlib.import_module(TARGETS[kind])
         self._kind, self._precision, self._classes = kind, precision, len(bundle.class_names)
-        sample = bundle.sample()
+        sample = without_copies(bundle.sample())
         sample = sample._replace(
             names=sample.names[:photos],
             images=sample.images[:photos],

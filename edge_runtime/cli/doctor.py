@@ -342,7 +342,7 @@ def _pycuda(answer):
         return Check("pycuda", "missing", answer.problem, INSTALL["pycuda"])
     version, device, capability, usable = answer.value
     if not usable:
-        return Check("pycuda", "missing", f"{version}: {context.OLD_PYCUDA}", context.INSTALL_PYCUDA)
+        return Check("pycuda", "missing", f"{version}: {context.OLD_PYCUDA}", INSTALL["pycuda"])
     return Check("pycuda", "ok", f"{version}, {device}, compute capability {capability}", "")
 
 

@@ -1,9 +1,11 @@
 """An open engine's answers to a sample of photos, compared with the original's and judged."""
 
+import hashlib
 import time
 
 import numpy as np
 
+from edge_runtime.console import progress, say
 from edge_runtime.engines.base import EngineError
 from edge_runtime.errors import OutOfMemory, ParityError, is_out_of_memory
 from edge_runtime.gate import compare, judge
@@ -28,6 +30,18 @@ def split_sample(sample, precision):
     return _part(sample, np.sort(shuffled[:middle])), _part(sample, np.sort(shuffled[middle:]))
 
 
+def without_copies(sample):
+    """Returns a Sample with only the first of photos that have the same pixels, and says how many are left out."""
+    first = {}
+    for index, picture in enumerate(sample.images):
+        first.setdefault(hashlib.sha256(picture.tobytes()).digest(), index)
+    copies = len(sample.names) - len(first)
+    if not copies:
+        return sample
+    say(f"{copies} of {len(sample.names)} photos to check on have the same pixels as another (left out)")
+    return _part(sample, np.array(sorted(first.values())))
+
+
 def check(engine, sample, min_agreement, max_log_odds_change):
     """Runs an engine on a sample, at several batch sizes, and judges it.
 
@@ -43,31 +57,47 @@ def check(engine, sample, min_agreement, max_log_odds_change):
         ParityError: the engine is refused, or failed. OutOfMemory: there is not enough memory to run it.
         MissingRequirement: its GPU is gone.
     """
-    answers = {batch: run_sample(engine, sample, batch) for batch in compare.batch_sizes(engine.max_batch)}
-    parity = compare.compare(sample.names, sample.probabilities, answers)
-    verdict = judge.judge(parity, min_agreement, max_log_odds_change)
+    try:
+        parity, verdict = judged(engine, sample, min_agreement, max_log_odds_change)
+    except EngineError as error:
+        raise ParityError(f"{engine.name} is refused and was not kept: {error}") from error
     judge.require(engine.name, parity, verdict)
     return parity, verdict
 
 
-def run_sample(engine, sample, batch):
-    """Returns an engine's answers to a sample in batches of one size: float32 [n, classes], in compare.photo_order.
-
-    NaN and infinity are kept.
+def judged(engine, sample, min_agreement, max_log_odds_change):
+    """Returns what check returns, also of an engine that is refused.
 
     Raises:
-        as check.
+        EngineError: the engine failed, perhaps only now. OutOfMemory, MissingRequirement: as check.
+    """
+    batches = compare.batch_sizes(engine.max_batch)
+    photos = sum(len(compare.photo_order(len(sample.names), batch)) for batch in batches)
+    with progress(total=photos, what=f"checking {engine.name}", leave=False) as bar:
+        answers = {batch: run_sample(engine, sample, batch, bar.update) for batch in batches}
+    parity = compare.compare(sample.names, sample.probabilities, answers)
+    return parity, judge.judge(parity, min_agreement, max_log_odds_change)
+
+
+def run_sample(engine, sample, batch, done=lambda photos: None):
+    """Returns an engine's answers to a sample in batches of one size: float32 [n, classes], in compare.photo_order.
+
+    NaN and infinity are kept. done is called with the number of photos in each batch.
+
+    Raises:
+        as judged.
     """
     order, answers = compare.photo_order(len(sample.names), batch), []
     for start in range(0, len(order), batch):
         try:
             answers.append(engine.infer(sample.images[order[start : start + batch]]))
         except EngineError as error:
-            if is_out_of_memory(error.__cause__):
+            if is_out_of_memory(error) or is_out_of_memory(error.__cause__):
                 raise OutOfMemory(f"{engine.name}: not enough memory to check it; stop other programs") from error
             if error.answers is None:
-                raise ParityError(f"{engine.name} is refused and was not kept: {error}") from error
+                raise
             answers.append(error.answers)
+        done(len(answers[-1]))
     return np.concatenate(answers)
 
 

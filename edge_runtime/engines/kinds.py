@@ -20,6 +20,8 @@ LIBRARIES = {
 }
 # Run on an NVIDIA GPU. Such an engine is built for batches up to a largest one and is best at that; others take any.
 GPU_KINDS = ("tensorrt", "tensorrt-rtx", "tf-trt")
+# Built where no GPU is, and checked on each kind of GPU that opens it: "gpu_checks" in engine.json says on which.
+GPU_CHECKED_KINDS = ("tensorrt-rtx",)
 
 
 def create_engine(info, class_count, max_batch, threads):

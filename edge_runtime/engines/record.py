@@ -7,11 +7,12 @@ import shlex
 import typing
 
 from edge_runtime.bundle import manifest
-from edge_runtime.engines.kinds import GPU_KINDS, LIBRARIES, module_of
+from edge_runtime.engines.kinds import GPU_CHECKED_KINDS, GPU_KINDS, LIBRARIES, module_of
 from edge_runtime.gate.judge import MAX_LOG_ODDS_CHANGE
 from edge_runtime.machine import cpu, libraries
 
 ENGINE_JSON = "engine.json"
+SCRATCH = "scratch"  # in an engine's folder while it is made: a builder's files that are not published
 FORMAT_VERSION = 1
 
 DEFAULT_BATCH = 8  # of the bundle's own models, and the default of `picnic-edge convert --max-batch`
@@ -74,20 +75,34 @@ def best_batch(info):
     return best if isinstance(best, int) and 0 < best <= MAX_BATCH else DEFAULT_BATCH
 
 
-def measured_speed(info, batch=None):
+def measured_speed(info, batch=None, gpu=None):
     """Returns how many photos per second an engine classified when it was checked; 0 for the bundle's own models.
 
-    Infinity for an engine that no GPU has run yet: it comes first, is checked, and then has a speed.
+    An engine that is checked on each GPU has a speed for each: 0 where it was refused on the GPU here, infinity where
+    it was not yet checked, so that it comes first, is checked, and then has a speed.
 
     Args:
         info: an EngineInfo.
         batch: photos per call; at 1 the speed at 1 counts, else (and for engines of version 0.2, which only have that
             one) the speed in the engine's largest batches.
+        gpu: facts of the GPU here (edge_runtime.engines.gpu_check.here), for engines with "gpu_checks".
     """
     record = info.record or {}
+    if "gpu_checks" in record:
+        record = entry_of(record, gpu)
+        if record is None:
+            return math.inf
     speed = record.get("images_per_s", 0)
-    speed = record.get("images_per_s_b1", speed) if batch == 1 else speed
-    return math.inf if speed is None else speed
+    return record.get("images_per_s_b1", speed) if batch == 1 else speed
+
+
+def entry_of(record, gpu):
+    """Returns what a record with "gpu_checks" says of a GPU, None where the engine was not yet checked on such a one.
+
+    Args:
+        gpu: {"name", "compute_capability"}.
+    """
+    return next((entry for entry in record["gpu_checks"] if entry["gpu"] == gpu), None)
 
 
 def local_facts(kind):
@@ -171,7 +186,7 @@ def read_engine_info(bundle, name):
         usable = (
             record["format_version"] == FORMAT_VERSION
             and (record["kind"], record["precision"]) == (kind, precision)
-            and max_batch in (None, record["batch_profile"]["max"])
+            and (max_batch is None or record["batch_profile"]["max"] == max_batch)  # older records have no profile
             and isinstance(record["machine"]["architecture"], str)
             and all(isinstance(feature, str) for feature in record["machine"]["cpu_features"])
             and isinstance(record["source"]["bundle_id"], str)
@@ -180,7 +195,8 @@ def read_engine_info(bundle, name):
             and isinstance(record["files"], dict)
             and len(record["files"]) > 0
             and all(_is_speed(record, name) for name in ("images_per_s", "images_per_s_b1"))
-            and ("gpu_checks" not in record or _are_gpu_checks(record))
+            and ("gpu_checks" in record) == (kind in GPU_CHECKED_KINDS)  # else no check on the GPU would be made
+            and (kind not in GPU_CHECKED_KINDS or _are_gpu_checks(record))
         )
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         usable = False
@@ -197,12 +213,19 @@ def _is_speed(record, name):
 
 def _are_gpu_checks(record):
     return (
-        all(
-            isinstance(entry["gpu"]["name"], str) and isinstance(entry["refused"], str)
+        isinstance(record["gpu_checks"], list)
+        and all(
+            isinstance(entry["gpu"]["name"], str)
+            and isinstance(entry["gpu"]["compute_capability"], str)
+            and isinstance(entry["at"], str)
+            and isinstance(entry["refused"], str)
+            and isinstance(entry["parity"], dict)
+            and isinstance(entry["verdict"], dict)
+            and (entry["refused"] or all(0 <= entry[name] < math.inf for name in ("images_per_s", "images_per_s_b1")))
             for entry in record["gpu_checks"]
         )
         and 0 <= record["min_agreement"] <= 1
-        and record["max_log_odds_change"] >= 0
+        and 0 <= record["max_log_odds_change"] < math.inf
         and 0 < record["batch_profile"]["max"] <= MAX_BATCH
     )
 

@@ -1,5 +1,6 @@
 """Which engine runs a bundle on this machine: lists, checks and opens engines."""
 
+import contextlib
 import logging
 import math
 import os
@@ -48,7 +49,8 @@ def list_engines(bundle, batch=None):
     kinds = set(LIBRARIES) - {"tensorflow"}  # runs nothing but the bundle's own saved_model
     names = [name for name in names if split_engine_name(name)[0] in kinds]
     converted = [gpu_check.newest(read_engine_info(bundle, name)) for name in names]
-    converted.sort(key=lambda info: -measured_speed(info, batch))
+    gpu = gpu_check.here() if any("gpu_checks" in info.record for info in converted) else None
+    converted.sort(key=lambda info: -measured_speed(info, batch, gpu))
     return converted + [
         EngineInfo(kind, kind, "fp32", bundle.file(path), None, bundle.files)
         for kind, path in _BUILT_IN
@@ -62,7 +64,8 @@ def open_engine(bundle, name="auto", max_batch=DEFAULT_BATCH, threads=None):
     Args:
         bundle: edge_runtime.bundle.reading.Bundle.
         name: "auto" for the one valid here that the conversion measured as fastest (at 1 where max_batch is 1, else in
-            its largest batches), else the bundle's own; an engine's name; or a kind (the fastest of that kind).
+            its largest batches), else the bundle's own; an engine's name; or a kind (the fastest of that kind). Those
+            that the GPU here has not run yet are checked and measured before the choice.
         max_batch: the largest batch that infer must take, 1 to MAX_BATCH; None for what the engine was made for.
         threads: for CPU engines; None for all cores.
 
@@ -79,38 +82,65 @@ def open_engine(bundle, name="auto", max_batch=DEFAULT_BATCH, threads=None):
     if max_batch and max_batch > MAX_BATCH:
         raise UsageError(f"a batch of {max_batch}: expected 1 to {MAX_BATCH} photos")
     if name != "auto":
-        return _open(bundle, find_engine(bundle, name, max_batch), max_batch, threads)
+        failures = _check_unmeasured(bundle, name)
+        return _open(bundle, find_engine(bundle, name, max_batch, last=failures), max_batch, threads)
     reasons = []
-    _check_unmeasured(bundle)
+    failures = _check_unmeasured(bundle)
     for info in list_engines(bundle, max_batch):
+        if info.name in failures:
+            reasons.append(failures[info.name])
+            continue
         try:
             return _open(bundle, info, max_batch, threads)
         except (BundleError, MissingRequirement, ParityError) as error:
             if info.record is None and isinstance(error, CorruptFile):
                 raise  # a damaged copy of the bundle; a slower engine would hide that
-            reasons.append(f"{info.name}: {str(error).splitlines()[0]}")
-            log.warning("engine %s - skipped", reasons[-1])
+            reasons.append(_skipped(info, error))
     lines = "\n".join(reasons)
     raise MissingRequirement(f"no engine of {bundle.path} can run here:\n{lines}")
 
 
-def _check_unmeasured(bundle):
-    """Checks all engines that no GPU has run yet, where a GPU can: the fastest cannot be chosen before."""
+def _check_unmeasured(bundle, kind=None):
+    """Checks the engines that the GPU here has not run yet: the fastest cannot be chosen before.
+
+    Args:
+        kind: None: of all kinds.
+
+    Returns:
+        {name: why, one line} of those that cannot be used.
+    """
+    failures, gpu = {}, None
     for info in list_engines(bundle):
-        if measured_speed(info) == math.inf:
+        if kind not in (None, info.kind) or "gpu_checks" not in (info.record or {}):
+            continue
+        gpu = gpu or gpu_check.here()
+        if measured_speed(info, gpu=gpu) == math.inf:
             try:
-                _open(bundle, info, None, None).close()
-            except (BundleError, MissingRequirement, ParityError):
-                pass  # open_engine meets the reason again and logs it
+                _or_newer(bundle, info, lambda info: _gpu_checked(bundle, info))
+            except (BundleError, MissingRequirement, ParityError) as error:
+                failures[info.name] = _skipped(info, error)
+    return failures
 
 
-def find_engine(bundle, name, batch=None):
+def _skipped(info, error):
+    """Logs that an engine cannot be used, and returns that as one line."""
+    reason = f"{info.name}: {str(error).splitlines()[0]}"
+    log.warning("engine %s - skipped", reason)
+    return reason
+
+
+def find_engine(bundle, name, batch=None, last=()):
     """Returns the EngineInfo of an engine by its name, or of a kind's fastest. Raises UsageError: there is none.
 
-    batch: photos per call, as in list_engines.
+    Args:
+        bundle: edge_runtime.bundle.reading.Bundle.
+        name: of an engine, or a kind.
+        batch: photos per call, as in list_engines.
+        last: names to return only where the kind has no others.
     """
     known = list_engines(bundle, batch)
-    named = [info for info in known if info.name == name] or [info for info in known if info.kind == name]
+    of_kind = sorted((info for info in known if info.kind == name), key=lambda info: info.name in last)
+    named = [info for info in known if info.name == name] or of_kind
     if not named:
         names = ", ".join(info.name for info in known)
         raise UsageError(
@@ -179,11 +209,24 @@ def _open(bundle, info, max_batch, threads):
 
 
 def _open_checked(bundle, info, max_batch, threads):
+    info = _gpu_checked(bundle, info)
+    with _explained(bundle, info):
+        return create_engine(info, len(bundle.class_names), max_batch or best_batch(info), threads).open()
+
+
+def _gpu_checked(bundle, info):
+    """Returns the EngineInfo of an engine that may be opened here, with its newest record."""
     _check(bundle, info)
+    with _explained(bundle, info):
+        return gpu_check.require_checked(bundle, info)
+
+
+@contextlib.contextmanager
+def _explained(bundle, info):
+    """Turns what a library raises while it loads an engine into a PicnicError with advice."""
     try:
         with checksums.advising(_advice(bundle, info)):
-            info = gpu_check.require_checked(bundle, info)
-            return create_engine(info, len(bundle.class_names), max_batch or best_batch(info), threads).open()
+            yield
     except PicnicError:
         raise
     except Exception as error:  # each library has exceptions of its own

@@ -21,7 +21,7 @@ INSTALL = {
     "tensorflow": "pip install tensorflow-cpu (x86 PC) or tensorflow; on a Jetson NVIDIA's own wheel",
     "tensorrt": "it comes with JetPack on a Jetson: sudo apt-get install python3-libnvinfer; "
     "on a PC with an NVIDIA GPU: pip install tensorrt",
-    "pycuda": "on a Jetson: pip3 install 'pycuda<2021.1'; on a PC with an NVIDIA GPU: pip install pycuda",
+    "pycuda": "pip3 install 'pycuda>=2020.1,<2021.1' on Python 3.6, pip install --upgrade pycuda elsewhere",
     "tensorrt_rtx_bindings": "pip install 'picnic-edge[tensorrt-rtx]' (Python 3.8 or newer, Linux on x86-64)",
     "tf2onnx": "pip install tf2onnx onnx",
     "onnx": "pip install onnx",

@@ -93,8 +93,7 @@ def test_unreadable_labelled_photos_are_left_out(bundle, tmp_path, capsys):
         answers = classify(bundle, engine, labelled)
     assert [answer is None for answer in answers] == [False] * 3 + [True] * 2
     found = compare_labelled(bundle, labelled, answers)
-    assert (found["photos"], found["macro_f1_drop"]) == (3, 0.0)
-    assert (found["macro_f1_drop_low"], found["macro_f1_drop_high"]) == (0.0, 0.0)
+    assert (found["photos"], found["labels_changed"], found["macro_f1_drop"]) == (3, 0, 0.0)
     assert "2 of 5 labelled photos cannot be read" in capsys.readouterr().err
     with pytest.raises(UsageError, match="2 photos"):
         compare_labelled(bundle, labelled[3:], answers[3:])
@@ -104,24 +103,24 @@ def test_unreadable_labelled_photos_are_left_out(bundle, tmp_path, capsys):
 def test_macro_f1_may_fall_by_no_more_than_the_limit_surely(sample, low, refused):
     found = measure(AnswersOfASample(sample), sample, [1])
     scores = {"photos": 500, "top1_original": 0.8, "top1_engine": 0.8, "macro_f1_original": 0.7}
-    scores.update(macro_f1_engine=0.68, macro_f1_drop=0.02, macro_f1_drop_low=low, macro_f1_drop_high=0.04)
+    scores.update(
+        labels_changed=30, macro_f1_engine=0.68, macro_f1_drop=0.02, macro_f1_drop_low=low, macro_f1_drop_high=0.04
+    )
     if not refused:
         require_macro_f1("planted", found, scores, 0.005)
-        assert "with 95 %% by %.2f to 4.00" % (100 * low) in describe(scores, 0.005)
-        assert "not decided: whether it is at most 0.50 points" in describe(scores, 0.005)
+        text = describe(scores, 0.005, 0.03)
+        assert "falls by 2.00 points; 95 %% interval of the change: -4.00 to %+.2f" % (-100 * low) in text
+        assert "not decided: whether it falls by at most 0.5 points" in text
         return
     with pytest.raises(ParityError) as error:
         require_macro_f1("planted", found, scores, 0.005)
     said = str(error.value)
-    assert (
-        "macro-F1 is 2.00 points below the original's" in said
-        and "0.51, is more than the 0.50 of --max-f1-drop" in said
-    )
+    assert "macro-F1 is 2 points below the original's" in said and "0.51, is more than the 0.5 of --max-f1-drop" in said
     assert "on 500 labelled photos" in said and "Most different: " in said
 
 
 def test_the_interval_of_the_drop_is_paired_and_covers_what_it_should():
-    """Of 100 trials about 95 contain the true drop; labels that are the same for both have no interval at all."""
+    """Of 100 trials about 95 contain the true drop."""
     random, inside = np.random.RandomState(0), 0
     truth = random.randint(0, 4, 200000)
 
@@ -135,14 +134,43 @@ def test_the_interval_of_the_drop_is_paired_and_covers_what_it_should():
         low, high = drop_interval(truth[part], original[part], predicted[part])
         inside += low <= true_drop <= high
     assert inside >= 17
-    assert drop_interval(truth[:50], original[:50], original[:50]) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize("photos, high", [(1, 0.975), (50, 0.0711), (736, 0.005)])
+def test_that_no_label_changed_is_no_certainty(photos, high):
+    truth = np.arange(photos) % 4
+    low, top = drop_interval(truth, truth, truth)
+    assert (low, top) == (-top, pytest.approx(high, rel=0.01))
+    scores = {"photos": photos, "macro_f1_drop": 0.0, "macro_f1_drop_low": low, "macro_f1_drop_high": top}
+    scores.update(labels_changed=0)
+    text = describe(scores, 0.005, 0.03)
+    assert text.startswith("macro-F1 falls by 0.00 points; 95 %% interval of the change: -%.2f to " % (100 * top))
+    assert ("not decided" in text) == (photos < 736)
+    if photos == 50:
+        assert "about 711 labelled photos could tell" in text
+    assert describe(scores, 0.005, 1e-6).startswith("macro-F1 is the same")
 
 
 def test_how_many_labelled_photos_could_tell():
-    scores = {"photos": 300, "macro_f1_drop": 0.001, "macro_f1_drop_low": -0.015, "macro_f1_drop_high": 0.017}
-    assert "about 4800 labelled photos could tell" in describe(scores, 0.005)  # 4 times as narrow
-    assert "not decided" not in describe(scores, 0.02)
-    assert "more than 100000" in describe(dict(scores, macro_f1_drop=0.005), 0.005)
+    scores = {
+        "photos": 300,
+        "labels_changed": 20,
+        "macro_f1_drop": 0.001,
+        "macro_f1_drop_low": -0.015,
+        "macro_f1_drop_high": 0.017,
+    }
+    assert "about 4800 labelled photos could tell" in describe(scores, 0.005, 0.03)  # 4 times as narrow
+    assert "not decided" not in describe(scores, 0.02, 0.03)
+    larger = dict(scores, macro_f1_drop=0.008, macro_f1_drop_low=-0.01, macro_f1_drop_high=0.016)
+    assert "about 10800 labelled photos could tell" in describe(larger, 0.005, 0.03)  # 6 times as narrow: too large
+    assert "more than 100000" in describe(dict(scores, macro_f1_drop=0.005), 0.005, 0.03)
+
+
+def test_a_macro_f1_that_rises_is_said_so():
+    scores = {"photos": 300, "labels_changed": 9, "macro_f1_drop": -0.0043}
+    scores.update(macro_f1_drop_low=-0.012, macro_f1_drop_high=0.003)
+    text = describe(scores, 0.005, 0.03)
+    assert text == "macro-F1 rises by 0.43 points; 95 % interval of the change: -0.30 to +1.20"
 
 
 # ---- engines that fail on labelled photos

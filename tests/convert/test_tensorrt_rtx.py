@@ -1,5 +1,6 @@
 """Engines of TensorRT for RTX, built by NVIDIA's own library, on a machine without a GPU."""
 
+import glob
 import importlib.util
 import json
 import os
@@ -9,16 +10,18 @@ import sys
 import numpy as np
 import pytest
 
-from convert import tensorrt_rtx
+from convert import cli, quantization, tensorrt_rtx
 from convert.conversion import Settings
 from edge_runtime.bundle import writing
 from edge_runtime.bundle.manifest import INPUT_NAME, MANIFEST, OUTPUT_NAME
 from edge_runtime.bundle.reading import Bundle
+from edge_runtime.engines import check
 from edge_runtime.engines.tensorrt.engine import PLAN
-from edge_runtime.errors import MissingRequirement
+from edge_runtime.errors import MissingRequirement, ParityError
 from edge_runtime.photos.spec import INPUT_SPEC
 from tests import helpers
 from tests.conftest import BUILD
+from tests.simulator import rtx
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -56,7 +59,7 @@ def change_model(bundle, change):
 @real
 @pytest.mark.parametrize("precision", tensorrt_rtx.PRECISIONS)
 def test_a_bundle_is_built_and_published_as_not_yet_checked(tiny_bundle, precision):
-    done = convert(tiny_bundle, "--precision", precision, "--gpus", "blackwell,ada")
+    done = convert(tiny_bundle, "--precision", precision, "--gpus", "Blackwell, ADA")
     assert done.returncode == 0, done.stderr
     assert "not yet checked on a GPU" in done.stdout.decode() and "through onnxruntime" in done.stderr
     record = record_of(tiny_bundle, precision)
@@ -67,6 +70,90 @@ def test_a_bundle_is_built_and_published_as_not_yet_checked(tiny_bundle, precisi
     photos = os.path.join(tiny_bundle, "sample")
     done = run("classify", tiny_bundle, photos, "--engine", "tensorrt-rtx-" + precision)
     assert done.returncode == 4 and "not yet checked on a GPU" in done.stderr
+
+
+@pytest.fixture
+def pc(simulated, monkeypatch):
+    """pc(**knobs): a PC with an RTX 4070, or another GPU. It is simulated; so is NVIDIA's builder."""
+
+    def build_plan(what, function, model, plan, max_batch, workspace_mib, capabilities):
+        names = capabilities or ["SM80", "SM86", "SM89", "SM120"]
+        with open(model, "rb") as file:
+            content = rtx.write_plan(file.read(), [[int(name[2:-1]), int(name[-1])] for name in names])
+        helpers.write_bytes(plan, content)
+
+    def install(**knobs):
+        here = {"rtx": True, "compute_capability": (8, 9), "device_name": "RTX 4070"}
+        return simulated("11.1", **dict(here, **knobs))
+
+    monkeypatch.setattr(tensorrt_rtx, "run_in_child", build_plan)
+    monkeypatch.setattr(check, "SPEED_S", 0.01)
+    return install
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_where_the_gpu_runs_the_plan_it_is_checked_there(tiny_bundle, pc, precision):
+    pc()
+    cli.main([tiny_bundle, "--to", "tensorrt-rtx", "--precision", precision])
+    record = record_of(tiny_bundle, precision)
+    (entry,) = record["gpu_checks"]
+    assert entry["gpu"]["name"] == "RTX 4070" and entry["refused"] == "" and list(record["files"]) == [PLAN]
+    assert entry["images_per_s"] == record["images_per_s"] > 0
+
+
+@pytest.mark.parametrize(
+    "knobs, options",
+    [
+        ({}, ["--gpus", "blackwell"]),
+        ({"compute_capability": (7, 5), "device_name": "RTX 2070"}, []),
+        ({"fail_context": True}, []),  # another program has the GPU's memory
+    ],
+)
+def test_where_the_gpu_does_not_open_the_plan_it_is_published_unchecked(tiny_bundle, pc, capsys, knobs, options):
+    pc(**knobs)
+    cli.main([tiny_bundle, "--to", "tensorrt-rtx"] + options)
+    said = capsys.readouterr()
+    assert "cannot run here" in said.err and "not yet checked on a GPU" in said.out
+    record = record_of(tiny_bundle, "fp16")
+    assert (record["gpu_checks"], record["checked_through"], list(record["files"])) == ([], "onnxruntime", [PLAN])
+
+
+def test_a_fault_of_the_model_that_the_plan_is_made_of_is_refused(tiny_bundle, pc, monkeypatch):
+    pc(compute_capability=(7, 5))
+    half_precision = quantization.half_precision
+
+    def spoiled(model):
+        model = half_precision(model)
+        for value in model.graph.initializer:
+            if value.name in ("weights", "bias"):
+                rolled = np.roll(onnx.numpy_helper.to_array(value), 1, axis=-1)
+                value.CopyFrom(onnx.numpy_helper.from_array(rolled, value.name))
+        return model
+
+    monkeypatch.setattr(quantization, "half_precision", spoiled)
+    with pytest.raises(ParityError):
+        cli.main([tiny_bundle, "--to", "tensorrt-rtx"])
+    assert not os.path.exists(os.path.join(tiny_bundle, "engines"))
+
+
+def test_without_onnxruntime_it_ends_before_the_build(tiny_bundle, pc, monkeypatch):
+    pc()
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(MissingRequirement, match="pip install onnxruntime"):
+        tensorrt_rtx.check("fp32")
+
+
+def test_an_engine_of_version_0_2_goes_when_its_successor_is_there(tiny_bundle, pc, capsys):
+    pc()
+    arguments = [tiny_bundle, "--to", "tensorrt-rtx", "--precision", "fp32", "--max-batch"]
+    engines = os.path.join(tiny_bundle, "engines")
+    cli.main(arguments + ["4"])
+    os.rename(os.path.join(engines, "tensorrt-rtx-fp32-b4"), os.path.join(engines, "tensorrt-rtx-fp32"))
+    cli.main(arguments + ["2"])
+    assert sorted(os.listdir(engines)) == ["tensorrt-rtx-fp32", "tensorrt-rtx-fp32-b2"]
+    cli.main(arguments + ["4"])
+    assert sorted(os.listdir(engines)) == ["tensorrt-rtx-fp32-b2", "tensorrt-rtx-fp32-b4"]
+    assert "tensorrt-rtx-fp32-b4 takes its place" in capsys.readouterr().err
 
 
 def write_large_model(path):
@@ -129,10 +216,10 @@ def test_lower_precisions_make_smaller_plans(tiny_bundle, tmp_path):
 @real
 @pytest.mark.slow
 def test_a_trained_bundle_s_plans_too(tmp_path):
-    names = [name for name in (sorted(os.listdir(BUILD)) if os.path.isdir(BUILD) else ()) if name.startswith("python")]
-    if not names:
+    manifests = sorted(glob.glob(os.path.join(BUILD, "python*", MANIFEST)))  # none in the folder of a training
+    if not manifests:
         pytest.skip("no trained bundle in %s: the tests in tests/train leave some there" % BUILD)
-    bundle = os.path.join(BUILD, names[0])
+    bundle = os.path.dirname(manifests[0])
     fp32, fp16, int8 = (plan_bytes(bundle, precision, tmp_path / precision) for precision in ("fp32", "fp16", "int8"))
     assert 0.45 < fp16 / fp32 < 0.55
     assert int8 < fp16

@@ -5,6 +5,7 @@ A plan is a head of 64 bytes with the compute capabilities that it is for, and t
 
 import json
 import struct
+import weakref
 
 from tests.simulator import graph
 from tests.simulator.api import Native, buffer, enumeration, takes
@@ -27,6 +28,11 @@ def write_plan(model, capabilities, version="11.1.0.8", max_batch=8):
     }
     body = graph.write_plan(header, model)
     return head.ljust(HEADER_BYTES) + struct.pack("<I", len(body)) + body
+
+
+def _gone(simulator, context, what):
+    if context() is not None:
+        simulator.gpu.problem("the runtime %s was gone before the execution context that uses it" % what)
 
 
 def extend(simulator):
@@ -71,6 +77,9 @@ def extend(simulator):
                 simulator.compiled += 1
                 if cache:
                     cache._kernels = b"kernels"
+            if context is not None:  # stricter than NVIDIA's words, which say of neither that the context keeps it
+                for what, used in (("configuration", runtime_config), ("cache", cache or runtime_config)):
+                    weakref.finalize(used, _gone, simulator, weakref.ref(context), what).atexit = False
             return context
 
     class IRuntimeConfig(Native):

@@ -8,10 +8,9 @@ import re
 import threading
 
 from edge_runtime.errors import MissingRequirement
-from edge_runtime.machine.libraries import require
+from edge_runtime.machine.libraries import INSTALL, require
 
 OLD_PYCUDA = "too old (it has no Device.retain_primary_context)"
-INSTALL_PYCUDA = "pip3 install 'pycuda>=2020.1,<2021.1' on Python 3.6, pip install --upgrade pycuda elsewhere"
 
 # A second context, made by another thread at the same time, would be released with that thread's memory still in it.
 _one_primary_context = threading.Lock()
@@ -91,7 +90,7 @@ def _primary_context(cuda):
     """Kept until the process ends: pycuda releases a primary context only on the thread that asked for it."""
     device = gpu()
     if not hasattr(device, "retain_primary_context"):
-        raise MissingRequirement(f"pycuda here is {OLD_PYCUDA}; to get a newer one: {INSTALL_PYCUDA}")
+        raise MissingRequirement(f"pycuda here is {OLD_PYCUDA}; to get a newer one: {INSTALL['pycuda']}")
     atexit.register(_primary_context.cache_clear)  # while pycuda is still whole
     try:
         return device.retain_primary_context()

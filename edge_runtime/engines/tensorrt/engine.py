@@ -152,8 +152,8 @@ class TensorRtEngine(AsynchronousEngine):
             self._engine = self._runtime.deserialize_cuda_engine(plan)
             if self._engine is None:
                 raise MissingRequirement(
-                    f"{self.info.path}: TensorRT did not load it, though it was built by this version for this GPU; "
-                    "most often too little memory is free. If memory is free, make it again with picnic-edge convert."
+                    f"{self.info.path}: TensorRT did not load it; most often too little memory is free on the GPU. "
+                    "If memory is free, make it again with picnic-edge convert."
                     f"\n{self._log.reason()}"
                 )
             tensors = self._expected_tensors(tensorrt)
@@ -197,7 +197,7 @@ class TensorRtEngine(AsynchronousEngine):
                 while self._slots:
                     self._slots.pop().free()
                 self._stream = None
-                self._context = None  # in this order: TensorRT's objects must outlive what they made
+                self._drop_context()  # in this order: TensorRT's objects must outlive what they made
                 self._engine = None
                 self._runtime = None
                 self._shaped_for = 0
@@ -211,6 +211,10 @@ class TensorRtEngine(AsynchronousEngine):
 
     def _before_close(self):
         """What must be kept of the execution context. Runs are over, but one may have failed."""
+
+    def _drop_context(self):
+        """Frees the execution context, then what it uses."""
+        self._context = None
 
     def _expected_tensors(self, tensorrt):
         """Returns {name: versions.Tensor}. Raises EngineError: the plan is of another network."""

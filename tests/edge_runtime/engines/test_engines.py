@@ -389,8 +389,8 @@ def test_every_kind_opens_only_files_that_are_listed(tmp_path, monkeypatch, requ
     library = {"openvino": "openvino", "litert": "ai_edge_litert", "tf-trt": "tensorflow"}.get(kind)
     if library:
         pytest.importorskip(library)
-    if kind == "tensorrt":
-        request.getfixturevalue("simulated")()
+    if kind in ("tensorrt", "tensorrt-rtx"):
+        request.getfixturevalue("simulated")("11.1", rtx=kind == "tensorrt-rtx")
     module = kinds.module_of(kind)
     if kind == "tf-trt":
         monkeypatch.setattr(module, "require_tensorrt", lambda found: None)

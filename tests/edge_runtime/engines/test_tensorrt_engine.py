@@ -670,7 +670,7 @@ def test_auto_takes_the_plan_where_it_is_valid_and_skips_it_with_one_line_elsewh
 
 
 @pytest.mark.parametrize(
-    "module, said", [("tensorrt", "python3-libnvinfer"), ("pycuda", "pip3 install 'pycuda<2021.1'")]
+    "module, said", [("tensorrt", "python3-libnvinfer"), ("pycuda", "pip3 install 'pycuda>=2020.1,<2021.1'")]
 )
 def test_a_missing_library_is_named_with_its_command(bundle_for, monkeypatch, module, said):
     bundle, _ = bundle_for()

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from edge_runtime.bundle.reading import Bundle, Sample
+from edge_runtime.engines.check import check
 from edge_runtime.errors import OutOfMemory, ParityError
 from edge_runtime.gate import compare, judge
 from tests.planted import AnswersOfASample, measure
@@ -133,7 +134,7 @@ def test_values_that_are_not_finite_are_counted_and_their_photos_named(sample, v
 
 def test_an_engine_that_fails_is_refused(sample):
     with pytest.raises(ParityError, match=r"planted .*float32 \(1, 2\)"):
-        measure(AnswersOfASample(sample, lambda rows: rows[:, :2]), sample, [1])
+        check(AnswersOfASample(sample, lambda rows: rows[:, :2]), sample, 0.995, 0.06)
 
 
 def test_worst_photos_with_odd_names_are_spelled_out(sample):
