@@ -35,6 +35,7 @@ from benchmarks.bench import (
 from benchmarks.bench.subject import Subject
 from benchmarks.bench.worker import EngineFailed, Task, Worker
 from convert import cli as convert_cli
+from convert import reference
 from edge_runtime import files
 from edge_runtime.bundle.reading import Bundle
 from edge_runtime.engines import check
@@ -257,8 +258,7 @@ def test_unreadable_photos_are_left_out_and_said(tiny_bundle, stub, tmp_path, ca
 
 
 def test_many_photos_are_thinned_out_evenly(tiny_bundle, tmp_path):
-    items = [types.SimpleNamespace(path=str(number)) for number in range(1000)]
-    chosen = [int(item.path) for item in plan._spread(items)]
+    chosen = reference.spread(list(range(1000)), plan.MAX_PHOTOS)
     assert len(chosen) == plan.MAX_PHOTOS and chosen[0] == 0 and chosen[-1] > 960
     assert {31, 32} == set(np.diff(chosen))
 
