@@ -7,9 +7,10 @@ BIN = $(VENV)/bin
 TOOLS = $(shell $(PYTHON) -c 'import sys; print("pip==21.3.1 setuptools<60 wheel<0.38" if sys.version_info < (3, 7) else "pip setuptools wheel")')
 
 # What `make jetson-check` is given: make jetson-check BUNDLE=bundle IMAGES=photos
-BUNDLE ?= bundle
-IMAGES ?=
-REPORT ?= jetson-report.json
+# Exported, so that the shell takes a name with spaces or quotes as it is.
+export BUNDLE ?= bundle
+export IMAGES ?=
+export REPORT ?= jetson-report.json
 JETSON_VENV ?= .venv-jetson
 # The pins of the JetPack that is found, by its release of Linux for Tegra; on a PC those of the TX2.
 L4T ?= $(shell sed -n 's/^. R\([0-9]*\) .*/\1/p' /etc/nv_tegra_release 2>/dev/null)
@@ -21,6 +22,8 @@ pins-35 = jetpack5
 pins-36 = jetpack6
 pins-38 = jetpack7
 pins-39 = jetpack7
+
+known_l4t = $(sort $(patsubst pins-%,%,$(filter pins-%,$(.VARIABLES))))
 
 .PHONY: demo test test-slow wheel-check tensorrt-check lint format docs screenshots clean jetson jetson-check arm64-check
 
@@ -82,15 +85,19 @@ $(JETSON_VENV)/.done: setup.py $(JETSON_PINS)
 	$(JETSON_VENV)/bin/python -m pip install --quiet --only-binary=:all: --requirement $(JETSON_PINS)
 	touch $@
 
+# Of a release that has no pins.
+requirements/jetson-l4t-%.txt:
+	@echo "L4T $* is not known; known: $(known_l4t). Choose one of them: make jetson L4T=$(lastword $(known_l4t))" >&2; exit 1
+
 # All that can only be simulated without a board; goes on after whatever fails and writes $(REPORT) to send back.
 jetson-check:
 	-$(MAKE) jetson
 	test -e $(JETSON_VENV)/.done && python=$(JETSON_VENV)/bin/python || python=$(PYTHON); \
-	OPENBLAS_CORETYPE=ARMV8 $$python -m benchmarks.board.jetson_check $(BUNDLE) $(if $(IMAGES),--images $(IMAGES)) --out $(REPORT)
+	OPENBLAS_CORETYPE=ARMV8 $$python -m benchmarks.board.jetson_check "$$BUNDLE" $${IMAGES:+--images "$$IMAGES"} --out "$$REPORT"
 
 # The wheel in an emulated Debian for Arm beside this machine: docs/raspberry-pi.md. Needs root, debootstrap and qemu.
 arm64-check: $(VENV)/.test
-	$(BIN)/python -m benchmarks.board.arm64_check $(BUNDLE) --images $(or $(IMAGES),$(BUNDLE)/sample)
+	$(BIN)/python -m benchmarks.board.arm64_check "$$BUNDLE" --images "$${IMAGES:-$$BUNDLE/sample}"
 
 clean:
 	rm -rf $(VENV) $(JETSON_VENV) demo build *.egg-info

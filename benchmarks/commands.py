@@ -15,6 +15,15 @@ HEARTBEAT_S = 60  # a command that runs longer is reported as still running this
 GRACE_S = 60  # for writing what there is, after SIGINT
 
 
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C, while a command ran."""
+
+    def __init__(self, outcome):
+        """Keeps outcome: what run_command would have returned, with the problem "interrupted"."""
+        super().__init__()
+        self.outcome = outcome
+
+
 def run_command(command, limit_s):
     """Runs a command, and ends it with all its children at the limit: by SIGINT, as Ctrl-C does, then by SIGKILL.
 
@@ -25,9 +34,12 @@ def run_command(command, limit_s):
     Returns:
         {"command", "exit_code" (None: it could not start, or was stopped at the limit), "problem", "seconds", "stdout",
         "stderr"}; long streams lose their middle.
+
+    Raises:
+        Interrupted: after Ctrl-C. The command was interrupted, too, and has ended.
     """
     started = time.perf_counter()
-    problem, stdout, stderr, code = "", b"", b"", None
+    problem, stdout, stderr, code, interrupted = "", b"", b"", None, False
     try:
         process = subprocess.Popen(
             command,
@@ -42,10 +54,18 @@ def run_command(command, limit_s):
     else:
         try:
             stdout, stderr, problem = _wait(process, started, limit_s)
+        except KeyboardInterrupt:
+            interrupted, problem = True, "interrupted"
+            say("   interrupted: it may write what it has; Ctrl-C again ends it at once")
+            try:
+                stdout, stderr = _stop(process)
+            except KeyboardInterrupt:
+                kill_group(process)
+                stdout, stderr = process.communicate()
         finally:
             kill_group(process)
         code = None if problem else process.returncode
-    return {
+    outcome = {
         "command": command,
         "exit_code": code,
         "problem": problem,
@@ -53,6 +73,9 @@ def run_command(command, limit_s):
         "stdout": _shortened(stdout),
         "stderr": _shortened(stderr),
     }
+    if interrupted:
+        raise Interrupted(outcome)
+    return outcome
 
 
 def _obey_interrupts():

@@ -38,6 +38,7 @@ WINDOW_S = 0.3  # at most
 _ROUNDS_PER_S = 8  # of --seconds: more rounds also help against what longer windows do not, the speed of a process
 MIN_CHANGE = 0.05  # smaller ones do not matter, however sure
 _POWER_S = 3.0  # of a round; a board's sensors give means of half a second, and the first second does not count
+_NO_CHANGE, _TOO_FEW = "no change beyond noise", "cannot be told"
 _EXPECTED = "expected the name of an engine, a bundle's folder, or a checkout of Picnic Edge"
 
 
@@ -61,8 +62,9 @@ class Figure(typing.NamedTuple):
     low: typing.Optional[float]  # 95 % interval of the ratio; None: too few rounds
     high: typing.Optional[float]
     p: float
-    worse: bool  # the ratio lies on the bad side of 1
     changed: bool  # beyond noise, and by MIN_CHANGE or more
+    worse: bool  # changed, to the bad side
+    verdict: str  # "worse", "better", _NO_CHANGE or _TOO_FEW
     ratios: typing.List[float]  # one per round
 
 
@@ -87,17 +89,20 @@ def run(bundle, options, arguments):
         if is_busy({"busy_share": busy_share}):
             say(f"other programs keep {100 * busy_share:.0f} % of the cores busy: the intervals will be wider")
         subjects = [Subject(side.engine) for side in sides]
+        rounds_done = 0
         try:
             _open_first(sides, subjects, plan, scratch)
             for number in range(_round_count(plan.seconds)):
                 say(f"round {number + 1} of {_round_count(plan.seconds)}")
                 _measure_round(sides, subjects, plan, scratch, number, idle.get("source"))
+                rounds_done += 1
         finally:
             for subject in subjects:
                 subject.close()
-            figures = judge(rounds_of(*[subject.windows for subject in subjects]))
-            result = _document(sides, subjects, plan, arguments, busy_share, figures)
+            least = _least_change(options.fail_above)
+            figures = judge(rounds_of(*[subject.windows for subject in subjects]), least)
             if figures:
+                result = _document(sides, subjects, plan, arguments, busy_share, figures, least, rounds_done)
                 print_json(result) if options.json else print(format_result(result, figures))
     _fail_above(options.fail_above, figures, sides[1].title)
 
@@ -135,11 +140,17 @@ def overall(pairs_of_points):
     return [tuple(np.exp(np.mean(np.log(one), axis=0)).tolist()) for one in zip(*pairs_of_points)]
 
 
-def judge(rounds):
+def _least_change(percent):
+    """Returns the smallest change with a verdict, a share: --fail-above PERCENT may ask for less than MIN_CHANGE."""
+    return MIN_CHANGE if percent is None else min(MIN_CHANGE, percent / 100)
+
+
+def judge(rounds, least_change=MIN_CHANGE):
     """Returns a list of Figure.
 
     Args:
         rounds: what rounds_of returns; each pair was measured in the order that a coin gave.
+        least_change: smaller changes do not count, however sure; a share.
     """
     logs = [[math.log(this / other) for this, other in pairs] for _, _, pairs in rounds]
     estimates = [sign_flip.estimate(values) for values in logs]
@@ -148,11 +159,13 @@ def judge(rounds):
     for (name, higher, pairs), values, one, significant in zip(rounds, logs, estimates, flags):
         this, other = np.median(pairs, axis=0)
         low, high = (None if one.low is None else math.exp(end) for end in (one.low, one.high))
-        changed = significant and abs(one.middle) >= math.log(1 + MIN_CHANGE)
-        worse = one.middle != 0 and (one.middle > 0) != higher
+        changed = significant and abs(one.middle) >= math.log(1 + least_change)
+        worse = changed and (one.middle > 0) != higher
+        few = sign_flip.smallest_p(len(values)) > sign_flip.FAMILY_ALPHA / len(rounds)
+        verdict = ("worse" if worse else "better") if changed else _TOO_FEW if few else _NO_CHANGE
         ratios = [math.exp(value) for value in values]
         ends = (float(this), float(other), math.exp(one.middle), low, high)
-        figures.append(Figure(name, higher, *ends, one.p, worse, changed, ratios))
+        figures.append(Figure(name, higher, *ends, one.p, changed, worse, verdict, ratios))
     return figures
 
 
@@ -166,19 +179,19 @@ def format_result(result, figures):
     rows = []
     for figure in figures:
         interval = "-" if figure.low is None else f"{figure.low:.3f} to {figure.high:.3f}"
-        verdict = ("worse" if figure.worse else "better") if figure.changed else "no change beyond noise"
         values = [f"{figure.this:.4g}", f"{figure.other:.4g}", f"{figure.ratio:.3f}", interval]
-        rows.append([figure.name] + values + [str(len(figure.ratios)), verdict])
+        rows.append([figure.name] + values + [str(len(figure.ratios)), figure.verdict])
     this, other = (f"{side['title']}, {side['engine']}" for side in result["sides"])
     lines = [
         format_table(["figure", "this", "other", "ratio", "95 % interval", "rounds", "verdict"], rows, markdown=True),
         "",
         f"This: {this}. Other: {other}. Ratios: this / other, measured in turns. A verdict: sign-flip test, "
-        f"{100 * sign_flip.FAMILY_ALPHA:.0f} % for all figures together, and {100 * MIN_CHANGE:.0f} % or more.",
+        f"{100 * sign_flip.FAMILY_ALPHA:.0f} % for all figures together, and "
+        f"{100 * result['least_change']:g} % or more.",
     ]
-    if len(figures[0].ratios) < result["rounds"]:
-        lines.append(f"Stopped after {len(figures[0].ratios)} of {result['rounds']} rounds.")
-    if sign_flip.smallest_p(len(figures[0].ratios)) > sign_flip.FAMILY_ALPHA / len(figures):
+    if result["interrupted"]:
+        lines.append(f"Stopped after {result['rounds_done']} of {result['rounds']} rounds.")
+    if any(figure.verdict == _TOO_FEW for figure in figures):
         lines.append("So few rounds cannot show a change.")
     return "\n".join(lines + result["notes"])
 
@@ -188,7 +201,7 @@ def _fail_above(percent, figures, title):
     if percent is None:
         return
     limit = 1 + percent / 100
-    bad = [figure for figure in figures if figure.changed and figure.worse and _factors(figure)[0] > limit]
+    bad = [figure for figure in figures if figure.worse and _factors(figure)[0] > limit]
     for figure in figures:
         if not figure.changed and _factors(figure)[1] > limit:
             say(
@@ -277,7 +290,7 @@ def _require_alive(side, subject):
         raise refusal(f"{side.title}: {subject.name} cannot be measured: {subject.reason}")
 
 
-def _document(sides, subjects, plan, arguments, busy_share, figures):
+def _document(sides, subjects, plan, arguments, busy_share, figures, least_change, rounds_done):
     notes = []
     for subject in subjects:
         for point, reason in sorted(subject.skipped_batches.items()):
@@ -294,6 +307,9 @@ def _document(sides, subjects, plan, arguments, busy_share, figures):
         "photo_count": len(plan.items),
         "seconds_per_measurement": plan.seconds,
         "rounds": _round_count(plan.seconds),
+        "rounds_done": rounds_done,
+        "interrupted": rounds_done < _round_count(plan.seconds),
+        "least_change": least_change,
         "sides": [
             {"title": side.title, "bundle_id": side.bundle.id, "engine": subject.name, "code": side.code}
             for side, subject in zip(sides, subjects)
@@ -304,5 +320,9 @@ def _document(sides, subjects, plan, arguments, busy_share, figures):
 
 
 def _timing_code(checkout):
-    with open(os.path.join(checkout, "benchmarks", "bench", "measure.py"), "rb") as file:
-        return file.read()
+    """Returns the content of the checkout's file; None where it is gone, which a worker's error or a note then says."""
+    try:
+        with open(os.path.join(checkout, "benchmarks", "bench", "measure.py"), "rb") as file:
+            return file.read()
+    except OSError:
+        return None

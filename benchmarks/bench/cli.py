@@ -20,7 +20,7 @@ from edge_runtime.cli.options import amount, parsed
 from edge_runtime.console import print_json, say
 from edge_runtime.engines.record import MAX_BATCH, local_facts
 from edge_runtime.engines.selection import find_engine, list_engines
-from edge_runtime.errors import BundleError, MissingRequirement, PicnicError, UsageError
+from edge_runtime.errors import BundleError, EngineLost, MissingRequirement, PicnicError, UsageError
 from edge_runtime.machine.libraries import require
 
 
@@ -64,7 +64,8 @@ def parser():
         "--fail-above",
         type=_percent,
         metavar="PERCENT",
-        help="with --against: exit with code 7 if a figure is worse, beyond noise, by more than this",
+        help="with --against: exit with code 7 if a figure is worse, beyond noise, by more than this; below 5, "
+        "changes from this size on get a verdict, too",
     )
     this.add_argument("--report", metavar="DIR", help=f"also write {', '.join(report.FILES)} to this folder")
     this.add_argument("--json", action="store_true", help="one JSON document on stdout instead of the table")
@@ -78,6 +79,9 @@ def main(argv=None):
         compare.main(arguments[1:])
         return
     options = parser().parse_args(arguments)
+    for name in ("against", "images", "labels", "report"):
+        if getattr(options, name) == "":  # as of a shell's variable that is not set
+            raise UsageError(f"--{name} '': expected a name, got an empty one; give one, or leave the option out")
     if options.fail_above is not None and not options.against:
         line = f"picnic-edge bench {shlex.quote(options.bundle)} --against OTHER --fail-above {options.fail_above:g}"
         raise UsageError(f"--fail-above needs something to compare with: {line}")
@@ -107,10 +111,15 @@ def main(argv=None):
         refusal = BundleError if all(subject.invalid for subject in subjects) else MissingRequirement
         raise refusal("no engine could be measured:\n" + "\n".join(reasons))
     _finish(result, options)
+    lost = [f"{engine['name']}: {engine['stopped']}" for engine in result["engines"] if engine.get("stopped")]
+    if lost:
+        raise EngineLost("stopped before its end:\n" + "\n".join(lost))
 
 
 def measure_all(result, bundle, names, plan, with_rivals=False):
     """Measures engines and fills a document. After an interruption it holds what was measured; "partial" stays True.
+
+    It also stays True where an engine was lost after its first figures.
 
     Args:
         result: what new_document returned.
@@ -136,7 +145,7 @@ def measure_all(result, bundle, names, plan, with_rivals=False):
             result["roofline"] = _place_below_roof(bundle, result["engines"], plan.seconds)
             if with_rivals:
                 _run_rivals(result, bundle, plan)
-        result["partial"] = False
+        result["partial"] = any(engine.get("stopped") for engine in result["engines"])
     finally:
         _collect_figures(result, subjects)
         _add_libraries(result, bundle)
@@ -169,7 +178,7 @@ def _place_below_roof(bundle, engines, seconds):
         work = roofline.count_work(bundle.checked("model.onnx"))
         peaks = roofline.measure_peaks(min(1.0, seconds))
     except PicnicError as error:
-        return {"skipped": str(error).splitlines()[0]}
+        return {"skipped": " ".join(str(error).splitlines())}
     except ChildError as error:  # a traceback, whose last line names the cause
         return {"skipped": str(error).strip().splitlines()[-1]}
     for engine in engines:

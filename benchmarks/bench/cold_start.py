@@ -9,6 +9,7 @@ import threading
 import time
 import typing
 
+from benchmarks.bench.patience import waiting_for
 from edge_runtime.errors import BundleError
 
 LIMIT_S = 2400.0  # as long as opening an engine may take: benchmarks.bench.worker
@@ -32,11 +33,12 @@ def time_cold_start(bundle, subject, photo):
         limit = threading.Timer(LIMIT_S, process.kill)
         limit.start()
         try:
-            process.stdout.readline()  # the header
-            row = process.stdout.readline()
-            took_s = time.perf_counter() - started
-            process.stdout.read()
-            code = process.wait()
+            with waiting_for(subject.name, LIMIT_S):
+                process.stdout.readline()  # the header
+                row = process.stdout.readline()
+                took_s = time.perf_counter() - started
+                process.stdout.read()
+                code = process.wait()
         except BaseException:
             process.kill()
             process.wait()

@@ -61,7 +61,9 @@ def read_document(path):
     version = document.get("format_version") if isinstance(document, dict) else None
     if version != FORMAT_VERSION or not isinstance(document.get("engines"), list):
         expected = f"expected a bench.json with format_version {FORMAT_VERSION}, got {version}"
-        raise UsageError(f"{path}: {expected}; measure again with this version")
+        newer = isinstance(version, int) and version > FORMAT_VERSION
+        advice = "a newer Picnic Edge wrote it: update this one" if newer else "measure again with this version"
+        raise UsageError(f"{path}: {expected}; {advice}")
     try:
         compare(document, document)
     except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
@@ -76,11 +78,11 @@ def compare(before, after):
         dict: differences (texts: conditions that were not the same, and may explain different figures), figures (list
         of {"engine", "figure", such as "images_per_s b8", "before", "after": medians of the windows, "ratio", "low",
         "high": ratios of the quartiles that lie nearest to and farthest from each other}), others ([(engine, what,
-        before, after)] of figures without windows), lost (what only the first run measured, and engines that stopped
-        in the second), new (engine names).
+        before, after)] of figures without windows), lost (what only the first run measured), stopped ([(name,
+        reason)] of engines that stopped in the second run only), new (engine names).
     """
     old, new = ({engine["name"]: engine for engine in measured_engines(one)} for one in (before, after))
-    figures, others, lost = [], [], [name for name in old if name not in new]
+    figures, others, stopped, lost = [], [], [], [name for name in old if name not in new]
     for name in [name for name in old if name in new]:
         first, second = old[name]["windows"], new[name]["windows"]
         figures += [
@@ -95,12 +97,13 @@ def compare(before, after):
         others += [one for one in values if one[2:] != (None, None)]
         lost += [f"{name} {point}" for point in points_of(first) if point not in points_of(second)]
         if new[name].get("stopped") and not old[name].get("stopped"):
-            lost.append(f"{name} (stopped: {new[name]['stopped']})")
+            stopped.append((name, new[name]["stopped"]))
     return {
         "differences": _differences(before, after),
         "figures": figures,
         "others": others,
         "lost": lost,
+        "stopped": stopped,
         "new": [name for name in new if name not in old],
     }
 
@@ -119,6 +122,7 @@ def format_comparison(comparison):
     rows += [[f"{engine} {what}", _text(old), _text(new), "", ""] for engine, what, old, new in comparison["others"]]
     lines = [format_table(["figure", "before", "after", "after / before", "range"], rows)] if rows else []
     lines += [f"{name}: was measured before, not now" for name in comparison["lost"]]
+    lines += [f"{name}: stopped before its end in the second run: {why}" for name, why in comparison["stopped"]]
     lines += [f"{name}: was not measured before" for name in comparison["new"]]
     return "\n".join(lines + ["The range is that of the windows' quartiles. " + _VERDICT])
 
@@ -152,7 +156,7 @@ def _differences(before, after):
         texts.append(f"the machine's speed: its fixed piece of work took {old_ms:.2f} ms; {new_ms:.2f} ms")
     for which, one in (("first", before), ("second", after)):
         if one["partial"]:
-            texts.append(f"the {which} run was stopped before its end")
+            texts.append(f"the {which} run, or an engine in it, was stopped before its end")
         if is_busy(one):
             share = 100 * one["busy_share"]
             texts.append(f"other programs kept {share:.0f} % of the cores busy before the {which} run")

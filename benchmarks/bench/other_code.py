@@ -4,12 +4,14 @@ The child process finds nothing of this checkout but this file, which therefore 
 """
 
 import importlib
+import importlib.util
 import os
 import pickle
 import sys
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 _PACKAGES = ("edge_runtime", "convert", "train", "benchmarks")
+_MEASURED = ("edge_runtime", "convert", "benchmarks")
 _WORKER = os.path.join("benchmarks", "bench", "worker.py")
 
 
@@ -39,6 +41,11 @@ def serve(folder, connection, parent, pickled_task):
     for name in [name for name in sys.modules if name.split(".")[0] in _PACKAGES]:
         del sys.modules[name]
     sys.path.insert(0, folder)
+    foreign = [name for name in _MEASURED if not _lies_in(folder, name)]
+    if foreign:
+        reason = f"{folder}: Python does not find {', '.join(foreign)} in it, so that other code would be measured"
+        connection.send((f"{reason}; expected a whole checkout, each package with its __init__.py", None))
+        return
     try:
         worker = importlib.import_module("benchmarks.bench.worker")
         values = pickle.loads(pickled_task)
@@ -49,3 +56,11 @@ def serve(folder, connection, parent, pickled_task):
         connection.send((f"{reason}; expected a checkout of version 0.2 or newer", None))
         return
     run(connection, parent, task)
+
+
+def _lies_in(folder, package):
+    """Whether Python would load a package from a folder. One without __init__.py yields to any other of its name."""
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.origin:
+        return False
+    return os.path.dirname(os.path.realpath(spec.origin)) == os.path.join(os.path.realpath(folder), package)

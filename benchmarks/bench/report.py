@@ -71,7 +71,7 @@ def format_table(result):
     table_columns, table_rows = rows(result)
     lines = []
     if result["partial"]:
-        lines += ["**Partial: the run was stopped before its end.**", ""]
+        lines += ["**Partial: the run, or an engine in it, was stopped before its end.**", ""]
     if table_rows:
         header = ["engine"] + [column.title for column in table_columns]
         cells = [[engine["name"]] + cells for engine, cells in table_rows]
@@ -106,9 +106,10 @@ def notes(result):
     needed = MIN_COUNTS[99]
     if 0 < few < needed:
         seconds = math.ceil(result["seconds_per_measurement"] * needed / few)
+        advice = "" if result["partial"] else f"; --seconds {seconds} would give all engines one"
         lines.append(
             f"No p99 of fewer than {needed} calls, the least that MLPerf's LoadGen estimates one from (p90: "
-            f"{MIN_COUNTS[90]}); --seconds {seconds} would give all engines one."
+            f"{MIN_COUNTS[90]}){advice}."
         )
     for engine in measured_engines(result):
         if engine["unstable"]:

@@ -153,7 +153,7 @@ def _measure(group, plan, power):
             pending = _pending(group, number)
             if not pending:
                 break
-            say(f"round {number + 1}: {', '.join(subject.name for subject in _alive(group))}")
+            say(f"round {number + 1} of up to {MAX_WINDOWS}: {', '.join(subject.name for subject in _alive(group))}")
             for subject, point in pending if number % 2 == 0 else reversed(pending):
                 if not subject.problem:
                     state = {"round": number, "reference_ms": reference.time_ms()}

@@ -16,6 +16,7 @@ import numpy as np
 
 from benchmarks import loadgen
 from benchmarks.bench import measure, other_code
+from benchmarks.bench.patience import waiting_for
 from convert.labelled import macro_f1
 from edge_runtime.bundle.reading import Bundle
 from edge_runtime.classifier import Classifier
@@ -69,6 +70,7 @@ class Worker:
         """
         context = multiprocessing.get_context("spawn")  # a fork would share the parent's threads and memory
         self._connection, theirs = context.Pipe()
+        self._name = task.engine
         self._busy = True
         self._hangs = ""  # how, once it does
         serve: typing.Callable = _serve
@@ -120,7 +122,9 @@ class Worker:
 
     def _answer(self, limit_s):
         try:
-            if not self._connection.poll(limit_s):
+            with waiting_for(self._name, limit_s):
+                has_answer = self._connection.poll(limit_s)
+            if not has_answer:
                 self._hangs = f"it hangs: no answer for {limit_s:.0f} s"
                 self.close()
                 raise EngineFailed(self._hangs)

@@ -1,14 +1,16 @@
 """make jetson-check: runs on a Jetson everything that is only simulated elsewhere, and writes a report to send back.
 
 Every step is a command of its own with a time limit, at which it is interrupted as by Ctrl-C (bench then writes what it
-has) and a minute later killed. A step that fails, hangs or is killed is reported, and the next one runs. TensorRT, what
-the board is for, comes first. The report (JSON) is rewritten after each step, so that a board that crashes half way
+has) and a minute later killed. A step that fails, hangs or is killed is reported, and the next one runs that does not
+need it. Ctrl-C ends the step and the check, with a report of what there is. TensorRT, what the board is for, comes
+first. The report (JSON) is rewritten after each step, so that a board that crashes half way
 leaves one, too.
 Nothing but Python's own library is imported here: where the product cannot be loaded, the report says why.
 """
 
 import argparse
 import errno
+import importlib.util
 import json
 import os
 import shlex
@@ -16,7 +18,7 @@ import sys
 import tempfile
 import typing
 
-from benchmarks.commands import run_command, say
+from benchmarks.commands import Interrupted, run_command, say
 
 FORMAT_VERSION = 2
 _BUILD_S = 3600  # time limit; building an engine took 10 minutes on newer boards
@@ -59,6 +61,7 @@ _COMMANDS = (
     ["timeout", "--preserve-status", "--signal=INT", "5", "tegrastats", "--interval", "1000"],
 )
 
+_LEFT_OUT = "left out, "  # so begins the problem of a step that was not run
 _OPENCV = "import cv2; print(cv2.getBuildInformation())"
 
 
@@ -69,10 +72,14 @@ class Step(typing.NamedTuple):
     command: typing.List[str]
     limit_s: int
     must: bool  # it must succeed on a board that has everything
+    needs: str = ""  # name of the step without which this one has nothing to try
 
 
 def main(argv=None):
-    """Runs every step. Returns the exit code: 0, 2 (the report cannot be written) or 3 (a needed step failed)."""
+    """Runs every step. Returns the exit code.
+
+    0; 2: the bundle cannot be opened, or the report not be written; 3: a needed step failed; 130: Ctrl-C.
+    """
     this = argparse.ArgumentParser(
         prog="python -m benchmarks.board.jetson_check",
         description="Run on a board everything that is only simulated elsewhere, and write a report to send back.",
@@ -84,6 +91,10 @@ def main(argv=None):
         "--out", default="jetson-report.json", metavar="FILE", help="report to write (default jetson-report.json)"
     )
     options = this.parse_args(argv)
+    problem = _problem_of(options.bundle)
+    if problem:
+        say(f"{options.bundle}: {problem}")
+        return 2
     report: typing.Dict[str, typing.Any] = {
         "format_version": FORMAT_VERSION,
         "python": sys.version,
@@ -95,22 +106,37 @@ def main(argv=None):
     except OSError as error:
         say(f"--out {options.out}: cannot be written ({error.strerror})")
         return 2
+    outcome: typing.Dict[str, typing.Any] = {}
+    interrupted, lacking = False, set()  # lacking: the names of the steps that failed
     with tempfile.TemporaryDirectory() as scratch:
         for step in steps(options.bundle, options.images or os.path.join(options.bundle, "sample"), scratch):
             say("== " + " ".join(shlex.quote(part) for part in step.command))
-            outcome = dict(run_command(step.command, step.limit_s), name=step.name, must=step.must)
+            if step.needs in lacking:
+                outcome = _left_out(step)
+            else:
+                try:
+                    outcome = run_command(step.command, step.limit_s)
+                except Interrupted as stopped:
+                    interrupted, outcome = True, stopped.outcome
+            outcome = dict(outcome, name=step.name, must=step.must and step.needs not in lacking)
+            if outcome["exit_code"] != 0:
+                lacking.add(step.name)
             report["steps"].append(outcome)
             report["engines"] = _engine_records(options.bundle)
             if step.name.startswith("bench"):
                 report[step.name] = _bench_figures(os.path.join(scratch, step.name, "bench.json"))
             _write(options.out, report)
             say(summary(outcome))
+            if interrupted:
+                break
     for line in comparison(report):
         say(line)
     say(f"\nThe report to send back: {options.out}")
     failed = [outcome["name"] for outcome in report["steps"] if outcome["must"] and outcome["exit_code"] != 0]
     if failed:
         say(f"These steps failed: {', '.join(failed)}")
+    if interrupted:
+        return 130
     return 3 if failed else 0
 
 
@@ -121,16 +147,18 @@ def steps(bundle, photos, scratch):
     all_steps.append(Step("opencv", [sys.executable, "-c", _OPENCV], 60, True))
     all_steps.append(Step("doctor", verb + ["doctor", "--json"], 300, True))
 
-    def make(name, kind, precision, *options):
+    def make(name, kind, precision, *options, must=True):
+        convert = "convert " + name
         command = verb + ["convert", bundle, "--to", kind, "--precision", precision] + list(options)
         classify = verb + ["classify", bundle, photos, "--engine", name]
-        return [Step("convert " + name, command, _BUILD_S, True), Step("classify " + name, classify, _RUN_S, True)]
+        return [Step(convert, command, _BUILD_S, must), Step("classify " + name, classify, _RUN_S, must, convert)]
 
     def bench(engines, setting=""):
         name = " ".join(part for part in ("bench", engines, setting) if part)
         command = verb + ["bench", bundle, "--images", photos, "--report", os.path.join(scratch, name)]
         command += ["--engine", engines] if engines else []
-        return Step(name, ["env", setting] + command if setting else command, _BUILD_S, not setting)
+        command = ["env", setting] + command if setting else command
+        return Step(name, command, _BUILD_S, not setting, "convert " + engines if engines else "")
 
     all_steps += make("tensorrt-fp16", "tensorrt", "fp16")
     all_steps.append(bench("tensorrt-fp16"))
@@ -140,10 +168,12 @@ def steps(bundle, photos, scratch):
     for camera in _CAMERAS:  # a board need not have one
         command = verb + ["classify", bundle, camera, "--engine", "tensorrt", "--seconds", str(_CAMERA_S)]
         command += ["--out", os.path.join(scratch, camera + ".tsv"), "--json"]
-        all_steps.append(Step("classify " + camera, command, _RUN_S, False))
+        all_steps.append(Step("classify " + camera, command, _RUN_S, False, "convert tensorrt-fp16"))
     # A TX2 has no int8: the command must refuse it and say why.
     all_steps.append(Step("convert tensorrt-int8", make("", "tensorrt", "int8")[0].command, _BUILD_S, False))
-    all_steps += make("onnxruntime-fp32", "onnxruntime", "fp32") + make("tf-trt-fp16", "tf-trt", "fp16")
+    all_steps += make("onnxruntime-fp32", "onnxruntime", "fp32")
+    has_tensorflow = importlib.util.find_spec("tensorflow") is not None  # a board need not have it
+    all_steps += make("tf-trt-fp16", "tf-trt", "fp16", must=has_tensorflow)
     all_steps.append(Step("classify auto", verb + ["classify", bundle, photos], _RUN_S, True))
     all_steps.append(bench(""))
     return all_steps
@@ -153,10 +183,18 @@ def summary(step):
     """Returns a step's outcome as one line."""
     if step["exit_code"] == 0:
         return f"ok       {step['name']} ({step['seconds']:.1f} s)"
+    if step["problem"].startswith(_LEFT_OUT):
+        return f"left out {step['name']}: {step['problem'][len(_LEFT_OUT) :]}"
     lines = [line for line in step["stderr"].splitlines() if line.strip()]
     reasons = [line for line in lines if line.startswith("picnic-edge: ")] or lines or ["no message"]
     outcome = step["problem"] or f"exit code {step['exit_code']}: {reasons[-1]}"
     return f"failed   {step['name']} ({step['seconds']:.1f} s): {outcome}"
+
+
+def _left_out(step):
+    """Returns the outcome of a step that is not run, because another one failed."""
+    problem = f"{_LEFT_OUT}because {step.needs} failed"
+    return {"command": step.command, "exit_code": None, "problem": problem, "seconds": 0.0, "stdout": "", "stderr": ""}
 
 
 def comparison(report):
@@ -171,6 +209,16 @@ def comparison(report):
             ]
             lines.append(f"{name}: {engine.get('name')}: {', '.join(figures) or engine.get('skipped', 'no figures')}")
     return lines
+
+
+def _problem_of(bundle):
+    """Returns why a folder is no bundle, "" where it may be one: doctor and convert look closer."""
+    try:
+        with open(os.path.join(bundle, "manifest.json"), encoding="utf-8") as file:
+            json.load(file)
+    except (OSError, ValueError) as error:
+        return f"is no bundle ({error}); give a folder that `picnic-edge train` wrote: make jetson-check BUNDLE=FOLDER"
+    return ""
 
 
 def _engine_records(bundle):

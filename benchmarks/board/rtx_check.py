@@ -23,7 +23,7 @@ import typing
 import numpy as np
 
 from benchmarks.board.jetson_check import summary
-from benchmarks.commands import run_command, say
+from benchmarks.commands import Interrupted, run_command, say
 from edge_runtime import files
 from edge_runtime.bundle.manifest import INPUT_NAME
 from edge_runtime.bundle.reading import Bundle
@@ -36,7 +36,7 @@ _BATCH = 8
 
 
 def main(argv=None):
-    """Runs every step. Returns the exit code: 0, or 3 where one of them failed."""
+    """Runs every step. Returns the exit code: 0, 3 where one of them failed, or 130 after Ctrl-C."""
     this = argparse.ArgumentParser(
         prog="python -m benchmarks.board.rtx_check",
         description="Build, check and time engines of TensorRT for RTX on this GPU, and write a report to send back.",
@@ -49,11 +49,20 @@ def main(argv=None):
     with tempfile.TemporaryDirectory() as scratch:
         bundle = shutil.copytree(options.bundle, os.path.join(scratch, "bundle"))
         for name, command in commands(bundle, scratch):
-            report["steps"].append(dict(run_command(command, _LIMIT_S), name=name))
+            interrupted = False
+            try:
+                outcome = run_command(command, _LIMIT_S)
+            except Interrupted as stopped:
+                interrupted, outcome = True, stopped.outcome
+            report["steps"].append(dict(outcome, name=name))
             say(summary(report["steps"][-1]))
             _collect(report, bundle, scratch)
             files.write_json(options.out, report)
+            if interrupted:
+                break
     say(f"The report to send back: {options.out}")
+    if interrupted:
+        return 130
     return 3 if any(step["exit_code"] != 0 for step in report["steps"]) else 0
 
 

@@ -189,7 +189,7 @@ def _run(options, checkout):
     say(f"-- {os.path.basename(checkout)}")
     command = [sys.executable, "-m", "picnic_edge", "bench", os.path.abspath(options.bundle), "--engine"]
     command += [options.engine if options.engine != "auto" else "all", "--batch", options.batch]
-    command += ["--against", other_code.ROOT, "--fail-above", "0", "--json"]
+    command += ["--against", other_code.ROOT, "--fail-above", "5", "--json"]
     done = subprocess.Popen(command, stdout=subprocess.PIPE, cwd=checkout, env=dict(os.environ, PYTHONPATH=checkout))
     output = done.communicate()[0]
     if done.returncode not in (0, GotWorse.exit_code):

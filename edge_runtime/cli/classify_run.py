@@ -68,7 +68,7 @@ def run(options, arguments):
         classifier = resources.enter_context(_open_classifier(options))
         top = min(options.top, len(classifier.bundle.class_names))
         columns = rows.columns_of(top, options.timed)
-        settings = _settings_of(options, classifier)
+        settings = dict(_settings_of(options, classifier), **{journal.COMMAND: _command_with(arguments, "--resume")})
         checkpoint = resume.find_checkpoint(options.target, settings) if options.resume else None
         if checkpoint and checkpoint.whole:
             say("all rows were already written; finishing the file")
@@ -104,10 +104,11 @@ def require_permission_to_replace(options, arguments):
         return
     stopped, partial = journal.read_journal(options.target), journal.partial_of(options.target)
     if stopped and stopped.checkpoint.rows and os.path.exists(partial):
+        command = stopped.settings.get(journal.COMMAND, _command_with(arguments, "--resume"))
         raise UsageError(
             f"--out {options.out}: {partial} holds {stopped.checkpoint.rows} rows of a stopped run. "
-            "To resume it, or to replace its rows:\n"
-            f"  {_command_with(arguments, '--resume')}\n  {_command_with(arguments, '--overwrite')}"
+            "To resume it, as it was started, or to replace its rows:\n"
+            f"  {command}\n  {_command_with(arguments, '--overwrite')}"
         )
 
 

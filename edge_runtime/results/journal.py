@@ -35,10 +35,14 @@ class Checkpoint(typing.NamedTuple):
     whole: bool  # these are all rows: only the file's name is missing
 
 
+# Among the settings, but no setting: the shell command that resumes the run. Older journals have none.
+COMMAND = "command"
+
+
 class Journal(typing.NamedTuple):
     """What FILE.partial.json holds."""
 
-    settings: dict  # all that the rows depend on, plain values
+    settings: dict  # all that the rows depend on, plain values; and COMMAND
     checkpoint: Checkpoint
 
 
@@ -61,7 +65,7 @@ def write_journal(path, settings, checkpoint):
     """Writes the journal of the output path. Raises OSError; the older journal then stays.
 
     Args:
-        settings: dict of plain values, all that the rows depend on.
+        settings: dict of plain values, all that the rows depend on; and COMMAND.
         checkpoint: a Checkpoint; the bytes that it counts are on the disk.
     """
     value = {"format_version": FORMAT_VERSION, "run": settings, "checkpoint": checkpoint._asdict()}
@@ -107,7 +111,7 @@ def remove_journal(path):
 
 def differences(before, now):
     """Returns a line of text for each value that differs between the settings of two runs."""
-    names = sorted(set(before) | set(now))
+    names = sorted((set(before) | set(now)) - {COMMAND})
     return [
         f"{name.replace('_', ' ')}: {_text(before.get(name))} then, {_text(now.get(name))} now"
         for name in names

@@ -29,9 +29,10 @@ def find_checkpoint(path, settings):
     different = journal.differences(stopped.settings, settings)
     if different:
         lines = "\n  ".join(different)
+        command = f" ({stopped.settings[journal.COMMAND]})" if journal.COMMAND in stopped.settings else ""
         raise UsageError(
             f"--resume: {partial} belongs to a run with other settings:\n  {lines}\n"
-            "Use the settings of that run; to replace its rows, give --overwrite instead of --resume."
+            f"Use the settings of that run{command}; to replace its rows, give --overwrite instead of --resume."
         )
     try:
         is_usable = os.path.getsize(partial) >= checkpoint.size_bytes

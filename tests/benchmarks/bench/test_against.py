@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import shutil
 import subprocess
 import sys
@@ -89,7 +90,10 @@ def test_a_change_has_a_size_a_direction_and_an_interval():
     assert slower.low < slower.ratio < slower.high and slower.ratio == pytest.approx(1.15, rel=0.01)
     assert slower.this == pytest.approx(1.15, rel=0.01) and slower.other == 1.0 and len(slower.ratios) == 20
     assert not same.changed
-    assert small.p < 1e-4 and small.worse and not small.changed  # real, and too small to matter
+    assert small.p < 1e-4 and not small.worse and not small.changed  # real, and too small to matter
+    assert [one.verdict for one in (slower, faster, same)] == ["worse", "better", "no change beyond noise"]
+    (asked,) = against.judge([("images_per_s b1", True, pairs(0.97))], least_change=0.02)
+    assert asked.changed and asked.worse
 
 
 @pytest.mark.parametrize("kind", list(compare_trial.NOISES))
@@ -101,6 +105,17 @@ def test_simulated_noise_makes_no_verdict_and_hides_none(kind):
 def test_runs_one_after_the_other_would_report_the_machine():
     steps = next(kind for kind in compare_trial.NOISES if kind.startswith("steps"))
     assert compare_trial.count_reports(steps, 20, 0.0, in_turns=False) > 10
+
+
+def test_fail_above_less_than_the_least_change_finds_smaller_ones(two_engines, made_up, capsys):
+    made_up({"onnxruntime": 20.8, "onnxruntime-fp32": 20.0})
+    random.seed(0)
+    words = [two_engines, "--engine", "onnxruntime", "--against", "onnxruntime-fp32", "--batch", "8", "--fail-above"]
+    with pytest.raises(GotWorse, match="more than 2 %"):
+        cli.main(words + ["2"])
+    assert "and 2 % or more" in capsys.readouterr().out
+    cli.main(words + ["5"])
+    assert "worse |" not in capsys.readouterr().out
 
 
 def test_figures_that_one_side_lacks_are_left_out():
@@ -142,12 +157,14 @@ def test_a_slower_engine_is_worse_and_the_faster_one_better(two_engines, made_up
 
 def test_nothing_changed(two_engines, made_up, capsys):
     made_up({"onnxruntime": 20.0, "onnxruntime-fp32": 20.0})
+    random.seed(0)  # one run in fifty may report a change
     words = [two_engines, "--against", "onnxruntime-fp32", "--batch", "8", "--fail-above"]
     result = against_json(capsys, *words + ["0"])
     assert [side["engine"] for side in result["sides"]] == ["onnxruntime", "onnxruntime-fp32"]
     for figure in result["figures"]:
         assert not figure["changed"] and figure["ratio"] == pytest.approx(1.0, abs=0.04)
-        assert len(figure["ratios"]) == result["rounds"] == 24
+        assert len(figure["ratios"]) == result["rounds"] == result["rounds_done"] == 24
+    assert result["interrupted"] is False
     assert against_json(capsys, *words + ["0", "--seconds", "5"])["rounds"] == 40
 
 
@@ -186,6 +203,21 @@ def test_a_checkout_that_does_not_fit_is_named(tiny_bundle, tmp_path, text):
         cli.main([tiny_bundle, "--against", str(tmp_path / "odd")] + QUICK)
 
 
+def test_a_checkout_without_the_timing_code_is_named_and_not_a_traceback(tiny_bundle, tmp_path):
+    compare_trial.write_checkout(str(tmp_path / "copy"))
+    os.unlink(str(tmp_path / "copy" / "benchmarks" / "bench" / "measure.py"))
+    with pytest.raises(MissingRequirement, match="the code in .*measure"):
+        cli.main([tiny_bundle, "--against", str(tmp_path / "copy")] + QUICK)
+
+
+@pytest.mark.parametrize("package", ["benchmarks", "edge_runtime"])
+def test_a_folder_in_whose_place_other_code_would_run_is_refused(tiny_bundle, tmp_path, package):
+    compare_trial.write_checkout(str(tmp_path / "copy"))
+    os.unlink(str(tmp_path / "copy" / package / "__init__.py"))
+    with pytest.raises(MissingRequirement, match="does not find %s in it" % package):
+        cli.main([tiny_bundle, "--against", str(tmp_path / "copy")] + QUICK)
+
+
 def test_another_bundle_is_opened_with_the_same_engine(two_engines, made_up, tmp_path, capsys):
     made_up({"onnxruntime-fp32": 20.0})
     other = shutil.copytree(two_engines, str(tmp_path / "other"))
@@ -213,6 +245,14 @@ def test_what_was_measured_before_ctrl_c_is_printed(two_engines, made_up, monkey
     text = capsys.readouterr().out
     assert "Stopped after 3 of 24 rounds." in text and "So few rounds cannot show a change." in text
     assert "worse" not in text and "0.5" in text
+    assert "cannot be told" in text and "no change beyond noise" not in text
+    calls.clear()
+    with pytest.raises(KeyboardInterrupt):
+        against_json(capsys, two_engines, "--against", "onnxruntime-fp32", "--batch", "8")
+    result = json.loads(capsys.readouterr().out)
+    assert result["interrupted"] is True and (result["rounds_done"], result["rounds"]) == (3, 24)
+    assert {figure["verdict"] for figure in result["figures"]} == {"cannot be told"}
+    assert not any(figure["worse"] for figure in result["figures"])
 
 
 def test_an_engine_that_fails_on_the_way_is_named(tiny_bundle, one_round, monkeypatch):

@@ -1,5 +1,6 @@
 """picnic-edge bench: what it measures, prints and writes, and what it does about engines that cannot run here."""
 
+import contextlib
 import json
 import multiprocessing
 import os
@@ -23,6 +24,7 @@ from benchmarks.bench import (
     document,
     machine_state,
     measure,
+    patience,
     plan,
     report,
     roofline,
@@ -33,11 +35,12 @@ from benchmarks.bench import (
 from benchmarks.bench.subject import Subject
 from benchmarks.bench.worker import EngineFailed, Task, Worker
 from convert import cli as convert_cli
+from convert import reference
 from edge_runtime import files
 from edge_runtime.bundle.reading import Bundle
 from edge_runtime.engines import check
 from edge_runtime.engines.record import EngineInfo
-from edge_runtime.errors import BundleError, MissingRequirement, UsageError
+from edge_runtime.errors import BundleError, EngineLost, MissingRequirement, UsageError
 from edge_runtime.machine import libraries
 from edge_runtime.machine.cpu import describe
 from tests import helpers
@@ -100,8 +103,9 @@ def photos(tmp_path_factory):
     return str(folder)
 
 
-def bench_json(capsys, *arguments):
-    cli.main(list(arguments) + ["--json"])
+def bench_json(capsys, *arguments, lost=False):
+    with pytest.raises(EngineLost) if lost else contextlib.ExitStack():
+        cli.main(list(arguments) + ["--json"])
     return json.loads(capsys.readouterr().out)
 
 
@@ -156,7 +160,7 @@ def test_json_is_one_document_with_every_engine(bundle, photos):
     assert result["bundle_id"] == Bundle.open(bundle).id
     assert result["command"][:3] == ["picnic-edge", "bench", bundle]
     assert result["photos"] == photos and result["photo_count"] == 6
-    assert "round 1: onnxruntime-fp32, onnxruntime" in done.stderr and "Traceback" not in done.stderr
+    assert "round 1 of up to 14: onnxruntime-fp32, onnxruntime" in done.stderr and "Traceback" not in done.stderr
 
 
 def test_the_document_is_as_the_schema_says(tiny_bundle, stub, tmp_path, capsys):
@@ -254,8 +258,7 @@ def test_unreadable_photos_are_left_out_and_said(tiny_bundle, stub, tmp_path, ca
 
 
 def test_many_photos_are_thinned_out_evenly(tiny_bundle, tmp_path):
-    items = [types.SimpleNamespace(path=str(number)) for number in range(1000)]
-    chosen = [int(item.path) for item in plan._spread(items)]
+    chosen = reference.spread(list(range(1000)), plan.MAX_PHOTOS)
     assert len(chosen) == plan.MAX_PHOTOS and chosen[0] == 0 and chosen[-1] > 960
     assert {31, 32} == set(np.diff(chosen))
 
@@ -310,9 +313,10 @@ def test_a_damaged_engine_is_skipped(tiny_bundle, no_cold_start, monkeypatch, ca
     check_figures(result["engines"][1])
 
 
-def two_engines(bundle, capsys):
+def two_engines(bundle, capsys, lost=False):
     """Returns the summaries of onnxruntime-fp32, which has what was planted, and of onnxruntime, which has nothing."""
-    result = bench_json(capsys, bundle, "--engine", "onnxruntime-fp32", "onnxruntime-bf16", *QUICK)
+    result = bench_json(capsys, bundle, "--engine", "onnxruntime-fp32", "onnxruntime-bf16", *QUICK, lost=lost)
+    assert result["partial"] is lost
     return {engine["name"]: engine for engine in result["engines"]}
 
 
@@ -328,7 +332,7 @@ def test_a_crash_costs_only_that_engine_and_what_was_measured_is_kept(
 ):
     monkeypatch.setattr(turns, "check_engine", lambda *_: None)
     monkeypatch.setattr(plan, "open_engine", opener)
-    engines = two_engines(bundle, capsys)
+    engines = two_engines(bundle, capsys, lost=True)
     first = engines["onnxruntime-fp32"]
     assert re.match(reason, first["stopped"]) and first["windows"] and "second line" not in first["stopped"]
     assert first["unstable"]
@@ -340,17 +344,23 @@ def test_an_engine_that_hangs_is_ended_and_the_others_go_on(bundle, stub, photos
     monkeypatch.setattr(worker, "STEP_LIMIT_S", 5.0)
     monkeypatch.setattr(turns, "_SLOWEST_PHOTO_S", 0.0)
     stub(stub_engines.open_hanging)
-    result = bench_json(capsys, bundle, "--engine", "onnxruntime-fp32", "onnxruntime", "--images", photos, *QUICK)
+    result = bench_json(
+        capsys, bundle, "--engine", "onnxruntime-fp32", "onnxruntime", "--images", photos, *QUICK, lost=True
+    )
     hung, other = result["engines"]
     assert "hangs" in hung["stopped"] and len(hung["windows"]) > 0, "what was measured before is kept"
     check_figures(other)
-    assert not other["stopped"] and not result["partial"]
+    assert not other["stopped"] and result["partial"]
 
 
-def test_an_engine_that_hangs_while_it_is_opened_is_ended(tiny_bundle, tmp_path, monkeypatch):
-    monkeypatch.setattr(worker, "OPEN_LIMIT_S", 0.01)
+def test_an_engine_that_hangs_while_it_is_opened_is_ended_and_waiting_is_said(
+    tiny_bundle, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(worker, "OPEN_LIMIT_S", 0.1)
+    monkeypatch.setattr(patience, "FIRST_S", 0.001)
     with pytest.raises(EngineFailed, match="hangs"):
         Worker(Task(tiny_bundle, "onnxruntime", [1], [], str(tmp_path), stub_engines.open_sleeping))
+    assert "onnxruntime: no answer for 0 s; waits up to " in capsys.readouterr().err
 
 
 def test_an_engine_that_hangs_is_asked_nothing_more(tiny_bundle, tmp_path, monkeypatch):
@@ -362,11 +372,13 @@ def test_an_engine_that_hangs_is_asked_nothing_more(tiny_bundle, tmp_path, monke
     assert not multiprocessing.active_children()
 
 
-def test_a_cold_start_that_hangs_is_ended(tiny_bundle, monkeypatch):
-    monkeypatch.setattr(cold_start, "LIMIT_S", 0.05)
+def test_a_cold_start_that_hangs_is_ended_and_waiting_is_said(tiny_bundle, monkeypatch, capsys):
+    monkeypatch.setattr(cold_start, "LIMIT_S", 0.1)
+    monkeypatch.setattr(patience, "FIRST_S", 0.001)
     subject = Subject("onnxruntime")
     cold_start.time_cold_start(Bundle.open(tiny_bundle), subject, "no.jpg")
     assert "hangs" in subject.problem
+    assert "onnxruntime: no answer for 0 s" in capsys.readouterr().err
 
 
 def test_a_bug_while_opening_is_shown_and_named(tiny_bundle, no_cold_start, monkeypatch, capfd):
@@ -495,6 +507,10 @@ def test_a_roofline_that_fails_names_the_cause(monkeypatch):
     monkeypatch.setattr(roofline, "count_work", fail)
     found = cli._place_below_roof(types.SimpleNamespace(checked=str), [], 0.1)
     assert found == {"skipped": "ValueError: planted"}
+    missing = MissingRequirement("onnx is needed here.\nTo get it: pip install onnx")
+    monkeypatch.setattr(roofline, "count_work", lambda path: (_ for _ in ()).throw(missing))
+    found = cli._place_below_roof(types.SimpleNamespace(checked=str), [], 0.1)
+    assert found == {"skipped": "onnx is needed here. To get it: pip install onnx"}
 
 
 def test_an_unknown_engine_exits_with_2_before_others_are_measured(tiny_bundle, monkeypatch):
@@ -505,6 +521,13 @@ def test_an_unknown_engine_exits_with_2_before_others_are_measured(tiny_bundle, 
     done = helpers.picnic_edge("bench", tiny_bundle, "--engine", "nosuch", "--json")
     assert (done.returncode, done.stdout) == (2, b"")
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("option", ["--against", "--images", "--labels", "--report"])
+def test_an_empty_name_exits_with_2_before_measuring(tiny_bundle, monkeypatch, option):
+    monkeypatch.setattr(cli, "measure_all", None)
+    with pytest.raises(UsageError, match=option + " '': expected a name"):
+        cli.main([tiny_bundle, option, ""] + QUICK)
 
 
 def test_no_photos_exits_with_2(tiny_bundle, tmp_path):
@@ -596,7 +619,7 @@ def test_an_interruption_leaves_a_partial_report(tiny_bundle, stub, tmp_path, mo
     result = json.loads((tmp_path / "bench.json").read_text())
     assert result["partial"] is True and faults(result) == []
     assert 0 < len(result["engines"][0]["windows"]) < 9
-    assert capsys.readouterr().out.startswith("**Partial: the run was stopped before its end.**")
+    assert capsys.readouterr().out.startswith("**Partial: ")
     count[:] = [0] * 5
     monkeypatch.setattr(Worker, "__init__", ask)  # before anything was measured
     with pytest.raises(KeyboardInterrupt):

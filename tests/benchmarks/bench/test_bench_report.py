@@ -255,8 +255,13 @@ def test_a_partial_run_is_marked_and_has_a_page(page):
     cut.facts, cut.windows = whole.facts, whole.windows[:1]
     result["engines"] = [summary.summarize(cut, None)]
     text = page(result)
-    assert "Partial:" in text and "the run was stopped before its end" in text
+    assert "Partial:" in text and "was stopped before its end" in text
     assert report.format_table(result).startswith("**Partial")
+    result["engines"][0]["latency_calls"] = 3
+    assert "No p99 of fewer" in report.format_table(result) and "--seconds" not in report.format_table(result)
+    result["partial"] = False
+    assert "--seconds" in report.format_table(result)
+    result["partial"] = True
     result["engines"] = [{"name": "openvino-int8", "skipped": "the run was stopped before it was measured"}]
     assert "openvino-int8 skipped: the run was stopped" in page(result)
 

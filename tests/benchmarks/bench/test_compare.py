@@ -102,14 +102,13 @@ def test_what_only_one_of_them_measured_is_said():
     after["engines"][2] = {"name": "onnxruntime", "skipped": "why"}
     after["engines"].append(dict(copy.deepcopy(third), name="tensorrt-fp16"))
     comparison = compare.compare(before, after)
-    assert comparison["lost"] == [
-        "onnxruntime",
-        "onnxruntime-fp32 end_to_end",
-        "openvino-bf16 (stopped: its process crashed)",
-    ]
+    assert comparison["lost"] == ["onnxruntime", "onnxruntime-fp32 end_to_end"]
+    assert comparison["stopped"] == [("openvino-bf16", "its process crashed")]
     assert comparison["new"] == ["tensorrt-fp16"]
     text = compare.format_comparison(comparison)
     assert "onnxruntime: was measured before, not now" in text and "tensorrt-fp16: was not measured before" in text
+    assert "openvino-bf16: stopped before its end in the second run: its process crashed" in text
+    assert "openvino-bf16: was measured before" not in text
     before["engines"] = []
     assert compare.compare(before, after)["figures"] == []
     assert "range" in compare.format_comparison(compare.compare(before, after))
@@ -131,7 +130,7 @@ def test_conditions_that_differ_are_said_loudly(tmp_path, capsys):
         "the libraries",
         "the clocks",
         "the machine's speed: its fixed piece of work took 3.00 ms; 3.40 ms",
-        "the second run was stopped before its end",
+        "the second run, or an engine in it, was stopped before its end",
         "other programs kept 50 % of the cores busy before the second run",
     ):
         assert any(what in line for line in said), what
@@ -144,7 +143,8 @@ def test_conditions_that_differ_are_said_loudly(tmp_path, capsys):
         (b"", "JSON"),
         (b"[" * 100000, "JSON"),
         (b"[]", "format_version 2.* None"),
-        (b'{"format_version": 1, "engines": []}', "format_version 2.* 1"),
+        (b'{"format_version": 1, "engines": []}', "format_version 2.* 1; measure again"),
+        (b'{"format_version": 3, "engines": []}', "format_version 2.* 3; a newer .* update"),
         (b'{"format_version": 2, "engines": [{"name": "x"}]}', "b.json: "),
         (b'{"format_version": 2, "engines": [7]}', "b.json: "),
     ],

@@ -850,8 +850,11 @@ def test_without_resume_the_rows_of_a_stopped_run_are_kept_and_both_commands_are
     assert commands == [job.arguments("--resume"), job.arguments("--overwrite")]
     with open(job.partial, "rb") as file:
         assert file.read() == before
-    # Of another source, too.
-    assert exit_code(job.bundle, os.path.join(job.photos, RED), "--out", job.out) == 2
+    # Of another source or with other settings, too: what is shown to resume is the command of the stopped run.
+    for source, option in ((os.path.join(job.photos, RED), "--strict"), (job.photos, "--threshold=0.6")):
+        assert exit_code(job.bundle, source, "--out", job.out, option) == 2
+        shown = [line for line in capsys.readouterr().err.splitlines() if line.endswith(" --resume")]
+        assert [shlex.split(line)[2:] for line in shown] == [commands[0]]
     assert exit_code(*commands[0]) == 0
     assert job.content() == in_twos and job.beside() == []
 
