@@ -97,7 +97,7 @@ def parser():
         help="refuse the engine if it changes how strongly the model prefers its best label to the next ones (the "
         "log-odds) by more than this share (default "
         + ", ".join(f"{name} {value}" for name, value in MAX_LOG_ODDS_CHANGE.items())
-        + ")",
+        + "; that of fp16 comes from its roundings, computed on a CPU, and was not run on hardware)",
     )
     this.add_argument(
         "--max-f1-drop",

@@ -33,7 +33,7 @@ def split_sample(sample, precision):
 
 def without_copies(sample):
     """Returns a Sample with only the first of photos that have the same pixels, and says how many are left out."""
-    first: typing.Dict[bytes, int] = {}
+    first: typing.Dict[bytes, int] = {}  # the index of each picture
     for index, picture in enumerate(sample.images):
         first.setdefault(hashlib.sha256(picture.tobytes()).digest(), index)
     copies = len(sample.names) - len(first)

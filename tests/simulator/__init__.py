@@ -15,8 +15,10 @@ problems come back through files in settings["report_folder"]. A child that exit
 """
 
 import atexit
+import contextlib
 import gc
 import glob
+import importlib
 import json
 import os
 import shutil
@@ -136,6 +138,8 @@ def install(monkeypatch=None, **knobs):
             monkeypatch.setitem(sys.modules, name, module)
         for name, value in environment.items():
             monkeypatch.setenv(name, value)
+        with contextlib.suppress(ImportError):  # its first import extends sys.path, which must outlast the test
+            importlib.import_module("onnxruntime.transformers")
         monkeypatch.setattr(sys, "path", sys.path + [CHILD])  # multiprocessing hands it on, not PYTHONPATH
     else:
         sys.modules.update(simulator.modules())
