@@ -170,7 +170,7 @@ def test_an_engine_that_fails_while_probed_starts_no_test(real, short, tmp_path)
     assert os.listdir(str(tmp_path)) == []
 
 
-@pytest.mark.parametrize("scenario", ["SingleStream", "Server"])
+@pytest.mark.parametrize("scenario", ["SingleStream", pytest.param("Server", marks=pytest.mark.slow)])
 def test_ctrl_c_ends_a_full_run_with_130(real, tiny_bundle, tmp_path, scenario):
     code = (
         "import sys\n"
