@@ -294,14 +294,19 @@ def test_a_cache_that_cannot_be_written_only_warns(tiny_bundle, simulated, tmp_p
     assert "compiles the kernels again" in caplog.text
 
 
-def test_a_record_that_cannot_be_written_counts_for_this_process(tiny_bundle, simulated, monkeypatch, capsys):
-    add_engine(tiny_bundle)
-    simulated("11.1", **PC)
+def make_read_only(monkeypatch):
+    """No record can be written any more, as on a read-only disk; root could write there."""
 
     def read_only(path, value):
         raise PermissionError(13, "Permission denied", path)
 
     monkeypatch.setattr(files, "write_json", read_only)
+
+
+def test_a_record_that_cannot_be_written_counts_for_this_process(tiny_bundle, simulated, monkeypatch, capsys):
+    add_engine(tiny_bundle)
+    simulated("11.1", **PC)
+    make_read_only(monkeypatch)
     for _ in range(2):
         open_engine(Bundle.open(tiny_bundle), NAME).close()
     said = capsys.readouterr().err
@@ -309,18 +314,17 @@ def test_a_record_that_cannot_be_written_counts_for_this_process(tiny_bundle, si
     assert record_of(tiny_bundle)["gpu_checks"] == []
 
 
-def test_a_record_that_cannot_be_written_is_signed_in_this_process(tiny_bundle, tmp_path, simulated, monkeypatch):
+def test_a_record_that_cannot_be_written_is_signed_in_this_process(
+    tiny_bundle, tmp_path, simulated, monkeypatch, capsys
+):
     monkeypatch.setenv(signing.KEY_FILE, helpers.write_bytes(tmp_path / "key", b"k" * 32))
     sign_bundle.main([tiny_bundle])
     add_engine(tiny_bundle)
     simulated("11.1", **PC)
-
-    def read_only(path, value):
-        raise PermissionError(13, "Permission denied", path)
-
-    monkeypatch.setattr(files, "write_json", read_only)
+    make_read_only(monkeypatch)
     for _ in range(2):
         open_engine(Bundle.open(tiny_bundle), "tensorrt-rtx").close()
+    assert capsys.readouterr().err.count("not yet checked on this GPU") == 1  # the second opens what the first checked
 
 
 @pytest.mark.parametrize("has_key", [True, False])
