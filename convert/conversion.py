@@ -133,7 +133,7 @@ def _stand_ins(bundle, builder, info, max_batch):
     if not hasattr(builder, "stand_ins"):
         return []
     try:
-        create_engine(info, len(bundle.class_names), max_batch, None).open().close()
+        create_engine(info, bundle.input_spec.shape, len(bundle.class_names), max_batch, None).open().close()
         return []
     except (BundleError, MissingRequirement) as error:
         say(f"{info.name} cannot run here: {str(error).splitlines()[0]}")
@@ -142,7 +142,7 @@ def _stand_ins(bundle, builder, info, max_batch):
 
 def _open(bundle, info, max_batch):
     """Opens an engine that was just made. Raises BundleError: its library cannot."""
-    engine = create_engine(info, len(bundle.class_names), max_batch, None)
+    engine = create_engine(info, bundle.input_spec.shape, len(bundle.class_names), max_batch, None)
     try:
         with _naming_a_full_disk(bundle.file("engines")):
             return engine.open()

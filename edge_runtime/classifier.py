@@ -1,6 +1,7 @@
 """The Python API: open a bundle, give it photos, read predictions."""
 
 import contextlib
+import functools
 import os
 import typing
 
@@ -72,7 +73,7 @@ class Classifier:
                 print(prediction.label, prediction.confidence, prediction.top(3))
 
     Attributes:
-        bundle: edge_runtime.bundle.reading.Bundle.
+        bundle: edge_runtime.bundle.reading.Bundle; bundle.input_spec says how photos become the network's input.
         engine: edge_runtime.engines.base.Engine, open until close().
         batch_size: photos per call of the engine.
         stats: edge_runtime.pipeline.stats.Stats of the latest run.
@@ -84,7 +85,7 @@ class Classifier:
         self.batch_size = batch_size
         self.stats = Stats()
         try:
-            self._jpeg_hardware = jpeg_hardware.open_decoder()
+            self._jpeg_hardware = jpeg_hardware.open_decoder(bundle.input_spec)
         except BaseException:
             engine.close()
             raise
@@ -171,9 +172,13 @@ class Classifier:
         return pandas.DataFrame(values, columns=columns).astype(numbers)
 
     def _classify(self, photos, max_delay_s, stop, live, stats):
+        read = functools.partial(read_image, input_spec=self.bundle.input_spec)
+        if self._jpeg_hardware:
+            read = self._jpeg_hardware.read_image
         answers = classify_items(
             photos if isinstance(photos, (Live, Video)) else _copies_of(photos),  # these never reuse a picture's memory
-            self._jpeg_hardware.read_image if self._jpeg_hardware else read_image,
+            read,
+            self.bundle.input_spec,
             self.engine,
             self.batch_size,
             cpu.core_count(),

@@ -60,7 +60,7 @@ def answers(bundle, images, engines):
     photos = [key[len("pixels/") :] for key in arrays if key.startswith("pixels/")]
     for engine in engines:
         info = find_engine(bundle, engine)
-        with create_engine(info, len(bundle.class_names), 1, None).open() as opened:
+        with create_engine(info, bundle.input_spec.shape, len(bundle.class_names), 1, None).open() as opened:
             for name in photos:
                 arrays[f"{engine}/{name}"] = opened.infer(arrays["pixels/" + name][None])[0]
     return arrays

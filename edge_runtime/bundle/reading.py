@@ -18,7 +18,7 @@ class Sample(typing.NamedTuple):
     """The photos of a bundle that its engines are checked against."""
 
     names: list  # of the photos, as in the training table
-    images: np.ndarray  # uint8 [n, 299, 299, 3]
+    images: np.ndarray  # uint8 [n, height, width, 3]
     labels: list  # the true class names
     probabilities: np.ndarray  # float32 [n, classes], the model's own answers to exactly these images
 
@@ -30,6 +30,7 @@ class Bundle:
         path: its folder.
         id: 12 hexadecimal digits, of what the bundle computes.
         class_names: in the order of the probabilities.
+        input_spec: edge_runtime.photos.spec.InputSpec: how photos become the network's input.
         manifest: dict, the content of manifest.json.
         files: {name relative to path, with /: {"sha256", "size_bytes"}}.
     """
@@ -40,6 +41,7 @@ class Bundle:
         self.class_names = manifest["class_names"]
         self.id = manifest["id"]
         self.files = manifest["files"]
+        self.input_spec = spec.from_manifest(manifest["input_spec"])
 
     @classmethod
     def open(cls, path, need_signature=True):
@@ -73,13 +75,13 @@ class Bundle:
             lists_fit = lists_fit and all(isinstance(manifest.get(part, {}), dict) for part in ("metrics", "training"))
         except KeyError as error:
             raise BundleError(f"{path}: the manifest lacks {error}; train again")
+        except ValueError as error:
+            raise BundleError(
+                f"{path}: made for an input spec that this version does not know ({error}).\n"
+                "Use the version that made it, or make it again."
+            )
         if not names_fit or not lists_fit or bundle.id != identity_of(manifest):
             raise BundleError(f"{path}: the manifest was changed after training; train again")
-        if manifest.get("input_spec") != spec.INPUT_SPEC:
-            raise BundleError(
-                f"{path}: made for another input spec than this version's; expected {spec.INPUT_SPEC}, "
-                f"got {manifest.get('input_spec')}.\nUse the version that trained it, or train again."
-            )
         with advising(ADVICE):
             check_files(path, bundle.files)
         return bundle
@@ -120,10 +122,13 @@ class Bundle:
         try:
             photos = json.loads(data.decode("utf-8"))
             names, labels = [photo["file"] for photo in photos], [photo["label"] for photo in photos]
+            longer_side = max(self.input_spec.height, self.input_spec.width)
             # decode_large takes also a photo that an augmentation made a single colour.
             pixels = [
-                decode.decode_large(self.read(f"sample/{index:03d}.png"), spec.SIDE) for index in range(len(photos))
+                decode.decode_large(self.read(f"sample/{index:03d}.png"), longer_side) for index in range(len(photos))
             ]
+            if any(picture.shape != self.input_spec.shape for picture in pixels):
+                raise ValueError(f"a photo in it is not {self.input_spec.width} x {self.input_spec.height}")
             probabilities = np.load(io.BytesIO(answers), allow_pickle=False)
             if probabilities.shape != (len(photos), len(self.class_names)) or probabilities.dtype != np.float32:
                 raise ValueError(f"probabilities.npy has the shape {probabilities.shape}")

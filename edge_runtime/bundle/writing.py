@@ -9,24 +9,24 @@ from edge_runtime.bundle import signing
 from edge_runtime.bundle.checksums import list_files
 from edge_runtime.bundle.manifest import FORMAT_VERSION, MANIFEST, identity_of, is_bundle
 from edge_runtime.errors import UsageError
-from edge_runtime.photos import spec
 
 _CONTENT = {MANIFEST, "model.onnx", "saved_model", "sample", "engines"}
 
 
-def write_manifest(folder, class_names, metrics, training):
+def write_manifest(folder, class_names, input_spec, metrics, training):
     """Lists every file of a folder that is to become a bundle, and signs the list where there is a key.
 
     Args:
         folder: holds all of the bundle's files, but no manifest yet.
         class_names: in the order of the model's outputs.
+        input_spec: dict, of edge_runtime.photos.spec.to_manifest.
         metrics: dict of plain values: the model's figures on its validation photos.
         training: dict of plain values: command, seed, data, weights, versions.
     """
     manifest = {
         "format_version": FORMAT_VERSION,
         "class_names": list(class_names),
-        "input_spec": spec.INPUT_SPEC,
+        "input_spec": input_spec,
         "metrics": metrics,
         "training": training,
         "created": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),

@@ -6,7 +6,6 @@ import contextlib
 import numpy as np
 
 from edge_runtime.errors import PicnicError
-from edge_runtime.photos import spec
 
 
 class EngineError(RuntimeError):
@@ -35,6 +34,7 @@ class Engine(abc.ABC):
     Attributes:
         info: edge_runtime.engines.record.EngineInfo.
         name: such as "onnxruntime-fp32".
+        input_shape: (height, width, 3) of a picture.
         max_batch: the largest batch that infer and submit take.
         threads: for CPU engines.
         slots: batches on their way that keep the engine busy; more are allowed and gain nothing.
@@ -43,9 +43,10 @@ class Engine(abc.ABC):
     slots = 1  # a subclass may set it in _open
     _closed = False
 
-    def __init__(self, info, class_count, max_batch, threads):
+    def __init__(self, info, input_shape, class_count, max_batch, threads):
         self.info = info
         self.name = info.name
+        self.input_shape = input_shape
         self.max_batch = max_batch
         self.threads = threads
         self._class_count = class_count
@@ -64,7 +65,7 @@ class Engine(abc.ABC):
         """Classifies photos.
 
         Args:
-            batch: uint8 array [n, 299, 299, 3], RGB, 1 <= n <= max_batch.
+            batch: uint8 array [n, height, width, 3], RGB, of input_shape, 1 <= n <= max_batch.
 
         Returns:
             float32 array [n, classes] of probabilities; the caller's own copy.
@@ -87,7 +88,7 @@ class Engine(abc.ABC):
         A user keeps up to `slots` batches on their way; more are answered too, but none of them sooner.
 
         Args:
-            batch: uint8 array [n, 299, 299, 3], RGB, 1 <= n <= max_batch. It must not change until it is collected.
+            batch: uint8 array [n, height, width, 3], RGB, of input_shape, 1 <= n <= max_batch. It must not change until it is collected.
 
         Returns:
             what collect needs. A batch whose submit raised is not on its way.
@@ -136,9 +137,8 @@ class Engine(abc.ABC):
         self.close()
 
     def _check_batch(self, batch):
-        expected = tuple(spec.INPUT_SPEC["shape"])
-        if batch.dtype != np.uint8 or batch.shape[1:] != expected or not 1 <= len(batch) <= self.max_batch:
-            sides = ", ".join(map(str, expected))
+        if batch.dtype != np.uint8 or batch.shape[1:] != self.input_shape or not 1 <= len(batch) <= self.max_batch:
+            sides = ", ".join(map(str, self.input_shape))
             raise ValueError(
                 f"{self.name}: expected uint8 [1..{self.max_batch}, {sides}], got {batch.dtype} {batch.shape}"
             )

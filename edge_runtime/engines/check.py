@@ -115,7 +115,7 @@ def speeds(engine, pictures):
     """Measures an open engine, for --engine auto to choose by.
 
     Args:
-        pictures: uint8 [n, 299, 299, 3].
+        pictures: uint8 [n, height, width, 3].
 
     Returns:
         {"images_per_s": in its largest batches, "images_per_s_b1": in batches of one}.

@@ -117,7 +117,7 @@ def _check(bundle, info, gpu):
     _require_enough(bundle, info, len(sample.names))
     limits = info.record["min_agreement"], info.record["max_log_odds_change"]
     largest = info.record["batch_profile"]["max"]
-    with create_engine(info, len(bundle.class_names), largest, None).open() as engine:
+    with create_engine(info, bundle.input_spec.shape, len(bundle.class_names), largest, None).open() as engine:
         try:
             parity, verdict = judged(engine, sample, *limits)
             if verdict.refused and not parity.non_finite:

@@ -24,9 +24,17 @@ GPU_KINDS = ("tensorrt", "tensorrt-rtx", "tf-trt")
 GPU_CHECKED_KINDS = ("tensorrt-rtx",)
 
 
-def create_engine(info, class_count, max_batch, threads):
-    """Returns the Engine for an EngineInfo, not opened yet; nothing is checked. threads: None for all cores."""
-    return module_of(info.kind).create(info, class_count, max_batch, threads or cpu.core_count())
+def create_engine(info, input_shape, class_count, max_batch, threads):
+    """Returns the Engine for an EngineInfo, not opened yet; nothing is checked.
+
+    Args:
+        info: edge_runtime.engines.record.EngineInfo.
+        input_shape: (height, width, 3) of the pictures.
+        class_count: how many probabilities it answers.
+        max_batch: the largest batch that it will be given.
+        threads: for CPU engines; None for all cores.
+    """
+    return module_of(info.kind).create(info, input_shape, class_count, max_batch, threads or cpu.core_count())
 
 
 def module_of(kind):

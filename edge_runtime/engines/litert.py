@@ -21,8 +21,8 @@ class LiteRtEngine(Engine):
 
     _interpreter: typing.Any = None
 
-    def __init__(self, info, class_count, max_batch, threads):
-        super().__init__(info, class_count, max_batch, threads)
+    def __init__(self, info, input_shape, class_count, max_batch, threads):
+        super().__init__(info, input_shape, class_count, max_batch, threads)
         self._lock = threading.Lock()
 
     def _open(self):

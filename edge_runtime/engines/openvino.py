@@ -10,7 +10,6 @@ import numpy as np
 from edge_runtime.bundle.checksums import checked_path
 from edge_runtime.engines.base import AsynchronousEngine
 from edge_runtime.machine.libraries import require
-from edge_runtime.photos import spec
 
 IR_MODEL = "model.xml"
 FILES = (IR_MODEL, "model.bin")  # that an engine opens; OpenVINO finds the weights beside the model
@@ -26,8 +25,8 @@ class OpenVinoEngine(AsynchronousEngine):
     each has its share of the threads; an engine opened for one photo at a time has all threads work on that.
     """
 
-    def __init__(self, info, class_count, max_batch, threads):
-        super().__init__(info, class_count, max_batch, threads)
+    def __init__(self, info, input_shape, class_count, max_batch, threads):
+        super().__init__(info, input_shape, class_count, max_batch, threads)
         self._compiled: typing.Any = None
         # The free ones. A request that is not collected yet keeps its answer, and is not among them.
         self._requests: typing.Deque[typing.Any] = collections.deque()
@@ -38,7 +37,7 @@ class OpenVinoEngine(AsynchronousEngine):
         core = openvino.Core()
         model, weights = (checked_path(self.info.path, name, self.info.files) for name in FILES)
         model = core.read_model(model, weights)  # by name: the weights are mapped, not copied
-        model.reshape([1] + spec.INPUT_SPEC["shape"])
+        model.reshape([1, *self.input_shape])
         self.slots = 1 if self.max_batch == 1 else 2  # the second is at hand when the first is done
         settings = {
             "NUM_STREAMS": 1 if self.max_batch == 1 else min(self.threads, _MAX_STREAMS),

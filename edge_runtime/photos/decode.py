@@ -5,8 +5,8 @@ jpeg_hardware.py, which is off by default: it decodes large JPEGs with a Jetson'
 
 Steps: recognize the format by the first bytes -> read the header -> reserve the memory that decoding takes -> decode (a
 JPEG at the smallest DCT scale that still covers the input size), transparency over white -> resize -> RGB, EXIF
-orientation (on the small picture: swapping channels, turning and mirroring commute with squashing to a square, and cost
-next to nothing there).
+orientation (on the small picture: swapping channels, turning and mirroring commute with resizing, and cost next to
+nothing there).
 
 Which decoder gets which format (benchmarks/experiments/fuzz_photos.py tries them): JPEGs go to simplejpeg, since it
 reports lost data; still WebPs, BMPs and JPEGs in CMYK to OpenCV; the rest to Pillow: PNGs (only their critical chunks,
@@ -25,8 +25,7 @@ from PIL import Image
 from edge_runtime.errors import ImageError, is_out_of_memory
 from edge_runtime.photos import jpeg, memory_budget, png
 from edge_runtime.photos.header import TIFF_PHOTOMETRIC, header_of, pillow_orientation
-from edge_runtime.photos.picture import check_picture, fit_image, shrink_picture, turn_upright
-from edge_runtime.photos.spec import SIDE
+from edge_runtime.photos.picture import check_picture, fit_image, shrink_picture, turn_upright, upright_size
 
 _REDUCED = {8: cv2.IMREAD_REDUCED_COLOR_8, 4: cv2.IMREAD_REDUCED_COLOR_4, 2: cv2.IMREAD_REDUCED_COLOR_2}
 STRIP_BYTES = 16 << 20  # of RGBA that is laid over white at a time
@@ -43,20 +42,21 @@ class _Decoded(typing.NamedTuple):
     orientation: int  # EXIF's, not applied yet
 
 
-def decode_image(data, scaled=True):
+def decode_image(data, input_spec, scaled=True):
     """Decodes an encoded photo (in a format of formats.SUFFIXES; of several pictures in a file the first or main one).
 
     Args:
         data: the bytes of the file.
+        input_spec: edge_runtime.photos.spec.InputSpec of the network.
         scaled: let the JPEG decoder shrink while it decodes; False decodes every pixel (for comparison).
 
     Returns:
-        uint8 array [299, 299, 3], RGB, upright.
+        uint8 array of input_spec.shape, RGB, upright.
 
     Raises:
         ImageError: not a photo, damaged, one colour, wholly transparent, or too large. MemoryError.
     """
-    return decode_for_network(io.BytesIO(data), len(data), scaled)[0]
+    return decode_for_network(io.BytesIO(data), len(data), input_spec, scaled)[0]
 
 
 def decode_large(data, side):
@@ -75,18 +75,38 @@ def decode_large(data, side):
     return decode_for_people(io.BytesIO(data), len(data), side)
 
 
-def decode_for_network(stream, size_bytes, scaled, digest=None):
+def decode_for_network(stream, size_bytes, input_spec, scaled, digest=None):
     """Returns (picture for the network, Header); adds the file's bytes to a hashlib object."""
     header = header_of(stream, size_bytes)
-    picture = _decode_in_budget(stream, size_bytes, header, SIDE if scaled else None, fit_image, digest)
+    upright = upright_size(header.width, header.height, header.orientation)[::-1]
+    scaled_size = input_spec.scaled_size(*upright)
+    # A JPEG may be decoded so much smaller that both sides still are as long as in the scaled photo.
+    reduction = min(length / shorter for length, shorter in zip(upright, scaled_size))
+    scale = _scale(header, reduction) if scaled and not input_spec.exact else 1
+    shorter, longer = sorted(scaled_size)
+    fit_bytes = 6 * shorter * min(longer, 4 * shorter)  # scaled and cut; what is longer is cut before it is scaled
+    if input_spec.exact:  # Pillow's copy, and what is only scaled across yet
+        fit_bytes += 4 * header.width * header.height + 4 * max(scaled_size) * max(header.width, header.height)
+    fit = functools.partial(_fit, input_spec)
+    picture = _decode_in_budget(stream, size_bytes, header, scale, fit, fit_bytes, digest)
     check_picture(picture)
     return picture, header
 
 
+def _fit(input_spec, decoded):
+    sideways = upright_size(1, 2, decoded.orientation) != (1, 2)
+    return fit_image(decoded.pixels, input_spec.as_stored(decoded.bgr, sideways))
+
+
 def decode_for_people(stream, size_bytes, side):
     """Returns a photo's picture, RGB, upright, its longer side at most side pixels."""
-    shrink = functools.partial(shrink_picture, height=side, width=side)
-    return _decode_in_budget(stream, size_bytes, header_of(stream, size_bytes), side, shrink)
+    header = header_of(stream, size_bytes)
+    scale = _scale(header, min(header.width, header.height) / side)
+
+    def shrink(decoded):
+        return shrink_picture(decoded.pixels, height=side, width=side)
+
+    return _decode_in_budget(stream, size_bytes, header, scale, shrink)
 
 
 def _upright_rgb(picture, decoded):
@@ -94,16 +114,16 @@ def _upright_rgb(picture, decoded):
     return turn_upright(rgb, decoded.orientation)
 
 
-def _decode_in_budget(stream, size_bytes, header, side, resize, digest=None):
+def _decode_in_budget(stream, size_bytes, header, scale, resize, resize_bytes=0, digest=None):
     """Returns a photo's picture, RGB, upright, decoded within the budget of memory.
 
     Args:
-        side: the pixels that the shorter side of a JPEG must still have; None: all.
-        resize: uint8 [height, width, 3] -> the same in another size.
+        scale: of a JPEG: it is decoded at 1/scale of its size.
+        resize: _Decoded -> its pixels in another size.
+        resize_bytes: what that takes.
     """
-    scale = _scale(header, side)
     what = f"{header.format} of {header.width} x {header.height} pixels"
-    need_bytes = size_bytes + _need_bytes(header, size_bytes, scale) + _FIXED_BYTES
+    need_bytes = size_bytes + _need_bytes(header, size_bytes, scale) + resize_bytes + _FIXED_BYTES
     with memory_budget.decode_budget().reserve(need_bytes, what):
         return _read_and_decode(stream, header, scale, need_bytes, resize, digest)  # nothing large outlives the call
 
@@ -115,17 +135,18 @@ def _read_and_decode(stream, header, scale, need_bytes, resize, digest):
         digest.update(data)
     try:
         decoded = _decode_or_no_memory(data, header, scale, need_bytes)
-        return _upright_rgb(resize(decoded.pixels), decoded)
+        return _upright_rgb(resize(decoded), decoded)
     except cv2.error as error:
         if is_out_of_memory(error):
             raise MemoryError(str(error))
         raise ImageError(f"is damaged ({header.format}: {getattr(error, 'err', error)})")
 
 
-def _scale(header, side):
-    if header.format != "JPEG" or side is None:
+def _scale(header, reduction):
+    """Returns at what part of its size (1/8, 1/4, 1/2 or all of it) a photo that is reduced this much is decoded."""
+    if header.format != "JPEG":
         return 1
-    return next((scale for scale in (8, 4, 2) if min(header.width, header.height) >= side * scale), 1)
+    return next((scale for scale in (8, 4, 2) if reduction >= scale), 1)
 
 
 def _need_bytes(header, size_bytes, scale):

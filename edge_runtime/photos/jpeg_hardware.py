@@ -18,25 +18,35 @@ import cv2
 import numpy as np
 
 from edge_runtime.errors import MissingRequirement
-from edge_runtime.photos import decode, jpeg, read, spec
+from edge_runtime.photos import decode, jpeg, read
 from edge_runtime.photos.header import read_header
-from edge_runtime.photos.picture import check_picture, fit_image, turn_upright
+from edge_runtime.photos.picture import check_picture, fit_image, turn_upright, upright_size
 
 SWITCH = "PICNIC_EDGE_JPEG"
-_TWICE = 2 * spec.SIDE
-_MIN_SIDE = 2 * _TWICE  # smaller photos are quick to decode without it
+_MIN_REDUCTION = 4  # smaller photos are quick to decode without it
 _TIMEOUT_S = 5
 _MAX_DIFFERENCE = 3.0  # mean over the test picture's pixels, of 255; a wrong colour range differs by 8 and more
 _ELEMENTS = "nvjpegdec ! video/x-raw ! nvvidconv"
 
 
-def open_decoder():
+def open_decoder(input_spec):
     """Returns an open HardwareDecoder where PICNIC_EDGE_JPEG=hardware, else None.
 
+    Args:
+        input_spec: edge_runtime.photos.spec.InputSpec of the network.
+
     Raises:
-        MissingRequirement: there is no such hardware, or it decodes to other colours.
+        MissingRequirement: there is no such hardware, it decodes to other colours, or input_spec has a filter of
+            Pillow's.
     """
-    return HardwareDecoder() if os.environ.get(SWITCH) == "hardware" else None
+    if os.environ.get(SWITCH) != "hardware":
+        return None
+    if input_spec.exact:
+        raise MissingRequirement(
+            f"{SWITCH}=hardware: the bundle's photos are resized with Pillow's {input_spec.filter} filter, which the "
+            f"hardware does not have. Unset {SWITCH}"
+        )
+    return HardwareDecoder(input_spec)
 
 
 class HardwareDecoder:
@@ -46,18 +56,23 @@ class HardwareDecoder:
         failures: photos that the hardware did not decode within 5 s, and that were decoded without it.
     """
 
-    def __init__(self, elements=_ELEMENTS):
+    def __init__(self, input_spec, elements=_ELEMENTS):
         """Opens the decoder and tests it with a drawn picture.
+
+        Args:
+            input_spec: edge_runtime.photos.spec.InputSpec of the network, its filter "area".
+            elements: of GStreamer, that decode and resize.
 
         Raises:
             MissingRequirement: no GStreamer for Python, no such elements, or the picture comes out different.
         """
         self.failures = 0
+        self._input_spec = input_spec
         self._elements = elements
         self._lock = threading.Lock()
         self._closed = False
         self._pipeline: typing.Any = None
-        self._size: typing.Optional[typing.Tuple[int, int]] = None  # of the photos that the pipeline is set up for
+        self._sizes: typing.Any = None  # of photo and picture, (width, height) each, that the pipeline is set up for
         self._number = 0
         self._gst = _gstreamer()
         try:
@@ -76,25 +91,28 @@ class HardwareDecoder:
             data: the bytes of the file.
 
         Returns:
-            uint8 array [299, 299, 3], RGB, upright.
+            uint8 array of the input spec's shape, RGB, upright.
 
         Raises:
             ImageError: not a photo, damaged, one colour, wholly transparent, or too large. MemoryError.
         """
         header = read_header(data)
-        if not _suits(header) or jpeg.find_end(data, header.facts) < 0:
-            return decode.decode_image(data)
+        sideways = upright_size(1, 2, header.orientation) != (1, 2)
+        stored_spec = self._input_spec.as_stored(False, sideways)
+        height, width = stored_spec.scaled_size(header.height, header.width)
+        if not _suits(header, height, width) or jpeg.find_end(data, header.facts) < 0:
+            return decode.decode_image(data, self._input_spec)
         with self._lock:
             bgrx = None
             if not self._closed:  # else it would be opened again, and never closed
-                bgrx = self._decode(data, (header.width, header.height))
+                bgrx = self._decode(data, (header.width, header.height), (2 * width, 2 * height))
                 if bgrx is None:
                     self.failures += 1
                     self._stop()
         if bgrx is None:
-            return decode.decode_image(data)
+            return decode.decode_image(data, self._input_spec)
         rgb = cv2.cvtColor(bgrx, cv2.COLOR_BGRA2RGB)
-        picture = turn_upright(fit_image(rgb), header.orientation)
+        picture = turn_upright(fit_image(rgb, stored_spec), header.orientation)
         check_picture(picture)
         return picture
 
@@ -108,12 +126,17 @@ class HardwareDecoder:
             self._closed = True
             self._stop()
 
-    def _decode(self, data, size):
-        """Returns the photo as uint8 [598, 598, 4], BGRx; None where the hardware fails."""
-        if self._pipeline is None or size != self._size:
+    def _decode(self, data, size, picture_size):
+        """Returns the photo as uint8 [height, width, 4], BGRx; None where the hardware fails.
+
+        Args:
+            size, picture_size: (width, height) of the photo and of the result.
+        """
+        width, height = picture_size
+        if self._pipeline is None or (size, picture_size) != self._sizes:
             # Another size in the same pipeline would be negotiated again; NVIDIA's elements differ in that.
             self._stop()
-            self._start(size)
+            self._start(size, picture_size)
         gst = self._gst
         self._number += 1
         photo = gst.Buffer.new_wrapped(data)
@@ -126,18 +149,19 @@ class HardwareDecoder:
         if picture.pts != photo.pts:  # another photo's picture
             return None
         pixels = np.frombuffer(picture.extract_dup(0, picture.get_size()), np.uint8)
-        if pixels.size % _TWICE or pixels.size < _TWICE * _TWICE * 4:
+        if pixels.size % height or pixels.size < height * width * 4:
             return None
-        return pixels.reshape(_TWICE, -1)[:, : _TWICE * 4].reshape(_TWICE, _TWICE, 4)  # rows may be padded
+        return pixels.reshape(height, -1)[:, : width * 4].reshape(height, width, 4)  # rows may be padded
 
-    def _start(self, size):
+    def _start(self, size, picture_size):
         pipeline = self._gst.parse_launch(
             f"appsrc name=photo format=time caps=image/jpeg ! jpegparse ! {self._elements} ! "
-            f"video/x-raw, format=(string)BGRx, width=(int){_TWICE}, height=(int){_TWICE} ! "
+            f"video/x-raw, format=(string)BGRx, width=(int){picture_size[0]}, "
+            f"height=(int){picture_size[1]} ! "
             "appsink name=picture sync=false max-buffers=1"
         )
         pipeline.set_state(self._gst.State.PLAYING)
-        self._pipeline, self._size = pipeline, size
+        self._pipeline, self._sizes = pipeline, (size, picture_size)
 
     def _stop(self):
         if self._pipeline is not None:
@@ -154,11 +178,11 @@ class HardwareDecoder:
                 f"{SWITCH}=hardware: GStreamer here has no {', '.join(missing)}; NVIDIA's come with JetPack. "
                 f"Unset {SWITCH} to decode without"
             )
-        done, data = cv2.imencode(".jpg", _test_picture(), [cv2.IMWRITE_JPEG_QUALITY, 95])
+        done, data = cv2.imencode(".jpg", _test_picture(self._input_spec), [cv2.IMWRITE_JPEG_QUALITY, 95])
         picture = self.decode_image(data.tobytes())
         if self.failures:
             raise MissingRequirement(f"{SWITCH}=hardware: {self._elements} decodes no JPEG here")
-        difference = np.abs(picture.astype(int) - decode.decode_image(data.tobytes())).mean()
+        difference = np.abs(picture.astype(int) - decode.decode_image(data.tobytes(), self._input_spec)).mean()
         if difference > _MAX_DIFFERENCE:
             raise MissingRequirement(
                 f"{SWITCH}=hardware: {self._elements} decodes a test picture {difference:.1f} of 255 off on average "
@@ -166,18 +190,20 @@ class HardwareDecoder:
             )
 
 
-def _suits(header):
+def _suits(header, height, width):
+    """Tells whether the hardware takes a photo that is to be resized to height x width."""
     return (
         header.format == "JPEG"
         and header.facts.components == 3
         and not header.facts.progressive
-        and min(header.width, header.height) >= _MIN_SIDE
+        and min(header.height / height, header.width / width) >= _MIN_REDUCTION
+        and max(height, width) <= 4 * min(height, width)
     )
 
 
-def _test_picture():
+def _test_picture(input_spec):
     """Returns a BGR picture of all colours, dark to bright, from smooth to fine."""
-    side = _MIN_SIDE
+    side = _MIN_REDUCTION * max(input_spec.scaled_size(1024, 1024))
     down, right = np.mgrid[0:side, 0:side].astype(np.float32) / side
     waves = 40 * np.sin(right * 60) * np.sin(down * 40)
     picture = np.stack([255 * right, 255 * down, 255 * (1 - right)], axis=2) + waves[:, :, None]

@@ -20,39 +20,41 @@ from edge_runtime.photos.header import Header
 class Photo(typing.NamedTuple):
     """A photo for the network, and what is known of its file."""
 
-    picture: np.ndarray  # uint8 [299, 299, 3], RGB, upright
+    picture: np.ndarray  # uint8 [height, width, 3], RGB, upright
     header: Header
     size_bytes: int  # of the file
     sha256: str  # of the file's bytes
 
 
-def read_image(path):
+def read_image(path, input_spec):
     """Reads a photo for the network.
 
     Args:
         path: file name (str or bytes).
+        input_spec: edge_runtime.photos.spec.InputSpec of the network.
 
     Returns:
-        uint8 array [299, 299, 3], RGB, upright.
+        uint8 array of input_spec.shape, RGB, upright.
 
     Raises:
         ImageError: the file cannot be read or is no usable photo; the message says why. PhotoMissing: it is not there.
         StorageLost: the disk or network drive fails, or no more files can be opened.
         MemoryError: there is not enough memory, even for this photo alone.
     """
-    return _retry_alone(_read_image, path)
+    return _retry_alone(functools.partial(_read_image, input_spec=input_spec), path)
 
 
-def _read_image(path):
+def _read_image(path, input_spec):
     with _open_regular(path) as (stream, size_bytes):
-        return decode_for_network(stream, size_bytes, True)[0]
+        return decode_for_network(stream, size_bytes, input_spec, True)[0]
 
 
-def read_photo(path):
+def read_photo(path, input_spec):
     """Reads a photo for the network, with what is known of its file.
 
     Args:
         path: file name (str or bytes).
+        input_spec: edge_runtime.photos.spec.InputSpec of the network.
 
     Returns:
         Photo.
@@ -62,13 +64,13 @@ def read_photo(path):
         StorageLost: the disk or network drive fails, or no more files can be opened.
         MemoryError: there is not enough memory, even for this photo alone.
     """
-    return _retry_alone(_read_photo, path)
+    return _retry_alone(functools.partial(_read_photo, input_spec=input_spec), path)
 
 
-def _read_photo(path):
+def _read_photo(path, input_spec):
     digest = hashlib.sha256()
     with _open_regular(path) as (stream, size_bytes):
-        picture, header = decode_for_network(stream, size_bytes, True, digest)
+        picture, header = decode_for_network(stream, size_bytes, input_spec, True, digest)
     return Photo(picture, header, size_bytes, digest.hexdigest())
 
 

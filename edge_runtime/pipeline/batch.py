@@ -29,7 +29,7 @@ class Batch:
         self.read_s = read_s
         self.items: typing.List[typing.Any] = []
         self.errors: typing.List[str] = []  # "" for a picture
-        self.pictures: typing.Any = None  # uint8 [batch size, 299, 299, 3]
+        self.pictures: typing.Any = None  # uint8 [batch size, height, width, 3]
         self.count = 0  # pictures
         self.cut_short = False
         self.results: list = []  # per picture the probabilities, float32 [classes], or why there are none (str)

@@ -15,7 +15,7 @@ from edge_runtime.pipeline.stats import Stats
 
 
 def classify_items(
-    items, read, engine, batch_size, decode_threads, max_delay_s=None, stop=None, stats=None, live=False
+    items, read, input_spec, engine, batch_size, decode_threads, max_delay_s=None, stop=None, stats=None, live=False
 ):
     """Runs items through an engine.
 
@@ -25,8 +25,9 @@ def classify_items(
     Args:
         items: iterable of Item, Frame, uint8 arrays [height, width, 3] (RGB), or what read takes; read by a thread of
             its own, and only a bounded number ahead.
-        read: file name -> uint8 [299, 299, 3]; raises ImageError where the file is no usable photo. Called by the
-            decode threads.
+        read: file name -> uint8 array of input_spec.shape; raises ImageError where the file is no usable photo. Called
+            by the decode threads.
+        input_spec: edge_runtime.photos.spec.InputSpec of the network.
         engine: an open Engine; others may use it meanwhile.
         batch_size: photos per call of the engine, at most engine.max_batch.
         decode_threads: how many threads decode.
@@ -51,7 +52,7 @@ def classify_items(
     if not 1 <= batch_size <= engine.max_batch:
         raise ValueError(f"a batch of {batch_size}; {engine.name} takes 1 to {engine.max_batch}")
     stats = stats if stats is not None else Stats()
-    flow = Flow(Settings(items, read, engine, batch_size, decode_threads, max_delay_s, stop, stats, live))
+    flow = Flow(Settings(items, read, input_spec, engine, batch_size, decode_threads, max_delay_s, stop, stats, live))
     try:
         flow.start()
         for batch in iter(flow.next_finished, None):

@@ -24,6 +24,7 @@ class Settings(typing.NamedTuple):
 
     items: typing.Iterable
     read: typing.Callable
+    input_spec: typing.Any
     engine: typing.Any
     batch_size: int
     decode_threads: int
@@ -151,7 +152,7 @@ class Flow:
                     return
                 entry = self._window.next_to_load()
             started_s = time.perf_counter()
-            outcome = load(entry.item, self._settings.read)
+            outcome = load(entry.item, self._settings.read, self._settings.input_spec)
             self._stats.add(
                 decode_s=time.perf_counter() - started_s,
                 decoded=isinstance(outcome, np.ndarray),

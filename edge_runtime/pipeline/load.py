@@ -6,7 +6,6 @@ import typing
 import numpy as np
 
 from edge_runtime.errors import ImageError, OutOfMemory, PicnicError, StorageLost, is_out_of_memory
-from edge_runtime.photos import spec
 from edge_runtime.photos.picture import check_picture, fit_image
 from edge_runtime.sources import storage
 from edge_runtime.sources.items import Frame, Item
@@ -18,19 +17,20 @@ class Failure(typing.NamedTuple):
     error: BaseException
 
 
-def load(item, read):
+def load(item, read, input_spec):
     """Loads one item.
 
     Args:
         item: an Item, a Frame, a uint8 array [height, width, 3] (RGB), or what read takes.
-        read: file name -> uint8 [299, 299, 3]; raises ImageError where the file is no usable photo.
+        read: file name -> uint8 array of input_spec.shape; raises ImageError where the file is no usable photo.
+        input_spec: edge_runtime.photos.spec.InputSpec of the network.
 
     Returns:
-        the picture, uint8 [299, 299, 3]; an ImageError: this item has none; a Failure: the run must end.
+        the picture, a uint8 array of input_spec.shape; an ImageError: this item has none; a Failure: the run must end.
     """
     try:
-        picture = _picture_of(item, read)
-        if picture.dtype != np.uint8 or picture.shape != tuple(spec.INPUT_SPEC["shape"]):
+        picture = _picture_of(item, read, input_spec)
+        if picture.dtype != np.uint8 or picture.shape != input_spec.shape:
             raise ValueError(f"read returned {picture.dtype} {picture.shape}")
         return picture
     except ImageError as error:
@@ -50,7 +50,7 @@ def name_of(item):
     return "a frame" if isinstance(item, np.ndarray) else getattr(item, "name", str(item))
 
 
-def _picture_of(item, read):
+def _picture_of(item, read, input_spec):
     if isinstance(item, (Item, Frame)) and item.problem:
         raise ImageError(item.problem)
     if isinstance(item, Item):
@@ -59,7 +59,7 @@ def _picture_of(item, read):
         except ImageError as error:
             raise ImageError(storage.reason_of(item, error))
     if isinstance(item, (np.ndarray, Frame)):
-        picture = fit_image(item.picture if isinstance(item, Frame) else item)
+        picture = fit_image(item.picture if isinstance(item, Frame) else item, input_spec)
         check_picture(picture)
         return picture
     return read(item)

@@ -4,7 +4,6 @@ import numpy as np
 
 from edge_runtime.engines.base import EngineError
 from edge_runtime.errors import EngineLost, OutOfMemory, PicnicError, is_out_of_memory
-from edge_runtime.photos import spec
 from edge_runtime.pipeline.load import name_of
 
 ENGINE_FAILURES = (EngineError, PicnicError)
@@ -15,7 +14,7 @@ def results_after_failure(engine, pictures, items, failure):
 
     Args:
         engine: an open Engine.
-        pictures: uint8 [n, 299, 299, 3].
+        pictures: uint8 [n, height, width, 3].
         items: of the pictures, for messages.
         failure: the exception that the engine raised.
 
@@ -54,7 +53,7 @@ def _results_of(engine, pictures, items):
 def _check_alive(engine, item, failure):
     """Raises EngineLost where the engine fails on a plain grey picture as well."""
     try:
-        engine.infer(np.full([1] + spec.INPUT_SPEC["shape"], 128, np.uint8))
+        engine.infer(np.full((1, *engine.input_shape), 128, np.uint8))
     except ENGINE_FAILURES as error:
         raise EngineLost(
             f"{engine.name} stopped working at {name_of(item)}: {failure}\nIt fails on a plain grey picture too. "

@@ -134,8 +134,8 @@ class TensorRtEngine(AsynchronousEngine):
     _shaped_for = 0  # photos that the execution context expects
     _lost = ""  # why the GPU cannot be used any more
 
-    def __init__(self, info, class_count, max_batch, threads):
-        super().__init__(info, class_count, max_batch, threads)
+    def __init__(self, info, input_shape, class_count, max_batch, threads):
+        super().__init__(info, input_shape, class_count, max_batch, threads)
         self._slots: typing.List[_Slot] = []
         self._free: typing.Deque[_Slot] = collections.deque()
         self._on_their_way: typing.Deque[_Batch] = collections.deque()  # those that have a slot, the oldest first
