@@ -7,7 +7,7 @@ import stat
 import tempfile
 import zipfile
 
-from edge_runtime.errors import UsageError
+from edge_runtime.errors import PicnicError, UsageError
 from edge_runtime.text import printable
 
 MAX_FILES = 10000
@@ -63,7 +63,11 @@ def unpacked(path):
                 )
             for entry in entries:
                 _unpack(archive, entry, folder)
-        yield os.path.join(folder, _only_top([_name(entry) for entry in entries]))
+        top = os.path.join(folder, _only_top([_name(entry) for entry in entries])).rstrip("/")
+        try:
+            yield top
+        except PicnicError as error:  # with the name that the user knows
+            raise type(error)(str(error).replace(top, path))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -29,11 +29,8 @@ def read_class_names(path):
         raise UsageError(
             f"{path}: is larger than {_MAX_BYTES >> 20} MiB; expected the names of the classes, one a line"
         )
-    for mark, encoding in ((b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"), (b"", "utf-8-sig")):
-        if data.startswith(mark):
-            break
     try:
-        text = data.decode(encoding)
+        text = data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
     except UnicodeDecodeError:
         raise UsageError(f"{path}: is not UTF-8; save it as UTF-8, one class name a line")
     lines = [line.strip() for line in re.split("\r\n|\n|\r", text)]

@@ -10,7 +10,6 @@ from train.importing import archives
 # In this order: a Teachable Machine zip holds a Keras file, a Hugging Face folder an ONNX file. Each module has
 # recognizes(path), which looks at the content, and read(path, options), which returns an Original.
 READERS = (
-    "ultralytics",
     "hugging_face",
     "custom_vision",
     "onnx_file",
