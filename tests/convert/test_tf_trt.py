@@ -22,6 +22,7 @@ from edge_runtime.engines.kinds import create_engine
 from edge_runtime.engines.record import EngineInfo
 from edge_runtime.engines.tf_trt import Probe
 from edge_runtime.errors import BundleError, MissingRequirement
+from edge_runtime.photos.spec import INCEPTION_V3
 from tests import helpers
 
 tensorflow = pytest.importorskip("tensorflow", reason="TensorFlow is not installed")
@@ -157,7 +158,7 @@ def source(tmp_path):
 
 
 def converted(source, tmp_path, precision="fp16", max_batch=8, workspace_mib=512):
-    return tf_trt.convert(source, str(tmp_path / "target"), precision, max_batch, workspace_mib)
+    return tf_trt.convert(source, str(tmp_path / "target"), precision, max_batch, workspace_mib, (299, 299, 3))
 
 
 # ---- the conversion
@@ -462,4 +463,4 @@ def test_a_false_flag_reaches_the_real_converted_graph_only_where_it_is_known_to
 
 def test_kinds_find_their_module():
     info = EngineInfo("tf-trt-fp16", "tf-trt", "fp16", "/nowhere", {})
-    assert isinstance(create_engine(info, 3, 8, 1), engine_module.TfTrtEngine)
+    assert isinstance(create_engine(info, INCEPTION_V3.shape, 3, 8, 1), engine_module.TfTrtEngine)

@@ -17,6 +17,7 @@ from edge_runtime.bundle.manifest import MANIFEST, identity_of
 from edge_runtime.bundle.reading import Bundle
 from edge_runtime.engines.selection import open_engine
 from edge_runtime.errors import BundleError, UsageError
+from edge_runtime.photos.spec import INCEPTION_V3, to_manifest
 from tests.helpers import (
     COLOURS,
     add_tiny_saved_model,
@@ -172,7 +173,7 @@ def write_saved_model(folder):
     for name in ("saved_model.pb", "variables/a"):
         write_bytes(os.path.join(folder, "saved_model", name), name.encode())
     os.unlink(os.path.join(folder, MANIFEST))
-    writing.write_manifest(folder, sorted(COLOURS), {}, {})
+    writing.write_manifest(folder, sorted(COLOURS), to_manifest(INCEPTION_V3), {}, {})
 
 
 def test_weights_in_another_file_are_refused_also_where_that_is_listed(tiny_bundle, tmp_path, monkeypatch):
@@ -183,7 +184,7 @@ def test_weights_in_another_file_are_refused_also_where_that_is_listed(tiny_bund
     model = onnx.load(path)
     onnx.save_model(model, path, save_as_external_data=True, location="weights", size_threshold=0)
     os.unlink(os.path.join(tiny_bundle, MANIFEST))
-    writing.write_manifest(tiny_bundle, sorted(COLOURS), {}, {})
+    writing.write_manifest(tiny_bundle, sorted(COLOURS), to_manifest(INCEPTION_V3), {}, {})
     monkeypatch.chdir(tiny_bundle)
     for use in (open_engine, lambda opened: opened.checked("model.onnx")):
         assert "its file model.onnx has weights in other files, which are not checked" in refusal(tiny_bundle, use)
@@ -219,7 +220,7 @@ def as_npy(values):
 def test_a_sample_that_is_listed_and_no_sample_is_refused(tiny_bundle, name, data):
     write_bytes(os.path.join(tiny_bundle, "sample", name), data)
     os.unlink(os.path.join(tiny_bundle, MANIFEST))
-    writing.write_manifest(tiny_bundle, sorted(COLOURS), {}, {})
+    writing.write_manifest(tiny_bundle, sorted(COLOURS), to_manifest(INCEPTION_V3), {}, {})
     assert refusal(tiny_bundle, Bundle.sample).startswith(f"{tiny_bundle}: its sample cannot be read (")
 
 
