@@ -88,7 +88,7 @@ def run(engine, pictures, scenario, mode, folder):
 
     Args:
         engine: an open Engine; it is called from this thread only.
-        pictures: uint8 [n, 299, 299, 3], n >= 1; LoadGen draws from them.
+        pictures: uint8 [n, height, width, 3], n >= 1; LoadGen draws from them.
         scenario: one of SCENARIOS.
         mode: "quick" (some seconds) or "full" (600 s and more).
         folder: for LoadGen's mlperf_log_* files, which replace older ones; created if it is missing.

@@ -59,7 +59,7 @@ _BENCHMARK_APP = (
 _WHOLE_PROGRAM = "; its CPU time is the whole program's, starting and loading included"
 _CHANGED = (
     "the hackathon's script in TensorFlow 2 calls. Kept: tf.data without parallel calls or prefetch, tf.image, batches "
-    "of 32, Keras predict. Changed: 299 x 299 pixels (there 192 x 192) and the bundle's own network in its Keras "
+    "of 32, Keras predict. Changed: the bundle's size (there 192 x 192) and the bundle's own network in its Keras "
     "model's place, whose graph scales the pixels (there they were 0..1 in prediction, -1..1 in training)"
 )
 
@@ -107,6 +107,7 @@ def jobs(bundle, paths, threads=None, seconds=10.0, batch=BATCH):
     common = {
         "paths": list(paths),
         "class_names": bundle.class_names,
+        "shape": list(bundle.input_spec.shape),  # the rivals squash photos to it, whatever the bundle does
         "threads": min(threads or cpu.core_count(), cpu.core_count()),
         "seconds": seconds,
         "batch": batch,
@@ -189,11 +190,12 @@ def child_main(job, answer, parent):
     files.write_json(answer, result)
 
 
-def plain_loop(model, threads, batch=BATCH):
+def plain_loop(model, shape, threads, batch=BATCH):
     """The loop of ten lines that most programs begin with: read, resize, collect a batch, run.
 
     Args:
         model: a bundle's model.onnx.
+        shape: (height, width, 3) of its input.
         threads: for ONNX Runtime.
         batch: photos per call.
 
@@ -211,7 +213,7 @@ def plain_loop(model, threads, batch=BATCH):
             pictures = []
             for path in paths[start : start + batch]:
                 bgr = cv2.imread(path)
-                pictures.append(cv2.resize(bgr, (spec.SIDE, spec.SIDE))[:, :, ::-1])
+                pictures.append(cv2.resize(bgr, (shape[1], shape[0]))[:, :, ::-1])
             classes += session.run(None, {INPUT_NAME: np.stack(pictures)})[0].argmax(axis=1).tolist()
         return classes
 
@@ -281,7 +283,7 @@ def _why_not_common(path):
     try:
         path.encode("utf-8")
         data = read.read_bytes(path)
-        decode.decode_image(data)
+        decode.decode_image(data, spec.INCEPTION_V3)  # whether it can be read does not depend on that
         header = Image.open(io.BytesIO(data))
     except UnicodeEncodeError:
         return "its name is not UTF-8"
@@ -333,13 +335,13 @@ def _hackathon(job):
     layers = tensorflow.keras.layers
     model = tensorflow.keras.Sequential(
         [
-            layers.InputLayer(tuple(spec.INPUT_SPEC["shape"]), dtype="uint8"),
+            layers.InputLayer(tuple(job["shape"]), dtype="uint8"),
             layers.Lambda(_network(tensorflow, job["model"]), output_shape=(len(job["class_names"]),)),
         ]
     )
 
     def classify(paths):
-        dataset = _file_names(tensorflow, paths).map(lambda path: _tf_photo(tensorflow, path))
+        dataset = _file_names(tensorflow, paths).map(lambda path: _tf_photo(tensorflow, path, job["shape"]))
         return model.predict(dataset.batch(job["batch"]), verbose=0).argmax(axis=1).tolist()
 
     return classify, ["tensorflow"], _CHANGED
@@ -352,7 +354,7 @@ def _tensorflow(job):
     def classify(paths):
         autotune = tensorflow.data.experimental.AUTOTUNE
         dataset = _file_names(tensorflow, paths)
-        dataset = dataset.map(lambda path: _tf_photo(tensorflow, path), num_parallel_calls=autotune)
+        dataset = dataset.map(lambda path: _tf_photo(tensorflow, path, job["shape"]), num_parallel_calls=autotune)
         classes = []
         for pixels in dataset.batch(job["batch"]).prefetch(autotune):
             classes += network(pixels).numpy().argmax(axis=1).tolist()
@@ -371,7 +373,7 @@ def _tf_trt(job):
 def _opencv_onnxruntime(job):
     cv2.setNumThreads(job["threads"])
     note = "cv2.imread, cv2.resize, InferenceSession.run, one after the other"
-    return plain_loop(job["model"], job["threads"], job["batch"]), ["onnxruntime", "cv2"], note
+    return plain_loop(job["model"], job["shape"], job["threads"], job["batch"]), ["onnxruntime", "cv2"], note
 
 
 def _ultralytics(job):
@@ -415,7 +417,7 @@ def _tensorflow_with(threads):
 
 
 def _network(tensorflow, path):
-    """Returns a SavedModel as a function: uint8 [n, 299, 299, 3] -> float32 [n, classes]."""
+    """Returns a SavedModel as a function: uint8 [n, height, width, 3] -> float32 [n, classes]."""
     loaded = tensorflow.saved_model.load(path)  # kept by the function: a signature does not keep its variables
     return lambda pixels: loaded.signatures["serving_default"](**{INPUT_NAME: pixels})[OUTPUT_NAME]
 
@@ -424,7 +426,7 @@ def _file_names(tensorflow, paths):
     return tensorflow.data.Dataset.from_tensor_slices([os.fsencode(path) for path in paths])
 
 
-def _tf_photo(tensorflow, path):
+def _tf_photo(tensorflow, path, shape):
     """Reads a photo the hackathon's way: JPEG or PNG, by its first bytes."""
     data = tensorflow.io.read_file(path)
     pixels = tensorflow.cond(
@@ -432,7 +434,7 @@ def _tf_photo(tensorflow, path):
         lambda: tensorflow.image.decode_jpeg(data, channels=3),
         lambda: tensorflow.image.decode_png(data, channels=3),
     )
-    pixels = tensorflow.image.resize(pixels, spec.INPUT_SPEC["shape"][:2])
+    pixels = tensorflow.image.resize(pixels, shape[:2])
     return tensorflow.cast(tensorflow.round(pixels), tensorflow.uint8)
 
 
@@ -454,7 +456,7 @@ def _benchmark_app(job):
     version = str(libraries.library_version("openvino"))
     require("openvino.tools.benchmark")
     command = [sys.executable, "-c", _BENCHMARK_APP, "-m", job["model"], "-d", "CPU", "-hint", job["hint"]]
-    command += ["-t", f"{max(1, round(job['seconds']))}", "-shape", _shape_of(job["batch"])]
+    command += ["-t", f"{max(1, round(job['seconds']))}", "-shape", _shape_of(_dims(job))]
     # The precision of the product's own engine; without this option the tool computes in bf16 if the CPU can.
     command += ["-infer_precision", "bf16" if job["precision"] == "bf16" else "f32"]
 
@@ -489,8 +491,8 @@ _PROGRAMS: typing.Dict[str, typing.Callable] = {"benchmark_app": _benchmark_app,
 
 
 def _dims(job):
-    return [job["batch"]] + spec.INPUT_SPEC["shape"]
+    return [job["batch"], *job["shape"]]
 
 
-def _shape_of(batch):
-    return f"[{','.join(map(str, [batch] + spec.INPUT_SPEC['shape']))}]"
+def _shape_of(dims):
+    return f"[{','.join(map(str, dims))}]"

@@ -61,7 +61,7 @@ def convert(saved_model, path, pictures):
     Args:
         saved_model: folder.
         path: .tflite file to write.
-        pictures: uint8 [n, 299, 299, 3] to quantize by; None for fp32.
+        pictures: uint8 [n, height, width, 3] to quantize by; None for fp32.
 
     Raises:
         MissingRequirement: TensorFlow cannot be imported.

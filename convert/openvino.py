@@ -55,7 +55,7 @@ def build(bundle, settings, folder):
 
 
 def _quantized(model, pictures):
-    """Returns the model quantized by photos, uint8 [n, 299, 299, 3]. Its input stays uint8."""
+    """Returns the model quantized by photos, uint8 [n, height, width, 3]. Its input stays uint8."""
     nncf = require("nncf")
     nncf.set_log_level(logging.WARNING)
     # Chosen by the divergence of the answers on two trained bundles: NNCF's defaults (a mean range, and biases

@@ -73,7 +73,7 @@ def quantized(model, pictures, scratch, how):
 
     Args:
         model: bytes of an ONNX model.
-        pictures: uint8 [n, 299, 299, 3], for the ranges of the activations.
+        pictures: uint8 [n, height, width, 3], for the ranges of the activations.
         scratch: folder for files on the way.
         how: arguments of onnxruntime.quantization.quantize_static: types, op_types_to_quantize.
 

@@ -1,6 +1,7 @@
 """The photos that an engine is checked on, and the original's answers to them."""
 
 import concurrent.futures
+import functools
 import os
 
 import numpy as np
@@ -41,7 +42,7 @@ def reference_sample(bundle, calibration=None, images_folder=None):
         say(f"--calibration {calibration}: {MAX_PHOTOS} of its {len(items)} photos are used, evenly spread")
         items = spread(items, MAX_PHOTOS)
     with concurrent.futures.ThreadPoolExecutor(cpu.core_count()) as pool:
-        loaded = list(zip(items, pool.map(_read_photo, items)))
+        loaded = list(zip(items, pool.map(functools.partial(_read_photo, input_spec=bundle.input_spec), items)))
     for item, picture in loaded:
         if isinstance(picture, ImageError):
             say(f"{printable(item.name)}: {picture} (left out)")
@@ -100,11 +101,11 @@ def _warn_if_few(sample):
     return sample
 
 
-def _read_photo(item):
+def _read_photo(item, input_spec):
     try:
         if item.problem:
             return ImageError(item.problem)
-        return read.read_image(item.path)
+        return read.read_image(item.path, input_spec)
     except ImageError as error:
         return ImageError(storage.reason_of(item, error))
 

@@ -23,7 +23,6 @@ from edge_runtime.engines.tensorrt import context, engine, versions
 from edge_runtime.errors import MissingRequirement
 from edge_runtime.machine import jetson, memory
 from edge_runtime.machine.libraries import require
-from edge_runtime.photos import spec
 
 PRECISIONS = ("fp16", "fp32", "int8")
 _MIN_WORKSPACE_MIB = 256
@@ -126,7 +125,7 @@ def build_plan(model, plan, precision, max_batch, workspace_mib, pictures, timin
         precision: one of PRECISIONS.
         max_batch: the profile is 1 to this, and best at this.
         workspace_mib: memory for the layers beside the tensors.
-        pictures: for int8 by calibration: .npy file of uint8 [n, 299, 299, 3].
+        pictures: for int8 by calibration: .npy file of uint8 [n, height, width, 3].
         timing_cache: file of earlier builds' measurements; it need not exist, and is replaced.
 
     Raises:
@@ -141,7 +140,7 @@ def build_plan(model, plan, precision, max_batch, workspace_mib, pictures, timin
         parse(tensorrt, parser, network, log, model)
         config = builder.create_builder_config()
         versions.set_workspace(tensorrt, config, workspace_mib << 20)
-        add_profile(builder, config, max_batch)
+        add_profile(builder, config, network, max_batch)
         cache = _use_timing_cache(config, timing_cache)
         with _precision_flags(tensorrt, config, precision, max_batch, pictures):
             blob = builder.build_serialized_network(network, config)
@@ -170,9 +169,9 @@ def parse(tensorrt, parser, network, log, path):
         raise MissingRequirement(f"TensorRT read a model with the inputs and outputs {names}")
 
 
-def add_profile(builder, config, max_batch):
+def add_profile(builder, config, network, max_batch):
     """Tells the builder the batches: 1 to max_batch, and best at that. Raises MissingRequirement: it refuses them."""
-    shape = tuple(spec.INPUT_SPEC["shape"])
+    shape = tuple(network.get_input(0).shape)[1:]
     profile = builder.create_optimization_profile()
     profile.set_shape(INPUT_NAME, (1,) + shape, (max_batch,) + shape, (max_batch,) + shape)
     if config.add_optimization_profile(profile) < 0:

@@ -122,7 +122,7 @@ def build_plan(model, plan, max_batch, workspace_mib, capabilities):
         config.clear_flag(tensorrt.BuilderFlag.TF32)  # fp32 means that
         if workspace_mib:
             versions.set_workspace(tensorrt, config, workspace_mib << 20)
-        add_profile(builder, config, max_batch)
+        add_profile(builder, config, network, max_batch)
         config.num_compute_capabilities = len(capabilities)
         for place, name in enumerate(capabilities):
             if not config.set_compute_capability(getattr(tensorrt.ComputeCapability, name), place):

@@ -15,7 +15,6 @@ from edge_runtime.engines import tf_trt
 from edge_runtime.engines.record import engine_name
 from edge_runtime.errors import BundleError, MissingRequirement
 from edge_runtime.machine.libraries import require
-from edge_runtime.photos import spec
 
 PRECISIONS = ("fp16", "fp32")
 _WORKSPACE_MIB = 512  # a Jetson's GPU shares the board's memory, and TensorFlow's own default takes 1 GiB or all of it
@@ -50,7 +49,8 @@ def build(bundle, settings, folder):
     target = os.path.join(folder, tf_trt.SAVED_MODEL)
     workspace_mib = settings.workspace_mib or _WORKSPACE_MIB
     name = engine_name("tf-trt", settings.precision, settings.max_batch)
-    facts = run_in_child(name, convert, source, target, settings.precision, settings.max_batch, workspace_mib)
+    shape = bundle.input_spec.shape
+    facts = run_in_child(name, convert, source, target, settings.precision, settings.max_batch, workspace_mib, shape)
     segments = "1 segment" if len(facts["segments"]) == 1 else f"{len(facts['segments'])} segments"
     batches = " and ".join(map(str, facts["batches"]))
     share = f"{facts['ops_in_engines']} of {facts['ops']} operations"
@@ -58,7 +58,7 @@ def build(bundle, settings, folder):
     return facts
 
 
-def convert(source, target, precision, max_batch, workspace_mib):
+def convert(source, target, precision, max_batch, workspace_mib, input_shape):
     """Converts a frozen SavedModel and builds its engines.
 
     Args:
@@ -66,6 +66,7 @@ def convert(source, target, precision, max_batch, workspace_mib):
         precision: one of PRECISIONS.
         max_batch: engines are built for 1 and for this; smaller batches run in the smallest that fits.
         workspace_mib: memory that TensorRT may use on the GPU beside the weights.
+        input_shape: (height, width, 3) of a picture.
 
     Returns:
         facts for engine.json: libraries, gpu, segments, ops_in_engines, ops, batches.
@@ -96,7 +97,7 @@ def convert(source, target, precision, max_batch, workspace_mib):
             f"TF-TRT put none of the {coverage.ops} operations into TensorRT: its messages are above; use --to tensorrt"
         )
     # Smallest first: a batch that a built engine can hold builds none of its own.
-    converter.build(input_fn=lambda: ((_pictures(batch),) for batch in batches))
+    converter.build(input_fn=lambda: ((np.full((batch, *input_shape), 128, np.uint8),) for batch in batches))
     converter.save(target)
     for segment in coverage.segments:
         _check_engines(target, segment, len(batches))
@@ -135,11 +136,6 @@ def _parameters(module, tensorflow, precision, engine_count, workspace_mib):
         use_calibration=False,
         allow_build_at_runtime=late,
     )
-
-
-def _pictures(batch):
-    """Returns a batch of grey pictures: only the shape matters for building."""
-    return np.full([batch] + spec.INPUT_SPEC["shape"], 128, np.uint8)
 
 
 def _check_engines(saved_model, segment, expected):

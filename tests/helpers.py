@@ -13,7 +13,7 @@ import numpy as np
 from edge_runtime import files
 from edge_runtime.bundle import manifest, reading, writing
 from edge_runtime.photos.picture import fit_image
-from edge_runtime.photos.spec import INPUT_SPEC
+from edge_runtime.photos.spec import INCEPTION_V3, to_manifest
 from tests import warm
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -127,7 +127,7 @@ def write_table(path, rows, header=("file", "label")):
             file.write("\t".join(row) + "\n")
 
 
-def write_tiny_bundle(folder):
+def write_tiny_bundle(folder, input_spec=INCEPTION_V3):
     """Writes a whole bundle whose network names the dominant colour: mean colour -> dense -> softmax."""
     import onnx
     from onnx import TensorProto, helper, numpy_helper
@@ -146,13 +146,13 @@ def write_tiny_bundle(folder):
     graph = helper.make_graph(
         nodes,
         "colours",
-        [helper.make_tensor_value_info("images", TensorProto.UINT8, ["batch"] + INPUT_SPEC["shape"])],
+        [helper.make_tensor_value_info("images", TensorProto.UINT8, ["batch", *input_spec.shape])],
         [helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["batch", len(names)])],
         [numpy_helper.from_array(np.asarray(value, np.float32), name) for name, value in constants.items()],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)])
     model.ir_version = 7
-    pictures = [fit_image(photo(COLOURS[name], seed)) for seed in range(4) for name in names]
+    pictures = [fit_image(photo(COLOURS[name], seed), input_spec) for seed in range(4) for name in names]
     means = np.array([picture.mean(axis=(0, 1)) for picture in pictures], np.float32) / 255
     logits = means.dot(constants["weights"]) + constants["bias"]
     exponents = np.exp(logits - logits.max(axis=1, keepdims=True))
@@ -167,7 +167,7 @@ def write_tiny_bundle(folder):
             os.path.join(temporary, "sample", "probabilities.npy"),
             (exponents / exponents.sum(axis=1, keepdims=True)).astype(np.float32),
         )
-        writing.write_manifest(temporary, names, {}, {})
+        writing.write_manifest(temporary, names, to_manifest(input_spec), {}, {})
     return str(folder)
 
 
@@ -215,7 +215,7 @@ def write_blocks_bundle(folder):
     graph = helper.make_graph(
         nodes,
         "blocks",
-        [helper.make_tensor_value_info("images", TensorProto.UINT8, ["batch"] + INPUT_SPEC["shape"])],
+        [helper.make_tensor_value_info("images", TensorProto.UINT8, ["batch", *INCEPTION_V3.shape])],
         [helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["batch", len(names)])],
         [numpy_helper.from_array(np.asarray(value, np.float32), name) for name, value in constants.items()],
     )
@@ -223,7 +223,7 @@ def write_blocks_bundle(folder):
     model.ir_version = 7
     with files.atomic_folder(str(folder)) as temporary:
         onnx.save(model, os.path.join(temporary, "model.onnx"))
-        writing.write_manifest(temporary, names, {}, {})
+        writing.write_manifest(temporary, names, to_manifest(INCEPTION_V3), {}, {})
     return str(folder)
 
 
@@ -238,7 +238,7 @@ def check_manifest(bundle):
 def with_manifest(tiny, metrics, training):
     """Returns the Bundle with another manifest."""
     os.unlink(tiny.file(manifest.MANIFEST))
-    writing.write_manifest(tiny.path, tiny.class_names, metrics, training)
+    writing.write_manifest(tiny.path, tiny.class_names, to_manifest(INCEPTION_V3), metrics, training)
     return reading.Bundle.open(tiny.path)
 
 
@@ -259,14 +259,14 @@ def add_tiny_saved_model(folder):
         logits = tensorflow.matmul(colour, values["weights"]) + values["bias"]
         return {manifest.OUTPUT_NAME: tensorflow.nn.softmax(logits)}
 
-    shape = [None] + INPUT_SPEC["shape"]
+    shape = [None, *INCEPTION_V3.shape]
     spec = tensorflow.TensorSpec(shape, tensorflow.uint8, name=manifest.INPUT_NAME)
     module.classify = tensorflow.function(classify, input_signature=[spec])
     tensorflow.saved_model.save(
         module, os.path.join(folder, "saved_model"), signatures={"serving_default": module.classify}
     )
     os.unlink(os.path.join(folder, manifest.MANIFEST))
-    writing.write_manifest(folder, sorted(COLOURS), {}, {})
+    writing.write_manifest(folder, sorted(COLOURS), to_manifest(INCEPTION_V3), {}, {})
 
 
 def gradient(height=300, width=400):

@@ -17,6 +17,7 @@ import pytest
 
 from docs.scripts import mkdocs_hooks
 from edge_runtime import errors
+from edge_runtime.photos.spec import INCEPTION_V3, to_manifest
 from tests import helpers
 from tests.helpers import ROOT
 
@@ -236,7 +237,7 @@ def write_bundle(folder):
         json.dump(labels, file)
     np.save(os.path.join(folder, "sample", "probabilities.npy"), answers)
     os.unlink(os.path.join(folder, "manifest.json"))
-    bundle.write_manifest(folder, names, {}, {})
+    bundle.write_manifest(folder, names, to_manifest(INCEPTION_V3), {}, {})
 
 
 _DONE = set()  # lines that ran in the workplace of all pages

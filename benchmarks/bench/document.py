@@ -24,6 +24,7 @@ def new_document(bundle, plan, command, photos):
         command: the words of the command line.
         photos: where the photos come from, as the user wrote it; None for the bundle's sample.
     """
+    spec = bundle.input_spec
     return {
         "format_version": FORMAT_VERSION,
         "partial": True,
@@ -32,7 +33,7 @@ def new_document(bundle, plan, command, photos):
         "command": command,
         "started": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "seconds": 0.0,
-        "photos": photos or "the bundle's sample as 299 x 299 JPEGs",
+        "photos": photos or f"the bundle's sample as JPEGs of {spec.width} x {spec.height}",
         "photo_count": len(plan.items),
         "batches": plan.batches,
         "seconds_per_measurement": plan.seconds,

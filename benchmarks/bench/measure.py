@@ -21,10 +21,10 @@ _SETTLED = 0.9  # an engine is warm when three calls in a row are not faster tha
 
 
 def make_batches(pictures, batch):
-    """Returns the photos as a list of contiguous batches, uint8 [batch, 299, 299, 3] each; too few are repeated.
+    """Returns the photos as a list of contiguous batches, uint8 [batch, height, width, 3] each; too few are repeated.
 
     Args:
-        pictures: uint8 [n, 299, 299, 3], n >= 1.
+        pictures: uint8 [n, height, width, 3], n >= 1.
         batch: photos in each.
     """
     starts = range(0, max(1, len(pictures) // batch) * batch, batch)

@@ -49,7 +49,7 @@ def make_plan(bundle, options, scratch):
         items, origin = [item for item, _ in labelled], f"--labels {options.labels}"
     else:
         items, origin = list(open_source(_write_sample(bundle, os.path.join(scratch, "photos")))), "the sample"
-    items = readable(reference.spread(items, MAX_PHOTOS), origin)
+    items = readable(reference.spread(items, MAX_PHOTOS), origin, bundle.input_spec)
     return Plan(
         batches=sorted({1} | set(options.batch)),
         seconds=options.seconds,
@@ -62,19 +62,20 @@ def make_plan(bundle, options, scratch):
     )
 
 
-def readable(items, origin):
+def readable(items, origin, input_spec):
     """Returns the items whose photos can be read. Says how many cannot.
 
     Args:
         items: list of edge_runtime.sources.items.Item.
         origin: where they come from, for messages.
+        input_spec: edge_runtime.photos.spec.InputSpec of the network.
 
     Raises:
         UsageError: there is no readable photo.
     """
     if not items:
         raise UsageError(f"{origin}: no photo in it")
-    usable = [item for item in items if not item.problem and _is_readable(item.path)]
+    usable = [item for item in items if not item.problem and _is_readable(item.path, input_spec)]
     if not usable:
         raise UsageError(f"{origin}: none of the {len(items)} photos can be read")
     if len(usable) < len(items):
@@ -82,9 +83,9 @@ def readable(items, origin):
     return usable
 
 
-def _is_readable(path):
+def _is_readable(path, input_spec):
     try:
-        read.read_image(path)
+        read.read_image(path, input_spec)
         return True
     except ImageError:
         return False

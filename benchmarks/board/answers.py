@@ -45,15 +45,15 @@ def answers(bundle, images, engines):
         engines: names of engines of the bundle.
 
     Returns:
-        {"decoded/PHOTO": uint8 [height, width, 3] as in the file, "pixels/PHOTO": uint8 [299, 299, 3] as the network
-        gets it, "ENGINE/PHOTO": float32 [classes]}. A photo that cannot be read is said, and left out.
+        {"decoded/PHOTO": uint8 [height, width, 3] as in the file, "pixels/PHOTO": uint8 [height, width, 3] as the
+        network gets it, "ENGINE/PHOTO": float32 [classes]}. A photo that cannot be read is said, and left out.
     """
     bundle = Bundle.open(bundle)
     arrays = {}
     for name in sorted(os.listdir(images)):
         path = os.path.join(images, name)
         try:
-            arrays["pixels/" + name] = read_image(path)
+            arrays["pixels/" + name] = read_image(path, bundle.input_spec)
             arrays["decoded/" + name] = read_large(path, _ANY_SIDE)
         except ImageError as error:
             say(f"{name}: {error}")

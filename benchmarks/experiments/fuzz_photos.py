@@ -205,7 +205,7 @@ def _repair_checksums(data):
 
 def _outcome(data):
     try:
-        decode.decode_image(data)
+        decode.decode_image(data, spec.INCEPTION_V3)
         return "decoded"
     except ImageError as error:
         return f"refused: {str(error).split(' (')[0].split(',')[0][:40]}"
@@ -323,9 +323,10 @@ def _measure_threads():
     side = int(spec.MAX_PIXELS**0.5)
     code = (
         "import sys, warnings\nfrom concurrent.futures import ThreadPoolExecutor\nwarnings.simplefilter('ignore')\n"
-        "from benchmarks.experiments import fuzz_photos\nfrom edge_runtime.photos import decode, memory_budget, read\n"
+        "from benchmarks.experiments import fuzz_photos\n"
+        "from edge_runtime.photos import decode, memory_budget, read, spec\n"
         "def read_one(_):\n"
-        "    try:\n        read.read_image(sys.argv[2])\n        return 'decoded'\n"
+        "    try:\n        read.read_image(sys.argv[2], spec.INCEPTION_V3)\n        return 'decoded'\n"
         "    except read.ImageError as error:\n        return str(error)\n"
         "with ThreadPoolExecutor(int(sys.argv[1])) as pool:\n"
         "    outcomes = ', '.join(set(pool.map(read_one, range(int(sys.argv[1])))))\n"
@@ -351,9 +352,10 @@ def _measure_memory():
     """Prints for large photos the memory that decoding used and reserved, each in a process of its own."""
     code = (
         "import sys\nfrom benchmarks.experiments import fuzz_photos\n"
-        "from edge_runtime.photos import decode, memory_budget, read\n"
-        "decode.decode_image(fuzz_photos._saved(fuzz_photos.Image.fromarray(fuzz_photos._drawn(99, 99)), 'JPEG'))\n"
-        "before = fuzz_photos._peak_bytes(reset=True)\nread.read_image(sys.argv[1])\n"
+        "from edge_runtime.photos import decode, memory_budget, read, spec\n"
+        "drawn = fuzz_photos.Image.fromarray(fuzz_photos._drawn(99, 99))\n"
+        "decode.decode_image(fuzz_photos._saved(drawn, 'JPEG'), spec.INCEPTION_V3)\n"
+        "before = fuzz_photos._peak_bytes(reset=True)\nread.read_image(sys.argv[1], spec.INCEPTION_V3)\n"
         "print(fuzz_photos._peak_bytes() - before, memory_budget.decode_budget().peak_bytes)"
     )
     rgb = cv2.resize(_drawn(1000, 1500), (6000, 4000))

@@ -111,7 +111,8 @@ class _Trial:
 
     def __init__(self, bundle, kind, precision, photos):
         self._builder = importlib.import_module(TARGETS[kind])
-        self._kind, self._precision, self._classes = kind, precision, len(bundle.class_names)
+        self._kind, self._precision = kind, precision
+        self._shapes = bundle.input_spec.shape, len(bundle.class_names)
         sample = without_copies(bundle.sample())
         sample = sample._replace(
             names=sample.names[:photos],
@@ -131,7 +132,7 @@ class _Trial:
             exact = getattr(self._builder, "also_runs_in", lambda precision: precision)(self._precision)
             for precision in sorted({exact, self._precision} - {self._precision}) + [self._precision]:
                 info = EngineInfo("trial", self._kind, precision, folder, {})
-                with create_engine(info, self._classes, _BATCH, None).open() as engine:
+                with create_engine(info, *self._shapes, _BATCH, None).open() as engine:
                     answers = run_sample(engine, self._sample, _BATCH)
                 verdict = self._judge(self._sample.probabilities, answers, precision)
                 if verdict.refused:

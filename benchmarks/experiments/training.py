@@ -41,16 +41,19 @@ PIPELINE = """
 import json, sys, time
 import numpy as np
 from edge_runtime.photos import read
+from edge_runtime.photos.spec import INCEPTION_V3
 from train.model.augment import augment
 from train.data.batches import photo_batches
 with open(sys.argv[1]) as file:
     paths = json.load(file)
 rates = []
-for load in (read.read_image, lambda path: augment(read.read_image(path), np.random.RandomState(len(path)))):
-    list(photo_batches(paths[:32], 32, load))
+def augmented(path):
+    return augment(read.read_image(path, INCEPTION_V3), np.random.RandomState(len(path)))
+for load in (None, augmented):
+    list(photo_batches(paths[:32], 32, INCEPTION_V3, load))
     count, started = 0, time.perf_counter()
     while not count or time.perf_counter() - started < 2:
-        count += sum(int(batch.shape[0]) for batch in photo_batches(paths, 32, load))
+        count += sum(int(batch.shape[0]) for batch in photo_batches(paths, 32, INCEPTION_V3, load))
     rates.append(count / (time.perf_counter() - started))
 print(json.dumps(rates))
 """

@@ -26,7 +26,7 @@ from edge_runtime.cli.run import run_verb
 from edge_runtime.console import format_table, say
 from edge_runtime.engines.selection import open_engine
 from edge_runtime.machine import cpu, memory
-from edge_runtime.photos import decode, read
+from edge_runtime.photos import decode, read, spec
 from edge_runtime.sources.registry import open_source
 
 _LOOPS = {"opencv-onnxruntime": "loop of cv2 and ONNX Runtime", "hackathon": "tf.data one by one, Keras predict"}
@@ -52,7 +52,7 @@ def decode_only(paths, scaled):
     """Decodes all photos on all cores. Returns images per second."""
     started = time.perf_counter()
     with concurrent.futures.ThreadPoolExecutor(cpu.core_count()) as pool:
-        for _ in pool.map(lambda path: decode.decode_image(read.read_bytes(path), scaled), paths):
+        for _ in pool.map(lambda path: decode.decode_image(read.read_bytes(path), spec.INCEPTION_V3, scaled), paths):
             pass
     return len(paths) / (time.perf_counter() - started)
 
@@ -91,7 +91,7 @@ def main(argv=None):
     parser.add_argument("--loop-photos", type=int, default=200, metavar="N", help="for the usual loops (default 200)")
     options = parser.parse_args(argv)
     bundle = Bundle.open(options.bundle)
-    items = plan.readable(list(open_source(options.photos)), options.photos)
+    items = plan.readable(list(open_source(options.photos)), options.photos, spec.INCEPTION_V3)
     paths = [item.path for item in items]
     decoded, every_pixel, engines = [], [], collections.defaultdict(list)
     for number in range(options.rounds):

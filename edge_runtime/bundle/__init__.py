@@ -4,7 +4,7 @@ BUNDLE/manifest.json        format version, class names, input spec, metrics, tr
                             and where there was a key a signature (see edge_runtime/bundle/signing.py)
 BUNDLE/model.onnx           opset 13, uint8 [N, height, width, 3] "images" -> float32 [N, classes] "probabilities"
 BUNDLE/saved_model/         the same graph, frozen, for TensorFlow and TF-TRT
-BUNDLE/sample/              photos kept at the network's size with the model's own answers: what engines are checked against
+BUNDLE/sample/              photos at the network's size with the model's own answers: what engines are checked against
 BUNDLE/engines/<id>/        engine files and engine.json (see edge_runtime/engines)
 
 Only files that the manifest lists are opened. Opening a bundle checks that all are there, with their sizes; a file's

@@ -41,7 +41,7 @@ class Bundle:
         self.class_names = manifest["class_names"]
         self.id = manifest["id"]
         self.files = manifest["files"]
-        self.input_spec = spec.from_manifest(manifest["input_spec"])
+        self.input_spec = spec.INCEPTION_V3  # until open has checked the manifest's own
 
     @classmethod
     def open(cls, path, need_signature=True):
@@ -75,13 +75,15 @@ class Bundle:
             lists_fit = lists_fit and all(isinstance(manifest.get(part, {}), dict) for part in ("metrics", "training"))
         except KeyError as error:
             raise BundleError(f"{path}: the manifest lacks {error}; train again")
+        if not names_fit or not lists_fit or bundle.id != identity_of(manifest):
+            raise BundleError(f"{path}: the manifest was changed after training; train again")
+        try:
+            bundle.input_spec = spec.from_manifest(manifest.get("input_spec"))
         except ValueError as error:
             raise BundleError(
                 f"{path}: made for an input spec that this version does not know ({error}).\n"
                 "Use the version that made it, or make it again."
             )
-        if not names_fit or not lists_fit or bundle.id != identity_of(manifest):
-            raise BundleError(f"{path}: the manifest was changed after training; train again")
         with advising(ADVICE):
             check_files(path, bundle.files)
         return bundle

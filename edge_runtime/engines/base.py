@@ -88,7 +88,8 @@ class Engine(abc.ABC):
         A user keeps up to `slots` batches on their way; more are answered too, but none of them sooner.
 
         Args:
-            batch: uint8 array [n, height, width, 3], RGB, of input_shape, 1 <= n <= max_batch. It must not change until it is collected.
+            batch: uint8 array [n, height, width, 3], RGB, of input_shape, 1 <= n <= max_batch. It must not change until
+                it is collected.
 
         Returns:
             what collect needs. A batch whose submit raised is not on its way.

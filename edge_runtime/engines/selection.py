@@ -211,7 +211,9 @@ def _open(bundle, info, max_batch, threads):
 def _open_checked(bundle, info, max_batch, threads):
     info = _gpu_checked(bundle, info)
     with _explained(bundle, info):
-        return create_engine(info, bundle.input_spec.shape, len(bundle.class_names), max_batch or best_batch(info), threads).open()
+        return create_engine(
+            info, bundle.input_spec.shape, len(bundle.class_names), max_batch or best_batch(info), threads
+        ).open()
 
 
 def _gpu_checked(bundle, info):

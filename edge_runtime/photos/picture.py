@@ -1,4 +1,6 @@
-"""Decoded pictures, uint8 [height, width, 3]: fit to a network, shrink, turn upright, refuse uniform ones, measure sharpness."""
+"""Decoded pictures, uint8 [height, width, 3]: fit, shrink, turn upright, refuse uniform ones, measure sharpness."""
+
+import typing
 
 import cv2
 import numpy as np
@@ -7,12 +9,7 @@ from PIL import Image
 from edge_runtime.errors import ImageError
 
 _LONGEST = 4  # times the shorter side: what is beyond that is never in the middle
-_PILLOW = {
-    "nearest": Image.NEAREST,
-    "bilinear": Image.BILINEAR,
-    "bicubic": Image.BICUBIC,
-    "lanczos": Image.LANCZOS,
-}
+_PILLOW: typing.Dict[str, typing.Any] = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3}
 
 
 def fit_image(rgb, input_spec):
@@ -33,7 +30,7 @@ def fit_image(rgb, input_spec):
         raise ImageError(f"a frame must be a uint8 array [height, width, 3], RGB; got {actual}")
     if input_spec.resize == "crop":
         rgb = _centre(rgb)
-    scaled = _resize(rgb, *input_spec.scaled_size(*rgb.shape[:2]), input_spec.filter)
+    scaled = _resize(rgb, input_spec.scaled_size(*rgb.shape[:2]), input_spec.filter)
     if scaled.shape == input_spec.shape:
         return scaled
     height, width = scaled.shape[:2]
@@ -53,8 +50,9 @@ def _centre(rgb):
     return rgb[top : height - top, left : width - left]
 
 
-def _resize(rgb, height, width, filter_name):
-    """Returns a picture in another size, or itself where it has that size."""
+def _resize(rgb, size, filter_name):
+    """Returns a picture in another size, (height, width), or itself where it has that size."""
+    height, width = size
     if rgb.shape[:2] == (height, width):
         return rgb
     if filter_name != "area":

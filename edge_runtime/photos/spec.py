@@ -4,9 +4,9 @@ import typing
 
 MIN_SIDE, MAX_SIDE = 32, 1024  # of a network's input
 RESIZES = ("squash", "crop", "letterbox")
-# "area": OpenCV's INTER_AREA to shrink, which averages all source pixels, and INTER_LINEAR to enlarge; JPEGs are decoded
-# at 1/8, 1/4 or 1/2 where that covers. The others are Pillow's, on every pixel of the photo: slower, and exactly what a
-# network trained with Pillow saw.
+# "area": OpenCV's INTER_AREA to shrink, which averages all source pixels, so that a 12-megapixel photo shrinks without
+# aliasing, and INTER_LINEAR to enlarge; JPEGs are decoded at 1/8, 1/4 or 1/2 where that covers. The others are
+# Pillow's, on every pixel of the photo: slower, and exactly what a network trained with Pillow saw.
 FILTERS = ("area", "nearest", "bilinear", "bicubic", "lanczos")
 MAX_PIXELS = 178956970  # Pillow's own limit for a decompression bomb: 512 MiB of RGB
 

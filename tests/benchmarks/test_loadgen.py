@@ -37,7 +37,7 @@ class FixedEngine(Engine):
     """Always answers class 1; keeps the size of every batch, and fails at a given call."""
 
     def __init__(self, fail_at=None, error=None, call_s=0.0):
-        super().__init__(EngineInfo("fixed", "fixed", "fp32", "", None), CLASSES, 4, 1)
+        super().__init__(EngineInfo("fixed", "fixed", "fp32", "", None), (299, 299, 3), CLASSES, 4, 1)
         self.sizes, self.threads_seen = [], set()
         self.fail_at, self.error, self.call_s = fail_at, error, call_s
 

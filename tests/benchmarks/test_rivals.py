@@ -15,7 +15,6 @@ from edge_runtime.bundle.reading import Bundle
 from edge_runtime.engines.record import EngineInfo
 from edge_runtime.errors import UsageError
 from edge_runtime.machine import cpu, libraries
-from edge_runtime.photos.spec import SIDE
 from tests import helpers
 
 # As OpenVINO 2026.4's prints it (2022 to 2025 print the same lines).
@@ -222,7 +221,7 @@ def test_trtexec_is_run_on_the_bundles_plan_and_counts_photos(tiny_bundle, photo
     assert result["limit"] is True and result["library"] == {"tensorrt": "v8201"}
     assert "its CPU time is the whole program's" in result["note"]
     arguments = (tmp_path / "arguments").read_text().split()
-    shape = "images:4x%dx%dx3" % (SIDE, SIDE)
+    shape = "images:4x299x299x3"
     assert arguments == ["--loadEngine=some/model.plan", "--shapes=" + shape, "--duration=4"]
     program.write_text("#!/bin/sh\necho some; echo planted reason >&2; exit 3\n")
     assert rivals.run_job(job)["skipped"] == "trtexec ended with 3: planted reason"

@@ -26,6 +26,7 @@ from edge_runtime.engines.selection import list_engines, open_engine
 from edge_runtime.errors import BundleError, MissingRequirement, ParityError, UsageError
 from edge_runtime.machine import cpu, libraries
 from edge_runtime.photos import spec
+from edge_runtime.photos.spec import INCEPTION_V3, to_manifest
 from tests import helpers
 
 
@@ -572,7 +573,7 @@ def test_another_engine_survives_a_failed_conversion(tiny_bundle, monkeypatch):
 
 def test_the_sample_s_photos_are_the_network_s_own_input(pristine_bundle):
     sample = reference.reference_sample(Bundle.open(pristine_bundle))
-    assert sample.images.shape == (12,) + tuple(spec.INPUT_SPEC["shape"])
+    assert sample.images.shape == (12,) + spec.INCEPTION_V3.shape
     assert sample.images.dtype == np.uint8
     assert sorted(set(sample.labels)) == sorted(helpers.COLOURS)
 
@@ -801,7 +802,7 @@ def add_convolution(folder):
     model.graph.node.extend(nodes)
     onnx.save(model, os.path.join(folder, "model.onnx"))
     os.unlink(os.path.join(folder, manifest.MANIFEST))
-    writing.write_manifest(folder, sorted(helpers.COLOURS), {}, {})
+    writing.write_manifest(folder, sorted(helpers.COLOURS), to_manifest(INCEPTION_V3), {}, {})
 
 
 @pytest.mark.parametrize("target", ["onnxruntime", "openvino"])

@@ -18,7 +18,7 @@ from edge_runtime.bundle.reading import Bundle
 from edge_runtime.engines import check
 from edge_runtime.engines.tensorrt.engine import PLAN
 from edge_runtime.errors import MissingRequirement, ParityError
-from edge_runtime.photos.spec import INPUT_SPEC
+from edge_runtime.photos.spec import INCEPTION_V3, to_manifest
 from tests import helpers
 from tests.conftest import BUILD
 from tests.simulator import rtx
@@ -53,7 +53,7 @@ def change_model(bundle, change):
     change(model.graph)
     onnx.save(model, path)
     os.unlink(os.path.join(bundle, MANIFEST))
-    writing.write_manifest(bundle, sorted(helpers.COLOURS), {}, {})
+    writing.write_manifest(bundle, sorted(helpers.COLOURS), to_manifest(INCEPTION_V3), {}, {})
 
 
 @real
@@ -183,7 +183,7 @@ def write_large_model(path):
     graph = helper.make_graph(
         nodes,
         "large",
-        [helper.make_tensor_value_info(INPUT_NAME, TensorProto.UINT8, ["batch"] + INPUT_SPEC["shape"])],
+        [helper.make_tensor_value_info(INPUT_NAME, TensorProto.UINT8, ["batch", *INCEPTION_V3.shape])],
         [helper.make_tensor_value_info(OUTPUT_NAME, TensorProto.FLOAT, ["batch", 512])],
         [numpy_helper.from_array(np.asarray(value, np.float32), name) for name, value in constants.items()],
     )
@@ -205,7 +205,7 @@ def plan_bytes(bundle, precision, folder):
 def test_lower_precisions_make_smaller_plans(tiny_bundle, tmp_path):
     write_large_model(os.path.join(tiny_bundle, "model.onnx"))
     os.unlink(os.path.join(tiny_bundle, MANIFEST))
-    writing.write_manifest(tiny_bundle, sorted(helpers.COLOURS), {}, {})
+    writing.write_manifest(tiny_bundle, sorted(helpers.COLOURS), to_manifest(INCEPTION_V3), {}, {})
     fp32, fp16, int8 = (
         plan_bytes(tiny_bundle, precision, tmp_path / precision) for precision in ("fp32", "fp16", "int8")
     )

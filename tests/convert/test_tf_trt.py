@@ -22,6 +22,7 @@ from edge_runtime.engines.kinds import create_engine
 from edge_runtime.engines.record import EngineInfo
 from edge_runtime.engines.tf_trt import Probe
 from edge_runtime.errors import BundleError, MissingRequirement
+from edge_runtime.photos.spec import INCEPTION_V3
 from tests import helpers
 
 tensorflow = pytest.importorskip("tensorflow", reason="TensorFlow is not installed")
@@ -157,7 +158,7 @@ def source(tmp_path):
 
 
 def converted(source, tmp_path, precision="fp16", max_batch=8, workspace_mib=512):
-    return tf_trt.convert(source, str(tmp_path / "target"), precision, max_batch, workspace_mib)
+    return tf_trt.convert(source, str(tmp_path / "target"), precision, max_batch, workspace_mib, (299, 299, 3))
 
 
 # ---- the conversion
@@ -396,7 +397,7 @@ def test_the_engine_runs_a_saved_model_from_its_own_folder(fake, tiny_bundle, tm
     os.rename(opened.file("saved_model"), str(tmp_path / engine_module.SAVED_MODEL))
     info = EngineInfo("tf-trt-fp16", "tf-trt", "fp16", str(tmp_path), {})
     sample = opened.sample()
-    with engine_module.create(info, 3, 8, 1).open() as engine:
+    with engine_module.create(info, INCEPTION_V3.shape, 3, 8, 1).open() as engine:
         answers = np.concatenate([engine.infer(sample.images[:8]), engine.infer(sample.images[8:])])
     assert np.abs(answers - sample.probabilities).max() < 1e-3
     engine.close()
@@ -406,7 +407,7 @@ def test_the_engine_runs_a_saved_model_from_its_own_folder(fake, tiny_bundle, tm
 def test_the_engine_does_not_open_without_tensorrt(tmp_path):
     info = EngineInfo("tf-trt-fp16", "tf-trt", "fp16", str(tmp_path), {})
     with pytest.raises(MissingRequirement, match="TensorRT"):
-        engine_module.create(info, 3, 8, 1).open()
+        engine_module.create(info, INCEPTION_V3.shape, 3, 8, 1).open()
 
 
 # ---- what the wheels say of themselves
@@ -462,4 +463,4 @@ def test_a_false_flag_reaches_the_real_converted_graph_only_where_it_is_known_to
 
 def test_kinds_find_their_module():
     info = EngineInfo("tf-trt-fp16", "tf-trt", "fp16", "/nowhere", {})
-    assert isinstance(create_engine(info, 3, 8, 1), engine_module.TfTrtEngine)
+    assert isinstance(create_engine(info, INCEPTION_V3.shape, 3, 8, 1), engine_module.TfTrtEngine)

@@ -78,9 +78,9 @@ def read_ahead(monkeypatch):
     """The next frame is read before the one before it is fitted to the network's size."""
     fit_image = photos_picture.fit_image
 
-    def fit_late(picture):
+    def fit_late(picture, input_spec):
         time.sleep(0.003)
-        return fit_image(picture)
+        return fit_image(picture, input_spec)
 
     monkeypatch.setattr(load, "fit_image", fit_late)
 

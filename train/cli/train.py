@@ -19,7 +19,7 @@ from edge_runtime.console import say
 from edge_runtime.errors import ImageError, UsageError
 from edge_runtime.machine import cpu, libraries, memory
 from edge_runtime.machine.libraries import require
-from edge_runtime.photos import read
+from edge_runtime.photos import read, spec
 from edge_runtime.results import text_formats
 from edge_runtime.text import printable
 from train.data import split
@@ -42,6 +42,7 @@ _VERSIONS = (
     "opencv-python-headless",
 )
 _INTERRUPTED = ".interrupted"  # after Ctrl-C the best model so far is in BUNDLE.interrupted
+LEAST_SIZE, MOST_SIZE = 96, 512  # of --size
 _EXAMPLES, _VARIANTS = 8, 6  # of augmentation in the report: photos, pictures of each
 
 
@@ -77,6 +78,14 @@ def parser():
         default="imagenet",
         metavar="W",
         help="imagenet (downloaded), none, or an .h5 file (default imagenet)",
+    )
+    this.add_argument(
+        "--size",
+        type=_size,
+        default=spec.INCEPTION_V3.height,
+        metavar="N",
+        help=f"height and width of the network's input in pixels, {LEAST_SIZE} to {MOST_SIZE} (default %(default)s): "
+        "the work of a photo grows with the square of it; small products need a large input",
     )
     this.add_argument(
         "--epochs", type=positive, default=100, metavar="N", help="of the head, at most; stops early (default 100)"
@@ -150,6 +159,10 @@ def _part(text):
     return parsed(float, text, lambda value: 0 < value < 1, "more than 0 and less than 1")
 
 
+def _size(text):
+    return parsed(int, text, lambda value: LEAST_SIZE <= value <= MOST_SIZE, f"{LEAST_SIZE} to {MOST_SIZE}")
+
+
 def _seed(text):
     # numpy's generators take no other
     return parsed(int, text, lambda value: 0 <= value < 1 << 32, f"0 to {(1 << 32) - 1}")
@@ -174,7 +187,9 @@ def main(argv=None):
     )
     tf_setup.set_seed(options.seed)
     with strategy.scope():
-        base, weights_id = build_base(options.weights, [photo.path for photo in data.training])
+        base, weights_id = build_base(
+            options.weights, spec.squash(options.size), [photo.path for photo in data.training]
+        )
     say(f"InceptionV3 with {weights_id} weights")
     settings = settings_of(options)
     photos_id = split.dataset_id(data.training, data.validation, data.sums, ordered=True)
@@ -232,6 +247,7 @@ def settings_of(options):
         mix=options.mix,
         refit=options.refit,
         seed=options.seed,
+        size=options.size,
     )
 
 
@@ -352,9 +368,7 @@ def _export(out, options, outcome, data, figures, record):
     limit = export.MAX_DIFFERENCE_RANDOM if options.weights == "none" else export.MAX_DIFFERENCE
     probabilities = recipe.predict(network, [photo.path for photo in photos])
     sample = _augmented_sample(network, photos, options.seed) if outcome.refitted else None
-    return export.export_bundle(
-        out, network.base, network.head, data.class_names, photos, probabilities, figures, record, limit, sample
-    )
+    return export.export_bundle(out, network, data.class_names, photos, probabilities, figures, record, limit, sample)
 
 
 def _augmented_sample(network, photos, seed):
@@ -367,7 +381,7 @@ def _augmented_sample(network, photos, seed):
     number_of = {photo.path: number for number, photo in enumerate(photos)}
 
     def load(path):
-        return augment(read.read_image(path), np.random.RandomState([seed, number_of[path]]))
+        return augment(read.read_image(path, network.input_spec), np.random.RandomState([seed, number_of[path]]))
 
     return export.take_sample(photos, recipe.predict(network, [photo.path for photo in photos], load), load)
 
@@ -379,7 +393,7 @@ def _augmentation_examples(photos, options):
         if len(originals) == _EXAMPLES:
             break
         with contextlib.suppress(ImageError):  # it could be read while it was learned from
-            originals.append(read.read_image(photos[number].path))
+            originals.append(read.read_image(photos[number].path, spec.squash(options.size)))
     columns = [np.array(originals)]
     for number in range(_VARIANTS if originals else 0):
         random = np.random.RandomState([options.seed, number])

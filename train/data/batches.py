@@ -6,24 +6,24 @@ import typing
 from edge_runtime.errors import ImageError, OutOfMemory, PhotoMissing, PicnicError, StorageLost, UsageError
 from edge_runtime.machine import cpu
 from edge_runtime.machine.libraries import require
-from edge_runtime.photos import spec
 from edge_runtime.photos.read import read_image
 
 _READ_AHEAD = 2  # batches decoded while the model works on one
 
 
-def photo_batches(paths, batch_size, load=read_image):
+def photo_batches(paths, batch_size, input_spec, load=None):
     """Yields batches of all photos, in order, prefetched by tf.data.
 
     Args:
         paths: file names of readable photos.
         batch_size: the last batch may be smaller; no photo is left out.
-        load: path -> uint8 [299, 299, 3]; training's augmentation goes here.
+        input_spec: edge_runtime.photos.spec.InputSpec of the network.
+        load: path -> uint8 array of input_spec.shape; training's augmentation goes here. None: the photo as it is.
 
     Yields:
-        uint8 tensors [n, 299, 299, 3], RGB. Without load the pixels are exactly those of the edge runtime, because the
-        same function decodes the files (tf.image supports neither EXIF orientation nor CMYK nor scaled decoding, and
-        resizes differently).
+        uint8 tensors [n, height, width, 3], RGB. Without load the pixels are exactly those of the edge runtime, because
+        the same function decodes the files (tf.image supports neither EXIF orientation nor CMYK nor scaled decoding,
+        and resizes differently).
 
     Raises:
         UsageError: a photo cannot be read any more. StorageLost: its folder is gone. OutOfMemory.
@@ -34,7 +34,7 @@ def photo_batches(paths, batch_size, load=read_image):
     def read(index):
         path = paths[index]
         try:
-            return load(path)
+            return load(path) if load else read_image(path, input_spec)
         except ImageError as error:
             folder_is_gone = isinstance(error, PhotoMissing) and not os.path.isdir(os.path.dirname(path) or os.curdir)
             hint = "it could be read before; put it back and give the same command again"
@@ -49,7 +49,7 @@ def photo_batches(paths, batch_size, load=read_image):
 
     def load_photo(index):
         photo = tensorflow.numpy_function(read, [index], tensorflow.uint8)
-        photo.set_shape(spec.INPUT_SPEC["shape"])
+        photo.set_shape(input_spec.shape)
         return photo
 
     # read + decode + orient + resize (one step, in parallel: OpenCV works without the interpreter's lock)

@@ -10,7 +10,7 @@ from edge_runtime import files
 from edge_runtime.console import progress, say
 from edge_runtime.errors import ImageError, SomeInputsFailed
 from edge_runtime.machine import cpu
-from edge_runtime.photos import memory_budget
+from edge_runtime.photos import memory_budget, spec
 from edge_runtime.photos.read import read_photo
 from edge_runtime.results import text_formats
 from edge_runtime.sources import storage
@@ -130,7 +130,8 @@ def report_problems(problems, path, strict):
 
 def _why_unreadable(photo, sums, fingerprints):
     try:
-        content = read_photo(photo.path)
+        # At this size for every network: the limits of what looks alike depend on it.
+        content = read_photo(photo.path, spec.INCEPTION_V3)
         sums[photo.path] = content.sha256
         if fingerprints is not None:
             fingerprints[photo.path] = similarity.fingerprint(content.picture, content.sha256)

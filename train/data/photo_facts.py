@@ -1,7 +1,7 @@
 """What can be measured on a photo without knowing what it shows: size, format, light, sharpness, fingerprint.
 
-A photo is read and decoded once, to the 299 x 299 pixels that the network sees. All measures are taken on that picture,
-so that photos of any size are comparable.
+A photo is read and decoded once, to 299 x 299 pixels, whatever the size of a network's input is. All measures are taken
+on that picture, so that photos of any size are comparable.
 """
 
 import typing
@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from edge_runtime import pages
-from edge_runtime.photos import read
+from edge_runtime.photos import read, spec
 from edge_runtime.photos.picture import sharpness, upright_size
 from train.data.similarity import fingerprint
 
@@ -45,7 +45,7 @@ class PhotoFacts(typing.NamedTuple):
 
 def look_at(path):
     """Reads a photo and returns its PhotoFacts. Raises ImageError with the reason where it cannot be read."""
-    photo = read.read_photo(path)
+    photo = read.read_photo(path, spec.INCEPTION_V3)
     rgb, header = photo.picture, photo.header
     width, height = upright_size(header.width, header.height, header.orientation)
     grey = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)

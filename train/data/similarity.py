@@ -48,7 +48,7 @@ def fingerprint(rgb, sha256):
     """Returns the Fingerprint of a photo.
 
     Args:
-        rgb: uint8 [299, 299, 3], the photo as the network sees it.
+        rgb: uint8 [299, 299, 3], the whole photo.
         sha256: of the file's bytes.
     """
     small = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)

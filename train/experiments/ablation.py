@@ -16,6 +16,7 @@ import typing
 
 from edge_runtime.cli.run import run_verb
 from edge_runtime.console import say
+from edge_runtime.photos import spec
 from train.cli import train
 from train.data import dataset
 from train.model import fine_tune, network, recipe, tf_setup, workers
@@ -80,7 +81,9 @@ def _train(name, options):
     strategy = workers.new_strategy()
     tf_setup.set_seed(options.seed)
     with strategy.scope():
-        base, _ = network.build_base(options.weights, [photo.path for photo in data.training])
+        base, _ = network.build_base(
+            options.weights, spec.squash(options.size), [photo.path for photo in data.training]
+        )
     settings = train.settings_of(options)
     settings = settings._replace(
         fine_tune_epochs=settings.fine_tune_epochs or recipe.FINE_TUNE_EPOCHS,

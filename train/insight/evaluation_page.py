@@ -12,7 +12,7 @@ import numpy as np
 from edge_runtime.engines import selection
 from edge_runtime.errors import ImageError, PicnicError
 from edge_runtime.machine import libraries
-from edge_runtime.photos import read, spec
+from edge_runtime.photos import read
 from edge_runtime.text import printable
 from train.insight import heat, pages
 from train.model import metrics
@@ -59,7 +59,7 @@ def values_of(
         results: what train.insight.report.figures returned for this bundle, then for others; {"bundle", "error"} for
             one that failed.
         is_validation: the photos are those that training was validated on.
-        augmented: rows of uint8 pictures [299, 299, 3].
+        augmented: rows of uint8 pictures [height, width, 3].
         provenance: (what, value) pairs of text, shown before what is known of the bundle.
         others: (name, Bundle) of those that it is compared with.
         problems: train.data.labels.Problem of each photo that was not scored.
@@ -84,7 +84,7 @@ def values_of(
         "table": sorted(results[0]["per_class"], key=lambda row: row["f1"]),
         "mistaken": {true: row.most_common() for true, row in mistaken.items()},
         "matrix": _matrix(answers),
-        "pairs": _confused_pairs(photos, probabilities, answers),
+        "pairs": _confused_pairs(bundle.input_spec, photos, probabilities, answers),
         "losses": losses,
         "no_heat": no_heat,
         "reliability": _reliability_plot(metrics.reliability_bins(probabilities, answers.truth_index)),
@@ -119,7 +119,7 @@ def _matrix(answers):
     return Matrix(labels, counts, int(np.clip(900 // len(labels), 13, 44)), 12 + 13 * min(longest, 40) // 2)
 
 
-def _confused_pairs(photos, probabilities, answers):
+def _confused_pairs(input_spec, photos, probabilities, answers):
     """Returns the pairs of classes that are confused most, as dicts with pictures of both."""
     confidence = probabilities.max(axis=1)
     by_pair = collections.defaultdict(list)  # {(true, predicted): numbers of photos, most confident first}
@@ -132,9 +132,13 @@ def _confused_pairs(photos, probabilities, answers):
             "predicted": predicted,
             "count": len(by_pair[true, predicted]),
             "photos": answers.truth.count(true),
-            "wrong": [_small(photos[number], confidence[number]) for number in by_pair[true, predicted][:_EXAMPLES]],
+            "wrong": [
+                _small(input_spec, photos[number], confidence[number])
+                for number in by_pair[true, predicted][:_EXAMPLES]
+            ],
             "typical": [
-                _small(photos[number], confidence[number]) for number in by_pair.get((predicted, predicted), [])[:1]
+                _small(input_spec, photos[number], confidence[number])
+                for number in by_pair.get((predicted, predicted), [])[:1]
             ],
         }
         for true, predicted in confused[:_PAIRS]
@@ -157,7 +161,7 @@ def _top_losses(bundle, photos, probabilities, indices):
         return [], ""
     numbers, own = known[order], own[order]
     predicted = probabilities[numbers].argmax(axis=1)
-    pixels = np.stack([_read(photos[number].path) for number in numbers])
+    pixels = np.stack([_read(photos[number].path, bundle.input_spec) for number in numbers])
     try:
         # Both at once: what spoke for the answer, and what spoke for the truth.
         maps = heat.heat_maps(bundle, np.concatenate([pixels, pixels]), np.concatenate([predicted, indices[numbers]]))
@@ -185,16 +189,17 @@ def _top_losses(bundle, photos, probabilities, indices):
     return result, no_heat
 
 
-def _small(photo, confidence):
-    return {"file": photo.file, "picture": pages.picture(_read(photo.path), _SIDE), "confidence": float(confidence)}
+def _small(input_spec, photo, confidence):
+    picture = pages.picture(_read(photo.path, input_spec), _SIDE)
+    return {"file": photo.file, "picture": picture, "confidence": float(confidence)}
 
 
-def _read(path):
+def _read(path, input_spec):
     """Returns a photo as the network sees it; grey where it can no longer be read."""
     try:
-        return read.read_image(path)
+        return read.read_image(path, input_spec)
     except ImageError:
-        return np.full(spec.INPUT_SPEC["shape"], 128, np.uint8)
+        return np.full(input_spec.shape, 128, np.uint8)
 
 
 def _reliability_plot(bins):

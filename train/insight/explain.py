@@ -36,9 +36,9 @@ class Explanation(typing.NamedTuple):
     """What the network looks at in one photo."""
 
     item: Item
-    rgb: np.ndarray  # uint8 [299, 299, 3], as the network sees it
+    rgb: np.ndarray  # uint8 [height, width, 3], as the network sees it
     top: list  # [(label, confidence)], best first
-    heats: list  # [(label, float32 [299, 299], 0..1)], the chosen label first
+    heats: list  # [(label, float32 [height, width], 0..1)], the chosen label first
     blocks: dict  # {block: float32 [height, width, channels]}
 
 
@@ -96,7 +96,7 @@ def write_explanations(folder, bundle, session, items, blocks, label=None):
         OSError: the folder cannot be written. StorageLost: what the photos are read from went away.
     """
     problems: typing.List[Problem] = []
-    explanations = explain_photos(session, bundle.class_names, items, blocks, label, problems)
+    explanations = explain_photos(session, bundle, items, blocks, label, problems)
     os.makedirs(folder, exist_ok=True)
     explained, photos = _write_pictures(folder, explanations, {os.path.realpath(item.path) for item in items})
     pages.write_page(
@@ -115,8 +115,9 @@ def write_explanations(folder, bundle, session, items, blocks, label=None):
     return Written(explained, len(photos), problems)
 
 
-def explain_photos(session, class_names, items, blocks, label, problems):
+def explain_photos(session, bundle, items, blocks, label, problems):
     """Yields an Explanation of each readable photo, in order; appends a Problem of the others to problems."""
+    class_names = bundle.class_names
     with progress(total=len(items), what="explain") as bar:
         for start in range(0, len(items), _BATCH):
             batch = items[start : start + _BATCH]
@@ -125,7 +126,7 @@ def explain_photos(session, class_names, items, blocks, label, problems):
                 try:
                     if item.problem:
                         raise ImageError(item.problem)
-                    pictures.append(read.read_image(item.path))
+                    pictures.append(read.read_image(item.path, bundle.input_spec))
                     readable.append(item)
                 except ImageError as error:
                     problems.append(Problem(item.name, item.problem or reason_of(item, error)))
@@ -138,7 +139,8 @@ def explain_photos(session, class_names, items, blocks, label, problems):
                     if label is not None:
                         labels = [label] + [best for best in labels if best != label]
                     last_block = np.stack([own[heat.LAST_BLOCK]] * len(labels))
-                    maps = heat.grad_cam(last_block, session.kernel, [class_names.index(name) for name in labels])
+                    classes = [class_names.index(name) for name in labels]
+                    maps = heat.grad_cam(last_block, session.kernel, classes, rgb.shape[:2])
                     inside = {block: own[block] for block in blocks}
                     yield Explanation(item, rgb, prediction.top(_TOP), list(zip(labels, maps)), inside)
             bar.update(len(batch))

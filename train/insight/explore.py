@@ -179,7 +179,9 @@ def check_labels(readable, session, bundle):
     judged = [one for one in readable if one.photo.label not in unjudged]
     issues = []
     if judged:
-        features, unreadable = label_errors.compute_features(session, [one.photo.path for one in judged])
+        features, unreadable = label_errors.compute_features(
+            session, bundle.input_spec, [one.photo.path for one in judged]
+        )
         for path, problem in sorted(unreadable.items()):
             say(f"{path} can no longer be read ({problem}): its label is not judged")
         judged = [one for one in judged if one.photo.path not in unreadable]

@@ -4,7 +4,6 @@ import cv2
 import numpy as np
 
 from edge_runtime.bundle.manifest import OUTPUT_NAME
-from edge_runtime.photos.spec import SIDE
 from train.insight import inner
 
 LAST_BLOCK = inner.BLOCKS[-1]
@@ -16,11 +15,12 @@ def heat_maps(bundle, pixels, classes=None):
 
     Args:
         bundle: edge_runtime.bundle.reading.Bundle.
-        pixels: uint8 [n, 299, 299, 3], RGB, n >= 1.
+        pixels: uint8 [n, height, width, 3], RGB, n >= 1.
         classes: int [n], the class of each photo's map; None for its most probable one.
 
     Returns:
-        float32 [n, 299, 299], 0..1: the hottest place of each photo is 1; all 0 where no place speaks for the class.
+        float32 [n, height, width], 0..1: the hottest place of each photo is 1; all 0 where no place speaks for
+        the class.
 
     Raises:
         BundleError: the network is corrupt or no InceptionV3.
@@ -30,10 +30,10 @@ def heat_maps(bundle, pixels, classes=None):
     outputs = session.run(pixels)
     if classes is None:
         classes = outputs[OUTPUT_NAME].argmax(axis=1)
-    return grad_cam(outputs[LAST_BLOCK], session.kernel, classes)
+    return grad_cam(outputs[LAST_BLOCK], session.kernel, classes, pixels.shape[1:3])
 
 
-def grad_cam(block, kernel, classes):
+def grad_cam(block, kernel, classes, size):
     """Grad-CAM (Selvaraju et al. 2017, arXiv:1610.02391) on the last block.
 
     Grad-CAM weighs each channel by the gradient of the class's logit, averaged over places, and keeps the positive part
@@ -49,13 +49,14 @@ def grad_cam(block, kernel, classes):
         block: float32 [n, height, width, channels], the last block's output.
         kernel: float32 [channels, classes].
         classes: int [n].
+        size: (height, width) of the maps.
 
     Returns:
-        float32 [n, 299, 299], 0..1, enlarged bilinearly: the hottest place of each photo is 1; all 0 where no place
-        speaks for the class.
+        float32 [n, height, width], 0..1, enlarged bilinearly: the hottest place of each photo is 1; all 0 where no
+        place speaks for the class.
     """
     coarse = np.maximum(np.einsum("nhwc,nc->nhw", block, kernel.T[np.asarray(classes)]), 0)
-    maps = np.stack([cv2.resize(one, (SIDE, SIDE), interpolation=cv2.INTER_LINEAR) for one in coarse])
+    maps = np.stack([cv2.resize(one, size[::-1], interpolation=cv2.INTER_LINEAR) for one in coarse])
     return maps / np.maximum(maps.max(axis=(1, 2), keepdims=True), np.finfo(np.float32).tiny)
 
 

@@ -35,7 +35,7 @@ class InnerSession:
         """Runs photos through the network, a few at a time.
 
         Args:
-            pixels: uint8 [n, 299, 299, 3], RGB, n >= 1.
+            pixels: uint8 [n, height, width, 3], RGB, n >= 1.
 
         Returns:
             {output: float32 array}: "features" [n, features], "probabilities" [n, classes], a block [n, height, width,

@@ -47,11 +47,12 @@ def load():
     require("cleanlab.filter")
 
 
-def compute_features(session, paths):
+def compute_features(session, input_spec, paths):
     """Runs a network over photos.
 
     Args:
         session: train.insight.inner.InnerSession with "features".
+        input_spec: edge_runtime.photos.spec.InputSpec of the network.
         paths: file names.
 
     Returns:
@@ -64,7 +65,7 @@ def compute_features(session, paths):
 
     def read(path):
         try:
-            return read_image(path)
+            return read_image(path, input_spec)
         except ImageError as error:
             problems[path] = str(error)
             return None

@@ -99,7 +99,7 @@ def write_report(
             answer.
         probabilities: float32 [photos, classes of the bundle].
         engine_name: what gave the answers.
-        augmented: rows of uint8 pictures [299, 299, 3] to show as augmented training photos; None for none.
+        augmented: rows of uint8 pictures [height, width, 3] to show as augmented training photos; None for none.
         results: what `figures` returned for this bundle, and after it for others on the same photos, with what
             train.insight.evaluate.compare adds; {"bundle", "error"} for one that failed. None in training: the figures
             are then those of its own validation.

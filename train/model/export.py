@@ -2,6 +2,7 @@
 
 import collections
 import contextlib
+import functools
 import gc
 import itertools
 import logging
@@ -35,12 +36,12 @@ SAMPLE_PHOTOS = 128
 _CHECK_BATCH = 8
 
 
-def export_bundle(out, base, head, class_names, photos, probabilities, metrics, training, max_difference, sample=None):
+def export_bundle(out, network, class_names, photos, probabilities, metrics, training, max_difference, sample=None):
     """Writes a bundle atomically.
 
     Args:
         out: folder to publish the bundle under; an older bundle there is replaced in one step.
-        base, head: Keras models, see train.model.network.Network.
+        network: train.model.network.Network.
         class_names: in the order of the head's outputs.
         photos: list of train.data.labels.Photo that the exported files are compared on.
         probabilities: float32 [len(photos), classes], the Keras model's.
@@ -59,17 +60,18 @@ def export_bundle(out, base, head, class_names, photos, probabilities, metrics, 
     say("exporting the bundle")
     with _check_target_on_failure(out), files.atomic_folder(out) as folder:
         files.remove_abandoned(os.path.dirname(os.path.realpath(out)))
-        graph = _freeze(base, head)
-        _save_model(graph, os.path.join(folder, "saved_model"))
+        graph = _freeze(network)
+        _save_model(graph, os.path.join(folder, "saved_model"), network.input_spec)
         _save_onnx(graph, os.path.join(folder, "model.onnx"))
         if sample is None:
-            sample = take_sample(photos[:SAMPLE_PHOTOS], probabilities[:SAMPLE_PHOTOS], read.read_image)
+            sample = take_sample(photos[:SAMPLE_PHOTOS], probabilities[:SAMPLE_PHOTOS], _reader(network.input_spec))
         _save_sample(os.path.join(folder, "sample"), sample)
         agreement = {
-            name: _compare(kind, os.path.join(folder, name), photos, probabilities, max_difference)
+            name: _compare(kind, os.path.join(folder, name), network.input_spec, photos, probabilities, max_difference)
             for kind, name in (("tensorflow", "saved_model"), ("onnxruntime", "model.onnx"))
         }
-        write_manifest(folder, class_names, dict(metrics, agreement=agreement), training)
+        input_spec = spec.to_manifest(network.input_spec)
+        write_manifest(folder, class_names, input_spec, dict(metrics, agreement=agreement), training)
     return agreement
 
 
@@ -83,7 +85,7 @@ def _check_target_on_failure(out):
         raise
 
 
-def _freeze(base, head):
+def _freeze(network):
     """Returns the whole network, from uint8 pixels to probabilities, as a ConcreteFunction without variables.
 
     A SavedModel with variables from a current TensorFlow does not load in the board's (unknown op DisableCopyOnRead);
@@ -91,24 +93,25 @@ def _freeze(base, head):
     """
     tensorflow = require("tensorflow")
     constants = require("tensorflow.python.framework.convert_to_constants")
+    base, head = network.base, network.head
     classify = tensorflow.function(
         lambda pixels: head(base(scale(pixels), training=False), training=False),
-        input_signature=[_input_spec()],
+        input_signature=[_tensor_spec(network.input_spec)],
         autograph=False,
     )
     return constants.convert_variables_to_constants_v2(classify.get_concrete_function())
 
 
-def _input_spec():
+def _tensor_spec(input_spec):
     tensorflow = require("tensorflow")
-    return tensorflow.TensorSpec([None] + spec.INPUT_SPEC["shape"], tensorflow.uint8, name=INPUT_NAME)
+    return tensorflow.TensorSpec((None,) + input_spec.shape, tensorflow.uint8, name=INPUT_NAME)
 
 
-def _save_model(graph, folder):
+def _save_model(graph, folder, input_spec):
     tensorflow = require("tensorflow")
     module = tensorflow.Module()
     module.classify = tensorflow.function(
-        lambda pixels: {OUTPUT_NAME: graph(pixels)[0]}, input_signature=[_input_spec()], autograph=False
+        lambda pixels: {OUTPUT_NAME: graph(pixels)[0]}, input_signature=[_tensor_spec(input_spec)], autograph=False
     )
     tensorflow.saved_model.save(module, folder, signatures={"serving_default": module.classify})
 
@@ -160,13 +163,17 @@ def _frequent_garbage_collection():
             gc.unfreeze()
 
 
+def _reader(input_spec):
+    return functools.partial(read.read_image, input_spec=input_spec)
+
+
 def take_sample(photos, probabilities, load):
     """Returns the Sample of photos.
 
     Args:
         photos: list of train.data.labels.Photo.
         probabilities: float32 [len(photos), classes], the network's.
-        load: path -> uint8 [299, 299, 3], the photo as the network sees it.
+        load: path -> uint8 [height, width, 3], the photo as the network sees it.
 
     Raises:
         UsageError: a photo cannot be read any more.
@@ -204,12 +211,13 @@ def class_turns(photos):
     return [index for turn in turns for index in turn if index is not None]
 
 
-def _compare(kind, path, photos, expected, max_difference):
+def _compare(kind, path, input_spec, photos, expected, max_difference):
     """Classifies photos with an exported file and compares the probabilities with the Keras model's.
 
     Args:
         kind: the engine's kind.
         path: the exported file or folder.
+        input_spec: edge_runtime.photos.spec.InputSpec of the network.
         photos: list of train.data.labels.Photo.
         expected: float32 [len(photos), classes], the Keras model's probabilities.
         max_difference: of a probability.
@@ -222,9 +230,10 @@ def _compare(kind, path, photos, expected, max_difference):
     """
     info = EngineInfo(kind, kind, "fp32", path, None)
     rows = []
-    with create_engine(info, expected.shape[1], _CHECK_BATCH, None).open() as engine:
+    with create_engine(info, input_spec.shape, expected.shape[1], _CHECK_BATCH, None).open() as engine:
         paths = (photo.path for photo in progress(photos, what="check " + os.path.basename(path)))
-        for answer in classify_items(paths, read.read_image, engine, _CHECK_BATCH, cpu.core_count()):
+        read_photo = _reader(input_spec)
+        for answer in classify_items(paths, read_photo, input_spec, engine, _CHECK_BATCH, cpu.core_count()):
             if answer.error:
                 raise ParityError(f"export: {os.path.basename(path)}: {answer.item}: {answer.error}")
             rows.append(answer.probabilities)

@@ -42,11 +42,12 @@ class FeatureTable:
         return self._records["features"][self._rows[indices]]
 
 
-def compute_features(base, photos, sums):
+def compute_features(base, input_spec, photos, sums):
     """Runs the frozen base over the photos whose features are not on disk yet.
 
     Args:
-        base: Keras model, float32 [n, 299, 299, 3] in [-1, 1] -> float32 [n, 2048].
+        base: Keras model, float32 [n, height, width, 3] in [-1, 1] -> float32 [n, 2048].
+        input_spec: edge_runtime.photos.spec.InputSpec of the base.
         photos: list of readable train.data.labels.Photo.
         sums: {path: sha256 of the photo's bytes, hexadecimal}.
 
@@ -56,12 +57,12 @@ def compute_features(base, photos, sums):
     Raises:
         UsageError: the disk is full, or another process wrote to the file meanwhile.
     """
-    with _open_cache(_network_key(base)) as file:
+    with _open_cache(_network_key(base, input_spec)) as file:
         rows = _read_rows(file)
         missing = {sums[photo.path]: photo.path for photo in photos if sums[photo.path] not in rows}
         if missing:
             with files.named(file.name):
-                _append(file, base, missing, rows)
+                _append(file, base, input_spec, missing, rows)
         records = np.memmap(file, _RECORD, mode="r")
         own = [sums[photo.path] for photo in photos]
         own_rows = np.array([rows[name] for name in own], int)
@@ -73,7 +74,7 @@ def compute_features(base, photos, sums):
         return FeatureTable(records, own_rows)
 
 
-def _append(file, base, missing, rows):
+def _append(file, base, input_spec, missing, rows):
     """Computes the features of {sha256: path} and adds their records to the file and their row numbers to rows."""
     tensorflow = require("tensorflow")
     run = tensorflow.function(lambda pixels: base(scale(pixels), training=False), autograph=False)
@@ -81,14 +82,14 @@ def _append(file, base, missing, rows):
     sum_of = {path: sha256 for sha256, path in missing.items()}
 
     def load(path):
-        photo = read.read_photo(path)
+        photo = read.read_photo(path, input_spec)
         if photo.sha256 != sum_of[path]:
             raise ImageError("it has changed since it was checked")
         return photo.picture
 
     row = os.path.getsize(file.name) // _RECORD.itemsize
     with progress(total=len(missing), what="features") as bar:
-        for pixels in photo_batches(list(missing.values()), _BATCH, load):
+        for pixels in photo_batches(list(missing.values()), _BATCH, input_spec, load):
             records = np.zeros(int(pixels.shape[0]), _RECORD)
             for record, features in zip(records, run(pixels).numpy()):
                 record["photo"], record["features"] = next(sums).encode(), features
@@ -140,9 +141,9 @@ def _open_cache(key):
     return tempfile.NamedTemporaryFile(prefix="picnic-edge-features.", buffering=0)
 
 
-def _network_key(base):
+def _network_key(base, input_spec):
     """Returns an id of what the features depend on: the network's weights and the input spec."""
-    digest = hashlib.sha256(repr(sorted(spec.INPUT_SPEC.items())).encode())
+    digest = hashlib.sha256(repr(sorted(spec.to_manifest(input_spec).items())).encode())
     for weight in base.get_weights():
         digest.update(np.ascontiguousarray(weight).tobytes())
     return digest.hexdigest()[:32]

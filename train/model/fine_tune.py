@@ -9,7 +9,7 @@ import numpy as np
 
 from edge_runtime.console import progress, say
 from edge_runtime.machine.libraries import require
-from edge_runtime.photos import read, spec
+from edge_runtime.photos import read
 from train.data.batches import photo_batches
 from train.model import workers
 from train.model.augment import augment, mix
@@ -177,7 +177,8 @@ class _Trainer:
         paths = [photos[number].path for numbers in own for number in numbers]
         losses = []
         with progress(total=len(photos), what=f"{plan.stage} {epoch + 1}/{plan.epochs}") as bar:
-            batches = photo_batches(paths, self._batch // count, _augmented(photos, plan, stage, epoch))
+            load = _augmented(photos, plan, stage, epoch, self._network.input_spec) if plan.augment else None
+            batches = photo_batches(paths, self._batch // count, self._network.input_spec, load)
             for number, pixels in enumerate(batches):
                 group, chosen = groups[number], labels[own[number]]
                 weights = self._class_weights[chosen] * (len(group) > worker) / len(group)
@@ -204,7 +205,7 @@ class _Trainer:
     def _build_step(self):
         """Returns a function that makes one Adam step on a batch that the workers share."""
         tensorflow = require("tensorflow")
-        base, head, strategy = self._network
+        base, head, strategy, input_spec = self._network
         variables, dense = self._variables, head.layers[-1]
         worker, count = self._worker, self._workers
 
@@ -229,7 +230,7 @@ class _Trainer:
 
         class_count = dense.kernel.shape[1]
         # For any number of photos: an epoch's last batch is smaller, and a graph of its own would take long to build.
-        inputs = [([None, spec.SIDE, spec.SIDE, 3], "uint8"), ([None, class_count], "float32"), ([None], "float32")]
+        inputs = [((None,) + input_spec.shape, "uint8"), ([None, class_count], "float32"), ([None], "float32")]
         inputs += [([2], "int32"), ([], "int32"), ([], "float32"), ([], "float32")]
         signature = [tensorflow.TensorSpec(shape, kind) for shape, kind in inputs]
 
@@ -316,15 +317,15 @@ def _unfreeze(base, blocks):
     return base.trainable_variables
 
 
-def _augmented(photos, plan, stage, epoch):
+def _augmented(photos, plan, stage, epoch, input_spec):
     """Returns a function path -> augmented picture; its random numbers depend only on seed, stage, epoch and photo."""
     number_of = {photo.path: number for number, photo in enumerate(photos)}
 
     def load(path):
         random = np.random.RandomState([plan.seed, stage, epoch, number_of[path]])
-        return augment(read.read_image(path), random, plan.augment)
+        return augment(read.read_image(path, input_spec), random, plan.augment)
 
-    return load if plan.augment else read.read_image
+    return load
 
 
 def _targets(labels, class_count):

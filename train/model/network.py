@@ -9,7 +9,6 @@ import numpy as np
 from edge_runtime import files
 from edge_runtime.errors import MissingRequirement, UsageError
 from edge_runtime.machine.libraries import require
-from edge_runtime.photos import spec
 from train.data.batches import photo_batches
 from train.model.random_base import calibrate_batch_norm
 
@@ -21,22 +20,24 @@ _DOWNLOAD_TIMEOUT_S = 20
 class Network(typing.NamedTuple):
     """A whole network."""
 
-    base: typing.Any  # Keras model, float32 [n, 299, 299, 3] in [-1, 1] -> float32 [n, 2048]
+    base: typing.Any  # Keras model, float32 [n, height, width, 3] in [-1, 1] -> float32 [n, 2048]
     head: typing.Any  # Keras model, float32 [n, 2048] features -> float32 [n, classes] probabilities
     strategy: typing.Any  # tf.distribute strategy that both were built under
+    input_spec: typing.Any  # edge_runtime.photos.spec.InputSpec: how photos become the base's input
 
 
-def build_base(weights, paths=()):
+def build_base(weights, input_spec, paths=()):
     """Builds the frozen InceptionV3 base.
 
     Args:
         weights: "imagenet" (downloaded by Keras, kept in ~/.keras), the name of an .h5 file of the no-top network, or
             "none" for random weights.
+        input_spec: edge_runtime.photos.spec.InputSpec; the weights are the same for every size.
         paths: training photos; with random weights the batch norms are set from them (see train.model.random_base).
 
     Returns:
-        (model, weights id): a Keras model, float32 [n, 299, 299, 3] in [-1, 1] -> float32 [n, 2048]; a string that
-        identifies the weights.
+        (model, weights id): a Keras model, float32 [n, height, width, 3] in [-1, 1] -> float32 [n, 2048]; a string
+        that identifies the weights.
 
     Raises:
         UsageError: the file does not hold such weights. MissingRequirement: they cannot be downloaded.
@@ -45,7 +46,7 @@ def build_base(weights, paths=()):
 
     def inception(source):
         return keras.applications.InceptionV3(
-            include_top=False, weights=source, input_shape=tuple(spec.INPUT_SPEC["shape"]), pooling="avg"
+            include_top=False, weights=source, input_shape=input_spec.shape, pooling="avg"
         )
 
     if weights == "imagenet":
@@ -64,7 +65,8 @@ def build_base(weights, paths=()):
     elif weights == "none":
         base = inception(None)
         chosen = [paths[index] for index in np.random.permutation(len(paths))[: 8 * _CALIBRATION_BATCH]]
-        calibrate_batch_norm(base, (scale(pixels) for pixels in photo_batches(chosen, _CALIBRATION_BATCH)))
+        batches = photo_batches(chosen, _CALIBRATION_BATCH, input_spec)
+        calibrate_batch_norm(base, (scale(pixels) for pixels in batches))
         weights_id = "random"
     else:
         try:

@@ -21,7 +21,7 @@ import numpy as np
 from edge_runtime.console import progress, say
 from edge_runtime.errors import UsageError
 from edge_runtime.machine.libraries import require
-from edge_runtime.photos import read
+from edge_runtime.photos import spec
 from train.data.batches import photo_batches
 from train.data.classes import class_indices, class_weights
 from train.data.dataset import Dataset
@@ -57,6 +57,7 @@ class Settings(typing.NamedTuple):
     mix: typing.Optional[str]  # one of train.model.augment.MIXES, or None
     refit: bool
     seed: int
+    size: int  # of the network's input, height and width in pixels
 
 
 class Outcome(typing.NamedTuple):
@@ -115,7 +116,7 @@ def train(base, strategy, data, settings, checkpoint, on_epoch):
         _set_weights(network, checkpoint.result_arrays)
     else:
         if settings.blocks and not interrupted:
-            validate = _validator(data.validation, val_labels, data.class_names)
+            validate = _validator(data.validation, val_labels, data.class_names, network.input_spec)
             plan = plan._replace(peak_rate=_peak_rate(PEAK_RATE, plan.epochs))
             history["fine_tune"], interrupted = fine_tune.fine_tune(
                 network, data.training, labels, weights, validate, plan, checkpoint, on_epoch
@@ -133,13 +134,13 @@ def train(base, strategy, data, settings, checkpoint, on_epoch):
 
 def _train_head(base, strategy, run, weights):
     """Trains the head, or takes it from the checkpoint. Returns (Network, history, interrupted)."""
-    data, checkpoint = run.data, run.checkpoint
+    data, checkpoint, input_spec = run.data, run.checkpoint, spec.squash(run.settings.size)
     if "head" in checkpoint.results:
         kernel, bias = checkpoint.result_arrays["head_kernel"], checkpoint.result_arrays["head_bias"]
         history, interrupted = dict(checkpoint.results["head"]), False
     else:
         features, val_features = (
-            compute_features(base, photos, data.sums) for photos in (data.training, data.validation)
+            compute_features(base, input_spec, photos, data.sums) for photos in (data.training, data.validation)
         )
         head, history, interrupted = train_head(
             features, run.labels, weights, run.settings.epochs, val_features, run.val_labels, run.on_epoch
@@ -150,7 +151,7 @@ def _train_head(base, strategy, run, weights):
     with strategy.scope():
         head = build_head(len(data.class_names))
     head.set_weights([kernel, bias])
-    return Network(base, head, strategy), history, interrupted
+    return Network(base, head, strategy, input_spec), history, interrupted
 
 
 def _plan(network, run, weights, interrupted):
@@ -213,7 +214,7 @@ def _refit(network, run, plan, history, probabilities):
         _set_weights(network, means)
     else:
         epochs = int(np.argmin(history["val_loss"])) + 1
-        features = compute_features(network.base, photos, data.sums)
+        features = compute_features(network.base, network.input_spec, photos, data.sums)
         set_seed(run.settings.seed)  # a resumed training has drawn fewer random numbers until here
         head, history[REFIT], interrupted = train_head(
             features, labels, weights, epochs, on_epoch=run.on_epoch, stage=REFIT
@@ -266,14 +267,17 @@ def _epochs_in(elapsed_s, photo_s, training, validation, settings):
     return epochs
 
 
-def predict(network, paths, load=read.read_image):
-    """Returns float32 [photos, classes]: the network's probabilities, in float32 arithmetic throughout."""
+def predict(network, paths, load=None):
+    """Returns float32 [photos, classes]: the network's probabilities, in float32 arithmetic throughout.
+
+    load: as of train.data.batches.photo_batches.
+    """
     tensorflow = require("tensorflow")
-    base, head, _ = network
+    base, head, _, input_spec = network
     run = tensorflow.function(lambda pixels: head(base(scale(pixels), training=False)), autograph=False)
     with progress(total=len(paths), what="predict") as bar:
         batches = []
-        for pixels in photo_batches(paths, _BATCH, load):
+        for pixels in photo_batches(paths, _BATCH, input_spec, load):
             batches.append(run(pixels).numpy())
             bar.update(len(batches[-1]))
     return np.concatenate(batches)
@@ -293,7 +297,7 @@ def _set_weights(network, arrays):
     network.head.set_weights(values[base_count:])
 
 
-def _validator(photos, labels, class_names):
+def _validator(photos, labels, class_names, input_spec):
     """Returns a function: (uint8 batch -> probabilities) -> {"val_loss", "val_accuracy", "val_macro_f1"}.
 
     The loss is taken at the temperature that fits the photos best: it compares what the epochs know, not how confident
@@ -302,7 +306,7 @@ def _validator(photos, labels, class_names):
     truth = [photo.label for photo in photos]
 
     def validate(run):
-        batches = photo_batches([photo.path for photo in photos], _BATCH)
+        batches = photo_batches([photo.path for photo in photos], _BATCH, input_spec)
         probabilities = np.concatenate([run(pixels).numpy() for pixels in batches])
         predicted = probabilities.argmax(axis=1)
         scaled = calibrate.apply_temperature(probabilities, calibrate.fit_temperature(probabilities, labels))

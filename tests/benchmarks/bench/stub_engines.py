@@ -33,7 +33,7 @@ class SleepingEngine(Engine):
 
 def open_sleeping(bundle, name, max_batch):
     info = EngineInfo(name, "onnxruntime", "fp32", bundle.path, None)
-    return SleepingEngine(info, len(bundle.class_names), max_batch, 1).open()
+    return SleepingEngine(info, bundle.input_spec.shape, len(bundle.class_names), max_batch, 1).open()
 
 
 def open_slower(bundle, name, max_batch):

@@ -17,6 +17,7 @@ from edge_runtime.bundle.manifest import MANIFEST, identity_of
 from edge_runtime.bundle.reading import Bundle
 from edge_runtime.engines.selection import open_engine
 from edge_runtime.errors import BundleError, UsageError
+from edge_runtime.photos.spec import INCEPTION_V3, InputSpec, from_manifest, to_manifest
 from tests.helpers import (
     COLOURS,
     add_tiny_saved_model,
@@ -172,7 +173,7 @@ def write_saved_model(folder):
     for name in ("saved_model.pb", "variables/a"):
         write_bytes(os.path.join(folder, "saved_model", name), name.encode())
     os.unlink(os.path.join(folder, MANIFEST))
-    writing.write_manifest(folder, sorted(COLOURS), {}, {})
+    writing.write_manifest(folder, sorted(COLOURS), to_manifest(INCEPTION_V3), {}, {})
 
 
 def test_weights_in_another_file_are_refused_also_where_that_is_listed(tiny_bundle, tmp_path, monkeypatch):
@@ -183,7 +184,7 @@ def test_weights_in_another_file_are_refused_also_where_that_is_listed(tiny_bund
     model = onnx.load(path)
     onnx.save_model(model, path, save_as_external_data=True, location="weights", size_threshold=0)
     os.unlink(os.path.join(tiny_bundle, MANIFEST))
-    writing.write_manifest(tiny_bundle, sorted(COLOURS), {}, {})
+    writing.write_manifest(tiny_bundle, sorted(COLOURS), to_manifest(INCEPTION_V3), {}, {})
     monkeypatch.chdir(tiny_bundle)
     for use in (open_engine, lambda opened: opened.checked("model.onnx")):
         assert "its file model.onnx has weights in other files, which are not checked" in refusal(tiny_bundle, use)
@@ -219,7 +220,7 @@ def as_npy(values):
 def test_a_sample_that_is_listed_and_no_sample_is_refused(tiny_bundle, name, data):
     write_bytes(os.path.join(tiny_bundle, "sample", name), data)
     os.unlink(os.path.join(tiny_bundle, MANIFEST))
-    writing.write_manifest(tiny_bundle, sorted(COLOURS), {}, {})
+    writing.write_manifest(tiny_bundle, sorted(COLOURS), to_manifest(INCEPTION_V3), {}, {})
     assert refusal(tiny_bundle, Bundle.sample).startswith(f"{tiny_bundle}: its sample cannot be read (")
 
 
@@ -275,10 +276,46 @@ def test_class_names_that_are_not_two_or_more_different_texts_are_refused(tiny_b
     assert "manifest" in refusal(tiny_bundle)
 
 
-def test_another_input_spec_than_ours_is_refused_with_both(tiny_bundle):
-    change_manifest(tiny_bundle, lambda manifest: manifest["input_spec"].update(channels="BGR"), resign=True)
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"channels": "BGR"}, "expected uint8, RGB, NHWC, got uint8, BGR"),
+        ({"shape": [299, 4096, 3]}, "width: expected 32 to 1024"),
+        ({"shape": [299, 299]}, "got [299, 299]"),
+        ({"shape": [True, 299, 3]}, "height"),
+        ({"resize": "stretch"}, "'stretch'"),
+        ({"resize": {"mode": "crop", "filter": "area"}}, "shorter_side: expected 299"),
+        ({"resize": {"mode": "crop", "filter": "sinc", "shorter_side": 342}}, "'sinc'"),
+        ({"resize": {"mode": "letterbox", "filter": "area", "colour": [114, 114]}}, "colour"),
+        ({"resize": {"mode": "squash", "filter": "area", "colour": [0, 0, 0]}}, "takes no colour"),
+        ({"resize": {"mode": "squash", "filter": "area", "antialias": 1}}, "'antialias'"),
+        ({"resize": {"mode": [], "filter": {}}}, "resize"),
+        ({"layout": "NCHW", "tiles": 4}, "got {"),
+    ],
+)
+def test_an_input_spec_that_is_not_known_is_refused_with_what_is_wrong(tiny_bundle, change, words):
+    change_manifest(tiny_bundle, lambda manifest: manifest["input_spec"].update(change), resign=True)
     text = refusal(tiny_bundle)
-    assert "another input spec" in text and "'BGR'" in text and "'RGB'" in text
+    assert "input spec that this version does not know" in text and words in text
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        INCEPTION_V3,
+        InputSpec(160, 224),
+        InputSpec(224, 224, "crop", shorter_side=256, filter="bicubic"),
+        InputSpec(192, 256, "letterbox", colour=(114, 114, 0)),
+        InputSpec(64, 64, filter="nearest"),
+    ],
+)
+def test_an_input_spec_is_the_same_after_the_manifest(spec, tiny_bundle):
+    value = json.loads(json.dumps(to_manifest(spec)))
+    assert from_manifest(value) == spec
+    change_manifest(tiny_bundle, lambda manifest: manifest.update(input_spec=value), resign=True)
+    opened = Bundle.open(tiny_bundle)
+    assert opened.input_spec == spec
+    check_manifest(opened)
 
 
 def test_a_newer_format_is_refused_with_what_to_do(tiny_bundle):

@@ -15,6 +15,7 @@ from edge_runtime.cli import sign_bundle
 from edge_runtime.engines.record import ENGINE_JSON
 from edge_runtime.engines.selection import list_engines, open_engine
 from edge_runtime.errors import BundleError, UsageError
+from edge_runtime.photos.spec import INCEPTION_V3, to_manifest
 from tests.helpers import COLOURS, check_manifest, convert, flip_byte, photo, picnic_edge, write_bytes, write_photo
 
 ENGINE = "onnxruntime-fp32"
@@ -59,7 +60,7 @@ def record_of(folder):
 
 def write_again(folder):
     os.unlink(manifest_of(folder))
-    writing.write_manifest(folder, sorted(COLOURS), {"history": {1: 0.25}}, {"seed": 3})
+    writing.write_manifest(folder, sorted(COLOURS), to_manifest(INCEPTION_V3), {"history": {1: 0.25}}, {"seed": 3})
 
 
 # --- writing and reading

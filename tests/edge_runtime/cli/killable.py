@@ -51,10 +51,11 @@ class BatchEngine(Engine):
 
 
 def open_batch_engine(bundle, name="auto", max_batch=None, threads=None):
-    return BatchEngine(EngineInfo("batch", "batch", "fp32", "", None), len(bundle.class_names), max_batch or 8, 1)
+    info = EngineInfo("batch", "batch", "fp32", "", None)
+    return BatchEngine(info, bundle.input_spec.shape, len(bundle.class_names), max_batch or 8, 1)
 
 
-def read_image(path):
+def read_image(path, input_spec):
     time.sleep(PICTURE_S)
     number = zlib.crc32(os.fsencode(os.path.basename(path)))
     if number % 10 == 0:

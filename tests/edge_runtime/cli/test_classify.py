@@ -28,6 +28,7 @@ from edge_runtime.cli.run import run_verb
 from edge_runtime.errors import EngineLost, StorageLost
 from edge_runtime.photos import jpeg_hardware
 from edge_runtime.photos import read as photos_read
+from edge_runtime.photos.spec import INCEPTION_V3, to_manifest
 from edge_runtime.results import file_sink, formats, journal
 from edge_runtime.results import rows as results_rows
 from edge_runtime.sources import connection, live
@@ -154,7 +155,7 @@ def test_at_the_threshold_the_label_is_given(bundle, photos, plain):
 @pytest.mark.parametrize("name, threshold", [("Unknown", "0.5"), ("unknown", None), ("red", "0.5")])
 def test_a_class_named_like_the_answer_below_the_threshold_is_warned_of_once(tiny_bundle, photos, name, threshold):
     os.unlink(os.path.join(tiny_bundle, "manifest.json"))
-    write_manifest(tiny_bundle, sorted(COLOURS)[:2] + [name], {}, {})
+    write_manifest(tiny_bundle, sorted(COLOURS)[:2] + [name], to_manifest(INCEPTION_V3), {}, {})
     done = picnic_edge("classify", tiny_bundle, photos, *(["--threshold", threshold] if threshold else []))
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("warning: --threshold: the bundle has a class 'Unknown'") == (name == "Unknown")
@@ -706,6 +707,9 @@ def test_another_jpeg_decoder_is_refused(job, monkeypatch, capsys):
 class HardwareDecoder:
     """Stands for one that is there."""
 
+    def __init__(self, input_spec):
+        pass
+
     def close(self):
         pass
 
@@ -782,7 +786,7 @@ def test_another_bundle_is_refused(job, monkeypatch, capsys, tmp_path):
     with open(os.path.join(other, "manifest.json")) as file:
         listed = json.load(file)["metrics"]
     os.unlink(os.path.join(other, "manifest.json"))
-    write_manifest(other, ["x", "y", "z"], listed, {})
+    write_manifest(other, ["x", "y", "z"], to_manifest(INCEPTION_V3), listed, {})
     assert exit_code(other, job.photos, "--out", job.out, "--batch", "2", "--resume") == 2
     assert "\n  bundle: " in capsys.readouterr().err
 
@@ -1261,10 +1265,10 @@ def losing(monkeypatch, name, lose):
     """Patches reading so that the folder goes away when the photo of that name is to be read."""
     read_image = photos_read.read_image
 
-    def read(path):
+    def read(path, input_spec):
         if path.endswith(name):
             lose()
-        return read_image(path)
+        return read_image(path, input_spec)
 
     monkeypatch.setattr(classifier_module, "read_image", read)
 

@@ -23,6 +23,7 @@ from edge_runtime.engines.record import ENGINE_JSON, EngineInfo, best_batch, reb
 from edge_runtime.engines.selection import list_engines, open_engine
 from edge_runtime.errors import BundleError, CorruptFile, MissingRequirement, UsageError
 from edge_runtime.machine import cpu, libraries
+from edge_runtime.photos.spec import INCEPTION_V3, to_manifest
 from tests.helpers import (
     COLOURS,
     add_tiny_saved_model,
@@ -68,7 +69,7 @@ def add_engine(bundle, kind, precision, images_per_s):
 def list_again(folder):
     """Writes a bundle's manifest again, with all files that are in it now."""
     os.unlink(os.path.join(folder, manifest.MANIFEST))
-    writing.write_manifest(folder, sorted(COLOURS), {}, {})
+    writing.write_manifest(folder, sorted(COLOURS), to_manifest(INCEPTION_V3), {}, {})
 
 
 def facts_of(path):
@@ -401,7 +402,7 @@ def test_every_kind_opens_only_files_that_are_listed(tmp_path, monkeypatch, requ
     note = write_bytes(tmp_path / "notes.txt", b"a sound file")
     info = EngineInfo(kind + "-fp16", kind, "fp16", str(tmp_path), {}, {"notes.txt": facts_of(note)})
     with pytest.raises(CorruptFile, match=module.FILES[0]):
-        kinds.create_engine(info, 3, 8, 1).open()
+        kinds.create_engine(info, INCEPTION_V3.shape, 3, 8, 1).open()
 
 
 def test_openvino_s_weights_beside_the_model_must_be_listed_too(streams):
@@ -410,7 +411,7 @@ def test_openvino_s_weights_beside_the_model_must_be_listed_too(streams):
     del listed["model.bin"]
     info = engine.info._replace(files=listed)
     with pytest.raises(CorruptFile, match="model.bin"):
-        kinds.create_engine(info, 3, 4, 2).open()
+        kinds.create_engine(info, INCEPTION_V3.shape, 3, 4, 2).open()
 
 
 def test_the_command_ends_with_5_for_a_spoiled_engine_that_was_named(converted, tmp_path):
@@ -449,7 +450,7 @@ class FakeEngine(Engine):
     """Answers with what it is given; counts its calls."""
 
     def __init__(self, answer=None, failing=False):
-        super().__init__(EngineInfo("fake", "fake", "fp32", "", None), 3, 4, 1)
+        super().__init__(EngineInfo("fake", "fake", "fp32", "", None), INCEPTION_V3.shape, 3, 4, 1)
         self.answer, self.failing, self.closed = answer, failing, 0
 
     def _open(self):
@@ -611,7 +612,7 @@ def streams(every_engine):
     bundle = every_engine
     info = selection.find_engine(bundle, "openvino-fp32")
     module = importlib.import_module("edge_runtime.engines.openvino")
-    with module.create(info, len(bundle.class_names), 4, 2).open() as engine:
+    with module.create(info, INCEPTION_V3.shape, len(bundle.class_names), 4, 2).open() as engine:
         with open_engine(bundle, "onnxruntime", 4) as original:
             yield engine, original
 
@@ -706,7 +707,7 @@ class EarlyRequest:
 
 def test_openvino_makes_more_requests_for_more_users_and_uses_them_again():
     module = importlib.import_module("edge_runtime.engines.openvino")
-    engine = module.create(EngineInfo("openvino-fp32", "openvino", "fp32", "", {}), 256, 2, 2)
+    engine = module.create(EngineInfo("openvino-fp32", "openvino", "fp32", "", {}), INCEPTION_V3.shape, 256, 2, 2)
     engine._compiled = network = EarlyNetwork()
     for _ in range(3):
         batches = [grey_photos(level, level + 1) for level in range(100, 118, 2)]
@@ -755,12 +756,12 @@ def shared(request, every_engine, monkeypatch, tmp_path):
             monkeypatch.setattr(module, name, lambda *_: None)
         shutil.copytree(every_engine.file("saved_model"), str(tmp_path / module.SAVED_MODEL))
         info = EngineInfo("tf-trt-fp16", kind, "fp16", str(tmp_path), {})
-        engine = module.create(info, len(COLOURS), 4, 2).open()
+        engine = module.create(info, INCEPTION_V3.shape, len(COLOURS), 4, 2).open()
     elif kind == "litert":
         pytest.importorskip("tensorflow")
         pytest.importorskip("ai_edge_litert", reason="LiteRT is not installed")
         info = EngineInfo("litert-fp32", kind, "fp32", os.path.dirname(every_engine.path), {})
-        engine = kinds.create_engine(info, len(COLOURS), 4, 2).open()
+        engine = kinds.create_engine(info, INCEPTION_V3.shape, len(COLOURS), 4, 2).open()
     else:
         pytest.importorskip(kind)
         engine = open_engine(every_engine, kind, 4, 2)

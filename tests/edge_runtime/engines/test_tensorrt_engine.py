@@ -24,6 +24,7 @@ from edge_runtime.engines.tensorrt import versions
 from edge_runtime.engines.tensorrt.context import _primary_context, gpu_context
 from edge_runtime.engines.tensorrt.engine import PLAN, ZERO_COPY, create, make_log
 from edge_runtime.errors import BundleError, EngineLost, MissingRequirement
+from edge_runtime.photos.spec import INCEPTION_V3
 from edge_runtime.pipeline.classify_items import classify_items
 from tests.helpers import COLOURS, at_once, flip_byte, photo
 
@@ -178,7 +179,7 @@ def test_the_pipeline_runs_it(bundle_for):
     bundle, _ = bundle_for()
     sample = bundle.sample()
     with open_engine(bundle, NAME, max_batch=4) as engine:
-        answers = list(classify_items(range(10), lambda item: sample.images[item], engine, 4, 2))
+        answers = list(classify_items(range(10), lambda item: sample.images[item], INCEPTION_V3, engine, 4, 2))
     assert [answer.probabilities.argmax() for answer in answers] == list(sample.probabilities[:10].argmax(axis=1))
 
 
@@ -213,7 +214,7 @@ def test_the_pipeline_submits_the_next_batch_before_it_collects_one(bundle_for, 
         submit, collect = engine.submit, engine.collect
         monkeypatch.setattr(engine, "submit", lambda batch: calls.append("submit") or submit(batch))
         monkeypatch.setattr(engine, "collect", lambda ticket: calls.append("collect") or collect(ticket))
-        answers = list(classify_items(range(24), lambda item: sample.images[item % 12], engine, 4, 2))
+        answers = list(classify_items(range(24), lambda item: sample.images[item % 12], INCEPTION_V3, engine, 4, 2))
     assert alike([answer.probabilities for answer in answers[:12]], sample, 0, 12)
     assert alike([answer.probabilities for answer in answers[12:]], sample, 0, 12)
     assert calls.count("submit") == calls.count("collect") == 6
@@ -432,7 +433,7 @@ def test_opening_and_closing_again_and_again_leaves_nothing(bundle_for, monkeypa
     sample = bundle.sample()
     info = selection.find_engine(bundle, NAME)
     for number in range(200):
-        engine = create(info, len(bundle.class_names), 1, None).open()
+        engine = create(info, bundle.input_spec.shape, len(bundle.class_names), 1, None).open()
         if number % 20 == 0:
             assert agrees(engine.infer(sample.images[:1]), sample, 1)
         if number % 20 == 1:
@@ -567,7 +568,7 @@ def test_the_pipeline_keeps_what_was_done_before_the_gpu_was_gone(bundle_for):
     found = []
     with open_engine(bundle, NAME, max_batch=2) as engine:
         with pytest.raises(EngineLost):
-            for answer in classify_items(range(40), lambda item: sample.images[item % 12], engine, 2, 2):
+            for answer in classify_items(range(40), lambda item: sample.images[item % 12], INCEPTION_V3, engine, 2, 2):
                 found.append(answer)
                 simulator.set(lose_gpu=True)
     assert 2 <= len(found) < 12 and alike([answer.probabilities for answer in found], sample, 0, len(found))

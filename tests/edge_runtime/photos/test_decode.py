@@ -1,6 +1,7 @@
 """From the bytes of a photo to the picture the network takes: every kind of file, and every way it can be broken."""
 
 import errno
+import functools
 import glob
 import io
 import os
@@ -18,13 +19,18 @@ from PIL import Image, ImageFile
 from edge_runtime.errors import ImageError, PhotoMissing, StorageLost
 from edge_runtime.photos import decode as photos_decode
 from edge_runtime.photos import jpeg, memory_budget, png, spec
+from edge_runtime.photos import picture as pictures
 from edge_runtime.photos import read as photos_read
-from edge_runtime.photos.decode import decode_image, decode_large
-from edge_runtime.photos.picture import fit_image, is_one_colour
-from edge_runtime.photos.read import read_bytes, read_image, read_large, read_photo
+from edge_runtime.photos.decode import decode_large
+from edge_runtime.photos.picture import is_one_colour
+from edge_runtime.photos.read import read_bytes, read_large
 from tests.helpers import encoded, gradient, png_chunk, raw_png, write_bytes
 
-SIDE = spec.SIDE
+SIDE = 299
+decode_image, fit_image, read_image, read_photo = (
+    functools.partial(function, input_spec=spec.INCEPTION_V3)
+    for function in (photos_decode.decode_image, pictures.fit_image, photos_read.read_image, photos_read.read_photo)
+)
 RED, BLUE, WHITE = (255, 0, 0), (0, 0, 255), (255, 255, 255)
 
 

@@ -1,15 +1,17 @@
 """The board's JPEG decoder, with GStreamer's own elements in the place of NVIDIA's."""
 
+import functools
 import threading
 
 import numpy as np
 import pytest
 
 from edge_runtime.errors import ImageError, MissingRequirement
-from edge_runtime.photos import jpeg_hardware
-from edge_runtime.photos.decode import decode_image
+from edge_runtime.photos import decode, jpeg_hardware
+from edge_runtime.photos.spec import INCEPTION_V3
 from tests.helpers import encoded, gradient
 
+decode_image = functools.partial(decode.decode_image, input_spec=INCEPTION_V3)
 SOFTWARE = "jpegdec ! videoscale ! videoconvert"  # decodes and resizes as nvjpegdec and nvvidconv do
 
 
@@ -17,7 +19,7 @@ SOFTWARE = "jpegdec ! videoscale ! videoconvert"  # decodes and resizes as nvjpe
 def decoder():
     gi = pytest.importorskip("gi", reason="needs GStreamer for Python (python3-gi), which is not here")
     gi.require_version("Gst", "1.0")
-    decoder = jpeg_hardware.HardwareDecoder(SOFTWARE)
+    decoder = jpeg_hardware.HardwareDecoder(INCEPTION_V3, SOFTWARE)
     yield decoder
     decoder.close()
 
@@ -26,7 +28,7 @@ def decoder():
 def hardware_only(monkeypatch):
     """Fails the test where a photo is decoded without the hardware."""
 
-    def refuse(_):
+    def refuse(*_):
         raise AssertionError("decoded without the hardware")
 
     monkeypatch.setattr(jpeg_hardware.decode, "decode_image", refuse)
@@ -42,20 +44,20 @@ def difference(picture, other):
 
 def test_it_is_off_unless_it_is_switched_on(monkeypatch):
     monkeypatch.delenv(jpeg_hardware.SWITCH, raising=False)
-    assert jpeg_hardware.open_decoder() is None
+    assert jpeg_hardware.open_decoder(INCEPTION_V3) is None
 
 
 def test_switched_on_where_there_is_none_it_says_what_is_missing(monkeypatch):
     monkeypatch.setenv(jpeg_hardware.SWITCH, "hardware")
     with pytest.raises(MissingRequirement, match="PICNIC_EDGE_JPEG=hardware: .*GStreamer"):
-        jpeg_hardware.open_decoder()
+        jpeg_hardware.open_decoder(INCEPTION_V3)
 
 
 def test_once_closed_it_is_not_opened_again_by_another_user(monkeypatch):
     monkeypatch.setattr(jpeg_hardware, "_gstreamer", lambda: None)
     monkeypatch.setattr(jpeg_hardware.HardwareDecoder, "_check", lambda decoder: None)
     monkeypatch.setattr(jpeg_hardware.HardwareDecoder, "_start", lambda *_: pytest.fail("it was opened again"))
-    decoder = jpeg_hardware.HardwareDecoder()
+    decoder = jpeg_hardware.HardwareDecoder(INCEPTION_V3)
     decoder.close()
     assert np.array_equal(decoder.decode_image(large()), decode_image(large()))
     assert decoder.failures == 0
@@ -155,7 +157,7 @@ def test_a_photo_that_the_hardware_does_not_decode_is_decoded_without_it(decoder
 
 def test_a_pipeline_that_gives_nothing_costs_no_photo(decoder, monkeypatch):
     monkeypatch.setattr(jpeg_hardware, "_TIMEOUT_S", 0.05)
-    stuck = jpeg_hardware.HardwareDecoder(SOFTWARE)
+    stuck = jpeg_hardware.HardwareDecoder(INCEPTION_V3, SOFTWARE)
     monkeypatch.setattr(stuck, "_elements", "valve drop=true ! " + SOFTWARE)
     stuck._stop()
     assert np.array_equal(stuck.decode_image(large()), decode_image(large()))
@@ -165,12 +167,12 @@ def test_a_pipeline_that_gives_nothing_costs_no_photo(decoder, monkeypatch):
 
 def test_other_colours_are_refused_at_once(decoder):
     with pytest.raises(MissingRequirement, match="test picture .*255"):
-        jpeg_hardware.HardwareDecoder("jpegdec ! videobalance brightness=0.1 ! videoscale ! videoconvert")
+        jpeg_hardware.HardwareDecoder(INCEPTION_V3, "jpegdec ! videobalance brightness=0.1 ! videoscale ! videoconvert")
 
 
 def test_elements_that_are_not_there_are_named(decoder):
     with pytest.raises(MissingRequirement, match="nvjpegdec, nvvidconv"):
-        jpeg_hardware.HardwareDecoder()
+        jpeg_hardware.HardwareDecoder(INCEPTION_V3)
 
 
 def test_opening_and_closing_leaves_no_thread(decoder):
@@ -179,7 +181,7 @@ def test_opening_and_closing_leaves_no_thread(decoder):
     decoder.decode_image(large())
     before = len(os.listdir("/proc/self/task"))
     for _ in range(10):
-        one = jpeg_hardware.HardwareDecoder(SOFTWARE)
+        one = jpeg_hardware.HardwareDecoder(INCEPTION_V3, SOFTWARE)
         one.close()
         one.close()
     assert len(os.listdir("/proc/self/task")) <= before + 1

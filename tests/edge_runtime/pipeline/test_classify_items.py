@@ -13,6 +13,7 @@ import pytest
 from edge_runtime.engines.base import Engine, EngineError
 from edge_runtime.engines.record import EngineInfo
 from edge_runtime.errors import EngineLost, ImageError, MissingRequirement, OutOfMemory, StorageLost, UsageError
+from edge_runtime.photos.spec import INCEPTION_V3
 from edge_runtime.pipeline.classify_items import classify_items
 from edge_runtime.pipeline.stats import STAGES, Stats
 from edge_runtime.sources.items import Item
@@ -26,7 +27,7 @@ class EchoEngine(Engine):
     """Names the number that a picture is filled with; keeps the numbers of every batch that it ran."""
 
     def __init__(self, max_batch=8, fail_at=None, slots=1, delay_s=0.0):
-        super().__init__(EngineInfo("echo", "echo", "fp32", "", None), CLASSES, max_batch, 1)
+        super().__init__(EngineInfo("echo", "echo", "fp32", "", None), INCEPTION_V3.shape, CLASSES, max_batch, 1)
         self.batches, self.fail_at, self.slots, self.delay_s = [], fail_at, slots, delay_s
         self.on_the_way, self.most_on_the_way = [], 0
 
@@ -110,7 +111,7 @@ def unreadable(*numbers):
 
 
 def run(items, read=picture_of, engine=None, batch_size=4, decode_threads=3, **settings):
-    return classify_items(items, read, engine or EchoEngine(), batch_size, decode_threads, **settings)
+    return classify_items(items, read, INCEPTION_V3, engine or EchoEngine(), batch_size, decode_threads, **settings)
 
 
 def answered(answers):
@@ -954,4 +955,4 @@ def test_an_engine_error_keeps_what_the_library_raised():
 def test_a_batch_that_memory_does_not_hold_ends_the_run_with_a_word_about_it():
     engine = EchoEngine(max_batch=1 << 40)
     with pytest.raises(OutOfMemory, match="%d.*--batch" % (1 << 40)):
-        list(classify_items([1, 2, 3], lambda number: np.full((299, 299, 3), number, np.uint8), engine, 1 << 40, 2))
+        list(run([1, 2, 3], engine=engine, batch_size=1 << 40))

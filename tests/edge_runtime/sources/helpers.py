@@ -4,6 +4,7 @@ import pytest
 
 from edge_runtime.errors import PhotoMissing
 from edge_runtime.photos.read import read_image
+from edge_runtime.photos.spec import INCEPTION_V3
 from edge_runtime.sources import registry, storage
 
 LEFT_OUT = ["._a.jpg", ".hidden.jpg", ".DS_Store", "Thumbs.db", "desktop.ini"]
@@ -27,5 +28,5 @@ def problems_of(source, images_folder=None):
 def missing_reason(item):
     """What the row of an Item says whose file is not there."""
     with pytest.raises(PhotoMissing) as missing:
-        read_image(item.path)
+        read_image(item.path, INCEPTION_V3)
     return storage.reason_of(item, missing.value)

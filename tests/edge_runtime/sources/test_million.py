@@ -33,8 +33,8 @@ class Stub(Engine):
         pass
 
 picture = np.zeros((299, 299, 3), np.uint8)
-classifier.read_image = lambda path: picture
-classifier.open_engine = lambda *_, **__: Stub(EngineInfo("stub", "stub", "fp32", "", None), 3, 8, 1)
+classifier.read_image = lambda path, input_spec: picture
+classifier.open_engine = lambda *_, **__: Stub(EngineInfo("stub", "stub", "fp32", "", None), (299, 299, 3), 3, 8, 1)
 started_s = time.perf_counter()
 classify.main(sys.argv[1:])
 with open("/proc/self/status") as file:
