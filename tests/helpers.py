@@ -127,7 +127,7 @@ def write_table(path, rows, header=("file", "label")):
             file.write("\t".join(row) + "\n")
 
 
-def write_tiny_bundle(folder):
+def write_tiny_bundle(folder, input_spec=INCEPTION_V3):
     """Writes a whole bundle whose network names the dominant colour: mean colour -> dense -> softmax."""
     import onnx
     from onnx import TensorProto, helper, numpy_helper
@@ -146,13 +146,13 @@ def write_tiny_bundle(folder):
     graph = helper.make_graph(
         nodes,
         "colours",
-        [helper.make_tensor_value_info("images", TensorProto.UINT8, ["batch", *INCEPTION_V3.shape])],
+        [helper.make_tensor_value_info("images", TensorProto.UINT8, ["batch", *input_spec.shape])],
         [helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["batch", len(names)])],
         [numpy_helper.from_array(np.asarray(value, np.float32), name) for name, value in constants.items()],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)])
     model.ir_version = 7
-    pictures = [fit_image(photo(COLOURS[name], seed), INCEPTION_V3) for seed in range(4) for name in names]
+    pictures = [fit_image(photo(COLOURS[name], seed), input_spec) for seed in range(4) for name in names]
     means = np.array([picture.mean(axis=(0, 1)) for picture in pictures], np.float32) / 255
     logits = means.dot(constants["weights"]) + constants["bias"]
     exponents = np.exp(logits - logits.max(axis=1, keepdims=True))
@@ -167,7 +167,7 @@ def write_tiny_bundle(folder):
             os.path.join(temporary, "sample", "probabilities.npy"),
             (exponents / exponents.sum(axis=1, keepdims=True)).astype(np.float32),
         )
-        writing.write_manifest(temporary, names, to_manifest(INCEPTION_V3), {}, {})
+        writing.write_manifest(temporary, names, to_manifest(input_spec), {}, {})
     return str(folder)
 
 

@@ -325,10 +325,7 @@ def _write_predictions(job, photos, stop, sink):
                 _count_in_background(bar, options, resources)  # earlier it would delay the first answer
             for viewer in viewers:  # before the row, which says that this photo is done
                 viewer.write(prediction, options.threshold)
-            values = rows.row_of(prediction, job.top, options.threshold)
-            if options.timed:
-                values.append(round(prediction.item.time_s, 3))
-            sink.write(values, prediction.ends_batch)
+            sink.write(rows.row_of(prediction, job.top, options.threshold, options.timed), prediction.ends_batch)
             if latency:
                 recent_ms.append(1000 * (time.perf_counter() - prediction.item.captured_s))
                 latency.add(recent_ms[-1])

@@ -14,18 +14,20 @@ def is_unknown(label):
     return label.strip().casefold() == UNKNOWN
 
 
-def row_of(prediction, top, threshold=None):
-    """Returns the values of a row, in the order of columns_of(top).
+def row_of(prediction, top, threshold=None, timed=False):
+    """Returns the values of a row, in the order of columns_of(top, timed).
 
     Args:
         prediction: edge_runtime.classifier.Prediction.
         top: how many labels.
         threshold: as for Prediction.answer: below this confidence (0 to 1) the label is UNKNOWN; None: never.
+        timed: it is a frame of a video or a camera, and its time in seconds comes last.
 
     Returns:
         a list. An unreadable photo's confidences are None: an empty cell in a table, null in JSON.
     """
+    time = [round(prediction.item.time_s, 3)] if timed else []
     if prediction.error:
-        return [prediction.name, "", None, prediction.error] + ["", None] * (top - 1)
+        return [prediction.name, "", None, prediction.error] + ["", None] * (top - 1) + time
     cells = [cell for label, confidence in prediction.top(top) for cell in (label, round(confidence, 6))]
-    return [prediction.name, prediction.answer(threshold), cells[1], ""] + cells[2:]
+    return [prediction.name, prediction.answer(threshold), cells[1], ""] + cells[2:] + time

@@ -352,8 +352,9 @@ def test_the_workspace_reaches_the_builder(tiny_bundle, tmp_path, simulated, ver
 def test_a_profile_that_is_not_accepted_is_told(simulated):
     simulator = simulated()
     config = types.SimpleNamespace(add_optimization_profile=lambda profile: -1)
+    network = types.SimpleNamespace(get_input=lambda _: types.SimpleNamespace(shape=(-1, 299, 299, 3)))
     with pytest.raises(MissingRequirement, match="1 to 7"):
-        builder.add_profile(simulator.tensorrt.Builder(make_log(simulator.tensorrt)), config, 7)
+        builder.add_profile(simulator.tensorrt.Builder(make_log(simulator.tensorrt)), config, network, 7)
 
 
 # --- the times that are kept

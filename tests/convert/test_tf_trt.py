@@ -397,7 +397,7 @@ def test_the_engine_runs_a_saved_model_from_its_own_folder(fake, tiny_bundle, tm
     os.rename(opened.file("saved_model"), str(tmp_path / engine_module.SAVED_MODEL))
     info = EngineInfo("tf-trt-fp16", "tf-trt", "fp16", str(tmp_path), {})
     sample = opened.sample()
-    with engine_module.create(info, 3, 8, 1).open() as engine:
+    with engine_module.create(info, INCEPTION_V3.shape, 3, 8, 1).open() as engine:
         answers = np.concatenate([engine.infer(sample.images[:8]), engine.infer(sample.images[8:])])
     assert np.abs(answers - sample.probabilities).max() < 1e-3
     engine.close()
@@ -407,7 +407,7 @@ def test_the_engine_runs_a_saved_model_from_its_own_folder(fake, tiny_bundle, tm
 def test_the_engine_does_not_open_without_tensorrt(tmp_path):
     info = EngineInfo("tf-trt-fp16", "tf-trt", "fp16", str(tmp_path), {})
     with pytest.raises(MissingRequirement, match="TensorRT"):
-        engine_module.create(info, 3, 8, 1).open()
+        engine_module.create(info, INCEPTION_V3.shape, 3, 8, 1).open()
 
 
 # ---- what the wheels say of themselves

@@ -17,7 +17,7 @@ from edge_runtime.bundle.manifest import MANIFEST, identity_of
 from edge_runtime.bundle.reading import Bundle
 from edge_runtime.engines.selection import open_engine
 from edge_runtime.errors import BundleError, UsageError
-from edge_runtime.photos.spec import INCEPTION_V3, to_manifest
+from edge_runtime.photos.spec import INCEPTION_V3, InputSpec, from_manifest, to_manifest
 from tests.helpers import (
     COLOURS,
     add_tiny_saved_model,
@@ -276,10 +276,46 @@ def test_class_names_that_are_not_two_or_more_different_texts_are_refused(tiny_b
     assert "manifest" in refusal(tiny_bundle)
 
 
-def test_another_input_spec_than_ours_is_refused_with_both(tiny_bundle):
-    change_manifest(tiny_bundle, lambda manifest: manifest["input_spec"].update(channels="BGR"), resign=True)
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"channels": "BGR"}, "expected uint8, RGB, NHWC, got uint8, BGR"),
+        ({"shape": [299, 4096, 3]}, "width: expected 32 to 1024"),
+        ({"shape": [299, 299]}, "got [299, 299]"),
+        ({"shape": [True, 299, 3]}, "height"),
+        ({"resize": "stretch"}, "'stretch'"),
+        ({"resize": {"mode": "crop", "filter": "area"}}, "shorter_side: expected 299"),
+        ({"resize": {"mode": "crop", "filter": "sinc", "shorter_side": 342}}, "'sinc'"),
+        ({"resize": {"mode": "letterbox", "filter": "area", "colour": [114, 114]}}, "colour"),
+        ({"resize": {"mode": "squash", "filter": "area", "colour": [0, 0, 0]}}, "takes no colour"),
+        ({"resize": {"mode": "squash", "filter": "area", "antialias": 1}}, "'antialias'"),
+        ({"resize": {"mode": [], "filter": {}}}, "resize"),
+        ({"layout": "NCHW", "tiles": 4}, "got {"),
+    ],
+)
+def test_an_input_spec_that_is_not_known_is_refused_with_what_is_wrong(tiny_bundle, change, words):
+    change_manifest(tiny_bundle, lambda manifest: manifest["input_spec"].update(change), resign=True)
     text = refusal(tiny_bundle)
-    assert "another input spec" in text and "'BGR'" in text and "'RGB'" in text
+    assert "input spec that this version does not know" in text and words in text
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        INCEPTION_V3,
+        InputSpec(160, 224),
+        InputSpec(224, 224, "crop", shorter_side=256, filter="bicubic"),
+        InputSpec(192, 256, "letterbox", colour=(114, 114, 0)),
+        InputSpec(64, 64, filter="nearest"),
+    ],
+)
+def test_an_input_spec_is_the_same_after_the_manifest(spec, tiny_bundle):
+    value = json.loads(json.dumps(to_manifest(spec)))
+    assert from_manifest(value) == spec
+    change_manifest(tiny_bundle, lambda manifest: manifest.update(input_spec=value), resign=True)
+    opened = Bundle.open(tiny_bundle)
+    assert opened.input_spec == spec
+    check_manifest(opened)
 
 
 def test_a_newer_format_is_refused_with_what_to_do(tiny_bundle):

@@ -612,7 +612,7 @@ def streams(every_engine):
     bundle = every_engine
     info = selection.find_engine(bundle, "openvino-fp32")
     module = importlib.import_module("edge_runtime.engines.openvino")
-    with module.create(info, len(bundle.class_names), 4, 2).open() as engine:
+    with module.create(info, INCEPTION_V3.shape, len(bundle.class_names), 4, 2).open() as engine:
         with open_engine(bundle, "onnxruntime", 4) as original:
             yield engine, original
 
@@ -756,7 +756,7 @@ def shared(request, every_engine, monkeypatch, tmp_path):
             monkeypatch.setattr(module, name, lambda *_: None)
         shutil.copytree(every_engine.file("saved_model"), str(tmp_path / module.SAVED_MODEL))
         info = EngineInfo("tf-trt-fp16", kind, "fp16", str(tmp_path), {})
-        engine = module.create(info, len(COLOURS), 4, 2).open()
+        engine = module.create(info, INCEPTION_V3.shape, len(COLOURS), 4, 2).open()
     elif kind == "litert":
         pytest.importorskip("tensorflow")
         pytest.importorskip("ai_edge_litert", reason="LiteRT is not installed")

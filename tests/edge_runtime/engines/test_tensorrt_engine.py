@@ -433,7 +433,7 @@ def test_opening_and_closing_again_and_again_leaves_nothing(bundle_for, monkeypa
     sample = bundle.sample()
     info = selection.find_engine(bundle, NAME)
     for number in range(200):
-        engine = create(info, len(bundle.class_names), 1, None).open()
+        engine = create(info, bundle.input_spec.shape, len(bundle.class_names), 1, None).open()
         if number % 20 == 0:
             assert agrees(engine.infer(sample.images[:1]), sample, 1)
         if number % 20 == 1:
