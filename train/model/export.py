@@ -62,7 +62,7 @@ def export_bundle(out, network, class_names, photos, probabilities, metrics, tra
         _save_onnx(graph, os.path.join(folder, "model.onnx"))
         if sample is None:
             sample = take_sample(photos[:SAMPLE_PHOTOS], probabilities[:SAMPLE_PHOTOS], _reader(network.input_spec))
-        _save_sample(os.path.join(folder, "sample"), sample)
+        save_sample(os.path.join(folder, "sample"), sample)
         agreement = {
             name: _compare(kind, os.path.join(folder, name), network.input_spec, photos, probabilities, max_difference)
             for kind, name in (("tensorflow", "saved_model"), ("onnxruntime", "model.onnx"))
@@ -154,7 +154,7 @@ def _picture(path, load):
         raise UsageError(f"{path}: {error}; it could be read before: put it back")
 
 
-def _save_sample(folder, sample):
+def save_sample(folder, sample):
     """Writes photos as the network sees them (PNG: lossless) and the model's probabilities, for the converter."""
     os.makedirs(folder)
     for number, rgb in enumerate(sample.images):

@@ -58,8 +58,8 @@ def _require_classifier(path, config):
     kinds = [str(kind) for kind in config.get("architectures") or []]
     if kinds and not any("ImageClassification" in kind for kind in kinds):
         raise UsageError(
-            f"{path}: is a {printable(', '.join(kinds[:3]))}, no image classifier (...ForImageClassification): a detector, "
-            "a segmentation network or an encoder of features cannot be imported"
+            f"{path}: is a {printable(', '.join(kinds[:3]))}, no image classifier (...ForImageClassification): a "
+            "detector, a segmentation network or an encoder of features cannot be imported"
         )
     if config.get("problem_type") == "multi_label_classification":
         raise UsageError(f"{path}: gives several labels per photo (sigmoid); only one label per photo can be imported")
