@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from edge_runtime.photos.picture import fit_image
+from edge_runtime.photos.resize import fit_image
 from tests.helpers import gradient
 from train.model.augment import MIXES, augment, mix
 
