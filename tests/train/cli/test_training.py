@@ -83,7 +83,8 @@ def train_rows(train_table):
 
 def built_in(bundle, kind, batch=8):
     name = {"onnxruntime": "model.onnx", "tensorflow": "saved_model"}[kind]
-    return create_engine(EngineInfo(kind, kind, "fp32", bundle.file(name), None), len(bundle.class_names), batch, None)
+    info = EngineInfo(kind, kind, "fp32", bundle.file(name), None)
+    return create_engine(info, bundle.input_spec.shape, len(bundle.class_names), batch, None)
 
 
 def compared_photos(bundle):
@@ -113,7 +114,7 @@ def test_the_report_s_samples_show_what_fine_tuning_sees(words, tmp_path):
     os.remove(photos[0].path)  # since it was learned from
     photos = photos[:5]
     rows = train._augmentation_examples(photos, train.parser().parse_args(["t.tsv", "--out", "b"] + words))
-    originals = [read.read_image(photo.path) for photo in photos[1:]]
+    originals = [read.read_image(photo.path, spec.INCEPTION_V3) for photo in photos[1:]]
     assert len(rows) == 4 and {len(row) for row in rows} == {7}
     for row in rows:
         assert any(np.array_equal(row[0], original) for original in originals)
@@ -147,7 +148,7 @@ def test_manifest_says_how_it_was_trained(bundle, samples, train_table, train_ro
     for library in ("numpy", "onnxruntime", "opencv-python-headless", "keras", "tf2onnx"):
         assert training["versions"][library] == libraries.library_version(library) is not None
     assert training["versions"]["tensorflow"] or training["versions"]["tensorflow-cpu"]
-    assert bundle.manifest["input_spec"] == spec.INPUT_SPEC
+    assert bundle.manifest["input_spec"] == spec.to_manifest(spec.INCEPTION_V3)
     assert bundle.manifest["format_version"] == manifest.FORMAT_VERSION
     assert not os.path.exists(bundle.path + ".problems.tsv")
 

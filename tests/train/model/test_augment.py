@@ -3,13 +3,14 @@
 import numpy as np
 import pytest
 
+from edge_runtime.photos import spec
 from edge_runtime.photos.picture import fit_image
 from tests.helpers import gradient
 from train.model.augment import MIXES, augment, mix
 
 
 def picture():
-    return fit_image(gradient(400, 500))
+    return fit_image(gradient(400, 500), spec.INCEPTION_V3)
 
 
 def test_an_augmented_photo_is_another_picture_of_the_input_s_shape():
