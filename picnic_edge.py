@@ -85,9 +85,8 @@ def _call(verb, arguments):
     """Imports a verb's module and runs it. Raises MissingRequirement where a library is missing that it needs."""
     from edge_runtime.machine import libraries
 
-    # doctor runs without them, to say what is missing.
-    for module in libraries.EVERYWHERE if verb != "doctor" else ():
-        libraries.require(module)
+    if verb != "doctor":  # which runs without them, to say what is missing
+        libraries.require_everywhere()
     (demo if verb == "demo" else importlib.import_module(VERBS[verb][0]).main)(arguments)
 
 

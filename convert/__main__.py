@@ -2,8 +2,7 @@
 
 import sys
 
-from convert import cli
-from edge_runtime.cli.run import run_verb
+from edge_runtime.cli.run import run_module
 
 if __name__ == "__main__":
-    sys.exit(run_verb(cli.main, sys.argv[1:]))
+    sys.exit(run_module("convert.cli", sys.argv[1:]))

@@ -2,8 +2,7 @@
 
 import sys
 
-from edge_runtime.cli import classify
-from edge_runtime.cli.run import run_verb
+from edge_runtime.cli.run import run_module
 
 if __name__ == "__main__":
-    sys.exit(run_verb(classify.main, sys.argv[1:]))
+    sys.exit(run_module("edge_runtime.cli.classify", sys.argv[1:]))

@@ -93,6 +93,37 @@ def test_packages_run_as_modules(package):
     assert b"example: " in done.stdout
 
 
+@pytest.mark.parametrize("package", list(PACKAGES))
+def test_a_package_without_opencv_says_how_to_install_it(tmp_path, package):
+    (tmp_path / "cv2.py").write_text("raise ModuleNotFoundError(\"No module named 'cv2'\", name='cv2')")
+    done = subprocess.run(
+        [sys.executable, "-m", package, "bundle"],
+        stderr=subprocess.PIPE,
+        env=dict(os.environ, PYTHONPATH="%s:%s" % (tmp_path, helpers.ROOT)),
+        check=False,
+    )
+    assert done.returncode == errors.MissingRequirement.exit_code and b"Traceback" not in done.stderr
+    assert b"cv2 is needed here" in done.stderr
+
+
+def test_sigterm_ends_a_verb_as_ctrl_c_does(tmp_path):
+    verb = (
+        "def verb(_):\n    try:\n        print('ready', flush=True)\n        time.sleep(60)\n"
+        "    finally:\n        print('cleaned up')\n"
+    )
+    program = "import time\nfrom edge_runtime.cli.run import run_verb\n" + verb + "raise SystemExit(run_verb(verb, []))"
+    process = subprocess.Popen(
+        [sys.executable, "-c", program],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=dict(os.environ, PYTHONPATH=helpers.ROOT),
+    )
+    assert process.stdout.readline() == b"ready\n"
+    process.terminate()
+    output, messages = process.communicate()
+    assert (process.returncode, output, messages) == (130, b"cleaned up\n", b"picnic-edge: interrupted\n")
+
+
 @pytest.mark.parametrize("verb, arguments", [("classify", ["bundle", "photos"]), ("bench", ["bundle"])])
 def test_a_verb_without_opencv_says_how_to_install_it(tmp_path, verb, arguments):
     (tmp_path / "cv2.py").write_text("raise ModuleNotFoundError(\"No module named 'cv2'\", name='cv2')")

@@ -2,8 +2,7 @@
 
 import sys
 
-from edge_runtime.cli.run import run_verb
-from train.cli import train
+from edge_runtime.cli.run import run_module
 
 if __name__ == "__main__":
-    sys.exit(run_verb(train.main, sys.argv[1:]))
+    sys.exit(run_module("train.cli.train", sys.argv[1:]))

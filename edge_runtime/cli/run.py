@@ -1,21 +1,35 @@
 """Runs a verb as a command: standard streams, exit codes, error messages."""
 
 import contextlib
+import importlib
 import io
 import logging
 import os
+import signal
 import sys
 import tempfile
+import threading
 import traceback
 import warnings
 
 from edge_runtime.console import say
 from edge_runtime.errors import OutOfMemory, PicnicError, UsageError, is_out_of_memory
+from edge_runtime.machine import libraries
 from edge_runtime.secrets import hide_secrets, hides_secrets
 from edge_runtime.text import printable
 
 INTERRUPTED = 130
 PIPE_CLOSED = 141  # a shell's code for a program that SIGPIPE ended
+
+
+def run_module(name, arguments):
+    """Imports a verb's module, such as "convert.cli", and runs it as a command. Returns the exit code, as run_verb."""
+
+    def verb(arguments):
+        libraries.require_everywhere()
+        importlib.import_module(name).main(arguments)
+
+    return run_verb(verb, arguments)
 
 
 @hides_secrets
@@ -27,8 +41,8 @@ def run_verb(verb, arguments):
         arguments: list of str.
 
     Returns:
-        the exit code: 0; a PicnicError's own; 4 when memory ran out; 130 after Ctrl-C; 141 when the reader of the
-        output went away; 1 (with a traceback) for a bug.
+        the exit code: 0; a PicnicError's own; 4 when memory ran out; 130 after Ctrl-C or SIGTERM; 141 when the reader
+        of the output went away; 1 (with a traceback) for a bug.
 
     Raises:
         SystemExit: by argparse, with code 2 for wrong arguments and 0 after --help.
@@ -42,7 +56,8 @@ def run_verb(verb, arguments):
     try:
         _set_home()
         try:
-            verb(arguments)
+            with _sigterm_as_ctrl_c():
+                verb(arguments)
         except SystemExit:  # argparse: after --help, or for wrong arguments
             sys.stdout.flush()
             raise
@@ -68,6 +83,19 @@ def run_verb(verb, arguments):
         # Reported before, or less important than what ended the command.
         with contextlib.suppress(PicnicError, BrokenPipeError):
             sys.stdout.flush()
+
+
+@contextlib.contextmanager
+def _sigterm_as_ctrl_c():
+    """In the block SIGTERM, which stops services and containers, does what Ctrl-C does: no half-written file stays."""
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _silence_opencv():

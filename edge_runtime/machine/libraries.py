@@ -67,6 +67,12 @@ def distribution_version(name):
         return None
 
 
+def require_everywhere():
+    """Raises MissingRequirement where a library is missing that every verb but doctor needs."""
+    for module in EVERYWHERE:
+        require(module)
+
+
 def require(module):
     """Imports a module by name. Raises MissingRequirement (exit code 4) that names the cause and the command."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # hides TensorFlow's notes at start-up, not its errors
