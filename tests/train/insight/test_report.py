@@ -4,6 +4,7 @@ import html
 import json
 import os
 import re
+import sys
 
 import numpy as np
 import pytest
@@ -127,7 +128,14 @@ def test_what_a_bundle_does_not_say_is_left_out(answered, tmp_path):
     text = text_of(page_of(tmp_path / "r"))
     assert "temperature" not in section(page_of(tmp_path / "r"), "confidence")
     assert "None" not in text
-    assert "Without heat maps" in text  # the tiny network is no InceptionV3
+    assert "Without heat maps" not in text and "Warm colours" in text
+
+
+def test_without_onnx_there_are_no_heat_maps_and_the_page_says_why(answered, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    report.write_report(str(tmp_path / "r"), *answered, engine_name="onnxruntime")
+    text = text_of(page_of(tmp_path / "r"))
+    assert re.search("Without heat maps: .*pip install onnx", text) and "Warm colours" not in text
 
 
 @pytest.mark.parametrize("history", [{}, {"loss": [1.0]}, {"fine_tune": {"val_loss": [1.0, 0.9]}}, {"refit": {}}])
