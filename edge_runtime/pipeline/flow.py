@@ -9,7 +9,7 @@ import numpy as np
 
 from edge_runtime.errors import ImageError, OutOfMemory
 from edge_runtime.pipeline.batch import Batch, Batches
-from edge_runtime.pipeline.load import Failure, load
+from edge_runtime.pipeline.load_item import Failure, load
 from edge_runtime.pipeline.stats import Stats
 from edge_runtime.pipeline.window import Entry, Window
 

@@ -3,7 +3,7 @@
 import collections
 import typing
 
-from edge_runtime.pipeline.load import Failure
+from edge_runtime.pipeline.load_item import Failure
 
 
 class Entry:

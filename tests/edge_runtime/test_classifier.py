@@ -14,7 +14,7 @@ from edge_runtime.classifier import Classifier, Prediction
 from edge_runtime.engines import record, selection
 from edge_runtime.errors import MissingRequirement
 from edge_runtime.photos import picture as photos_picture
-from edge_runtime.pipeline import load
+from edge_runtime.pipeline import load_item
 from edge_runtime.sources.items import Frame, Item
 from edge_runtime.sources.video import Video
 from tests.helpers import COLOURS, photo, picnic_edge, write_bytes, write_photo
@@ -82,7 +82,7 @@ def read_ahead(monkeypatch):
         time.sleep(0.003)
         return fit_image(picture, input_spec)
 
-    monkeypatch.setattr(load, "fit_image", fit_late)
+    monkeypatch.setattr(load_item, "fit_image", fit_late)
 
 
 def refilled(size, count=64, show=lambda picture: picture):
