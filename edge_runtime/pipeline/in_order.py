@@ -1,4 +1,4 @@
-"""What was read from the source and is in no batch yet."""
+"""Rows come out in the order of the source: what was read waits here for what was read before it."""
 
 import collections
 import typing
