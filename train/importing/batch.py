@@ -1,5 +1,8 @@
 """An ONNX model exported for a fixed number of pictures, made to take any number."""
 
+import os
+import tempfile
+
 import numpy as np
 
 from edge_runtime.machine.libraries import require
@@ -69,6 +72,25 @@ def freed(model, fixed):
     del graph.node[:]
     graph.node.extend(nodes)
     return changed
+
+
+def folded(model):
+    """Returns a copy of an onnx.ModelProto whose parts that are the same for all pictures are constants.
+
+    ONNX Runtime computes them; the operators stay ONNX's own.
+    """
+    onnx, onnxruntime = require("onnx"), require("onnxruntime")
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    with tempfile.TemporaryDirectory(prefix="picnic-edge-import-") as folder:
+        options.optimized_model_filepath = os.path.join(folder, "folded.onnx")
+        onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        result = onnx.load(options.optimized_model_filepath)
+    standard = [entry for entry in result.opset_import if entry.domain in ("", "ai.onnx")]
+    del result.opset_import[:]  # it lists what it could have used, too
+    result.opset_import.extend(standard)
+    return result
 
 
 def suspects(model):

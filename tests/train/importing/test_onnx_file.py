@@ -78,7 +78,14 @@ def class_token():
     return nodes, {"sides": np.array([1, 1, 3], np.int64), "token": np.full((1, 1, 3), 0.25, np.float32)}
 
 
-@pytest.mark.parametrize("middle", [fixed_reshape, class_token])
+def computed_class_token():
+    nodes, constants = class_token()
+    nodes[1].input[0] = "expanded"
+    constants["three"] = np.array([1, 1, 3], np.int64)
+    return [node("Identity", "token", "same"), node("Expand", "same three", "expanded")] + nodes, constants
+
+
+@pytest.mark.parametrize("middle", [fixed_reshape, class_token, computed_class_token])
 def test_a_fixed_batch_is_freed(tmp_path, middle):
     original = read(tmp_path, classifier(batch=1, middle=middle))
     built = check(original)

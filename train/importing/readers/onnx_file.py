@@ -16,6 +16,7 @@ from edge_runtime.text import printable
 from train.importing import batch, labels, onnx_weights, opsets, trial
 from train.importing.original import Declared, Original
 from train.importing.readers import custom_vision, ultralytics
+from train.model.tf_setup import nothing_on_stderr
 
 _SUBGRAPHS = ("Loop", "Scan", "If", "SequenceMap")
 _TRIAL_SIDE = 224  # of the pictures that a model of any size is tried with
@@ -387,9 +388,10 @@ def _close(rows, expected, limit):
 def _same_numbers(model, pictures, expected, limit):
     """Tells whether a changed model gives the original's answers, to one picture and to several at once."""
     try:
-        changed = session(model.SerializeToString(), cpu.core_count(), optimize=True)
-        run = functools.partial(_run, changed, None)
-        return _close(run(pictures), expected, limit) and _close(run(pictures[:1]), expected[:1], limit)
+        with nothing_on_stderr():  # what ONNX Runtime says of a change that was no good
+            changed = session(model.SerializeToString(), cpu.core_count(), optimize=True)
+            run = functools.partial(_run, changed, None)
+            return _close(run(pictures), expected, limit) and _close(run(pictures[:1]), expected[:1], limit)
     except Exception:  # ONNX Runtime raises classes of its own
         return False
 
@@ -397,9 +399,10 @@ def _same_numbers(model, pictures, expected, limit):
 def _with_free_batch(path, model, fixed, same):
     if fixed is None:
         return model
-    freed = batch.freed(model, fixed)
-    if same(freed):
-        return freed
+    for prepare in (lambda: model, lambda: batch.folded(model)):
+        freed = batch.freed(prepare(), fixed)
+        if same(freed):
+            return freed
     raise UsageError(
         f"{path}: takes exactly {fixed} picture{'s' if fixed > 1 else ''} at a time, and its graph cannot be freed of "
         f"that ({', '.join(batch.suspects(model)) or 'the number is inside'}). Export it with a free batch: for "
