@@ -41,12 +41,12 @@ def freed(model, fixed):
 
     def constant(array, name):
         name = new(name)
-        graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(array, np.int64), name))
+        graph.initializer.append(require("onnx.numpy_helper").from_array(np.asarray(array, np.int64), name))
         return name
 
     for node in graph.node:
         if node.op_type == "Reshape" and node.input[0] not in constants and node.input[1] in constants:
-            shape = _free_shape(onnx.numpy_helper.to_array(constants[node.input[1]]), fixed)
+            shape = _free_shape(require("onnx.numpy_helper").to_array(constants[node.input[1]]), fixed)
             if shape is not None:
                 node.input[1] = constant(shape, node.input[1] + "_free")
                 del node.attribute[:]  # allowzero
@@ -128,7 +128,9 @@ def _one(onnx, graph, new, tensor, name):
     if tensor.dims[0] == 1:
         return name
     single = new(name + "_single")
-    graph.initializer.append(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(tensor)[:1], single))
+    graph.initializer.append(
+        require("onnx.numpy_helper").from_array(require("onnx.numpy_helper").to_array(tensor)[:1], single)
+    )
     return single
 
 

@@ -393,7 +393,7 @@ def with_temperature(model, temperature):
     prefix = "temperature"
     while prefix in names:
         prefix += "_"
-    graph.initializer.append(onnx.numpy_helper.from_array(np.float32(1 / temperature), prefix))
+    graph.initializer.append(require("onnx.numpy_helper").from_array(np.float32(1 / temperature), prefix))
     if last.op_type == "Softmax":
         scaled = prefix + "_logits"
         node = onnx.helper.make_node("Mul", [last.input[0], prefix], [scaled])
@@ -403,7 +403,7 @@ def with_temperature(model, temperature):
     # Of what is no softmax at the end the logarithms serve: softmax(log p / T). As float32 they end at 1e-30.
     steps = [prefix + "_" + step for step in ("probabilities", "at_least", "log", "logits")]
     last.output[list(last.output).index(output)] = steps[0]
-    graph.initializer.append(onnx.numpy_helper.from_array(np.float32(1e-30), prefix + "_least"))
+    graph.initializer.append(require("onnx.numpy_helper").from_array(np.float32(1e-30), prefix + "_least"))
     graph.node.extend(
         [
             onnx.helper.make_node("Max", [steps[0], prefix + "_least"], [steps[1]]),

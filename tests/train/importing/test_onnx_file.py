@@ -180,14 +180,11 @@ def test_a_map_of_labels_is_cut_off_and_gives_the_names(tmp_path):
             )
         ]
     )
-    one.graph.output[0].CopyFrom(
-        helper.make_value_info(
-            "loss",
-            helper.make_sequence_type_proto(
-                helper.make_map_type_proto(TensorProto.STRING, helper.make_tensor_type_proto(TensorProto.FLOAT, []))
-            ),
-        )
-    )
+    answers = onnx.ValueInfoProto(name="loss")
+    mapping = answers.type.sequence_type.elem_type.map_type
+    mapping.key_type = TensorProto.STRING
+    mapping.value_type.tensor_type.elem_type = TensorProto.FLOAT
+    one.graph.output[0].CopyFrom(answers)
     one.opset_import.extend([helper.make_opsetid("ai.onnx.ml", 1)])
     assert read(tmp_path, one).class_names == NAMES
 

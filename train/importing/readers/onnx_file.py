@@ -223,13 +223,10 @@ def _cut(path, model, wanted, output):
     if model.ir_version < 4:  # constants are inputs there
         result.graph.input.extend(value for value in graph.input if value.name in constants and value.name in needed)
     known = [value for value in graph.output if value.name == output and _elem_type(value)]
-    result.graph.output.extend(known or [onnx.ValueInfoProto(name=output)])
-    if not known:  # its type and shape are worked out
-        inferred = {value.name: value for value in onnx.shape_inference.infer_shapes(model).graph.value_info}
-        if output in inferred:
-            result.graph.output[0].CopyFrom(inferred[output])
-        else:
-            result.graph.output[0].CopyFrom(onnx.helper.make_tensor_value_info(output, onnx.TensorProto.FLOAT, None))
+    if not known:  # its type is worked out; the trial tells its shape
+        known = [value for value in opsets.inferred_values(result) if value.name == output and _elem_type(value)]
+    unknown = [onnx.helper.make_tensor_value_info(output, onnx.TensorProto.FLOAT, None)]
+    result.graph.output.extend(known or unknown)
     return result, not is_whole
 
 
