@@ -407,11 +407,11 @@ def _percent(score):
 
 
 def _decision(chosen, decided_by, others):
-    taken = f"taken: {_name(chosen.preprocessing)}"
+    start = f"taken: {_name(chosen.preprocessing)}"
     if decided_by == "photos":
-        return f"{taken}; it is better than each other one beyond a 95 % interval"
+        return f"{start}; it is better than each other one beyond a 95 % interval"
     reason = "what is declared decides" if decided_by == "declared" else "the simplest is taken"
-    return f"{taken}; the photos cannot tell it from {'; '.join(map(_name, others))}: {reason}"
+    return f"{start}; the photos cannot tell it from {'; '.join(map(_name, others))}: {reason}"
 
 
 def _table(scores, earlier, chosen, others, facts):
@@ -458,10 +458,10 @@ def _require_no_better_order(original, scores, truth):
     if share_interval(right, len(truth))[1] >= held_out.mean():
         suggestion = f"{how}, accuracy would be {right / float(len(truth)):.2f}"
     else:
-        shown = ", ".join(printable(names[index]) for index in order[:_SHOWN_LABELS])
+        start = ", ".join(printable(names[index]) for index in order[:_SHOWN_LABELS])
         more = f" and {len(order) - _SHOWN_LABELS} more" if len(order) > _SHOWN_LABELS else ""
         suggestion = (
-            f"in this order, accuracy would be {held_out.mean():.2f} (on photos that did not choose it): {shown}{more}"
+            f"in this order, accuracy would be {held_out.mean():.2f} (on photos that did not choose it): {start}{more}"
         )
     text = f"the labels may be in the wrong order: accuracy is {_percent(score)}; with the labels {suggestion}"
     if score.accuracy <= held_out.mean() / 2:
