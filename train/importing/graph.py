@@ -51,9 +51,7 @@ def bundle_model(original, preprocessing, kind, without_background=False):
     assert not {INPUT_NAME, OUTPUT_NAME} & constants
     height, width = preprocessing.input_spec.height, preprocessing.input_spec.width
     types = onnx.TensorProto
-    graph.input.extend(
-        [onnx.helper.make_tensor_value_info(INPUT_NAME, types.UINT8, ["batch", height, width, 3])]
-    )
+    graph.input.extend([onnx.helper.make_tensor_value_info(INPUT_NAME, types.UINT8, ["batch", height, width, 3])])
     classes = original.outputs - bool(without_background)
     graph.output.extend([onnx.helper.make_tensor_value_info(OUTPUT_NAME, types.FLOAT, ["batch", classes])])
     model.ir_version = max(model.ir_version, 4)  # before that, constants had to be inputs
@@ -63,7 +61,9 @@ def bundle_model(original, preprocessing, kind, without_background=False):
     del model.metadata_props[:]
     size_bytes = model.ByteSize()
     if size_bytes > onnx_weights.MAX_BYTES:
-        raise UsageError(f"{original.path}: becomes a model of {size_bytes >> 20} MiB; one file may have less than 2 GiB")
+        raise UsageError(
+            f"{original.path}: becomes a model of {size_bytes >> 20} MiB; one file may have less than 2 GiB"
+        )
     onnx.checker.check_model(model)
     return model
 
