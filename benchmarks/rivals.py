@@ -115,9 +115,12 @@ def jobs(bundle, paths, threads=None, seconds=10.0, batch=BATCH):
     onnx_model, saved_model = bundle.checked("model.onnx"), bundle.file("saved_model")
     if bundle.lists("saved_model"):
         bundle.checked("saved_model")
+        lacking = {}
+    else:
+        lacking = {"skipped": "the bundle has no saved_model"}
     all_jobs = [
-        dict(common, name="hackathon", rival="hackathon", model=saved_model, batch=_HACKATHON_BATCH),
-        dict(common, name="tensorflow", rival="tensorflow", model=saved_model),
+        dict(common, name="hackathon", rival="hackathon", model=saved_model, batch=_HACKATHON_BATCH, **lacking),
+        dict(common, name="tensorflow", rival="tensorflow", model=saved_model, **lacking),
         dict(common, name="opencv-onnxruntime", rival="opencv-onnxruntime", model=onnx_model),
     ]
     engines = [info for info in list_engines(bundle) if info.record is not None]

@@ -34,6 +34,7 @@ from edge_runtime.sources.table_reader import is_table
 #   stand_ins(info)                    [EngineInfo] to check in the place of an engine that cannot be opened here; all
 #                                      must pass, and the last one's figures are kept
 #   families(text)                     the value of --gpus, checked
+#   SOURCE                             what of the bundle it converts, where that is not model.onnx
 TARGETS = {
     "onnxruntime": "convert.onnxruntime",
     "openvino": "convert.openvino",
@@ -130,6 +131,13 @@ def main(argv=None):
     precision = options.precision or builder.PRECISIONS[0]
     if precision not in builder.PRECISIONS:
         raise UsageError(f"--to {options.to} makes {' or '.join(builder.PRECISIONS)}, not {precision}")
+    source = getattr(builder, "SOURCE", "model.onnx")
+    if not bundle.lists(source):
+        others = [to for to, module in TARGETS.items() if not hasattr(importlib.import_module(module), "SOURCE")]
+        raise UsageError(
+            f"--to {options.to}: converts a bundle's {source}, which {options.bundle} does not have (bundles of "
+            f"`picnic-edge train` do); expected --to {', '.join(others)}"
+        )
     if options.max_batch > MAX_BATCH:
         raise UsageError(f"--max-batch {options.max_batch}: expected 1 to {MAX_BATCH} photos")
     labels_table = options.labels is not None and not os.path.isdir(options.labels)

@@ -16,6 +16,7 @@ from edge_runtime.errors import MissingRequirement
 from edge_runtime.machine import libraries
 from edge_runtime.machine.libraries import require
 
+SOURCE = "saved_model"
 PRECISIONS = ("fp32", "int8")
 # Not quantized: probabilities of 8 bits would all be multiples of 1/256, 0 for most classes.
 _IN_FLOAT = ["FULLY_CONNECTED", "SOFTMAX"]

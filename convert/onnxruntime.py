@@ -4,7 +4,7 @@ import os
 import platform
 import shutil
 
-from convert import quantization
+from convert import onnx_precision
 from edge_runtime.engines.onnxruntime import OPTIMIZED_MODEL, session
 from edge_runtime.engines.record import SCRATCH
 from edge_runtime.machine import cpu, libraries
@@ -17,7 +17,7 @@ def check(precision):
     """Raises MissingRequirement: ONNX Runtime (for int8: onnx) is not installed."""
     require("onnxruntime")
     if precision == "int8":
-        quantization.check(precision)
+        onnx_precision.check(precision)
 
 
 def build(bundle, settings, folder):
@@ -35,7 +35,7 @@ def build(bundle, settings, folder):
     scratch = os.path.join(folder, SCRATCH)
     if settings.precision == "int8":
         os.mkdir(scratch)
-        model = quantization.quantized(model, settings.calibration.images, scratch, _how_to_quantize())
+        model = onnx_precision.quantized(model, settings.calibration.images, scratch, _how_to_quantize())
     session(model, cpu.core_count(), optimize=True, save_as=os.path.join(folder, OPTIMIZED_MODEL))
     if settings.precision == "int8":
         shutil.rmtree(scratch)  # after a failure it stays until the disk was checked: see convert.conversion

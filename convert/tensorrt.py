@@ -12,7 +12,7 @@ import typing
 
 import numpy as np
 
-from convert import quantization
+from convert import onnx_precision
 from convert.child import memory_text, run_in_child
 from convert.tensorrt_model import write_model
 from edge_runtime import files
@@ -37,7 +37,7 @@ def check(precision):
     context.local_facts()
     require("onnx")
     if precision != "fp32" and not versions.has_precision_flags(require("tensorrt")):
-        quantization.check(precision)
+        onnx_precision.check(precision)
     if precision == "int8":
         run_in_child("tensorrt-int8", check_int8)
 

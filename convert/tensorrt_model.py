@@ -2,7 +2,7 @@
 
 import os
 
-from convert import quantization
+from convert import onnx_precision
 from edge_runtime.bundle.manifest import INPUT_NAME
 from edge_runtime.engines.tensorrt import versions
 from edge_runtime.errors import BundleError
@@ -96,10 +96,10 @@ def write_model(onnx, tensorrt, bundle, settings, path):
     except BundleError as error:
         raise BundleError(f"{bundle.path}: {error}")
     if settings.precision == "fp16" and not by_builder:
-        model = quantization.half_precision(model)
+        model = onnx_precision.half_precision(model)
     if settings.precision == "int8" and not by_builder:
         photos = settings.calibration.images
-        model = quantization.quantized(model.SerializeToString(), photos, os.path.dirname(path), _how_to_quantize())
+        model = onnx_precision.quantized(model.SerializeToString(), photos, os.path.dirname(path), _how_to_quantize())
         os.replace(model, path)
     else:
         onnx.save(model, path)

@@ -8,7 +8,7 @@ The building runs in this project's tests, with NVIDIA's library. Not yet run on
 
 import os
 
-from convert import quantization
+from convert import onnx_precision
 from convert.child import run_in_child
 from convert.tensorrt import add_profile, parse, progress_of_log
 from convert.tensorrt_model import write_model
@@ -43,7 +43,7 @@ def check(precision):
     for library in (LIBRARY, "onnx", "onnxruntime"):
         require(library)
     if precision != "fp32":
-        quantization.check(precision)
+        onnx_precision.check(precision)
 
 
 def build(bundle, settings, folder):
@@ -76,7 +76,7 @@ def build(bundle, settings, folder):
     )
     if settings.precision == "fp16":
         original = onnx.load_model_from_string(bundle.read("model.onnx"))
-        onnx.save(quantization.with_half_rounding(original), os.path.join(scratch, _ROUNDED_MODEL))
+        onnx.save(onnx_precision.with_half_rounding(original), os.path.join(scratch, _ROUNDED_MODEL))
     return {
         "libraries": {"tensorrt-rtx": tensorrt.__version__},
         "gpu": None,

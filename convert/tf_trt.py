@@ -16,6 +16,7 @@ from edge_runtime.engines.record import engine_name
 from edge_runtime.errors import BundleError, MissingRequirement
 from edge_runtime.machine.libraries import require
 
+SOURCE = "saved_model"
 PRECISIONS = ("fp16", "fp32")
 _WORKSPACE_MIB = 512  # a Jetson's GPU shares the board's memory, and TensorFlow's own default takes 1 GiB or all of it
 _NO_COMPUTATION = {"Const", "Placeholder", "Identity", "NoOp", "_Arg", "_Retval", "TRTEngineOp"}

@@ -9,12 +9,11 @@ import numpy as np
 
 from edge_runtime.bundle.reading import Bundle
 from edge_runtime.engines.selection import open_engine
-from edge_runtime.machine import cpu
 from edge_runtime.machine.libraries import require
 from edge_runtime.photos import jpeg_hardware, memory_budget
 from edge_runtime.photos.read import read_image
 from edge_runtime.pipeline.classify_items import classify_items
-from edge_runtime.pipeline.load import name_of
+from edge_runtime.pipeline.load_item import name_of
 from edge_runtime.pipeline.stats import Stats
 from edge_runtime.results import rows
 from edge_runtime.sources.items import Frame
@@ -181,7 +180,6 @@ class Classifier:
             self.bundle.input_spec,
             self.engine,
             self.batch_size,
-            cpu.core_count(),
             max_delay_s=max_delay_s,
             stop=stop,
             stats=stats,

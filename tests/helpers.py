@@ -12,7 +12,7 @@ import numpy as np
 
 from edge_runtime import files
 from edge_runtime.bundle import manifest, reading, writing
-from edge_runtime.photos.picture import fit_image
+from edge_runtime.photos.resize import fit_image
 from edge_runtime.photos.spec import INCEPTION_V3, to_manifest
 from tests import warm
 

@@ -11,19 +11,15 @@ exact.
 """
 
 import datetime
-import math
 import os
 import random
 import tempfile
 import typing
 
-import numpy as np
-
-from benchmarks.bench import machine_state, other_code, sign_flip, turns
+from benchmarks.bench import machine_state, other_code, sign_flip, turns, verdict
 from benchmarks.bench.document import is_busy
 from benchmarks.bench.plan import make_plan
 from benchmarks.bench.subject import Subject
-from benchmarks.bench.summary import METRICS, points_of, values_of
 from benchmarks.bench.worker import END_TO_END
 from benchmarks.energy.rapl import Rapl
 from edge_runtime.bundle.reading import Bundle
@@ -36,9 +32,7 @@ from edge_runtime.machine import cpu, libraries
 MIN_ROUNDS, MAX_ROUNDS = 24, 200
 WINDOW_S = 0.3  # at most
 _ROUNDS_PER_S = 8  # of --seconds: more rounds also help against what longer windows do not, the speed of a process
-MIN_CHANGE = 0.05  # smaller ones do not matter, however sure
 _POWER_S = 3.0  # of a round; a board's sensors give means of half a second, and the first second does not count
-_NO_CHANGE, _TOO_FEW = "no change beyond noise", "cannot be told"
 _EXPECTED = "expected the name of an engine, a bundle's folder, or a checkout of Picnic Edge"
 
 
@@ -49,23 +43,6 @@ class Side(typing.NamedTuple):
     bundle: Bundle
     engine: str  # its name, or "auto"
     code: str = ""  # folder of the checkout whose code runs, "" for this one
-
-
-class Figure(typing.NamedTuple):
-    """One figure of both sides. Ratios are this side's figure over the other one's."""
-
-    name: str  # such as "images_per_s b8"
-    higher: bool  # it is better when it is higher
-    this: float  # median of the windows
-    other: float
-    ratio: float
-    low: typing.Optional[float]  # 95 % interval of the ratio; None: too few rounds
-    high: typing.Optional[float]
-    p: float
-    changed: bool  # beyond noise, and by MIN_CHANGE or more
-    worse: bool  # changed, to the bad side
-    verdict: str  # "worse", "better", _NO_CHANGE or _TOO_FEW
-    ratios: typing.List[float]  # one per round
 
 
 def run(bundle, options, arguments):
@@ -100,73 +77,16 @@ def run(bundle, options, arguments):
             for subject in subjects:
                 subject.close()
             least = _least_change(options.fail_above)
-            figures = judge(rounds_of(*[subject.windows for subject in subjects]), least)
+            figures = verdict.judge(verdict.rounds_of(*[subject.windows for subject in subjects]), least)
             if figures:
                 result = _document(sides, subjects, plan, arguments, busy_share, figures, least, rounds_done)
                 print_json(result) if options.json else print(format_result(result, figures))
     _fail_above(options.fail_above, figures, sides[1].title)
 
 
-def rounds_of(these, others):
-    """Returns [(name of a figure, is it better when higher, [(this, other) of each round])].
-
-    Args:
-        these, others: the windows of both, as in bench.json. A figure that either lacks is left out.
-    """
-    figures = []
-    for key in METRICS + ("joules_per_image",):
-        pairs = {
-            point: list(zip(values_of(these, point, key), values_of(others, point, key)))
-            for point in (["b1"] if key == "p50_ms" else points_of(these))
-        }
-        pairs = {point: values for point, values in pairs.items() if values}
-        if len(pairs) > 1:
-            pairs["all"] = overall(list(pairs.values()))
-        for point, values in pairs.items():
-            if key != "cpu_s_per_image" or point in (
-                END_TO_END,
-                "all",
-            ):  # at the others it follows the time of the calls
-                figures.append((f"{key} {point}", key == "images_per_s", values))
-    return figures
-
-
-def overall(pairs_of_points):
-    """Returns the pairs of the geometric means over all points: what the points have in common shows in them first.
-
-    Args:
-        pairs_of_points: a list of pairs for each point, as in rounds_of.
-    """
-    return [tuple(np.exp(np.mean(np.log(one), axis=0)).tolist()) for one in zip(*pairs_of_points)]
-
-
 def _least_change(percent):
-    """Returns the smallest change with a verdict, a share: --fail-above PERCENT may ask for less than MIN_CHANGE."""
-    return MIN_CHANGE if percent is None else min(MIN_CHANGE, percent / 100)
-
-
-def judge(rounds, least_change=MIN_CHANGE):
-    """Returns a list of Figure.
-
-    Args:
-        rounds: what rounds_of returns; each pair was measured in the order that a coin gave.
-        least_change: smaller changes do not count, however sure; a share.
-    """
-    logs = [[math.log(this / other) for this, other in pairs] for _, _, pairs in rounds]
-    estimates = [sign_flip.estimate(values) for values in logs]
-    flags = sign_flip.significant([one.p for one in estimates])
-    figures = []
-    for (name, higher, pairs), values, one, significant in zip(rounds, logs, estimates, flags):
-        this, other = np.median(pairs, axis=0)
-        low, high = (None if one.low is None else math.exp(end) for end in (one.low, one.high))
-        changed = significant and abs(one.middle) >= math.log(1 + least_change)
-        worse = changed and (one.middle > 0) != higher
-        few = sign_flip.smallest_p(len(values)) > sign_flip.FAMILY_ALPHA / len(rounds)
-        verdict = ("worse" if worse else "better") if changed else _TOO_FEW if few else _NO_CHANGE
-        ratios = [math.exp(value) for value in values]
-        ends = (float(this), float(other), math.exp(one.middle), low, high)
-        figures.append(Figure(name, higher, *ends, one.p, changed, worse, verdict, ratios))
-    return figures
+    """Returns the smallest change with a verdict, a share: --fail-above PERCENT may ask for less."""
+    return verdict.MIN_CHANGE if percent is None else min(verdict.MIN_CHANGE, percent / 100)
 
 
 def format_result(result, figures):
@@ -174,7 +94,7 @@ def format_result(result, figures):
 
     Args:
         result: the document.
-        figures: list of Figure.
+        figures: list of benchmarks.bench.verdict.Figure.
     """
     rows = []
     for figure in figures:
@@ -191,7 +111,7 @@ def format_result(result, figures):
     ]
     if result["interrupted"]:
         lines.append(f"Stopped after {result['rounds_done']} of {result['rounds']} rounds.")
-    if any(figure.verdict == _TOO_FEW for figure in figures):
+    if any(figure.verdict == verdict.TOO_FEW for figure in figures):
         lines.append("So few rounds cannot show a change.")
     return "\n".join(lines + result["notes"])
 

@@ -9,7 +9,7 @@ import tempfile
 import time
 
 from benchmarks import loadgen, rivals
-from benchmarks.bench import against, compare, machine_state, report, roofline, summary, turns
+from benchmarks.bench import against, machine_state, report, roofline, side_by_side, summary, turns
 from benchmarks.bench.document import is_busy, new_document
 from benchmarks.bench.plan import make_plan
 from benchmarks.bench.subject import Subject
@@ -77,7 +77,7 @@ def main(argv=None):
     """Measures, or compares. Raises PicnicError as the exit codes say."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments[:1] == ["compare"]:
-        compare.main(arguments[1:])
+        side_by_side.main(arguments[1:])
         return
     options = parser().parse_args(arguments)
     for name in ("against", "images", "labels", "report"):

@@ -21,7 +21,7 @@ VALUE_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "int8": 1}
 CPU_KINDS = ("onnxruntime", "openvino", "tensorflow")
 _SIDE = 2048  # of the square matrices: 17 GFLOP, and 16 MiB each in float32
 _COPY_BYTES = 256 << 20  # more than any cache that these cores have to themselves
-_MULTIPLY = ("Conv", "MatMul", "Gemm")
+_MULTIPLY = ("Conv", "ConvTranspose", "MatMul", "Gemm")
 _POOL = ("MaxPool", "AveragePool", "GlobalAveragePool")
 
 
@@ -40,33 +40,39 @@ def count_work(model):
         products and pools), "input_bytes_per_image"}: ints.
 
     Raises:
-        MissingRequirement: onnx is not installed. BundleError: the file is not a model with known shapes.
+        MissingRequirement: onnx is not installed, or ONNX Runtime, which runs networks whose shapes are not written
+            down. BundleError: the file is no model, or one that takes pictures of several sizes.
     """
     onnx = require("onnx")
     try:
         loaded = onnx.load(model)
+        del loaded.graph.value_info[:]  # of any number of photos
         for value in list(loaded.graph.input) + list(loaded.graph.output):
             if value.name in (INPUT_NAME, OUTPUT_NAME):
                 value.type.tensor_type.shape.dim[0].dim_value = 1
-        graph = onnx.shape_inference.infer_shapes(loaded).graph
+        graph = onnx.shape_inference.infer_shapes(loaded, data_prop=True).graph
     except Exception as error:  # protobuf's DecodeError, onnx's InferenceError, OSError, ...
         raise BundleError(f"{model}: cannot be read as an ONNX model ({error})")
     shapes = {tensor.name: list(tensor.dims) for tensor in graph.initializer}
-    weights = set(shapes)
+    weights = set(shapes)  # and what depends on nothing else: constants, weights in another type or order
     for value in list(graph.input) + list(graph.value_info) + list(graph.output):
         shapes.setdefault(value.name, [dim.dim_value for dim in value.type.tensor_type.shape.dim])
-    macs = weight_values = activations = 0
+    counted = []
     for node in graph.node:
-        if node.op_type not in _MULTIPLY + _POOL:
-            continue
-        needed = list(node.input[:2]) + [node.output[0]]
-        unknown = [name for name in needed if not all(shapes.get(name) or [0])]
-        if unknown:
-            raise BundleError(f"{model}: the shape of {', '.join(unknown)} is unknown; train again")
+        if weights.issuperset(filter(None, node.input)):
+            weights.update(node.output)
+        elif node.op_type in _MULTIPLY + _POOL:
+            counted.append(node)
+    needed = {name for node in counted for name in list(node.input[:2]) + [node.output[0]]}
+    unknown = sorted(name for name in needed if not all(shapes.get(name) or [0]))
+    if unknown:
+        shapes.update(_shapes_of_a_run(model, loaded, unknown))
+    macs = weight_values = activations = 0
+    for node in counted:
         outputs = _product(shapes[node.output[0]])
         activations += outputs
         if node.op_type in _MULTIPLY:
-            macs += outputs * _macs_per_output(node, shapes)
+            macs += _macs(node, shapes)
             weight_values += sum(_product(shapes[name]) for name in node.input if name in weights)
     return {
         "macs_per_image": macs,
@@ -180,12 +186,31 @@ def place(work, peaks, kind, precision, batch, images_per_s):
     }
 
 
-def _macs_per_output(node, shapes):
+def _shapes_of_a_run(model, loaded, names):
+    """Returns {name: shape} of tensors whose shapes are computed by the graph itself: it is run with a black photo."""
+    onnx, onnxruntime = require("onnx"), require("onnxruntime")
+    (shape,) = [
+        [dim.dim_value for dim in value.type.tensor_type.shape.dim]
+        for value in loaded.graph.input
+        if value.name == INPUT_NAME
+    ]
+    try:
+        loaded.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in names)
+        session = onnxruntime.InferenceSession(loaded.SerializeToString(), providers=["CPUExecutionProvider"])
+        arrays = session.run(names, {INPUT_NAME: np.zeros(shape, np.uint8)})
+    except Exception as error:  # ONNX Runtime's own
+        raise BundleError(f"{model}: the shape of {', '.join(names)} is unknown: its work cannot be counted ({error})")
+    return {name: list(array.shape) for name, array in zip(names, arrays)}
+
+
+def _macs(node, shapes):
+    first, second, output = (shapes[name] for name in (node.input[0], node.input[1], node.output[0]))
     if node.op_type == "Conv":  # weights [outputs, inputs / groups, height, width]
-        return _product(shapes[node.input[1]][1:])
-    first = shapes[node.input[0]]
+        return _product(output) * _product(second[1:])
+    if node.op_type == "ConvTranspose":  # each input is spread; weights [inputs, outputs / groups, height, width]
+        return _product(first) * _product(second[1:])
     transposed = any(attribute.name == "transA" and attribute.i for attribute in node.attribute)
-    return first[0] if transposed else first[-1]
+    return _product(output) * (first[0] if transposed else first[-1])
 
 
 def _product(dims):

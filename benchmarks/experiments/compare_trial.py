@@ -15,7 +15,7 @@ import tempfile
 
 import numpy as np
 
-from benchmarks.bench import against, other_code
+from benchmarks.bench import against, other_code, verdict
 from edge_runtime.cli.options import positive
 from edge_runtime.cli.run import run_verb
 from edge_runtime.console import say
@@ -101,13 +101,13 @@ def count_reports(kind, runs, slower, in_turns):
         times_s = {point: np.exp(slots[:, place]) for place, point in enumerate(_POINTS)}
         cpu_s = {point: pairs * np.exp(0.02 * chance.randn(*pairs.shape)) for point, pairs in times_s.items()}
         rates = {point: 1 / pairs for point, pairs in times_s.items()}
-        figures = against.judge(
+        figures = verdict.judge(
             [(f"images_per_s {point}", True, pairs) for point, pairs in rates.items()]
             + [
-                ("images_per_s all", True, against.overall(list(rates.values()))),
+                ("images_per_s all", True, verdict.overall(list(rates.values()))),
                 ("p50_ms b1", False, times_s["b1"] * np.exp(0.01 * chance.randn(against.MIN_ROUNDS, 2))),
                 ("cpu_s_per_image end_to_end", False, cpu_s["end_to_end"]),
-                ("cpu_s_per_image all", False, against.overall(list(cpu_s.values()))),
+                ("cpu_s_per_image all", False, verdict.overall(list(cpu_s.values()))),
             ]
         )
         reports += any(figure.changed for figure in figures)

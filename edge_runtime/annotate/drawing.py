@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from edge_runtime.photos.picture import scale_picture
+from edge_runtime.photos.resize import scale_picture
 
 MAX_SIDE = 1280  # pixels of the longer side: on a screen, a photo of 12 megapixels looks no better
 _MIN_SIDE = 320  # below it, a label would not be legible

@@ -11,7 +11,7 @@ from edge_runtime import files
 from edge_runtime.annotate.base import Annotator
 from edge_runtime.annotate.drawing import pad_picture
 from edge_runtime.errors import MissingRequirement, UsageError
-from edge_runtime.photos.picture import shrink_picture
+from edge_runtime.photos.resize import shrink_picture
 from edge_runtime.sources.items import Frame
 from edge_runtime.sources.video import Video
 

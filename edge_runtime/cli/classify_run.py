@@ -12,7 +12,7 @@ import threading
 import time
 import typing
 
-from edge_runtime.annotate import annotator, window
+from edge_runtime.annotate import annotator, show
 from edge_runtime.classifier import Classifier
 from edge_runtime.cli.signals import stop_on_signals
 from edge_runtime.console import message, print_json, progress, say, shell_line
@@ -349,7 +349,7 @@ def _open_viewers(options, items, stop, resources):
         rate = None if options.live else getattr(items, "frames_per_second", None)
         viewers.append(resources.enter_context(annotator.open_annotator(options.annotate, rate)))
     if options.show:
-        viewers.append(resources.enter_context(window.WindowAnnotator(stop)))
+        viewers.append(resources.enter_context(show.WindowAnnotator(stop)))
     return viewers
 
 

@@ -143,10 +143,10 @@ def find_engine(bundle, name, batch=None, last=()):
     named = [info for info in known if info.name == name] or of_kind
     if not named:
         names = ", ".join(info.name for info in known)
-        raise UsageError(
-            f"{bundle.path}: has no engine {name}, only {names}; "
-            f"`picnic-edge convert {shlex.quote(bundle.path)} --to ...` makes more"
-        )
+        more = f"`picnic-edge convert {shlex.quote(bundle.path)} --to ...` makes more"
+        if name == "tensorflow":
+            more = "it runs the saved_model of a bundle of `picnic-edge train`, and this bundle has none"
+        raise UsageError(f"{bundle.path}: has no engine {name}, only {names}; {more}")
     return named[0]
 
 

@@ -1,4 +1,7 @@
-"""Where an engine is accepted or refused, by how it answered beside the original (edge_runtime.gate.compare)."""
+"""Where an engine is accepted or refused, by how it answered beside the original (edge_runtime.gate.compare).
+
+With `convert --labels` there is a second limit, on the macro-F1: convert/labelled.py.
+"""
 
 import typing
 

@@ -13,7 +13,7 @@ import cv2
 
 from edge_runtime import files
 from edge_runtime.machine.libraries import require
-from edge_runtime.photos.picture import shrink_picture
+from edge_runtime.photos.resize import shrink_picture
 
 _QUALITY = 80  # of the JPEGs inside
 

@@ -25,7 +25,9 @@ from PIL import Image
 from edge_runtime.errors import ImageError, is_out_of_memory
 from edge_runtime.photos import jpeg, memory_budget, png
 from edge_runtime.photos.header import TIFF_PHOTOMETRIC, header_of, pillow_orientation
-from edge_runtime.photos.picture import check_picture, fit_image, shrink_picture, turn_upright, upright_size
+from edge_runtime.photos.orientation import turn_upright, upright_size
+from edge_runtime.photos.picture import check_picture
+from edge_runtime.photos.resize import fit_image, shrink_picture
 
 _REDUCED = {8: cv2.IMREAD_REDUCED_COLOR_8, 4: cv2.IMREAD_REDUCED_COLOR_4, 2: cv2.IMREAD_REDUCED_COLOR_2}
 STRIP_BYTES = 16 << 20  # of RGBA that is laid over white at a time

@@ -20,7 +20,9 @@ import numpy as np
 from edge_runtime.errors import MissingRequirement
 from edge_runtime.photos import decode, jpeg, read
 from edge_runtime.photos.header import read_header
-from edge_runtime.photos.picture import check_picture, fit_image, turn_upright, upright_size
+from edge_runtime.photos.orientation import turn_upright, upright_size
+from edge_runtime.photos.picture import check_picture
+from edge_runtime.photos.resize import fit_image
 
 SWITCH = "PICNIC_EDGE_JPEG"
 _MIN_REDUCTION = 4  # smaller photos are quick to decode without it

@@ -10,12 +10,22 @@ generator ends or is closed, its threads have ended, except a feeder that waits 
 which nothing comes): as a daemon thread it ends with the process or when the source answers, and that item is dropped.
 """
 
+from edge_runtime.machine import cpu
 from edge_runtime.pipeline.flow import Flow, Settings
 from edge_runtime.pipeline.stats import Stats
 
 
 def classify_items(
-    items, read, input_spec, engine, batch_size, decode_threads, max_delay_s=None, stop=None, stats=None, live=False
+    items,
+    read,
+    input_spec,
+    engine,
+    batch_size,
+    decode_threads=None,
+    max_delay_s=None,
+    stop=None,
+    stats=None,
+    live=False,
 ):
     """Runs items through an engine.
 
@@ -30,7 +40,7 @@ def classify_items(
         input_spec: edge_runtime.photos.spec.InputSpec of the network.
         engine: an open Engine; others may use it meanwhile.
         batch_size: photos per call of the engine, at most engine.max_batch.
-        decode_threads: how many threads decode.
+        decode_threads: how many threads decode; None: as many as the processor has cores.
         max_delay_s: a batch goes to the engine, full or not, this long after its first photo was read, or as soon
             after that as the engine is free; None for full batches only.
         stop: threading.Event; once it is set no more is read, what was read is answered, and the answers end.
@@ -52,7 +62,8 @@ def classify_items(
     if not 1 <= batch_size <= engine.max_batch:
         raise ValueError(f"a batch of {batch_size}; {engine.name} takes 1 to {engine.max_batch}")
     stats = stats if stats is not None else Stats()
-    flow = Flow(Settings(items, read, input_spec, engine, batch_size, decode_threads, max_delay_s, stop, stats, live))
+    threads = decode_threads or cpu.core_count()
+    flow = Flow(Settings(items, read, input_spec, engine, batch_size, threads, max_delay_s, stop, stats, live))
     try:
         flow.start()
         for batch in iter(flow.next_finished, None):

@@ -9,9 +9,9 @@ import numpy as np
 
 from edge_runtime.errors import ImageError, OutOfMemory
 from edge_runtime.pipeline.batch import Batch, Batches
-from edge_runtime.pipeline.load import Failure, load
+from edge_runtime.pipeline.in_order import Entry, Window
+from edge_runtime.pipeline.load_item import Failure, load
 from edge_runtime.pipeline.stats import Stats
-from edge_runtime.pipeline.window import Entry, Window
 
 _MAX_FINISHED = 2  # while this many batches wait for the caller, the engine gets no more
 _STOP_EVERY_S = 0.1  # a waiting engine thread looks at stop this often

@@ -4,7 +4,7 @@ import numpy as np
 
 from edge_runtime.engines.base import EngineError
 from edge_runtime.errors import EngineLost, OutOfMemory, PicnicError, is_out_of_memory
-from edge_runtime.pipeline.load import name_of
+from edge_runtime.pipeline.load_item import name_of
 
 ENGINE_FAILURES = (EngineError, PicnicError)
 

@@ -1,4 +1,7 @@
-"""Where a stopped run resumes, and what happens to its rows if it does not."""
+"""Where a stopped run resumes, and what happens to its rows if it does not.
+
+FileSink (file_sink.py) cuts the unfinished file back to that place and appends to it.
+"""
 
 import itertools
 import os

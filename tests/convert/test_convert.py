@@ -22,7 +22,7 @@ from edge_runtime.bundle.reading import Bundle
 from edge_runtime.cli.classify import main
 from edge_runtime.engines import check, kinds
 from edge_runtime.engines.onnxruntime import OPTIMIZED_MODEL
-from edge_runtime.engines.selection import list_engines, open_engine
+from edge_runtime.engines.selection import find_engine, list_engines, open_engine
 from edge_runtime.errors import BundleError, MissingRequirement, ParityError, UsageError
 from edge_runtime.machine import cpu, libraries
 from edge_runtime.photos import spec
@@ -948,9 +948,21 @@ def test_without_tensorflow_and_without_a_model_the_way_to_get_one_is_named(from
 def test_litert_missing_exits_with_4_and_names_the_command(tiny_bundle, monkeypatch):
     monkeypatch.setattr(reference, "reference_sample", no_work)
     monkeypatch.setitem(sys.modules, "ai_edge_litert.interpreter", None)  # importing it raises ImportError
+    monkeypatch.setattr(Bundle, "lists", lambda bundle, name: True)
     with pytest.raises(MissingRequirement, match="pip install ai-edge-litert"):
         convert(tiny_bundle, "litert")
     assert not os.path.exists(os.path.join(tiny_bundle, "engines"))
+
+
+@pytest.mark.parametrize("target", ["litert", "tf-trt"])
+def test_a_bundle_without_a_saved_model_is_told_which_engines_it_can_have(tiny_bundle, monkeypatch, target):
+    monkeypatch.setattr(reference, "reference_sample", no_work)
+    with pytest.raises(
+        UsageError, match=f"--to {target}: .*saved_model.*expected --to onnxruntime, openvino, tensorrt"
+    ):
+        convert(tiny_bundle, target)
+    with pytest.raises(UsageError, match="no engine tensorflow, only onnxruntime; .*saved_model"):
+        find_engine(Bundle.open(tiny_bundle), "tensorflow")
 
 
 # ---- labelled photos

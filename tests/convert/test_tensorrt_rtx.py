@@ -10,7 +10,7 @@ import sys
 import numpy as np
 import pytest
 
-from convert import cli, quantization, tensorrt_rtx
+from convert import cli, onnx_precision, tensorrt_rtx
 from convert.conversion import Settings
 from edge_runtime.bundle import writing
 from edge_runtime.bundle.manifest import INPUT_NAME, MANIFEST, OUTPUT_NAME
@@ -120,7 +120,7 @@ def test_where_the_gpu_does_not_open_the_plan_it_is_published_unchecked(tiny_bun
 
 def test_a_fault_of_the_model_that_the_plan_is_made_of_is_refused(tiny_bundle, pc, monkeypatch):
     pc(compute_capability=(7, 5))
-    half_precision = quantization.half_precision
+    half_precision = onnx_precision.half_precision
 
     def spoiled(model):
         model = half_precision(model)
@@ -130,7 +130,7 @@ def test_a_fault_of_the_model_that_the_plan_is_made_of_is_refused(tiny_bundle, p
                 value.CopyFrom(onnx.numpy_helper.from_array(rolled, value.name))
         return model
 
-    monkeypatch.setattr(quantization, "half_precision", spoiled)
+    monkeypatch.setattr(onnx_precision, "half_precision", spoiled)
     with pytest.raises(ParityError):
         cli.main([tiny_bundle, "--to", "tensorrt-rtx"])
     assert not os.path.exists(os.path.join(tiny_bundle, "engines"))

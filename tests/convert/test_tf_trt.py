@@ -273,6 +273,7 @@ def test_the_probe_is_asked_before_the_photos_are_read(tiny_bundle, monkeypatch)
     monkeypatch.setattr(tf_trt, "run_in_child", lambda what, function: function())
     monkeypatch.setattr(engine_module, "probe", lambda: Probe("2.21.0", (0, 0, 0), None))
     monkeypatch.setattr("convert.reference.reference_sample", lambda *_: pytest.fail("the photos are read"))
+    helpers.add_tiny_saved_model(tiny_bundle)
     with pytest.raises(MissingRequirement, match="TensorFlow 2.21.0 .*TensorRT"):
         cli.main([tiny_bundle, "--to", "tf-trt"])
 

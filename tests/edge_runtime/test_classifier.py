@@ -13,8 +13,8 @@ import pytest
 from edge_runtime.classifier import Classifier, Prediction
 from edge_runtime.engines import record, selection
 from edge_runtime.errors import MissingRequirement
-from edge_runtime.photos import picture as photos_picture
-from edge_runtime.pipeline import load
+from edge_runtime.photos import resize
+from edge_runtime.pipeline import load_item
 from edge_runtime.sources.items import Frame, Item
 from edge_runtime.sources.video import Video
 from tests.helpers import COLOURS, photo, picnic_edge, write_bytes, write_photo
@@ -76,13 +76,13 @@ def test_a_frame_of_another_kind_has_an_error(classifier):
 @pytest.fixture
 def read_ahead(monkeypatch):
     """The next frame is read before the one before it is fitted to the network's size."""
-    fit_image = photos_picture.fit_image
+    fit_image = resize.fit_image
 
     def fit_late(picture, input_spec):
         time.sleep(0.003)
         return fit_image(picture, input_spec)
 
-    monkeypatch.setattr(load, "fit_image", fit_late)
+    monkeypatch.setattr(load_item, "fit_image", fit_late)
 
 
 def refilled(size, count=64, show=lambda picture: picture):

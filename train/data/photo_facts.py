@@ -11,7 +11,8 @@ import numpy as np
 
 from edge_runtime import pages
 from edge_runtime.photos import read, spec
-from edge_runtime.photos.picture import sharpness, upright_size
+from edge_runtime.photos.orientation import upright_size
+from edge_runtime.photos.picture import sharpness
 from train.data.similarity import fingerprint
 
 # Grey values 0..255. Between the 5th and the 95th percentile, so that neither a lit product on black nor a dark one on

@@ -4,6 +4,7 @@ The score is the mean log loss of the true class, in nats, after one temperature
 overconfident network on the right pictures would else lose against flat answers to wrong ones.
 """
 
+import functools
 import itertools
 import re
 import typing
@@ -160,8 +161,11 @@ def choose(original, photos, declared, options):
     answers, truth = _run(original, tried, ordered[:MIN_PHOTOS], "trying preprocessings")
     kind, has_background = _kind(original, answers)
     first = _scores(answers, truth, kind, has_background)
-    by_chance = _is_chance(first[0], truth)
-    finalists = _finalists(first, facts, _information if by_chance else lambda score: -score.loss)
+    merits = [lambda score: -score.loss]
+    if _is_chance(first[0], truth):  # perhaps the order of the labels is wrong: ways to judge that do not need it
+        first_truth = truth
+        merits = [_information, lambda score: _best_order(score.probabilities, first_truth)[1].mean()]
+    finalists = _finalists(first, facts, merits)
     more, more_truth = _run(original, finalists, ordered[MIN_PHOTOS:], "comparing the best")
     if len(more_truth):
         answers = {one: np.concatenate([answers[one], more[one]]) for one in finalists}
@@ -203,10 +207,15 @@ def is_better(best, other, comparisons=1):
     differences = other.losses - best.losses
     if differences.mean() <= _NEGLIGIBLE:
         return False
-    count = len(differences)
-    draws = np.random.RandomState(0).multinomial(count, np.full(count, 1.0 / count), _RESAMPLES)
     tail = 100 * (1 - CONFIDENCE) / 2 / max(comparisons, 1)
-    return bool(np.percentile(draws.dot(differences) / count, tail) > _NEGLIGIBLE)
+    return bool(np.percentile(_resamples(len(differences)).dot(differences), tail) > _NEGLIGIBLE)
+
+
+@functools.lru_cache(maxsize=1)
+def _resamples(photos):
+    """Returns the weight of each photo in each resample, float64 [resamples, photos]."""
+    draws = np.random.RandomState(0).multinomial(photos, np.full(photos, 1.0 / photos), _RESAMPLES)
+    return draws / float(photos)
 
 
 def _too_little_known(original, lacking, count):
@@ -296,15 +305,18 @@ def _information(score):
     return float(entropy(probabilities.mean(axis=0)) - entropy(probabilities).mean())
 
 
-def _finalists(scores, facts, merit):
-    """Returns the Preprocessings of the best Scores, and of the best one that agrees with all that is declared."""
-    ranked = sorted(scores, key=merit, reverse=True)
-    agreeing = [score for score in ranked if _agreement(score.preprocessing, facts) == len(facts)]
-    return list(dict.fromkeys(score.preprocessing for score in ranked[:_FINALISTS] + agreeing[:1]))
+def _finalists(scores, facts, merits):
+    """Returns the Preprocessings of the Scores that are best by each merit, and of the best that is as declared."""
+    finalists = []
+    for merit in merits:
+        ranked = sorted(scores, key=merit, reverse=True)
+        agreeing = [score for score in ranked if _agreement(score.preprocessing, facts) == len(facts)]
+        finalists += ranked[:_FINALISTS] + agreeing[:1]
+    return list(dict.fromkeys(score.preprocessing for score in finalists))
 
 
 def _stated_facts(original, declared):
-    """Returns what is declared, comparable with _facts: {name: value}."""
+    """Returns what is declared, as _facts has it."""
     facts = {}
     if declared.resize:
         facts["resize"] = input_spec(declared, declared.resize)
@@ -348,14 +360,14 @@ def _contradiction(scores, chosen, facts, declared):
     own = _facts(chosen.preprocessing)
     differing = ", ".join(name for name, value in facts.items() if own[name] != value)
     return [
-        f"{declared.source or 'the files'}: says otherwise than the photos ({differing}). Accuracy with "
-        f"{_name(stated)}: {_percent(stated)}; with {_name(chosen)}: {_percent(chosen)}; on the same "
-        f"{len(chosen.right)} photos. The photos are followed. To fix it otherwise: --scale, --channels, --resize"
+        f"{declared.source or 'the files'}: says otherwise than the photos ({differing}). Accuracy on the same "
+        f"{len(chosen.right)} photos with {_name(stated.preprocessing)}: {_percent(stated)}; with "
+        f"{_name(chosen.preprocessing)}: {_percent(chosen)}. The photos are followed. To fix it otherwise: --scale, "
+        "--channels, --resize"
     ]
 
 
-def _name(score):
-    one = score.preprocessing
+def _name(one):
     return f"{resize_name(one.input_spec)}, {one.channels}, {scale_name(one.channels, one.mean, one.std)}"
 
 
@@ -365,11 +377,11 @@ def _percent(score):
 
 
 def _decision(chosen, decided_by, others):
+    taken = f"taken: {_name(chosen.preprocessing)}"
     if decided_by == "photos":
-        return f"taken: {_name(chosen)}; it is better than each other one beyond a 95 % interval"
+        return f"{taken}; it is better than each other one beyond a 95 % interval"
     reason = "what is declared decides" if decided_by == "declared" else "the simplest is taken"
-    names = list(map(_name, others))
-    return f"taken: {_name(chosen)}; the photos cannot tell it from {'; '.join(names)}: {reason}"
+    return f"{taken}; the photos cannot tell it from {'; '.join(map(_name, others))}: {reason}"
 
 
 def _table(first, scores, chosen, others, facts):
@@ -381,9 +393,10 @@ def _table(first, scores, chosen, others, facts):
         notes = ["taken"] if one == chosen else ["not told apart"] if one in others else []
         if facts and _agreement(one, facts) == len(facts):
             notes.append("declared")
-        resize, channels, scale = _name(score).split(", ")
-        loss = f"{score.loss:.3f}"
-        rows.append([resize, channels, scale, str(len(score.right)), _percent(score), loss, ", ".join(notes)])
+        resize, channels, scale = _name(one).split(", ")
+        accuracy = _percent(score) if one in final else f"{100 * score.accuracy:.1f} %"
+        photos, loss = str(len(score.right)), f"{score.loss:.3f}"
+        rows.append([resize, channels, scale, photos, accuracy, loss, ", ".join(notes)])
     return console.format_table(["resize", "channels", "scale", "photos", "accuracy", "log loss", ""], rows)
 
 
@@ -396,7 +409,9 @@ def _require_no_better_order(original, scores, truth):
     orders = [(score, _best_order(score.probabilities, truth)) for score in scores]
     score, (order, held_out) = max(orders, key=lambda one: one[1][1].mean())
     gained, lost = (int(np.sum(marks)) for marks in (held_out & ~score.right, score.right & ~held_out))
-    if gained <= lost or share_interval(gained, gained + lost)[0] <= 0.5:  # McNemar's exact test
+    # McNemar's exact test, of the best of so many orders.
+    by_chance = require("scipy.stats").binom.sf(gained - 1, gained + lost, 0.5)
+    if by_chance > (1 - CONFIDENCE) / 2 / len(orders):
         return []
     names = original.class_names
     predicted = score.probabilities.argmax(axis=1)

@@ -20,8 +20,8 @@ _PICTURES = 3
 def bundle_model(original, preprocessing, kind, without_background=False):
     """Returns the onnx.ModelProto of a bundle.
 
-    It takes uint8 [n, height, width, 3], RGB, "images", and answers float32 [n, classes], "probabilities". The first node
-    is a Cast to float32: TensorRT takes a uint8 input for nothing else.
+    It takes "images", uint8 [n, height, width, 3], RGB, and answers "probabilities", float32 [n, classes]. The first
+    node is a Cast to float32: TensorRT takes a uint8 input for nothing else.
 
     Args:
         original: train.importing.original.Original.
@@ -46,9 +46,7 @@ def bundle_model(original, preprocessing, kind, without_background=False):
     rest = [_copy(onnx, node) for node in graph.node]
     del graph.node[:], graph.value_info[:]
     graph.node.extend(before.nodes + rest + after.nodes)
-    constants = {tensor.name for tensor in graph.initializer}
     del graph.input[:], graph.output[:]
-    assert not {INPUT_NAME, OUTPUT_NAME} & constants
     height, width = preprocessing.input_spec.height, preprocessing.input_spec.width
     types = onnx.TensorProto
     graph.input.extend([onnx.helper.make_tensor_value_info(INPUT_NAME, types.UINT8, ["batch", height, width, 3])])
@@ -88,9 +86,9 @@ def check_numbers(model, original, preprocessing, kind, without_background=False
     limit = MAX_DIFFERENCE_FLOAT16 if original.dtype == "float16" else MAX_DIFFERENCE
     if not difference <= limit:  # also for NaN
         raise ParityError(
-            f"{original.path}: as one ONNX graph its probabilities differ by up to {difference:.2g} from its own (at most "
-            f"{limit:.0e} is allowed); nothing was written. This is a fault of the conversion: export the model as ONNX "
-            "where it was trained, and import that"
+            f"{original.path}: as one ONNX graph its probabilities differ by up to {difference:.2g} from its own (at "
+            f"most {limit:.0e} is allowed); nothing was written. The conversion to ONNX is at fault: export the model "
+            "as ONNX where it was trained, and import that"
         )
     return difference
 
@@ -100,11 +98,11 @@ class _Nodes:
 
     def __init__(self, onnx, graph, prefix):
         self.onnx, self.prefix, self.nodes = onnx, prefix, []
-        self._graph = graph
+        self.graph = graph
 
     def constant(self, values, dtype, what):
         name = f"picnic_{self.prefix}_{what}"
-        self._graph.initializer.append(self.onnx.numpy_helper.from_array(np.asarray(values, dtype), name))
+        self.graph.initializer.append(self.onnx.numpy_helper.from_array(np.asarray(values, dtype), name))
         return name
 
     def add(self, kind, source, output=None, **attributes):
@@ -123,7 +121,7 @@ def _from_pixels(nodes, original, preprocessing, source):
     casts = []
     if original.dtype == "uint8":
         # Where the original casts its pixels first, that Cast goes in front of what is added here.
-        users = [node for node in nodes._graph.node if source in node.input]
+        users = [node for node in nodes.graph.node if source in node.input]
         if users and all(node.op_type == "Cast" and node.attribute[0].i == types.FLOAT for node in users):
             casts = users
     if original.dtype != "uint8" or casts:
@@ -144,10 +142,10 @@ def _from_pixels(nodes, original, preprocessing, source):
     replaced = {source: last}
     for node in casts:
         replaced[node.output[0]] = last
-        nodes._graph.node.remove(node)
-    for node in nodes._graph.node:
+        nodes.graph.node.remove(node)
+    for node in nodes.graph.node:
         node.input[:] = [replaced.get(name, name) for name in node.input]
-    if nodes._graph.output[0].name in replaced:
+    if nodes.graph.output[0].name in replaced:
         raise UsageError(f"{original.path}: answers with its own input; it is no classifier")
 
 
@@ -160,15 +158,19 @@ def _to_probabilities(nodes, last, kind, without_background):
     """Adds what turns the original's output, called last, into probabilities."""
     if without_background:
         # Gather and MatMul are the same in all opsets; Slice and ReduceSum are not.
-        classes = nodes._graph.output[0].type.tensor_type.shape.dim[1].dim_value
+        classes = nodes.graph.output[0].type.tensor_type.shape.dim[1].dim_value
         last = nodes.add("Gather", [last, nodes.constant(np.arange(1, classes), np.int64, "classes")], axis=1)
         if kind == "probabilities":
             total = nodes.add("MatMul", [last, nodes.constant(np.ones((classes - 1, 1)), np.float32, "ones")])
             last = nodes.add("Div", [last, total])
     if kind == "logits":
         nodes.add("Softmax", last, OUTPUT_NAME, axis=1)
-    else:
-        nodes.add("Identity", last, OUTPUT_NAME)
+    elif nodes.nodes:
+        nodes.nodes[-1].output[0] = OUTPUT_NAME
+    else:  # the original's own softmax stays the last node
+        for node in nodes.graph.node:
+            node.input[:] = [OUTPUT_NAME if name == last else name for name in node.input]
+            node.output[:] = [OUTPUT_NAME if name == last else name for name in node.output]
 
 
 def _make_room(graph):

@@ -235,10 +235,24 @@ def prove(original, preprocessing, infer, photos, class_names, exact):
     raw = answers["original, theirs"]
     kind = logits_or_probabilities(original, raw) if len(kept) > 1 else _kind_of_one(raw)
     dropped = background(original._replace(class_names=class_names), raw)
+    logits = answers["original, ours"] if kind == "logits" else None
     for name in ("original, theirs", "original, ours"):
         answers[name] = as_probabilities(answers[name], kind, dropped)
     _require_agreement(original, preprocessing, answers, exact)
-    return _proof(kept, np.stack(pictures), answers, class_names)
+    calibrated = functools.partial(_calibrated, answers["original, ours"], logits, dropped)
+    return _proof(kept, np.stack(pictures), answers, class_names, calibrated)
+
+
+def _calibrated(probabilities, logits, without_background, temperature):
+    """Returns the original's probabilities after a temperature, from its logits where there are any.
+
+    Where it is nearly certain, float32 probabilities end at 0, and a temperature could not bring them back.
+    """
+    if temperature == 1:
+        return probabilities
+    if logits is None:
+        return calibrate.apply_temperature(probabilities, temperature)
+    return as_probabilities(np.asarray(logits, np.float64) / temperature, "logits", without_background)
 
 
 def _parts(items):
@@ -282,7 +296,7 @@ def _count(marks):
     return int(np.sum(marks))
 
 
-def _proof(photos, pictures, answers, class_names):
+def _proof(photos, pictures, answers, class_names, calibrated):
     theirs, ours = answers["original, theirs"], answers["bundle, ours"]
     same = _count(theirs.argmax(axis=1) == ours.argmax(axis=1))
     graph_difference = float(np.abs(answers["original, ours"] - ours).max())
@@ -317,7 +331,7 @@ def _proof(photos, pictures, answers, class_names):
         graph_difference=graph_difference,
         temperature=temperature,
         metrics=figures,
-        sample=_sample(photos, pictures, answers["original, ours"], truth, class_names, temperature),
+        sample=_sample(photos, pictures, calibrated(temperature), truth, class_names),
     )
 
 
@@ -339,11 +353,9 @@ def _figures(probabilities, truth, class_names, temperature):
     }
 
 
-def _sample(photos, pictures, probabilities, truth, class_names, temperature):
+def _sample(photos, pictures, probabilities, truth, class_names):
     """Returns the Sample for the bundle: the classes in turn, as train's."""
     chosen = class_turns(truth)[:SAMPLE_PHOTOS]
-    if temperature != 1:
-        probabilities = calibrate.apply_temperature(probabilities, temperature)
     names = [printable(photos[index][0]) for index in chosen]
     labels = ["" if truth[index] < 0 else class_names[truth[index]] for index in chosen]
     return Sample(names, pictures[chosen], labels, probabilities[chosen])

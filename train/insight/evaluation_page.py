@@ -70,7 +70,7 @@ def values_of(
         if true != predicted:
             mistaken[true][predicted] += 1
     facts = bundle.manifest.get("metrics") or {}
-    losses, no_heat = _top_losses(bundle, photos, probabilities, answers.truth_index)
+    losses, heat_note = _top_losses(bundle, photos, probabilities, answers.truth_index)
     return {
         "title": f"Evaluation of {printable(os.path.basename(os.path.abspath(bundle.path)))}",
         "engine_name": engine_name,
@@ -86,7 +86,8 @@ def values_of(
         "matrix": _matrix(answers),
         "pairs": _confused_pairs(bundle.input_spec, photos, probabilities, answers),
         "losses": losses,
-        "no_heat": no_heat,
+        "heat_note": heat_note,
+        "has_heat": any(len(loss["pictures"]) > 1 for loss in losses),
         "reliability": _reliability_plot(metrics.reliability_bins(probabilities, answers.truth_index)),
         "coverage_plot": _coverage_plot(metrics.coverage(probabilities, answers.truth_index)),
         "coverage": metrics.coverage(probabilities, answers.truth_index, _THRESHOLDS),
@@ -146,13 +147,13 @@ def _confused_pairs(input_spec, photos, probabilities, answers):
 
 
 def _top_losses(bundle, photos, probabilities, indices):
-    """Returns the photos whose true class got the lowest probability, and why they have no heat maps.
+    """Returns the photos whose true class got the lowest probability, and what must be said of their heat maps.
 
     Args:
         indices: int [photos], of the true classes; photos with -1 are left out.
 
     Returns:
-        (list of dict, text): the text is "" where they have heat maps.
+        (list of dict, text): the text says why they have none, or how they were made if not computed; else "".
     """
     known = np.flatnonzero(indices >= 0)
     own = probabilities[known, indices[known]].astype(np.float64)
@@ -164,17 +165,17 @@ def _top_losses(bundle, photos, probabilities, indices):
     pixels = np.stack([_read(photos[number].path, bundle.input_spec) for number in numbers])
     try:
         # Both at once: what spoke for the answer, and what spoke for the truth.
-        maps = heat.heat_maps(bundle, np.concatenate([pixels, pixels]), np.concatenate([predicted, indices[numbers]]))
-        no_heat = ""
+        maps, places = heat.heat_maps(bundle, pixels, np.stack([predicted, indices[numbers]], axis=1))
+        note = "" if places else f"The heat maps were measured by covering parts of the photo, {heat.RUNS} for each."
     except PicnicError as error:
-        maps, no_heat = None, str(error)
+        maps, note = None, f"Without heat maps: {error}"
     result = []
     for place, number in enumerate(numbers):
         pictures = [("the photo", pixels[place])]
         if maps is not None:
-            pictures.append(("for the predicted class", heat.overlay(pixels[place], maps[place])))
+            pictures.append(("for the predicted class", heat.overlay(pixels[place], maps[place][0])))
             if predicted[place] != indices[number]:
-                pictures.append(("for the true class", heat.overlay(pixels[place], maps[len(numbers) + place])))
+                pictures.append(("for the true class", heat.overlay(pixels[place], maps[place][1])))
         result.append(
             {
                 "file": photos[number].file,
@@ -186,7 +187,7 @@ def _top_losses(bundle, photos, probabilities, indices):
                 "pictures": [(what, pages.picture(picture, _SIDE)) for what, picture in pictures],
             }
         )
-    return result, no_heat
+    return result, note
 
 
 def _small(input_spec, photo, confidence):

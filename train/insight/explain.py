@@ -40,6 +40,7 @@ class Explanation(typing.NamedTuple):
     top: list  # [(label, confidence)], best first
     heats: list  # [(label, float32 [height, width], 0..1)], the chosen label first
     blocks: dict  # {block: float32 [height, width, channels]}
+    places: typing.Optional[tuple]  # of train.insight.heat.places_of
 
 
 class Written(typing.NamedTuple):
@@ -48,6 +49,7 @@ class Written(typing.NamedTuple):
     explained: int  # photos with pictures
     on_page: int  # photos on the page, at most as many
     problems: list  # Problem of each photo that cannot be read
+    is_computed: bool  # the heat maps; else they were measured by covering parts of the photos
 
 
 def items_of(sources, images_folder, out):
@@ -83,8 +85,7 @@ def write_explanations(folder, bundle, session, items, blocks, label=None):
     Args:
         folder: made where it does not exist.
         bundle: edge_runtime.bundle.reading.Bundle.
-        session: train.insight.inner.InnerSession of the bundle with the outputs heat.LAST_BLOCK, "probabilities" and
-            blocks.
+        session: of train.insight.heat.open_session for the bundle, with the blocks among its outputs.
         items: list of edge_runtime.sources.items.Item.
         blocks: list of names out of inner.BLOCKS.
         label: class to show the heat for; None for the best one of each photo.
@@ -98,21 +99,24 @@ def write_explanations(folder, bundle, session, items, blocks, label=None):
     problems: typing.List[Problem] = []
     explanations = explain_photos(session, bundle, items, blocks, label, problems)
     os.makedirs(folder, exist_ok=True)
-    explained, photos = _write_pictures(folder, explanations, {os.path.realpath(item.path) for item in items})
+    explained, photos, places = _write_pictures(folder, explanations, {os.path.realpath(item.path) for item in items})
     pages.write_page(
         os.path.join(folder, PAGE),
         PAGE,
         title="What the network looks at",
         bundle_id=bundle.id,
         class_count=len(bundle.class_names),
-        last_block=heat.LAST_BLOCK,
+        places=places,
+        cells=heat.CELLS,
+        runs=heat.RUNS,
+        blocks=blocks,
         channel_count=_COLUMNS * _ROWS,
         explained=explained,
         photos=photos,
         problems=[(printable(name), what) for name, what in problems[:PAGE_PROBLEMS]],
         problem_count=len(problems),
     )
-    return Written(explained, len(photos), problems)
+    return Written(explained, len(photos), problems, places is not None or not explained)
 
 
 def explain_photos(session, bundle, items, blocks, label, problems):
@@ -138,12 +142,12 @@ def explain_photos(session, bundle, items, blocks, label, problems):
                     labels = [best for best, _ in prediction.top(_HEATS)]
                     if label is not None:
                         labels = [label] + [best for best in labels if best != label]
-                    last_block = np.stack([own[heat.LAST_BLOCK]] * len(labels))
-                    classes = [class_names.index(name) for name in labels]
-                    maps = heat.grad_cam(last_block, session.kernel, classes, rgb.shape[:2])
+                    maps = heat.maps_of(session, rgb, own, [class_names.index(name) for name in labels])
                     inside = {block: own[block] for block in blocks}
-                    yield Explanation(item, rgb, prediction.top(_TOP), list(zip(labels, maps)), inside)
-            bar.update(len(batch))
+                    heats = list(zip(labels, maps))
+                    yield Explanation(item, rgb, prediction.top(_TOP), heats, inside, heat.places_of(own))
+                    bar.update(1)
+            bar.update(len(batch) - len(readable))
 
 
 def feature_maps(block):
@@ -173,14 +177,16 @@ def _write_pictures(folder, explanations, inputs):
     """Writes the PNGs of each Explanation, none of them over one of the inputs (real paths).
 
     Returns:
-        (number of explanations, what the page shows of the first ones).
+        (number of explanations, what the page shows of the first ones, the places of the heat maps).
     """
     used: typing.Dict[str, int] = {}
     root = os.path.realpath(folder)
     entries: typing.List[dict] = []
     explained = page_bytes = 0
+    places = None
     for photo in explanations:
         explained += 1
+        places = photo.places
         heats = [(label, heat.overlay(photo.rgb, values), bool(values.any())) for label, values in photo.heats]
         sheets = {block: feature_maps(array) for block, array in photo.blocks.items()}
         name = _unused_name(photo.item.path, used)
@@ -199,7 +205,7 @@ def _write_pictures(folder, explanations, inputs):
             }
             page_bytes += len(entry["picture"]) + sum(len(each[1]) for each in entry["heats"] + entry["blocks"])
             entries.append(entry)
-    return explained, entries
+    return explained, entries, places
 
 
 def _unused_name(path, used):

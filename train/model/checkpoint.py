@@ -12,6 +12,7 @@ from edge_runtime.console import say
 from edge_runtime.errors import UsageError
 
 _STATE = "state.npz"
+_OLDER_STATES = {"size": 299}  # what was the same for all trainings before version 0.3
 
 
 class Checkpoint:
@@ -56,7 +57,7 @@ class Checkpoint:
                 saved = json.loads(state["facts"].tobytes().decode("utf-8"))
                 self.arrays = {name: state[name] for name in saved["arrays"]}
                 self.result_arrays = {name: state[name] for name in saved["kept_arrays"]}
-                saved_identity = saved["identity"]
+                saved_identity = dict(_OLDER_STATES, **saved["identity"])
         except Exception as error:  # numpy and zipfile raise many kinds for a damaged file
             raise UsageError(f"{path}: cannot be read ({error}); start without --resume")
         differing = sorted(name for name in identity if saved_identity.get(name) != identity[name])

@@ -17,7 +17,6 @@ from edge_runtime.console import progress, say
 from edge_runtime.engines.kinds import create_engine
 from edge_runtime.engines.record import EngineInfo
 from edge_runtime.errors import ImageError, ParityError, UsageError
-from edge_runtime.machine import cpu
 from edge_runtime.machine.libraries import require
 from edge_runtime.photos import read, spec
 from edge_runtime.pipeline.classify_items import classify_items
@@ -62,7 +61,7 @@ def export_bundle(out, network, class_names, photos, probabilities, metrics, tra
         _save_onnx(graph, os.path.join(folder, "model.onnx"))
         if sample is None:
             sample = take_sample(photos[:SAMPLE_PHOTOS], probabilities[:SAMPLE_PHOTOS], _reader(network.input_spec))
-        _save_sample(os.path.join(folder, "sample"), sample)
+        save_sample(os.path.join(folder, "sample"), sample)
         agreement = {
             name: _compare(kind, os.path.join(folder, name), network.input_spec, photos, probabilities, max_difference)
             for kind, name in (("tensorflow", "saved_model"), ("onnxruntime", "model.onnx"))
@@ -154,7 +153,7 @@ def _picture(path, load):
         raise UsageError(f"{path}: {error}; it could be read before: put it back")
 
 
-def _save_sample(folder, sample):
+def save_sample(folder, sample):
     """Writes photos as the network sees them (PNG: lossless) and the model's probabilities, for the converter."""
     os.makedirs(folder)
     for number, rgb in enumerate(sample.images):
@@ -197,7 +196,7 @@ def _compare(kind, path, input_spec, photos, expected, max_difference):
     with create_engine(info, input_spec.shape, expected.shape[1], _CHECK_BATCH, None).open() as engine:
         paths = (photo.path for photo in progress(photos, what="check " + os.path.basename(path)))
         read_photo = _reader(input_spec)
-        for answer in classify_items(paths, read_photo, input_spec, engine, _CHECK_BATCH, cpu.core_count()):
+        for answer in classify_items(paths, read_photo, input_spec, engine, _CHECK_BATCH):
             if answer.error:
                 raise ParityError(f"export: {os.path.basename(path)}: {answer.item}: {answer.error}")
             rows.append(answer.probabilities)

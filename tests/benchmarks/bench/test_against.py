@@ -10,7 +10,7 @@ import sys
 import numpy as np
 import pytest
 
-from benchmarks.bench import against, cli, machine_state, plan, turns
+from benchmarks.bench import against, cli, machine_state, plan, turns, verdict
 from benchmarks.experiments import compare_trial
 from edge_runtime.errors import GotWorse, MissingRequirement, UsageError
 from tests import helpers
@@ -78,7 +78,7 @@ def pairs(ratio, noise=0.01, count=20):
 
 
 def test_a_change_has_a_size_a_direction_and_an_interval():
-    slower, faster, same, small = against.judge(
+    slower, faster, same, small = verdict.judge(
         [
             ("p50_ms b1", False, pairs(1.15)),
             ("images_per_s b1", True, pairs(1.15)),
@@ -92,7 +92,7 @@ def test_a_change_has_a_size_a_direction_and_an_interval():
     assert not same.changed
     assert small.p < 1e-4 and not small.worse and not small.changed  # real, and too small to matter
     assert [one.verdict for one in (slower, faster, same)] == ["worse", "better", "no change beyond noise"]
-    (asked,) = against.judge([("images_per_s b1", True, pairs(0.97))], least_change=0.02)
+    (asked,) = verdict.judge([("images_per_s b1", True, pairs(0.97))], least_change=0.02)
     assert asked.changed and asked.worse
 
 
@@ -124,15 +124,15 @@ def test_figures_that_one_side_lacks_are_left_out():
         ends = {"end_to_end": dict(window, joules_per_image=0.5)} if not changes else {}
         return [dict(ends.get(point, window), point=point) for point in points for _ in range(3)]
 
-    both = against.rounds_of(windows(["b1", "b8", "end_to_end"]), windows(["b1", "end_to_end"]))
+    both = verdict.rounds_of(windows(["b1", "b8", "end_to_end"]), windows(["b1", "end_to_end"]))
     names = ["p50_ms b1", "images_per_s b1", "images_per_s end_to_end", "images_per_s all"]
     names += ["cpu_s_per_image end_to_end", "cpu_s_per_image all", "joules_per_image end_to_end"]
     assert [name for name, _, _ in both] == names
     assert [higher for _, higher, _ in both] == [False, True, True, True, False, False, False]
     assert both[0][2] == [(20.0, 20.0)] * 3 and both[3][2] == [pytest.approx((50.0, 50.0))] * 3
     unmetered = windows(["b1", "end_to_end"], joules_per_image=None)
-    assert [name for name, _, _ in against.rounds_of(unmetered, unmetered)] == names[:-1]
-    assert against.rounds_of([], []) == []
+    assert [name for name, _, _ in verdict.rounds_of(unmetered, unmetered)] == names[:-1]
+    assert verdict.rounds_of([], []) == []
 
 
 def test_a_slower_engine_is_worse_and_the_faster_one_better(two_engines, made_up, capsys):
@@ -143,9 +143,9 @@ def test_a_slower_engine_is_worse_and_the_faster_one_better(two_engines, made_up
     lines = capsys.readouterr().out.splitlines()
     rows = {line.split("|")[1].strip(): [cell.strip() for cell in line.split("|")[2:-1]] for line in lines[2:9]}
     assert set(rows) == set(ALL)
-    for this, other, ratio, interval, rounds, verdict in rows.values():
+    for this, other, ratio, interval, rounds, judged in rows.values():
         low, high = map(float, interval.split(" to "))
-        assert verdict == "worse" and rounds == "24" and low <= float(ratio) <= high
+        assert judged == "worse" and rounds == "24" and low <= float(ratio) <= high
         assert float(ratio) == pytest.approx(float(this) / float(other), rel=0.05)
     assert "This: %s, onnxruntime. Other: %s, onnxruntime-fp32." % (two_engines, two_engines) in lines[-1]
     # Both once before the rounds; then both anew in each round, the one or the other first.

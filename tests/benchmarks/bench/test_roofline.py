@@ -67,6 +67,54 @@ def test_the_work_of_a_small_graph_is_what_a_hand_counts(tmp_path):
     }
 
 
+def test_a_graph_of_another_framework_is_counted_too(tmp_path):
+    """Depthwise and transposed convolutions, weights as float16 and as Constant nodes, attention, a shape computed."""
+    onnx = pytest.importorskip("onnx")
+    import numpy as np
+    from onnx import TensorProto, helper, numpy_helper
+
+    weights = {
+        "half": np.zeros((4, 4, 1, 1), np.float16),
+        "depthwise": np.zeros((4, 1, 3, 3), np.float32),
+        "up": np.zeros((4, 5, 2, 2), np.float32),
+        "rows": np.zeros((3, 5), np.float32),
+        "last": np.int64([-1]),
+        "channels": np.int64([5]),
+        "first": np.int64([0]),
+    }
+    nodes = [
+        helper.make_node("Cast", ["images"], ["pixels"], to=TensorProto.FLOAT),
+        helper.make_node("Cast", ["half"], ["full"], to=TensorProto.FLOAT),
+        helper.make_node("Conv", ["pixels", "full"], ["a"]),
+        helper.make_node("Conv", ["a", "depthwise"], ["b"], group=4, pads=[1, 1, 1, 1]),
+        helper.make_node("ConvTranspose", ["b", "up"], ["c"], strides=[2, 2]),
+        helper.make_node("Shape", ["c"], ["shape"]),
+        helper.make_node("Gather", ["shape", "first"], ["count"]),
+        helper.make_node("Concat", ["count", "channels", "last"], ["tokens_shape"], axis=0),
+        helper.make_node("Reshape", ["c", "tokens_shape"], ["tokens"]),
+        helper.make_node("Transpose", ["tokens"], ["turned"], perm=[0, 2, 1]),
+        helper.make_node("MatMul", ["tokens", "turned"], ["attention"]),
+        helper.make_node("ReduceMean", ["attention"], ["mean"], axes=[1], keepdims=0),
+        helper.make_node("Constant", [], ["bias"], value=numpy_helper.from_array(np.zeros(3, np.float32))),
+        helper.make_node("Gemm", ["mean", "rows", "bias"], ["probabilities"], transB=1),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "counted",
+        [helper.make_tensor_value_info("images", TensorProto.UINT8, ["batch", 4, 8, 8])],
+        [helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["batch", 3])],
+        [numpy_helper.from_array(value, name) for name, value in weights.items()],
+        value_info=[helper.make_tensor_value_info("a", TensorProto.FLOAT, ["batch", 4, "height", "width"])],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)])
+    onnx.save(model, str(tmp_path / "model.onnx"))
+    found = roofline.count_work(str(tmp_path / "model.onnx"))
+    places = 8 * 8
+    assert found["macs_per_image"] == (places * 4 * 4 + places * 4 * 9 + places * 4 * 5 * 4 + 5 * 5 * 16 * 16 + 3 * 5)
+    assert found["weight_values"] == 16 + 36 + 80 + 15 + 3
+    assert found["activation_values_per_image"] == 4 * places + 4 * places + 5 * 16 * 16 + 5 * 5 + 3
+
+
 def test_what_is_no_model_says_so(tmp_path):
     pytest.importorskip("onnx")
     (tmp_path / "text.onnx").write_text("hello")

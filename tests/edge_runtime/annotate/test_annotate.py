@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from edge_runtime import files
-from edge_runtime.annotate import drawing, window
+from edge_runtime.annotate import drawing, show
 from edge_runtime.annotate.annotator import open_annotator
 from edge_runtime.annotate.folder import _inside
 from edge_runtime.classifier import Prediction
@@ -341,7 +341,7 @@ def test_no_window_without_a_display(monkeypatch):
     monkeypatch.delenv("DISPLAY", raising=False)
     monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
     with pytest.raises(MissingRequirement, match="window") as failed:
-        window.WindowAnnotator(threading.Event())
+        show.WindowAnnotator(threading.Event())
     assert "DISPLAY is not set" in str(failed.value)
 
 
@@ -359,7 +359,7 @@ class Windows:
         monkeypatch.setattr(
             cv2, "getWindowProperty", lambda *_: float(len(self.shown) < self.closed_after), raising=False
         )
-        monkeypatch.setattr(window, "INTERVAL_S", 0)
+        monkeypatch.setattr(show, "INTERVAL_S", 0)
         done = subprocess.CompletedProcess([], 0)
         monkeypatch.setattr(subprocess, "run", lambda *_, **__: done)
 
@@ -367,7 +367,7 @@ class Windows:
 @pytest.mark.parametrize("ending", [{"keys": "x?q"}, {"closed_after": 3}], ids=["q", "closed"])
 def test_q_or_closing_the_window_stops_the_run(monkeypatch, ending):
     windows, stop = Windows(monkeypatch, **ending), threading.Event()
-    with window.WindowAnnotator(stop) as opened:
+    with show.WindowAnnotator(stop) as opened:
         for number in range(10):
             opened.write(prediction_of(frame(number, 0.0)))
     assert stop.is_set()
@@ -377,8 +377,8 @@ def test_q_or_closing_the_window_stops_the_run(monkeypatch, ending):
 
 def test_a_window_shows_the_newest_at_a_rate_that_can_be_seen(monkeypatch):
     windows = Windows(monkeypatch)
-    monkeypatch.setattr(window, "INTERVAL_S", 1000)
-    with window.WindowAnnotator(threading.Event()) as opened:
+    monkeypatch.setattr(show, "INTERVAL_S", 1000)
+    with show.WindowAnnotator(threading.Event()) as opened:
         for number in range(10):
             opened.write(prediction_of(frame(number, 0.0)))
     assert len(windows.shown) == 1
@@ -387,7 +387,7 @@ def test_a_window_shows_the_newest_at_a_rate_that_can_be_seen(monkeypatch):
 def test_a_real_window(tmp_path):
     """With an OpenCV that has windows, on a display that is none."""
     code = (
-        "import threading, numpy as np; from edge_runtime.annotate.window import WindowAnnotator\n"
+        "import threading, numpy as np; from edge_runtime.annotate.show import WindowAnnotator\n"
         "from tests.edge_runtime.annotate.test_annotate import frame, prediction_of\n"
         "stop = threading.Event()\n"
         "with WindowAnnotator(stop) as window:\n"

@@ -21,7 +21,7 @@ import pytest
 
 from edge_runtime import Classifier
 from edge_runtime import classifier as classifier_module
-from edge_runtime.annotate import window
+from edge_runtime.annotate import show
 from edge_runtime.bundle.writing import write_manifest
 from edge_runtime.cli import classify, classify_run
 from edge_runtime.cli.run import run_verb
@@ -1203,14 +1203,14 @@ class Window:
 
 
 def test_closing_the_window_ends_a_camera_s_run_well(bundle, long_clip, tmp_path, monkeypatch):
-    monkeypatch.setattr(window, "WindowAnnotator", Window)
+    monkeypatch.setattr(show, "WindowAnnotator", Window)
     out = tmp_path / "out.tsv"
     assert exit_code(bundle, long_clip, "--realtime", "--out", out, "--show", "--batch", "1") == 0
     assert 3 <= len(read_rows_of(out.read_bytes())) < 1000
 
 
 def test_closing_the_window_before_the_last_photo_leaves_the_file_unfinished(job, in_twos, monkeypatch, capsys):
-    monkeypatch.setattr(window, "WindowAnnotator", Window)
+    monkeypatch.setattr(show, "WindowAnnotator", Window)
     assert job.run("--show") == 130
     assert "to continue: picnic-edge classify" in capsys.readouterr().err and not os.path.exists(job.out)
     assert job.run("--resume") == 0

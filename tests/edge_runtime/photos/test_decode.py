@@ -18,8 +18,7 @@ from PIL import Image, ImageFile
 
 from edge_runtime.errors import ImageError, PhotoMissing, StorageLost
 from edge_runtime.photos import decode as photos_decode
-from edge_runtime.photos import jpeg, memory_budget, png, spec
-from edge_runtime.photos import picture as pictures
+from edge_runtime.photos import jpeg, memory_budget, png, resize, spec
 from edge_runtime.photos import read as photos_read
 from edge_runtime.photos.decode import decode_large
 from edge_runtime.photos.picture import is_one_colour
@@ -29,7 +28,7 @@ from tests.helpers import encoded, gradient, png_chunk, raw_png, write_bytes
 SIDE = 299
 decode_image, fit_image, read_image, read_photo = (
     functools.partial(function, input_spec=spec.INCEPTION_V3)
-    for function in (photos_decode.decode_image, pictures.fit_image, photos_read.read_image, photos_read.read_photo)
+    for function in (photos_decode.decode_image, resize.fit_image, photos_read.read_image, photos_read.read_photo)
 )
 RED, BLUE, WHITE = (255, 0, 0), (0, 0, 255), (255, 255, 255)
 

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edge_runtime.photos import decode, jpeg, picture
+from edge_runtime.photos import decode, jpeg, picture, resize
+from edge_runtime.photos import orientation as orientation_of
 from edge_runtime.photos.spec import InputSpec
 from tests.helpers import encoded, gradient
 
@@ -13,8 +14,8 @@ from tests.helpers import encoded, gradient
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_the_upright_size_is_that_of_the_turned_picture(orientation):
     rgb = np.zeros((20, 30, 3), np.uint8)
-    height, width = picture.turn_upright(rgb, orientation).shape[:2]
-    assert picture.upright_size(30, 20, orientation) == (width, height)
+    height, width = orientation_of.turn_upright(rgb, orientation).shape[:2]
+    assert orientation_of.upright_size(30, 20, orientation) == (width, height)
 
 
 def test_a_blurred_picture_is_less_sharp():
@@ -36,13 +37,13 @@ def pillow(rgb, size, resample):
 @pytest.mark.parametrize("name, resample", [("nearest", 0), ("bilinear", 2), ("bicubic", 3), ("lanczos", 1)])
 def test_a_pillow_filter_gives_pillow_s_pixels(name, resample):
     rgb = drawn(90, 120)
-    fitted = picture.fit_image(rgb, InputSpec(48, 64, filter=name))
+    fitted = resize.fit_image(rgb, InputSpec(48, 64, filter=name))
     assert np.array_equal(fitted, pillow(rgb, (64, 48), resample))
 
 
 def test_a_crop_is_the_middle_of_the_photo_scaled_by_its_shorter_side():
     rgb = drawn(90, 121)
-    fitted = picture.fit_image(rgb, InputSpec(64, 64, "crop", shorter_side=72, filter="bilinear"))
+    fitted = resize.fit_image(rgb, InputSpec(64, 64, "crop", shorter_side=72, filter="bilinear"))
     scaled = pillow(rgb, (72 * 121 // 90, 72), 2)
     assert np.array_equal(fitted, scaled[4:68, 16:80])
 
@@ -50,17 +51,17 @@ def test_a_crop_is_the_middle_of_the_photo_scaled_by_its_shorter_side():
 def test_a_crop_of_a_very_long_picture_is_that_of_its_middle():
     rgb = drawn(40, 4000)
     spec = InputSpec(64, 64, "crop", shorter_side=72, filter="bilinear")
-    assert np.array_equal(picture.fit_image(rgb, spec), picture.fit_image(rgb[:, 1920:2080], spec))
+    assert np.array_equal(resize.fit_image(rgb, spec), resize.fit_image(rgb[:, 1920:2080], spec))
 
 
 @pytest.mark.parametrize("height, width", [(500, 60), (60, 500), (41, 41), (1, 3)])
 def test_a_crop_that_is_no_square_always_covers_the_input(height, width):
-    fitted = picture.fit_image(np.full((height, width, 3), 9, np.uint8), InputSpec(48, 96, "crop", shorter_side=96))
+    fitted = resize.fit_image(np.full((height, width, 3), 9, np.uint8), InputSpec(48, 96, "crop", shorter_side=96))
     assert fitted.shape == (48, 96, 3) and fitted.min() == fitted.max() == 9
 
 
 def test_a_letterbox_keeps_the_whole_photo_between_bars_of_its_colour():
-    fitted = picture.fit_image(np.full((50, 100, 3), 9, np.uint8), InputSpec(64, 64, "letterbox", colour=(1, 2, 3)))
+    fitted = resize.fit_image(np.full((50, 100, 3), 9, np.uint8), InputSpec(64, 64, "letterbox", colour=(1, 2, 3)))
     assert (fitted[:16] == (1, 2, 3)).all() and (fitted[48:] == (1, 2, 3)).all() and (fitted[16:48] == 9).all()
 
 
@@ -86,7 +87,7 @@ def test_a_photo_on_its_side_gives_the_picture_of_the_upright_one(spec, orientat
     for suffix, most in (("png", 1.5), ("jpeg", 3)):  # WebP and BMP come as BGR
         data = encoded(stored, suffix, exif=exif)
         decoded = decode.decode_image(data, spec)
-        expected = picture.fit_image(upright, spec)
+        expected = resize.fit_image(upright, spec)
         assert decoded.shape == spec.shape and np.abs(decoded.astype(int) - expected).mean() < most
 
 

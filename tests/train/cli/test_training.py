@@ -1,7 +1,7 @@
 """What `picnic-edge train --weights none` makes of the drawn samples: the bundle, and its way through the verbs.
 
-One training (fixture trained, half a minute) serves them all; tests of other folders that need its bundle stand here,
-since each file of tests is one process's in `make test`. The pieces have tests of their own beside this.
+One training (fixture trained, seconds on an idle machine) serves them all; tests of other folders that need its bundle
+stand here, since each file of tests is one process's in `make test`. The pieces have tests of their own beside this.
 """
 
 import csv
@@ -19,6 +19,7 @@ from benchmarks.bench import roofline
 from convert import cli as convert
 from edge_runtime.bundle import checksums, manifest
 from edge_runtime.bundle.reading import Bundle
+from edge_runtime.classifier import Classifier
 from edge_runtime.engines.kinds import create_engine
 from edge_runtime.engines.record import EngineInfo
 from edge_runtime.errors import UsageError
@@ -29,7 +30,7 @@ from edge_runtime.sources import table_reader
 from tests import helpers
 from tests.conftest import BUILD
 from tests.train.insight.test_inner import softmax
-from train.cli import evaluate, predict, train
+from train.cli import evaluate, explain, predict, train
 from train.data import dataset, labels
 from train.insight import inner
 from train.insight import report as reports
@@ -38,7 +39,8 @@ from train.model.checkpoint import Checkpoint
 from train.model.export import MAX_DIFFERENCE_RANDOM
 
 # All stages but the refit, after which a bundle does not give the figures of its own validation.
-TRAIN_OPTIONS = ["--fine-tune", "1", "--fine-tune-epochs", "1", "--no-refit"]
+SIZE = 160  # less than a third of the work at 299, which test_the_default_size has
+TRAIN_OPTIONS = ["--size", str(SIZE), "--fine-tune", "1", "--fine-tune-epochs", "1", "--no-refit"]
 PHOTOS_PER_CLASS = 5  # InceptionV3 runs over each about ten times
 
 
@@ -55,7 +57,7 @@ def train_table(samples, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trained(samples, train_table):
-    """What `picnic-edge train --weights none` made of train_table: (bundle, CompletedProcess). Half a minute."""
+    """What `picnic-edge train --weights none` made of train_table: (bundle, CompletedProcess)."""
     bundle = os.path.join(BUILD, "python%d.%d" % sys.version_info[:2])
     shutil.rmtree(bundle, ignore_errors=True)
     done = helpers.picnic_edge(
@@ -83,7 +85,8 @@ def train_rows(train_table):
 
 def built_in(bundle, kind, batch=8):
     name = {"onnxruntime": "model.onnx", "tensorflow": "saved_model"}[kind]
-    return create_engine(EngineInfo(kind, kind, "fp32", bundle.file(name), None), len(bundle.class_names), batch, None)
+    info = EngineInfo(kind, kind, "fp32", bundle.file(name), None)
+    return create_engine(info, bundle.input_spec.shape, len(bundle.class_names), batch, None)
 
 
 def compared_photos(bundle):
@@ -113,7 +116,7 @@ def test_the_report_s_samples_show_what_fine_tuning_sees(words, tmp_path):
     os.remove(photos[0].path)  # since it was learned from
     photos = photos[:5]
     rows = train._augmentation_examples(photos, train.parser().parse_args(["t.tsv", "--out", "b"] + words))
-    originals = [read.read_image(photo.path) for photo in photos[1:]]
+    originals = [read.read_image(photo.path, spec.INCEPTION_V3) for photo in photos[1:]]
     assert len(rows) == 4 and {len(row) for row in rows} == {7}
     for row in rows:
         assert any(np.array_equal(row[0], original) for original in originals)
@@ -147,7 +150,7 @@ def test_manifest_says_how_it_was_trained(bundle, samples, train_table, train_ro
     for library in ("numpy", "onnxruntime", "opencv-python-headless", "keras", "tf2onnx"):
         assert training["versions"][library] == libraries.library_version(library) is not None
     assert training["versions"]["tensorflow"] or training["versions"]["tensorflow-cpu"]
-    assert bundle.manifest["input_spec"] == spec.INPUT_SPEC
+    assert bundle.manifest["input_spec"] == spec.to_manifest(spec.squash(SIZE))
     assert bundle.manifest["format_version"] == manifest.FORMAT_VERSION
     assert not os.path.exists(bundle.path + ".problems.tsv")
 
@@ -243,7 +246,7 @@ def test_onnx_takes_uint8_nhwc_and_gives_probabilities(onnx_model):
     assert target.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
     dims = source.type.tensor_type.shape.dim
     assert dims[0].dim_param and not dims[0].dim_value
-    assert [dim.dim_value for dim in dims[1:]] == [299, 299, 3]
+    assert [dim.dim_value for dim in dims[1:]] == [SIZE, SIZE, 3]
     assert target.type.tensor_type.shape.dim[1].dim_value == 8
 
 
@@ -257,7 +260,7 @@ def test_saved_model_has_the_signature_and_no_variables(bundle):
     signature = loaded.signatures["serving_default"]
     _, inputs = signature.structured_input_signature
     assert list(inputs) == ["images"]
-    assert inputs["images"].shape.as_list() == [None, 299, 299, 3]
+    assert inputs["images"].shape.as_list() == [None, SIZE, SIZE, 3]
     assert inputs["images"].dtype == tensorflow.uint8
     assert list(signature.structured_outputs) == ["probabilities"]
     assert signature.structured_outputs["probabilities"].shape.as_list() == [None, 8]
@@ -311,7 +314,7 @@ def test_it_has_the_blocks_of_inception_v3(bundle):
     sample = bundle.sample()
     session = inner.open_session(bundle, ["features", "probabilities"] + list(inner.BLOCKS))
     outputs = session.run(sample.images[:18])
-    shapes = [(35, 35, 256)] + 2 * [(35, 35, 288)] + 5 * [(17, 17, 768)] + [(8, 8, 1280)] + 2 * [(8, 8, 2048)]
+    shapes = [(17, 17, 256)] + 2 * [(17, 17, 288)] + 5 * [(8, 8, 768)] + [(3, 3, 1280)] + 2 * [(3, 3, 2048)]
     assert [outputs[block].shape for block in inner.BLOCKS] == [(18,) + shape for shape in shapes]
     np.testing.assert_allclose(outputs["features"], outputs["mixed10"].mean(axis=(1, 2)), rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(outputs["probabilities"], sample.probabilities[:18], atol=1e-4)
@@ -320,15 +323,49 @@ def test_it_has_the_blocks_of_inception_v3(bundle):
     assert session.kernel.shape == (2048, 8)
 
 
-def test_inception_v3_has_its_published_5_7_gmac(bundle):
+def test_a_smaller_input_is_less_work_for_the_same_weights(bundle):
     pytest.importorskip("onnx")
+    work = roofline.count_work(bundle.file("model.onnx"))
+    assert 1e9 < work["macs_per_image"] < 5.71e9 * (SIZE / 299.0) ** 2  # at the edges the convolutions are not padded
+    assert work["weight_values"] == pytest.approx(21.8e6, rel=0.02)
+    assert work["input_bytes_per_image"] == SIZE * SIZE * 3
+
+
+@pytest.mark.slow
+def test_the_default_size(samples, train_table, tmp_path):
+    onnx = pytest.importorskip("onnx")
+    train.main(
+        [train_table, "--images", samples + "/photos", "--out", str(tmp_path / "bundle")]
+        + ["--weights", "none", "--epochs", "2", "--no-refit"]
+    )
+    bundle = Bundle.open(str(tmp_path / "bundle"))
+    assert bundle.manifest["input_spec"] == spec.to_manifest(spec.INCEPTION_V3)
     work = roofline.count_work(bundle.file("model.onnx"))
     assert work["macs_per_image"] == pytest.approx(5.71e9, rel=0.005)  # the first 1000 classes are 2 of 5713 MMAC
     assert work["weight_values"] == pytest.approx(21.8e6, rel=0.02)
     assert work["input_bytes_per_image"] == 299 * 299 * 3
+    assert sum(node.op_type == "Transpose" for node in onnx.load(bundle.file("model.onnx")).graph.node) <= 1
+    outputs = inner.open_session(bundle, ["places", "features"] + list(inner.BLOCKS)).run(bundle.sample().images[:2])
+    shapes = [(35, 35, 256)] + 2 * [(35, 35, 288)] + 5 * [(17, 17, 768)] + [(8, 8, 1280)] + 2 * [(8, 8, 2048)]
+    assert [outputs[block].shape for block in inner.BLOCKS] == [(2,) + shape for shape in shapes]
+    assert np.array_equal(outputs["places"], outputs["mixed10"])
 
 
 # ---- its way through the other verbs
+
+
+def test_a_smaller_network_is_converted_and_explained(bundle, samples, tmp_path, capsys):
+    copy = shutil.copytree(bundle.path, str(tmp_path / "bundle"))
+    convert.main([copy, "--to", "onnxruntime", "--min-agreement", "0.85"])
+    photos = [os.path.join(samples, "photos", "Milk", name) for name in ("001.jpg", "002.jpg")]
+    with Classifier.open(copy, engine="onnxruntime-fp32") as classifier:
+        labels_of = [prediction.label for prediction in classifier.classify(photos)]
+    assert set(labels_of) <= set(bundle.class_names)
+    explain.main([copy, *photos, "--out", str(tmp_path / "out")])
+    assert "by occlusion" not in capsys.readouterr().err
+    page = (tmp_path / "out" / "explain.html").read_text(encoding="utf-8")
+    assert "have 3 x 3 places" in page and "<b>mixed10</b>: 3 x 3 places, 2048 channels" in page
+    assert read.read_large(str(tmp_path / "out" / "001-heat.png"), 1000).shape == (SIZE, SIZE, 3)
 
 
 @pytest.mark.slow
@@ -407,7 +444,8 @@ def test_predict_keeps_the_table_s_order(bundle, samples, tmp_path):
 
 def start_training(samples, out, *more):
     command = [sys.executable, "-m", "picnic_edge", "train", samples + "/train.tsv", "--images", samples + "/photos"]
-    command += ["--out", out, "--weights", "none", "--fine-tune", "1", "--fine-tune-epochs", "3", "--epochs", "4"]
+    command += ["--out", out, "--weights", "none", "--size", "96", "--fine-tune", "1", "--fine-tune-epochs", "3"]
+    command += ["--epochs", "4"]
     environment = dict(os.environ, PYTHONPATH=helpers.ROOT)
     return subprocess.Popen(
         command + list(more), env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True

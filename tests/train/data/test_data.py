@@ -667,10 +667,10 @@ def test_photos_whose_folder_goes_away_are_not_called_unreadable(photos, tmp_pat
     options = [str(tmp_path / "train.tsv"), "--images", str(folder)] if source == "table" else [str(folder)]
     read_photo = photos_read.read_photo
 
-    def read(path):
+    def read(path, input_spec):
         if path.endswith("red/01.jpg"):
             os.rename(str(folder), str(folder) + ".away")
-        return read_photo(path)
+        return read_photo(path, input_spec)
 
     monkeypatch.setattr(checks, "read_photo", read)
     with pytest.raises(StorageLost, match="photos: ") as lost:

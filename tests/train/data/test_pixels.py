@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from edge_runtime.errors import UsageError
-from edge_runtime.photos import read
+from edge_runtime.photos import read, spec
 from edge_runtime.sources.registry import open_source
 from tests import helpers
 from train.data.batches import photo_batches, untuned
@@ -22,7 +22,7 @@ def tensorflow():
 
 def pipeline_pixels(paths, batch_size=4):
     """Returns (all pictures as training is fed them, sizes of the batches)."""
-    batches = [batch.numpy() for batch in photo_batches(paths, batch_size)]
+    batches = [batch.numpy() for batch in photo_batches(paths, batch_size, spec.INCEPTION_V3)]
     return np.concatenate(batches), [len(batch) for batch in batches]
 
 
@@ -31,7 +31,7 @@ def assert_same_pixels(paths):
     assert pixels.dtype == np.uint8
     assert pixels.shape == (len(paths), 299, 299, 3)
     for path, picture in zip(paths, pixels):
-        assert np.array_equal(picture, read.read_image(path)), path
+        assert np.array_equal(picture, read.read_image(path, spec.INCEPTION_V3)), path
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +73,7 @@ def test_real_photos_too(grocery):
 
 def test_the_pixels_are_right_not_only_equal(drawn):
     """A guard for the tests above: both sides could agree on something wrong."""
-    plain = read.read_image(str(drawn / "plain.png")).astype(int)
+    plain = read.read_image(str(drawn / "plain.png"), spec.INCEPTION_V3).astype(int)
     with Image.open(str(drawn / "plain.png")) as file:
         independent = np.asarray(file.convert("RGB").resize((299, 299), Image.BOX)).astype(int)
     assert np.abs(plain - independent).mean() < 4

@@ -12,6 +12,7 @@ import pytest
 from edge_runtime.bundle import manifest, writing
 from edge_runtime.errors import BundleError, MissingRequirement, UsageError
 from edge_runtime.machine import cpu
+from edge_runtime.photos import spec
 from tests import helpers
 from train.cli import evaluate as verb
 from train.insight import evaluate, report
@@ -137,7 +138,7 @@ def test_an_unknown_engine_exits_with_2(tiny_bundle, labelled):
 def signed_again(folder, class_names, **training):
     """Gives a bundle other classes, or another record of its training."""
     os.unlink(os.path.join(folder, manifest.MANIFEST))
-    writing.write_manifest(folder, class_names, {}, training)
+    writing.write_manifest(folder, class_names, spec.to_manifest(spec.INCEPTION_V3), {}, training)
     return folder
 
 

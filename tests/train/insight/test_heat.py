@@ -9,7 +9,7 @@ import pytest
 
 from edge_runtime.bundle.reading import Bundle
 from edge_runtime.machine.libraries import require
-from edge_runtime.photos import read
+from edge_runtime.photos import read, spec
 from tests import helpers
 from tests.conftest import shared_path
 from train.insight import heat
@@ -31,7 +31,7 @@ def test_the_weighted_sum_of_channels_without_its_negative_part():
     block[:, 0, 1] = (1, 2, 4)
     block[:, 1, 0] = (0, 1, 0)
     kernel = np.array([[1, -1], [2, 3], [0.5, -3]], np.float32)  # class 0: 7 and 2; class 1: -7 and 3
-    maps = heat.grad_cam(block, kernel, [0, 1])
+    maps = heat.grad_cam(block, kernel, [0, 1], (299, 299))
     assert (maps.shape, maps.dtype) == ((2, 299, 299), np.float32)
     corners = maps[:, [0, 0, -1, -1], [0, -1, 0, -1]]  # beyond the middle of the outer places nothing is blended in
     np.testing.assert_allclose(corners, [[0, 1, 2 / 7.0, 0], [0, 0, 1, 0]], atol=1e-6)
@@ -40,7 +40,7 @@ def test_the_weighted_sum_of_channels_without_its_negative_part():
 
 
 def test_nothing_speaks_for_the_class():
-    maps = heat.grad_cam(np.ones((1, 8, 8, 4), np.float32), -np.ones((4, 2), np.float32), [1])
+    maps = heat.grad_cam(np.ones((1, 8, 8, 4), np.float32), -np.ones((4, 2), np.float32), [1], (299, 299))
     assert maps.shape == (1, 299, 299)
     assert not maps.any()
 
@@ -67,23 +67,24 @@ def test_it_is_what_automatic_differentiation_finds():
         expected = np.stack([cv2.resize(one, (299, 299), interpolation=cv2.INTER_LINEAR) for one in coarse])
         assert expected.max(axis=(1, 2)).all()
         expected /= expected.max(axis=(1, 2), keepdims=True)
-        np.testing.assert_allclose(heat.grad_cam(block.numpy(), kernel, [number] * 3), expected, atol=1e-4)
+        np.testing.assert_allclose(heat.grad_cam(block.numpy(), kernel, [number] * 3, (299, 299)), expected, atol=1e-4)
 
 
 def test_heat_lies_where_the_class_is(tmp_path):
     bundle = Bundle.open(helpers.write_blocks_bundle(tmp_path / "bundle"))
     photos = np.stack([half_and_half(), half_and_half()[:, ::-1], half_and_half().transpose(1, 0, 2)])
-    red = heat.heat_maps(bundle, photos, [RED] * 3)
-    blue = heat.heat_maps(bundle, photos, [BLUE] * 3)
+    red = heat.heat_maps(bundle, photos, [[RED]] * 3)[0][:, 0]
+    blue = heat.heat_maps(bundle, photos, [[BLUE]] * 3)[0][:, 0]
     assert red[0, :, :120].min() > 0.9
     assert not red[0, :, 190:].any()
     assert blue[0, :, 190:].min() > 0.9
     assert not blue[0, :, :110].any()
     np.testing.assert_allclose(red[2], red[0].T, atol=1e-5)
     assert red[1, :, 200:].min() > 0.9
-    assert not heat.heat_maps(bundle, photos, [GREEN] * 3).any()
+    assert not heat.heat_maps(bundle, photos, [[GREEN]] * 3)[0].any()
     only_red = np.stack([np.full((299, 299, 3), helpers.COLOURS["red"], np.uint8)])
-    assert heat.heat_maps(bundle, only_red).min() == pytest.approx(1)  # the most probable class unless one is named
+    maps, places = heat.heat_maps(bundle, only_red, [[RED]])
+    assert maps.min() == pytest.approx(1) and places == (9, 9)
 
 
 def test_overlay_is_the_grey_photo_where_it_is_cold_and_red_where_it_is_hot():
@@ -139,13 +140,15 @@ def test_heat_lies_on_the_product(samples):
     """
     weights = shared_path("weights", "inception_v3_imagenet_notop.h5")
     keras = require("tensorflow").keras
-    base, _ = network.build_base(weights)
-    last_block = keras.Model(base.input, base.get_layer(heat.LAST_BLOCK).output)
+    base, _ = network.build_base(weights, spec.INCEPTION_V3)
+    last_block = keras.Model(base.input, base.get_layer("mixed10").output)
     split = {name: read_split(samples, name) for name in ("train", "test")}
     labels = sorted({label for _, label in split["train"]})
     blocks, targets = {}, {}
     for name, rows in split.items():
-        pixels = np.stack([read.read_image(os.path.join(samples, "photos", file)) for file, _ in rows])
+        pixels = np.stack(
+            [read.read_image(os.path.join(samples, "photos", file), spec.INCEPTION_V3) for file, _ in rows]
+        )
         blocks[name] = last_block.predict(network.scale(pixels), batch_size=16, verbose=0)
         targets[name] = np.array([labels.index(label) for _, label in rows])
     features = {name: block.mean(axis=(1, 2)) for name, block in blocks.items()}
@@ -157,10 +160,12 @@ def test_heat_lies_on_the_product(samples):
     boxes_of = read_boxes(samples)
     boxes = [boxes_of[file] for file, _ in split["test"]]
 
-    maps = heat.grad_cam(blocks["test"], kernel, answers)
+    maps = heat.grad_cam(blocks["test"], kernel, answers, (299, 299))
     found = concentration(maps, boxes)
     of_others = np.mean([concentration(np.roll(maps, shift, axis=0), boxes) for shift in range(2, len(maps) - 1)])
-    of_wrong_classes = concentration(heat.grad_cam(blocks["test"], kernel, (answers + 3) % len(labels)), boxes)
+    of_wrong_classes = concentration(
+        heat.grad_cam(blocks["test"], kernel, (answers + 3) % len(labels), (299, 299)), boxes
+    )
     print("heat inside / outside: %.2f; other photos' %.2f; wrong class %.2f" % (found, of_others, of_wrong_classes))
     assert concentration(np.ones_like(maps), boxes) == pytest.approx(1)
     assert found >= 1.5

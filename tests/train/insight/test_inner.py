@@ -7,7 +7,8 @@ import pytest
 
 from edge_runtime.bundle import manifest, writing
 from edge_runtime.bundle.reading import Bundle
-from edge_runtime.errors import BundleError
+from edge_runtime.errors import BundleError, UsageError
+from edge_runtime.photos import spec
 from tests import helpers
 from train.insight import inner
 
@@ -26,7 +27,7 @@ def rewrite(folder, change):
     change(model.graph)
     onnx.save(model, path)
     os.unlink(os.path.join(folder, manifest.MANIFEST))
-    writing.write_manifest(folder, sorted(helpers.COLOURS), {}, {})
+    writing.write_manifest(folder, sorted(helpers.COLOURS), spec.to_manifest(spec.INCEPTION_V3), {}, {})
     return Bundle.open(folder)
 
 
@@ -79,7 +80,7 @@ def test_each_block_is_its_own(blocks_bundle):
 
 
 def test_a_network_without_inception_s_blocks(tiny_bundle):
-    with pytest.raises(BundleError, match="InceptionV3.* 11 .* 0"):
+    with pytest.raises(UsageError, match="InceptionV3.* 11 .* 0"):
         inner.open_session(Bundle.open(tiny_bundle), ["mixed10"])
 
 
@@ -88,13 +89,13 @@ def test_a_network_without_a_last_dense_layer(tiny_bundle):
         del graph.node[3:]
         graph.output[0].name = "colour"
 
-    with pytest.raises(BundleError, match="model.onnx: .*dense layer"):
+    with pytest.raises(UsageError, match="model.onnx: .*dense layer"):
         inner.open_session(rewrite(tiny_bundle, cut), ["features"])
 
 
 def test_a_model_file_that_is_no_onnx(tiny_bundle):
     helpers.write_bytes(os.path.join(tiny_bundle, "model.onnx"), b"\xff\xff no model")
     os.unlink(os.path.join(tiny_bundle, manifest.MANIFEST))
-    writing.write_manifest(tiny_bundle, sorted(helpers.COLOURS), {}, {})
+    writing.write_manifest(tiny_bundle, sorted(helpers.COLOURS), spec.to_manifest(spec.INCEPTION_V3), {}, {})
     with pytest.raises(BundleError, match="model.onnx .*ONNX"):
         inner.open_session(Bundle.open(tiny_bundle), ["features"])

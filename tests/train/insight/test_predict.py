@@ -156,10 +156,10 @@ def test_a_folder_that_goes_away_leaves_no_submission(tiny_bundle, photos, tmp_p
     helpers.write_table(tmp_path / "test.tsv", [(name,) for name, _ in rows], header=("file",))
     read_image = photos_read.read_image
 
-    def read(path):
+    def read(path, input_spec):
         if path.endswith(rows[5][0]):
             os.rename(folder, folder + ".away")
-        return read_image(path)
+        return read_image(path, input_spec)
 
     monkeypatch.setattr(classifier_module, "read_image", read)
     with pytest.raises(StorageLost):

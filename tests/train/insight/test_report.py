@@ -4,6 +4,7 @@ import html
 import json
 import os
 import re
+import sys
 
 import numpy as np
 import pytest
@@ -127,7 +128,14 @@ def test_what_a_bundle_does_not_say_is_left_out(answered, tmp_path):
     text = text_of(page_of(tmp_path / "r"))
     assert "temperature" not in section(page_of(tmp_path / "r"), "confidence")
     assert "None" not in text
-    assert "Without heat maps" in text  # the tiny network is no InceptionV3
+    assert "Without heat maps" not in text and "Warm colours" in text
+
+
+def test_without_onnx_there_are_no_heat_maps_and_the_page_says_why(answered, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    report.write_report(str(tmp_path / "r"), *answered, engine_name="onnxruntime")
+    text = text_of(page_of(tmp_path / "r"))
+    assert re.search("Without heat maps: .*pip install onnx", text) and "Warm colours" not in text
 
 
 @pytest.mark.parametrize("history", [{}, {"loss": [1.0]}, {"fine_tune": {"val_loss": [1.0, 0.9]}}, {"refit": {}}])
@@ -187,7 +195,7 @@ def test_top_losses_come_worst_first_with_heat_for_answer_and_truth(answered, tm
 
     def heat_maps(of, pixels, classes):
         asked.append((of, pixels, classes.tolist()))
-        return np.ones((len(pixels), 299, 299), np.float32)
+        return np.ones((len(pixels), 2, 299, 299), np.float32), (8, 8)
 
     monkeypatch.setattr(heat, "heat_maps", heat_maps)
     report.write_report(str(tmp_path / "r"), tiny, photos, probabilities, "onnxruntime")
@@ -198,8 +206,8 @@ def test_top_losses_come_worst_first_with_heat_for_answer_and_truth(answered, tm
     ((of, pixels, classes),) = asked
     assert of is tiny
     assert pixels.dtype == np.uint8
-    assert np.array_equal(pixels[0], read.read_image(photos[7].path))
-    assert (classes[:2], classes[9:11]) == ([1, 1], [2, 2])  # green was the answer, red the truth
+    assert np.array_equal(pixels[0], read.read_image(photos[7].path, tiny.input_spec))
+    assert classes[:2] == [[1, 2], [1, 2]]  # green was the answer, red the truth
     assert part.count("<img") == 2 * 3 + 7 * 2  # where the answer is right, one map is enough
 
 

@@ -3,13 +3,14 @@
 import numpy as np
 import pytest
 
-from edge_runtime.photos.picture import fit_image
+from edge_runtime.photos import spec
+from edge_runtime.photos.resize import fit_image
 from tests.helpers import gradient
 from train.model.augment import MIXES, augment, mix
 
 
 def picture():
-    return fit_image(gradient(400, 500))
+    return fit_image(gradient(400, 500), spec.INCEPTION_V3)
 
 
 def test_an_augmented_photo_is_another_picture_of_the_input_s_shape():
@@ -97,3 +98,19 @@ def test_a_picture_alone_is_mixed_with_itself(kind):
     mixed, others, _ = mix(picture()[None], np.random.RandomState(0), kind)
     assert others.tolist() == [0]
     assert np.abs(mixed[0].astype(int) - picture()).max() <= 1
+
+
+@pytest.mark.parametrize("height, width", [(96, 96), (60, 120)])
+def test_pictures_of_any_size_are_changed_in_proportion(height, width):
+    small = fit_image(gradient(400, 500), spec.squash(height, width))
+    large = fit_image(gradient(400, 500), spec.INCEPTION_V3)
+    for seed in range(20):
+        changed, like = (augment(one, np.random.RandomState(seed)) for one in (small, large))
+        assert (changed.shape, changed.dtype) == (small.shape, np.uint8)
+        if height == width:  # the same view and light
+            difference = fit_image(like, spec.squash(height, width)).astype(int) - changed
+            assert np.abs(difference).mean() < 4
+    pictures = np.stack([small, small[::-1]])
+    for kind in MIXES:
+        mixed, _, shares = mix(pictures, np.random.RandomState(0), kind)
+        assert mixed.shape == pictures.shape and ((shares >= 0) & (shares <= 1)).all()

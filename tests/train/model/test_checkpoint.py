@@ -51,6 +51,13 @@ def test_the_state_of_another_training_is_refused_with_what_differs(tmp_path):
         Checkpoint(str(tmp_path / "a"), {"seed": 2, "photos": "abc"}, resume=True)
 
 
+def test_a_state_without_a_size_is_of_299_pixels(tmp_path):
+    saved(str(tmp_path / "a"))  # as versions before 0.3 wrote it
+    assert Checkpoint(str(tmp_path / "a"), {"seed": 1, "photos": "abc", "size": 299}, resume=True).facts
+    with pytest.raises(UsageError, match="size: 299 then, 224 now"):
+        Checkpoint(str(tmp_path / "a"), {"seed": 1, "photos": "abc", "size": 224}, resume=True)
+
+
 @pytest.mark.parametrize("content", [b"", b"garbage", b"PK\x03\x04 half a zip"])
 def test_a_damaged_state_is_named(tmp_path, content):
     saved(str(tmp_path / "a"))

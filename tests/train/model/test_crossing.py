@@ -34,7 +34,7 @@ def test_a_bundle_of_another_python_gives_its_own_answers_here(name, kind, file)
     assert written_by.split(".")[:2] == name.replace("python", "").split(".")
     sample = bundle.sample()
     info = EngineInfo(kind, kind, "fp32", bundle.file(file), None)
-    with create_engine(info, len(bundle.class_names), 8, None).open() as engine:
+    with create_engine(info, bundle.input_spec.shape, len(bundle.class_names), 8, None).open() as engine:
         comparison = measure(engine, sample, [8])
     assert comparison.photos == len(sample.names) > 0
     assert comparison.top1_agreement == 1.0

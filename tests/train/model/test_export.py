@@ -10,10 +10,11 @@ from edge_runtime.bundle.reading import Bundle
 from edge_runtime.engines.kinds import create_engine
 from edge_runtime.engines.record import EngineInfo
 from edge_runtime.errors import ParityError, UsageError
-from edge_runtime.photos import read
+from edge_runtime.photos import read, spec
 from tests import helpers
 from train.data.labels import Photo
 from train.model import export
+from train.model.network import Network
 
 NAMES = sorted(helpers.COLOURS)
 
@@ -28,8 +29,8 @@ def photos(tmp_path):
 def answers(pristine_bundle, photos):
     """What the tiny network says about the photos."""
     info = EngineInfo("onnxruntime", "onnxruntime", "fp32", os.path.join(pristine_bundle, "model.onnx"), None)
-    pictures = np.stack([read.read_image(photo.path) for photo in photos])
-    with create_engine(info, len(NAMES), export._CHECK_BATCH, None).open() as engine:
+    pictures = np.stack([read.read_image(photo.path, spec.INCEPTION_V3) for photo in photos])
+    with create_engine(info, spec.INCEPTION_V3.shape, len(NAMES), export._CHECK_BATCH, None).open() as engine:
         batches = [pictures[: export._CHECK_BATCH], pictures[export._CHECK_BATCH :]]  # as _compare makes them
         return np.concatenate([engine.infer(batch) for batch in batches])
 
@@ -39,17 +40,17 @@ def tiny_network(pristine_bundle, monkeypatch):
     """export writes the tiny network; its ONNX file is compared, a SavedModel is taken to be equal."""
     compare = export._compare
 
-    def save_model(graph, folder):
+    def save_model(graph, folder, input_spec):
         os.makedirs(folder)
         with open(os.path.join(folder, "saved_model.pb"), "wb") as file:
             file.write(b"stands for a SavedModel")
 
-    def compare_onnx(kind, path, photos, expected, limit):
+    def compare_onnx(kind, path, input_spec, photos, expected, limit):
         if kind == "tensorflow":
             return {"max_abs_difference": 0.0, "top1_equal": len(photos), "photos": len(photos)}
-        return compare(kind, path, photos, expected, limit)
+        return compare(kind, path, input_spec, photos, expected, limit)
 
-    monkeypatch.setattr(export, "_freeze", lambda base, head: None)
+    monkeypatch.setattr(export, "_freeze", lambda network: None)
     monkeypatch.setattr(export, "_save_model", save_model)
     monkeypatch.setattr(
         export, "_save_onnx", lambda graph, path: shutil.copy(os.path.join(pristine_bundle, "model.onnx"), path)
@@ -67,8 +68,8 @@ def older(tiny_bundle):
 
 
 def publish(out, photos, answers, limit=1e-5):
-    figures = {"val_photos": len(photos)}
-    return export.export_bundle(out, None, None, NAMES, photos, answers, figures, {"seed": 5}, limit)
+    figures, network = {"val_photos": len(photos)}, Network(None, None, None, spec.INCEPTION_V3)
+    return export.export_bundle(out, network, NAMES, photos, answers, figures, {"seed": 5}, limit)
 
 
 def test_a_new_bundle_opens_and_holds_what_it_was_given(tmp_path, photos, answers, tiny_network):
@@ -86,7 +87,7 @@ def test_a_new_bundle_opens_and_holds_what_it_was_given(tmp_path, photos, answer
     for name, picture, label, row in zip(sample.names, sample.images, sample.labels, sample.probabilities):
         index = [photo.file for photo in photos].index(name)
         assert label == photos[index].label
-        assert np.array_equal(picture, read.read_image(photos[index].path))
+        assert np.array_equal(picture, read.read_image(photos[index].path, spec.INCEPTION_V3))
         assert np.array_equal(row, answers[index])
     assert os.listdir(str(tmp_path / "new")) == ["bundle"]
 
@@ -108,7 +109,7 @@ def test_an_older_bundle_is_replaced_in_one_piece(older, tmp_path, photos, answe
     assert sorted(os.listdir(str(tmp_path))) == ["bundle", "photos"]
 
 
-@pytest.mark.parametrize("step", ["_freeze", "_save_model", "_save_onnx", "_save_sample", "_compare", "write_manifest"])
+@pytest.mark.parametrize("step", ["_freeze", "_save_model", "_save_onnx", "save_sample", "_compare", "write_manifest"])
 @pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError, OSError])
 def test_whatever_stops_the_export_leaves_the_older_bundle(
     older, tmp_path, photos, answers, tiny_network, monkeypatch, step, error
@@ -132,7 +133,7 @@ def test_a_picture_that_the_disk_does_not_take_stops_the_export(older, photos, a
     assert helpers.content_of(out) == before
 
 
-@pytest.mark.parametrize("step", ["_save_model", "_save_onnx", "_save_sample"])
+@pytest.mark.parametrize("step", ["_save_model", "_save_onnx", "save_sample"])
 def test_a_full_disk_is_named_whatever_the_library_calls_it(older, photos, answers, tiny_network, monkeypatch, step):
     out, before = older
     usage = shutil.disk_usage(out)
@@ -159,7 +160,7 @@ def test_what_came_to_lie_in_the_older_bundle_during_the_training_is_not_lost(ol
 def test_a_photo_that_goes_away_before_the_export_is_named(photos, answers):
     os.unlink(photos[4].path)
     with pytest.raises(UsageError, match=f"{photos[4].path}: .*before"):
-        export.take_sample(photos, answers, read.read_image)
+        export.take_sample(photos, answers, lambda path: read.read_image(path, spec.INCEPTION_V3))
 
 
 @pytest.mark.parametrize(

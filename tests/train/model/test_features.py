@@ -9,6 +9,7 @@ import pytest
 
 from edge_runtime.errors import UsageError
 from edge_runtime.files import sha256_of
+from edge_runtime.photos import spec
 from tests import helpers
 from train.data.labels import Photo
 from train.model import features, network, tf_setup
@@ -63,7 +64,9 @@ def photos(tmp_path):
 
 
 def compute(base, photos):
-    return features.compute_features(base, photos, {photo.path: sha256_of(photo.path) for photo in photos})
+    return features.compute_features(
+        base, spec.INCEPTION_V3, photos, {photo.path: sha256_of(photo.path) for photo in photos}
+    )
 
 
 def assert_right(table):
@@ -116,7 +119,7 @@ def test_a_photo_that_changes_meanwhile_is_not_taken_for_the_one_that_was_checke
     sums = {photo.path: sha256_of(photo.path) for photo in photos}
     helpers.write_photo(photos[3].path, helpers.two_greys(250))
     with pytest.raises(UsageError, match=f"{photos[3].path}: .*changed"):
-        features.compute_features(Base(tensorflow), photos, sums)
+        features.compute_features(Base(tensorflow), spec.INCEPTION_V3, photos, sums)
     helpers.write_photo(photos[3].path, helpers.two_greys(LEVELS[3]))
     assert_right(compute(Base(tensorflow), photos))
 

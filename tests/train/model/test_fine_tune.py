@@ -9,7 +9,7 @@ import pytest
 
 from edge_runtime.photos import read
 from tests import helpers
-from tests.train.model.tune_once import small_network, weights_of
+from tests.train.model.tune_once import INPUT, small_network, weights_of
 from train.data import classes
 from train.data.labels import Photo
 from train.model import fine_tune, recipe
@@ -41,6 +41,7 @@ def tune(
     stage="fine-tune",
     rate=6e-4,
     mix=None,
+    strength=1.0,
 ):
     """Returns (network, its weights before, history, interrupted)."""
     network = small_network()
@@ -49,7 +50,9 @@ def tune(
     labels = classes.class_indices(photos, names)
     validation = validation or photos[::2]
     validate = (
-        recipe._validator(validation, classes.class_indices(validation, names), names) if stage == "fine-tune" else None
+        recipe._validator(validation, classes.class_indices(validation, names), names, INPUT)
+        if stage == "fine-tune"
+        else None
     )
     history, interrupted = fine_tune.fine_tune(
         network,
@@ -57,7 +60,7 @@ def tune(
         labels,
         np.ones(len(names), np.float32),
         validate,
-        fine_tune.Plan(stage, 1, epochs, rate, 1.0, mix, seed),
+        fine_tune.Plan(stage, 1, epochs, rate, strength, mix, seed),
         Checkpoint(str(folder / "state"), {}, resume),
         on_epoch or (lambda *_: None),
     )
@@ -178,11 +181,19 @@ def test_timing_a_few_steps_leaves_the_network_as_it_was(photos):
     assert not network.base.trainable_variables
 
 
-def test_without_augmentation_the_photos_are_shown_as_they_are(photos):
-    plan = fine_tune.Plan("fine-tune", 1, 1, 1e-3, 0.0, None, 0)
-    assert fine_tune._augmented(photos, plan, 0, 0) is read.read_image
-    changed = fine_tune._augmented(photos, plan._replace(augment=1.0), 0, 0)(photos[0].path)
-    assert not np.array_equal(changed, read.read_image(photos[0].path))
+@pytest.mark.parametrize("strength", [0.0, 1.0])
+def test_without_augmentation_the_photos_are_shown_as_they_are(photos, tmp_path, monkeypatch, strength):
+    shown, mix = [], fine_tune.mix
+
+    def spy(pixels, random, kind):
+        shown.extend(pixels)
+        return mix(pixels, random, kind)
+
+    monkeypatch.setattr(fine_tune, "mix", spy)
+    tune(photos, tmp_path, epochs=1, mix="mixup", strength=strength)
+    originals = [read.read_image(photo.path, INPUT) for photo in photos]
+    as_they_are = [any(np.array_equal(picture, original) for original in originals) for picture in shown]
+    assert len(shown) == len(photos) and all(as_they_are) == (strength == 0)
 
 
 def test_the_learning_rate_warms_up_and_then_falls_to_nothing():

@@ -3,6 +3,7 @@
 import pytest
 
 from edge_runtime.errors import UsageError
+from edge_runtime.photos import spec
 from tests import helpers
 from train.cli.train import main
 from train.model import network, tf_setup
@@ -39,4 +40,4 @@ def test_garbage_weights_exit_with_2(tensorflow, tmp_path):
 
 def test_weights_of_another_network_exit_with_2(other_weights):
     with pytest.raises(UsageError, match="other.h5: .*InceptionV3"):
-        network.build_base(other_weights)
+        network.build_base(other_weights, spec.INCEPTION_V3)

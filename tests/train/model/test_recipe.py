@@ -10,7 +10,7 @@ from edge_runtime.files import sha256_of
 from edge_runtime.machine import cpu
 from edge_runtime.photos import read
 from tests import helpers
-from tests.train.model.tune_once import small_network, weights_of
+from tests.train.model.tune_once import INPUT, small_network, weights_of
 from train.cli.train import _augmented_sample
 from train.data import classes, labels, split
 from train.data.dataset import Dataset
@@ -24,7 +24,7 @@ from train.model.network import scale
 pytestmark = [pytest.mark.slow] if sys.version_info < (3, 7) else []
 
 SETTINGS = recipe.Settings(
-    epochs=1, blocks=1, fine_tune_epochs=3, minutes=60, augment=1.0, mix=None, refit=True, seed=0
+    epochs=1, blocks=1, fine_tune_epochs=3, minutes=60, augment=1.0, mix=None, refit=True, seed=0, size=INPUT.height
 )
 
 
@@ -326,6 +326,6 @@ def test_the_sample_of_a_refitted_network_shows_photos_that_it_does_not_know_by_
     sample = _augmented_sample(network, photos, seed=0)
     assert (sample.names, sample.labels) == ([row[0] for row in rows], [row[1] for row in rows])
     for photo, picture in zip(photos, sample.images):
-        assert np.abs(read.read_image(photo.path).astype(int) - picture).mean() > 5
+        assert np.abs(read.read_image(photo.path, INPUT).astype(int) - picture).mean() > 5
     run = network.head(network.base(scale(sample.images), training=False))
     assert np.array(run) == pytest.approx(sample.probabilities, abs=1e-5)

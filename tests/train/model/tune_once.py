@@ -9,6 +9,7 @@ import numpy as np
 
 from edge_runtime.machine import cpu
 from edge_runtime.machine.libraries import require
+from edge_runtime.photos import spec
 from tests import helpers
 from train.data import classes
 from train.data.labels import read_labels
@@ -18,6 +19,8 @@ from train.model.head import build_head
 from train.model.network import FEATURES, Network
 from train.model.tf_setup import set_seed
 
+INPUT = spec.squash(96)
+
 
 def small_network():
     """A network with two of InceptionV3's block names."""
@@ -26,7 +29,7 @@ def small_network():
     keras = require("tensorflow").keras
     layers = keras.layers
     with strategy.scope():
-        inputs = keras.Input((299, 299, 3))
+        inputs = keras.Input(INPUT.shape)
         outputs = layers.Conv2D(8, 32, strides=32, name="early")(inputs)
         outputs = layers.BatchNormalization(name="early_norm")(outputs)
         outputs = layers.Activation("relu", name="mixed9")(outputs)
@@ -36,7 +39,7 @@ def small_network():
         base = keras.Model(inputs, layers.GlobalAveragePooling2D()(outputs))
         base.trainable = False
         head = build_head(len(helpers.COLOURS))
-    return Network(base, head, strategy)
+    return Network(base, head, strategy, INPUT)
 
 
 def weights_of(network):
@@ -56,7 +59,7 @@ def main(folder, out, mix=None):
         photos,
         labels,
         weights,
-        recipe._validator(photos, labels, names),
+        recipe._validator(photos, labels, names, network.input_spec),
         plan,
         Checkpoint(out + ".state", {}, False),
         lambda *_: None,

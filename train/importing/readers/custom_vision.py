@@ -36,21 +36,21 @@ def read(path, options):
             )
         if not os.path.isfile(os.path.join(folder, name)):
             raise UsageError(f"{path}: its {_MANIFEST} names {printable(name)}, which is not in it; download it again")
-        metadata = {}
+        said = None
         if os.path.isfile(os.path.join(folder, "metadata_properties.json")):
-            metadata = _json(path, folder, "metadata_properties.json")
+            said = declared(path, _json(path, folder, "metadata_properties.json"))
         original = onnx_file.read(os.path.join(folder, name), options)
         names = original.class_names
         if os.path.isfile(os.path.join(folder, "labels.txt")):
             listed = labels.read_class_names(os.path.join(folder, "labels.txt"))
-            if names is not None and names != listed and sorted(names) != sorted(listed):
+            if names is not None and sorted(names) != sorted(listed):
                 raise UsageError(f"{path}: the labels in its labels.txt are not those in its model; download it again")
             names = names or listed
     return original._replace(
         path=path,
         kind="Custom Vision export",
         class_names=names,
-        declared=declared(path, metadata) if metadata else _complete(original.declared),
+        declared=said or _complete(original.declared),
     )
 
 

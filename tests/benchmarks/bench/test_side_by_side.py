@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from benchmarks.bench import cli, compare
+from benchmarks.bench import cli, side_by_side
 from edge_runtime.errors import UsageError
 from tests import helpers
 
@@ -60,7 +60,7 @@ def write(tmp_path, name, value):
 
 def test_ratios_and_how_the_windows_spread(tmp_path, capsys):
     before, after = document(0), document(1, slower=["openvino-bf16"], factor=1.5)
-    comparison = compare.compare(before, after)
+    comparison = side_by_side.compare(before, after)
     figures = {(one["engine"], one["figure"]): one for one in comparison["figures"]}
     assert set(figures) == {
         (engine, figure)
@@ -73,7 +73,7 @@ def test_ratios_and_how_the_windows_spread(tmp_path, capsys):
     assert slower["ratio"] == pytest.approx(1.5, rel=0.03) and slower["before"] == pytest.approx(12.5, rel=0.02)
     assert rate["ratio"] == pytest.approx(1 / 1.5, rel=0.03)
     assert figures["onnxruntime", "p50_ms b1"]["ratio"] == pytest.approx(1, rel=0.03)
-    mirrored = {(one["engine"], one["figure"]): one for one in compare.compare(after, before)["figures"]}
+    mirrored = {(one["engine"], one["figure"]): one for one in side_by_side.compare(after, before)["figures"]}
     for name, one in figures.items():
         assert mirrored[name]["low"] == pytest.approx(1 / one["high"])
     paths = [write(tmp_path, "a.json", before), write(tmp_path, "b.json", after)]
@@ -101,17 +101,17 @@ def test_what_only_one_of_them_measured_is_said():
     second["stopped"] = "its process crashed"
     after["engines"][2] = {"name": "onnxruntime", "skipped": "why"}
     after["engines"].append(dict(copy.deepcopy(third), name="tensorrt-fp16"))
-    comparison = compare.compare(before, after)
+    comparison = side_by_side.compare(before, after)
     assert comparison["lost"] == ["onnxruntime", "onnxruntime-fp32 end_to_end"]
     assert comparison["stopped"] == [("openvino-bf16", "its process crashed")]
     assert comparison["new"] == ["tensorrt-fp16"]
-    text = compare.format_comparison(comparison)
+    text = side_by_side.format_comparison(comparison)
     assert "onnxruntime: was measured before, not now" in text and "tensorrt-fp16: was not measured before" in text
     assert "openvino-bf16: stopped before its end in the second run: its process crashed" in text
     assert "openvino-bf16: was measured before" not in text
     before["engines"] = []
-    assert compare.compare(before, after)["figures"] == []
-    assert "range" in compare.format_comparison(compare.compare(before, after))
+    assert side_by_side.compare(before, after)["figures"] == []
+    assert "range" in side_by_side.format_comparison(side_by_side.compare(before, after))
 
 
 def test_conditions_that_differ_are_said_loudly(tmp_path, capsys):

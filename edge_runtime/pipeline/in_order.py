@@ -1,9 +1,9 @@
-"""What was read from the source and is in no batch yet."""
+"""Rows come out in the order of the source: what was read waits here for what was read before it."""
 
 import collections
 import typing
 
-from edge_runtime.pipeline.load import Failure
+from edge_runtime.pipeline.load_item import Failure
 
 
 class Entry:

@@ -6,7 +6,8 @@ import typing
 import numpy as np
 
 from edge_runtime.errors import ImageError, OutOfMemory, PicnicError, StorageLost, is_out_of_memory
-from edge_runtime.photos.picture import check_picture, fit_image
+from edge_runtime.photos.picture import check_picture
+from edge_runtime.photos.resize import fit_image
 from edge_runtime.sources import storage
 from edge_runtime.sources.items import Frame, Item
 
