@@ -46,7 +46,7 @@ TF_FUNCTIONS = (
 TF_LAYERS = ("TFOpLambda", "SlicingOpLambda")
 # Layers that compute with the pixels as they come, or leave them alone.
 _BEFORE_THE_NETWORK = re.compile(
-    "(Rescaling|Normalization|TFOpLambda|SlicingOpLambda|TrueDivide|Divide|Multiply|Subtract|Add|GetItem|Cast)$"
+    "(Rescaling|Normalization|TFOpLambda|SlicingOpLambda|TrueDivide|Divide|Multiply|Subtract|Add|GetItem|Stack|Cast)$"
 )
 _NO_COMPUTATION = re.compile("InputLayer$|Random|Resizing$|CenterCrop$|ZeroPadding|Identity$")
 # Numbers in such layers that tell of pixels from 0 to 255: factors, divisors, means of blue (Caffe's, ImageNet's).
@@ -76,6 +76,15 @@ def parse(text, path):
         raise UsageError(f"{path}: its configuration is damaged ({error})")
     if not isinstance(config, dict) or not isinstance(config.get("class_name"), str):
         raise UsageError(f"{path}: its configuration is that of no Keras model")
+    for entry in _objects(config):
+        layers = _settings(entry).get("layers", [])
+        if entry["class_name"] in _MODELS and not (
+            isinstance(layers, list)
+            and all(isinstance(layer, dict) and isinstance(layer.get("class_name"), str) for layer in layers)
+        ):
+            raise UsageError(
+                f"{path}: its configuration is damaged (the layers of {_name(entry)} are no list of layers)"
+            )
     return config
 
 
@@ -118,6 +127,11 @@ def _settings(entry):
     return entry["config"] if isinstance(entry.get("config"), dict) else {}
 
 
+def _name(entry):
+    """Returns the name of a layer, of its class where it has none."""
+    return printable(str(entry.get("name") or _settings(entry).get("name") or entry["class_name"]))
+
+
 def refuse_code(config, path, trust):
     """Raises UsageError for a configuration that would run code, read other files, or take any memory.
 
@@ -126,7 +140,7 @@ def refuse_code(config, path, trust):
     """
     for entry in _objects(config):
         kind, module = entry["class_name"], entry.get("module")
-        name = printable(str(_settings(entry).get("name") or kind))
+        name = _name(entry)
         if kind in _CODE:
             if not trust:
                 raise UsageError(
@@ -173,11 +187,11 @@ def _input_shape(entry):
 
 
 def unknown_layers(config, known):
-    """Returns the sorted class names of a configuration's layers for which known(name) is false."""
+    """Returns the sorted class names of the layers in a configuration of Keras 2 for which known(name) is false."""
     names: typing.Set[str] = set()
     for entry in _objects(config):
         layers = _settings(entry).get("layers") if entry["class_name"] in _MODELS else None
-        names.update(layer["class_name"] for layer in layers or () if "class_name" in layer)
+        names.update(layer["class_name"] for layer in layers or ())
     return sorted(name for name in names if name not in _MODELS + TF_LAYERS and not known(name))
 
 
@@ -192,14 +206,20 @@ def largest_layer(config):
     return max(widths)
 
 
+def in_float32(config):
+    """Changes layers of mixed precision, in place, to float32: as their weights are; every engine takes it."""
+    for entry in _objects(config):
+        dtype = _settings(entry).get("dtype")
+        if isinstance(dtype, dict) and str(_settings(dtype).get("name")).startswith("mixed_"):
+            _settings(entry)["dtype"] = "float32"
+
+
 def for_keras_3(config):
     """Changes a configuration of Keras 2, in place, to one that Keras 3 opens as the same network."""
     for entry in _objects(config):
         settings = _settings(entry)
         if entry["class_name"] == "DepthwiseConv2D" and settings.get("groups") == 1:
             del settings["groups"]  # Keras 2 wrote it for every such layer, Keras 3 has no such argument
-        if isinstance(settings.get("dtype"), dict) and settings["dtype"].get("class_name") == "Policy":
-            settings["dtype"] = "float32"  # mixed precision: what the weights are saved in
         if entry["class_name"] in _MODELS and "input_layers" in settings:
             _connect(settings)
 
@@ -241,12 +261,11 @@ def declared(config):
         signs = (_DIVISORS if divides else _FACTORS) + _MEANS
         if any(abs(number / sign - 1) < 0.001 for number in _numbers(layer) for sign in signs):
             channels, mean, std = SCALES["0..255"]
-            name = printable(str(layer.get("name") or _settings(layer).get("name")))
-            return Declared(f"the model's layer {name!r}", channels=channels, mean=mean, std=std)
+            return Declared(f"the model's layer {_name(layer)!r}", channels=channels, mean=mean, std=std)
     if any(_BEFORE_THE_NETWORK.match(layer["class_name"]) for layer in layers[:3]):
         return Declared()  # it computes with the pixels, and what it expects is not known
-    names = [str(layer.get("name") or _settings(layer).get("name")) for layer in layers]
-    names += [str(_settings(entry).get("name")) for entry in _objects(config) if entry["class_name"] in _MODELS]
+    names = [_name(layer) for layer in layers]
+    names += [_name(entry) for entry in _objects(config) if entry["class_name"] in _MODELS]
     fitting = [(known, scale) for known, pattern, scale in _APPLICATIONS if any(re.match(pattern, n) for n in names)]
     if len(fitting) != 1:
         return Declared()

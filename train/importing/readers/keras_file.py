@@ -182,7 +182,7 @@ def _check_weights(h5py, file, path):
 
 
 def _checked(config, path, version, largest, options):
-    """Returns a configuration without code, changed to one of Keras 3 where Keras 2 saved it and Keras 3 is here."""
+    """Returns a configuration without code, in float32, and as Keras 3 takes it where that is here."""
     try:
         keras_config.refuse_code(config, path, options.trust)
         width, layer = keras_config.largest_layer(config)
@@ -190,6 +190,7 @@ def _checked(config, path, version, largest, options):
             raise UsageError(f"{path}: layer {layer!r} claims {width} outputs; no array in the file is that large")
         with tensorflow_graph.quiet_tensorflow() as tensorflow:
             here = tensorflow.keras.__version__
+        keras_config.in_float32(config)
         if not version.startswith("3") and here.startswith("3"):
             keras_config.for_keras_3(config)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
@@ -208,7 +209,7 @@ def _load(path, copy, config, version, trust, tensorflow):
             "TensorFlow 2.17 or newer (pip install tensorflow), Python 3.10 or newer; the bundle then runs anywhere"
         )
     unknown = keras_config.unknown_layers(config, lambda name: hasattr(keras.layers, name))
-    if unknown:
+    if unknown and not version.startswith("3"):
         return _load_with_keras_2(path, version, f"unknown layers: {', '.join(unknown)}")
     settings = {} if here < _SAFE_MODE_SINCE else {"safe_mode": not trust}
     try:
@@ -243,7 +244,8 @@ def _load_with_keras_2(path, version, reason):
 
 
 def _first_line(error):
-    return printable((str(error).strip() or type(error).__name__).splitlines()[0][:300])
+    text = str(error).rpartition("Exception encountered: ")[2].strip()  # of the layer within all models around it
+    return printable((text or type(error).__name__).splitlines()[0][:300])
 
 
 def _tf_layers(tensorflow):
