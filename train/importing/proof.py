@@ -280,8 +280,8 @@ def _refusal(original, preprocessing, infer, photos, expected, same, exact):
     if not exact and same_graph.mean() >= MIN_AGREEMENT:
         text += (
             f"The cause is the resize: on pictures of Pillow's {preprocessing.input_spec.filter} filter, which the "
-            f"makers use, the bundle gives the original's label on {_share(same_graph)}. Add --exact-resize: the device "
-            "then resizes with that filter, too, which takes longer"
+            f"makers use, the bundle gives the original's label on {_share(same_graph)}. Add --exact-resize: the "
+            "device then resizes with that filter, too, which takes longer"
         )
     else:
         text += (
@@ -401,7 +401,7 @@ def with_temperature(model, temperature):
     prefix = "temperature"
     while prefix in names:
         prefix += "_"
-    graph.initializer.append(onnx.numpy_helper.from_array(np.float32(1 / temperature), prefix))
+    graph.initializer.append(require("onnx.numpy_helper").from_array(np.float32(1 / temperature), prefix))
     if last.op_type == "Softmax":
         scaled = prefix + "_logits"
         node = onnx.helper.make_node("Mul", [last.input[0], prefix], [scaled])
@@ -411,7 +411,7 @@ def with_temperature(model, temperature):
     # Of what is no softmax at the end the logarithms serve: softmax(log p / T). As float32 they end at 1e-30.
     steps = [prefix + "_" + step for step in ("probabilities", "at_least", "log", "logits")]
     last.output[list(last.output).index(output)] = steps[0]
-    graph.initializer.append(onnx.numpy_helper.from_array(np.float32(1e-30), prefix + "_least"))
+    graph.initializer.append(require("onnx.numpy_helper").from_array(np.float32(1e-30), prefix + "_least"))
     graph.node.extend(
         [
             onnx.helper.make_node("Max", [steps[0], prefix + "_least"], [steps[1]]),
