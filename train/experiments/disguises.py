@@ -83,13 +83,13 @@ def wrapped(model, way):
     graph = changed.graph
     numbers = {"wrap_std": way.preprocessing.std, "wrap_mean": way.preprocessing.mean}
     for name, values in numbers.items():
-        graph.initializer.append(onnx.numpy_helper.from_array(np.array(values, np.float32), name))
+        graph.initializer.append(require("onnx.numpy_helper").from_array(np.array(values, np.float32), name))
     before, value = [], "pixels_in"
     steps: typing.List[tuple] = [("Mul", ["wrap_std"], {}), ("Add", ["wrap_mean"], {})]
     if way.layout == "NCHW":
         steps.insert(0, ("Transpose", [], {"perm": [0, 2, 3, 1]}))
     if way.preprocessing.channels == "BGR":
-        graph.initializer.append(onnx.numpy_helper.from_array(np.array([2, 1, 0], np.int64), "wrap_order"))
+        graph.initializer.append(require("onnx.numpy_helper").from_array(np.array([2, 1, 0], np.int64), "wrap_order"))
         steps.append(("Gather", ["wrap_order"], {"axis": 3}))
     for number, (operator, others, attributes) in enumerate(steps):
         before.append(helper.make_node(operator, [value] + others, [f"wrap_{number}"], **attributes))
@@ -128,14 +128,14 @@ def _with_background(onnx, graph, answer, kind):
         least = make("ReduceMin", [answer], ["wrap_least"], axes=[1], keepdims=1)
         return [least, make("Concat", ["wrap_least", answer], ["wrap_answers"], axis=1)], "wrap_answers"
     for name, value in (("wrap_share", 0.99), ("wrap_rest", 0.01)):
-        graph.initializer.append(onnx.numpy_helper.from_array(np.float32(value), name))
+        graph.initializer.append(require("onnx.numpy_helper").from_array(np.float32(value), name))
     nodes = [
         make("Mul", [answer, "wrap_share"], ["wrap_shared"]),
         make("ReduceSum", [answer], ["wrap_sum"], keepdims=1),
         make("Mul", ["wrap_sum", "wrap_rest"], ["wrap_first"]),
         make("Concat", ["wrap_first", "wrap_shared"], ["wrap_answers"], axis=1),
     ]
-    graph.initializer.append(onnx.numpy_helper.from_array(np.array([1], np.int64), "wrap_axis"))
+    graph.initializer.append(require("onnx.numpy_helper").from_array(np.array([1], np.int64), "wrap_axis"))
     nodes[1].input.append("wrap_axis")
     return nodes, "wrap_answers"
 

@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+import typing
 
 import numpy as np
 
@@ -30,7 +31,7 @@ def freed(model, fixed):
         if node.op_type == "Constant" and node.attribute[0].name == "value":
             constants[node.output[0]] = node.attribute[0].t
     names = {name for node in graph.node for name in list(node.input) + list(node.output)}
-    nodes = []
+    nodes: typing.List[typing.Any] = []
     batch = None  # the tensor with the number of pictures, once it is needed
 
     def new(name):

@@ -6,6 +6,7 @@ table below knows how, and else named. Whoever calls this compares the numbers.
 """
 
 import collections
+import typing
 
 import numpy as np
 
@@ -87,7 +88,7 @@ class _Editor:
         self._onnx = require("onnx")
         self._model = model
         self._ranks = None
-        self._count = collections.Counter()
+        self._count: typing.Counter[str] = collections.Counter()
         self._values = {value.name: value for value in model.graph.initializer}
         for node in model.graph.node:
             if node.op_type == "Constant" and node.attribute and node.attribute[0].name == "value":

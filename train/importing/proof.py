@@ -292,8 +292,8 @@ def _refusal(original, preprocessing, infer, photos, expected, same, exact):
     if not exact and same_graph.mean() >= MIN_AGREEMENT:
         text += (
             f"The cause is the resize: on pictures of Pillow's {preprocessing.input_spec.filter} filter, which the "
-            f"makers use, the bundle gives the original's label on {_share(same_graph)}. Add --exact-resize: the device "
-            "then resizes with that filter, too, which takes longer"
+            f"makers use, the bundle gives the original's label on {_share(same_graph)}. Add --exact-resize: the "
+            "device then resizes with that filter, too, which takes longer"
         )
     else:
         text += (

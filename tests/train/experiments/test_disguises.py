@@ -13,6 +13,7 @@ from train.experiments import disguises
 from train.importing.preprocessing import scale_name
 
 onnx = pytest.importorskip("onnx")
+numpy_helper = pytest.importorskip("onnx.numpy_helper")
 PHOTOS = 50
 
 
@@ -47,7 +48,7 @@ def bundle(tmp_path_factory):
         "blocks",
         [onnx.helper.make_tensor_value_info("images", onnx.TensorProto.UINT8, shape)],
         [onnx.helper.make_tensor_value_info("probabilities", float32, ["batch", networks.CLASSES])],
-        [onnx.numpy_helper.from_array(value, name) for name, value in constants.items()],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
     )
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 13)])
     model.ir_version = 7

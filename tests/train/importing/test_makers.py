@@ -51,6 +51,7 @@ def test_ultralytics_metadata(tmp_path):
         ({"names": "{0: open('x')}"}, "cannot be read"),
         ({"imgsz": "64"}, "imgsz"),
         ({"imgsz": "exit()"}, "imgsz"),
+        ({"names": "[" + "'a'," * (1 << 21) + "]"}, "more than 4 MiB"),
     ],
 )
 def test_ultralytics_that_is_refused(tmp_path, settings, words):

@@ -339,6 +339,8 @@ REFUSED = {
         r"end \(int64.*--output NAME",
     ),
     "grey": (lambda: classifier(shape=["n", 1, 64, 64]), "no dimension of 3 colours"),
+    "huge pictures": (lambda: classifier(side=1 << 20), "1048576 x 1048576.*32 to 1024"),
+    "huge batch": (lambda: classifier(batch=1 << 30), "1073741824 pictures at a time"),
     "without a batch": (lambda: classifier(shape=[3, 64, 64]), "a batch in front"),
     "int8 pixels": (int8_pixels, "before it is quantized"),
     "several outputs": (lambda: with_more_outputs(classifier(), "colour"), "2 outputs: logits.*--output NAME"),

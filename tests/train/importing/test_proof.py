@@ -160,6 +160,7 @@ class TestTemperature:
     @pytest.mark.parametrize("at_the_end", ["softmax", "division"])
     def test_of_a_graph_it_divides_the_logits(self, at_the_end):
         onnx = pytest.importorskip("onnx")
+        numpy_helper = pytest.importorskip("onnx.numpy_helper")
         from edge_runtime.engines.onnxruntime import session
 
         make, float32 = onnx.helper.make_node, onnx.TensorProto.FLOAT
@@ -171,7 +172,7 @@ class TestTemperature:
         shapes = [onnx.helper.make_tensor_value_info(name, float32, ["n", 5]) for name in ("logits", "probabilities")]
         graph = onnx.helper.make_graph(nodes, "end", shapes[:1], shapes[1:])
         if at_the_end == "division":
-            graph.initializer.append(onnx.numpy_helper.from_array(np.array([1], np.int64), "axis"))
+            graph.initializer.append(numpy_helper.from_array(np.array([1], np.int64), "axis"))
             graph.node[1].input.append("axis")
         model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 13)])
         model.ir_version = 7

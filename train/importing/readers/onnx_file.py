@@ -12,6 +12,7 @@ from edge_runtime.engines.onnxruntime import session
 from edge_runtime.errors import UsageError
 from edge_runtime.machine import cpu
 from edge_runtime.machine.libraries import require
+from edge_runtime.photos.spec import MAX_SIDE, MIN_SIDE
 from edge_runtime.text import printable
 from train.importing import batch, labels, onnx_weights, opsets, trial
 from train.importing.original import Declared, Original
@@ -21,6 +22,7 @@ from train.model.tf_setup import nothing_on_stderr
 _SUBGRAPHS = ("Loop", "Scan", "If", "SequenceMap")
 _TRIAL_SIDE = 224  # of the pictures that a model of any size is tried with
 _TRIAL_PICTURES = 3
+_MAX_BATCH = 256
 
 
 def recognizes(path):
@@ -56,6 +58,7 @@ def read(path, options):
 
     data = model.SerializeToString() if changed or cut else onnx_weights.bytes_of(path)
     sides = (height or declared.height or _TRIAL_SIDE, width or declared.width or _TRIAL_SIDE)
+    _check_sides(f"{path}: its metadata says that it", sides)
     pictures = _noise(layout, dtype, sides)
     batches = [_fill(pictures[:1], fixed)] if fixed else [pictures[:1], pictures]
     answers = trial.run_limited(path, data, batches)
@@ -282,7 +285,17 @@ def _describe_input(path, model):
         raise UsageError(f"{said} has no dimension of 3 colours: grey or other pictures cannot be imported")
     height, width = dims[2:] if layout == "NCHW" else dims[1:3]
     sides = [side if isinstance(side, int) else None for side in (height, width)]
+    _check_sides(said, sides)
+    if isinstance(dims[0], int) and dims[0] > _MAX_BATCH:
+        raise UsageError(f"{said} takes {dims[0]} pictures at a time; export it with a free batch")
     return layout, dtype, sides[0], sides[1], dims[0] if isinstance(dims[0], int) else None
+
+
+def _check_sides(said, sides):
+    if any(side is not None and not MIN_SIDE <= side <= MAX_SIDE for side in sides):
+        raise UsageError(
+            f"{said} takes pictures of {sides[0]} x {sides[1]} (height x width); {MIN_SIDE} to {MAX_SIDE} pixels fit"
+        )
 
 
 def _layout(model, dims):
