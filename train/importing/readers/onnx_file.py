@@ -47,7 +47,7 @@ def read(path, options):
     onnx = require("onnx")
     model, changed = onnx_weights.load(path)
     metadata = {entry.key: entry.value for entry in model.metadata_props}
-    kind, class_names, declared = _said(path, metadata)
+    kind, class_names, declared = _said(path, metadata, options)
     if model.functions if hasattr(model, "functions") else ():
         model, changed = _inlined(path, model), True
     output, zipped_names = _choose_output(path, model, options.output)
@@ -94,14 +94,16 @@ def read(path, options):
     )
 
 
-def _said(path, metadata):
+def _said(path, metadata, options):
     """Returns (kind, class names or None, Declared) by what the makers' tools write into a file."""
+    if options.labels:  # these names count; the file's may be wrong
+        metadata = dict(metadata, names="")
     if ultralytics.is_theirs(metadata):
         return ultralytics.said(path, metadata)
     if custom_vision.is_theirs(metadata):
         return "Custom Vision ONNX model", None, custom_vision.declared(path, metadata)
     names = None
-    if "names" in metadata:  # YOLOv5 writes no more than that
+    if metadata.get("names"):  # YOLOv5 writes no more than that
         names = labels.names_of_mapping(metadata["names"], f"{path}, names in its metadata")
     return "ONNX model", names, Declared()
 
@@ -182,11 +184,12 @@ def _dims(value):
 
 def _listed(values):
     """Returns inputs or outputs as text: name, type, shape."""
-    return ", ".join(
-        f"{printable(value.name)} ({_TYPES.get(_elem_type(value), 'no tensor')}"
-        + (f" {_shape_text(value)})" if _elem_type(value) else ")")
-        for value in list(values)[:8]
-    )
+    return ", ".join(f"{printable(value.name)} ({_type_text(value)})" for value in list(values)[:8])
+
+
+def _type_text(value):
+    number = _elem_type(value)
+    return f"{_TYPES.get(number, f'type {number}')} {_shape_text(value)}" if number else "no tensor"
 
 
 def _shape_text(value):
@@ -267,7 +270,7 @@ def _check_operators(path, model):
 def _describe_input(path, model):
     """Returns (layout, dtype, height, width, the fixed batch or None) of a model's input; None for any size."""
     value = model.graph.input[0]
-    dtype, dims = _TYPES.get(_elem_type(value), "no tensor"), _dims(value)
+    dtype, dims = _TYPES.get(_elem_type(value), "another type"), _dims(value)
     said = f"{path}: its input {_listed([value])}"
     if len(dims) == 3 and 3 in (dims[0], dims[2]):
         raise UsageError(f"{said} takes a single picture; export it with a batch in front")
