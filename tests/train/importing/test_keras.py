@@ -53,12 +53,13 @@ def saved(keras, path, build, shape=(32, 32, 3)):
     "name, mean, source",
     [
         ("teachable_machine", 127.5, "layer names (MobileNetV2"),
-        ("transfer", 0.0, "layer 'tf.math.truediv'"),
-        ("caffe", 0.0, "layer 'tf.nn.bias_add'"),
+        ("transfer", 0.0, "layer 'tf.math.truediv"),
+        ("caffe", 0.0, "layer 'tf.nn.bias_add"),
+        ("others", 0.0, "layer 'tf.math.truediv"),
     ],
 )
 def test_files_of_keras_2_answer_as_they_did_there(name, mean, source):
-    """They have DepthwiseConv2D with groups, models within models, and TensorFlow's functions as layers."""
+    """They have layers with groups, models within models, TensorFlow's functions as layers, and names with slashes."""
     original = read_unchanged(keras_file, os.path.join(KERAS_2, name + ".h5"))
     with open(os.path.join(KERAS_2, "answers.json")) as file:
         check(original, json.load(file)[name])
@@ -124,7 +125,7 @@ def test_mixed_precision_is_read_in_float32(keras, tmp_path):
     finally:
         policy.set_global_policy("float32")
     original = read_unchanged(keras_file, path)
-    assert original.run(PICTURES) == pytest.approx(model(PICTURES).numpy(), abs=2e-3)
+    assert original.run(PICTURES) == pytest.approx(model(PICTURES).numpy(), abs=0.03)
     assert {entry.data_type for entry in original.model.graph.initializer} <= {1, 7}  # float32, int64
 
 
@@ -320,7 +321,7 @@ def test_what_keras_here_does_not_know_goes_to_tf_keras(keras, tmp_path, monkeyp
         ("mixed10", 127.5),
         ("block_16_project_BN", 127.5),
         ("conv5_block1_preact_bn", 127.5),
-        ("conv5_block1_0_bn", 103.939),
+        ("conv5_block1_add", 103.939),
         ("block5_conv3", 103.939),
         ("conv5_block16_concat", 123.675),
         ("my_own_block", None),

@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import re
 import shutil
 import tempfile
 import zipfile
@@ -132,11 +133,11 @@ def _read_archive(path, content, folder, options):
     return config, version or "3", copy
 
 
-def _opened(h5py, path, shown):
+def _opened(h5py, path, name):
     try:
         return h5py.File(path, "r")
     except OSError as error:
-        raise UsageError(f"{shown}: is damaged or not whole ({printable(str(error))}); copy or save it again")
+        raise UsageError(f"{name}: is damaged or not whole ({printable(str(error))}); copy or save it again")
 
 
 def _text(value):
@@ -244,8 +245,11 @@ def _load_with_keras_2(path, version, reason):
 
 
 def _first_line(error):
-    text = str(error).rpartition("Exception encountered: ")[2].strip()  # of the layer within all models around it
-    return printable((text or type(error).__name__).splitlines()[0][:300])
+    text = str(error).rpartition("Exception encountered: ")[2]  # of the layer within all models around it
+    lines = [line for line in re.sub("\x1b\\[[0-9;]*m", "", text).splitlines() if line.strip()]
+    if len(lines) > 1 and lines[0].startswith("Exception encountered when calling"):
+        del lines[0]
+    return printable((lines or [type(error).__name__])[0][:300])
 
 
 def _tf_layers(tensorflow):
@@ -258,9 +262,14 @@ def _tf_layers(tensorflow):
             super().__init__(**settings)
             self.function = function
 
-        def call(self, pictures, name=None, slice_spec=None, **arguments):
+        def call(self, pictures, name=None, slice_spec=None, tensors=(), **arguments):
             if slice_spec is not None:
                 return pictures[tuple(_slice(part) for part in slice_spec)]
+            if tensors:
+                arguments.update(zip(tensors, pictures[1:]))
+                pictures = pictures[0]
+            if self.function == "__operators__.add":
+                return tensorflow.add(pictures, arguments["y"])
             function = tensorflow
             for part in self.function.split("."):
                 function = getattr(function, part)

@@ -51,16 +51,16 @@ def picture_input(path, shape, dtype):
         raise UsageError(f"{path}: takes numbers of type {dtype}; expected {', '.join(DTYPES)}")
     if shape is None:
         return "NHWC", None, None
-    shown = _shown(shape)
+    text = _shown(shape)
     if len(shape) != 4:
-        raise UsageError(f"{path}: takes {shown}; expected one photo, [n, height, width, 3]")
+        raise UsageError(f"{path}: takes {text}; expected one photo, [n, height, width, 3]")
     layout = "NCHW" if shape[1] == 3 and shape[3] != 3 else "NHWC"
     height, width, channels = shape[2:] + shape[1:2] if layout == "NCHW" else shape[1:]
     if channels not in (3, None):
-        raise UsageError(f"{path}: takes {shown}, {channels} channels; expected photos in colour, of 3")
+        raise UsageError(f"{path}: takes {text}, {channels} channels; expected photos in colour, of 3")
     for side in (height, width):
         if side is not None and not MIN_SIDE <= side <= MAX_SIDE:
-            raise UsageError(f"{path}: takes {shown}; expected {MIN_SIDE} to {MAX_SIDE} pixels of height and width")
+            raise UsageError(f"{path}: takes {text}; expected {MIN_SIDE} to {MAX_SIDE} pixels of height and width")
     return layout, height, width
 
 
@@ -111,16 +111,16 @@ def one_output(path, names, wanted, what="outputs"):
         UsageError: there is no such one, or several and none was named.
     """
     names = list(names)
-    shown = ", ".join(printable(name) for name in sorted(names)[:8])
+    listed = ", ".join(printable(name) for name in sorted(names)[:8])
     if wanted is not None:
         if wanted not in names:
-            raise UsageError(f"--output {wanted}: {path} has no such one; it has {shown}")
+            raise UsageError(f"--output {wanted}: {path} has no such one; it has {listed}")
         return wanted
     if len(names) == 1:
         return names[0]
     if any(word in name.lower() for name in names for word in _BOXES):
-        raise UsageError(f"{path}: is a detector (its outputs: {shown}); expected a classifier of whole photos")
-    raise UsageError(f"{path}: has {len(names)} {what} ({shown}); name the one with the classes: --output NAME")
+        raise UsageError(f"{path}: is a detector (its outputs: {listed}); expected a classifier of whole photos")
+    raise UsageError(f"{path}: has {len(names)} {what} ({listed}); name the one with the classes: --output NAME")
 
 
 def from_function(path, kind, call, shape, dtype, declared, has_labels):
