@@ -302,8 +302,12 @@ def with_layer(tmp_path, kind):
     return path
 
 
-def test_what_keras_here_does_not_know_goes_to_tf_keras(keras, tmp_path, monkeypatch):
+def test_what_keras_3_does_not_know_goes_to_tf_keras(keras, tmp_path, monkeypatch):
     path = with_layer(tmp_path, "DropoutOfOld")
+    if keras.__version__.startswith("2"):
+        with pytest.raises(UsageError, match="DropoutOfOld(.|\n)*SavedModel"):
+            keras_file.read(path, options())
+        return
     monkeypatch.setitem(sys.modules, "tf_keras", None)
     with pytest.raises(UsageError, match="DropoutOfOld(.|\n)*pip install tf_keras"):
         keras_file.read(path, options())

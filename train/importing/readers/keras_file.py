@@ -209,8 +209,9 @@ def _load(path, copy, config, version, trust, tensorflow):
             f"{path}: Keras {version} saved it, and here is Keras {keras.__version__}. Import it on a computer with "
             "TensorFlow 2.17 or newer (pip install tensorflow), Python 3.10 or newer; the bundle then runs anywhere"
         )
+    may_need_keras_2 = here[0] >= 3 and not version.startswith("3")
     unknown = keras_config.unknown_layers(config, lambda name: hasattr(keras.layers, name))
-    if unknown and not version.startswith("3"):
+    if unknown and may_need_keras_2:
         return _load_with_keras_2(path, version, f"unknown layers: {', '.join(unknown)}")
     settings = {} if here < _SAFE_MODE_SINCE else {"safe_mode": not trust}
     try:
@@ -218,18 +219,22 @@ def _load(path, copy, config, version, trust, tensorflow):
     except Exception as error:  # Keras raises ValueError, TypeError, KeyError, NotImplementedError, ...
         if is_out_of_memory(error):
             raise
-        return _load_with_keras_2(path, version, _first_line(error))
+        if may_need_keras_2:
+            return _load_with_keras_2(path, version, _first_line(error))
+        raise UsageError(f"{_not_opened(path, version, _first_line(error))}To import it, {keras_config.SAVE_AS}")
+
+
+def _not_opened(path, version, reason):
+    return f"{path}: Keras {version} saved it, and Keras does not open it here ({printable(reason)}).\n"
 
 
 def _load_with_keras_2(path, version, reason):
-    """Returns a model that this Keras does not open, by the package tf_keras, which is Keras 2, where it is installed.
+    """Returns a model that Keras 3 does not open, by the package tf_keras, which is Keras 2, where it is installed.
 
     Args:
-        reason: why this Keras does not.
+        reason: why Keras 3 does not.
     """
-    message = f"{path}: Keras {version} saved it, and Keras does not open it here ({printable(reason)}).\n"
-    if version.startswith("3"):
-        raise UsageError(message + f"To import it, {keras_config.SAVE_AS}")
+    message = _not_opened(path, version, reason)
     try:
         tf_keras = importlib.import_module("tf_keras")
     except ImportError:
