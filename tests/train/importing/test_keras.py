@@ -337,6 +337,28 @@ def test_names_of_keras_applications_tell_the_scale(name, scale):
     assert (declared.mean or (None,))[0] == scale
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name, side, mean",
+    [
+        ("InceptionV3", 299, 127.5),
+        ("MobileNetV2", 224, 127.5),
+        ("EfficientNetB0", 224, 0.0),
+        ("ResNet50", 224, 103.939),
+    ],
+)
+def test_networks_of_keras_applications_at_their_own_size(keras, tmp_path, name, side, mean):
+    """With random weights and a dense head; the first is the network of the hackathon of 2019."""
+    base = getattr(keras.applications, name)(include_top=False, weights=None, input_shape=(side, side, 3))
+    x = keras.layers.Dense(64, activation="relu")(keras.layers.GlobalAveragePooling2D()(base.output))
+    model = keras.Model(base.input, keras.layers.Dense(9, activation="softmax")(x))
+    model.save(str(tmp_path / "model.h5"), include_optimizer=False)
+    original = read_unchanged(keras_file, tmp_path / "model.h5")
+    pictures = np.random.RandomState(1).uniform(0, 255, (2, side, side, 3)).astype(np.float32)
+    check(original, model.predict(pictures, verbose=0), pictures)
+    assert original.declared.mean[0] == mean and original.height == side
+
+
 def test_other_files_are_not_recognized(tmp_path):
     (tmp_path / "model.h5").write_bytes(b"not HDF5")
     with zipfile.ZipFile(str(tmp_path / "model.keras"), "w") as archive:

@@ -1,5 +1,6 @@
 """Keras models: .h5 and .keras. Layers that are code are refused before Keras sees the file."""
 
+import contextlib
 import importlib
 import os
 import re
@@ -133,10 +134,13 @@ def _read_archive(path, content, folder, options):
     return config, version or "3", copy
 
 
+@contextlib.contextmanager
 def _opened(h5py, path, name):
+    """Yields an open HDF5 file. Raises UsageError if it cannot be opened, or the block finds it damaged."""
     try:
-        return h5py.File(path, "r")
-    except OSError as error:
+        with h5py.File(path, "r") as file:
+            yield file
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:  # what h5py raises
         raise UsageError(f"{name}: is damaged or not whole ({printable(str(error))}); copy or save it again")
 
 
@@ -171,6 +175,8 @@ def _check_weights(h5py, file, path):
             if isinstance(item, h5py.Group):
                 rest.append(item)
                 continue
+            if not isinstance(item, h5py.Dataset):
+                continue  # a named type
             if item.external or item.is_virtual:
                 raise UsageError(f"{path}: {printable(name)} lies in another file; expected all weights in this one")
             total_bytes += item.size * item.dtype.itemsize
