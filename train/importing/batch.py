@@ -1,5 +1,9 @@
 """An ONNX model exported for a fixed number of pictures, made to take any number."""
 
+import os
+import tempfile
+import typing
+
 import numpy as np
 
 from edge_runtime.machine.libraries import require
@@ -27,7 +31,7 @@ def freed(model, fixed):
         if node.op_type == "Constant" and node.attribute[0].name == "value":
             constants[node.output[0]] = node.attribute[0].t
     names = {name for node in graph.node for name in list(node.input) + list(node.output)}
-    nodes = []
+    nodes: typing.List[typing.Any] = []
     batch = None  # the tensor with the number of pictures, once it is needed
 
     def new(name):
@@ -38,12 +42,12 @@ def freed(model, fixed):
 
     def constant(array, name):
         name = new(name)
-        graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(array, np.int64), name))
+        graph.initializer.append(require("onnx.numpy_helper").from_array(np.asarray(array, np.int64), name))
         return name
 
     for node in graph.node:
         if node.op_type == "Reshape" and node.input[0] not in constants and node.input[1] in constants:
-            shape = _free_shape(onnx.numpy_helper.to_array(constants[node.input[1]]), fixed)
+            shape = _free_shape(require("onnx.numpy_helper").to_array(constants[node.input[1]]), fixed)
             if shape is not None:
                 node.input[1] = constant(shape, node.input[1] + "_free")
                 del node.attribute[:]  # allowzero
@@ -69,6 +73,25 @@ def freed(model, fixed):
     del graph.node[:]
     graph.node.extend(nodes)
     return changed
+
+
+def folded(model):
+    """Returns a copy of an onnx.ModelProto whose parts that are the same for all pictures are constants.
+
+    ONNX Runtime computes them; the operators stay ONNX's own.
+    """
+    onnx, onnxruntime = require("onnx"), require("onnxruntime")
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    with tempfile.TemporaryDirectory(prefix="picnic-edge-import-") as folder:
+        options.optimized_model_filepath = os.path.join(folder, "folded.onnx")
+        onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        result = onnx.load(options.optimized_model_filepath)
+    standard = [entry for entry in result.opset_import if entry.domain in ("", "ai.onnx")]
+    del result.opset_import[:]  # it lists what it could have used, too
+    result.opset_import.extend(standard)
+    return result
 
 
 def suspects(model):
@@ -106,7 +129,9 @@ def _one(onnx, graph, new, tensor, name):
     if tensor.dims[0] == 1:
         return name
     single = new(name + "_single")
-    graph.initializer.append(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(tensor)[:1], single))
+    graph.initializer.append(
+        require("onnx.numpy_helper").from_array(require("onnx.numpy_helper").to_array(tensor)[:1], single)
+    )
     return single
 
 

@@ -32,7 +32,11 @@ from train.model import calibrate
 
 MIN_PHOTOS = 50  # labelled ones, to choose by
 MAX_PHOTOS = 400  # labelled ones that are used
-_FINALISTS = 8  # candidates that are scored on more than MIN_PHOTOS photos
+_FINALISTS = 8  # candidates that are scored on more than MIN_PHOTOS photos, at most
+# (photos, candidates that go on at most): most candidates are hopeless, and a network may take long.
+_ROUNDS = ((16, 16), (MIN_PHOTOS, _FINALISTS))
+_LEAST = 4  # candidates that go on, at least
+_CLEARLY = 100  # comparisons by which a 95 % interval is corrected before a candidate is given up
 _RESIZES = (("squash", None), ("crop", 0.875), ("crop", 1.0), ("letterbox", None))  # the simplest first
 _RESAMPLES = 4000
 _NEGLIGIBLE = 1e-4  # nats: less log loss than that is rounding
@@ -158,20 +162,11 @@ def choose(original, photos, declared, options):
     tried = candidates(original, declared, fixed)
     facts = _stated_facts(original, declared)
 
-    answers, truth = _run(original, tried, ordered[:MIN_PHOTOS], "trying preprocessings")
-    kind, has_background = _kind(original, answers)
-    first = _scores(answers, truth, kind, has_background)
-    merits = [lambda score: -score.loss]
-    if _is_chance(first[0], truth):  # perhaps the order of the labels is wrong: ways to judge that do not need it
-        first_truth = truth
-        merits = [_information, lambda score: _best_order(score.probabilities, first_truth)[1].mean()]
-    finalists = _finalists(first, facts, merits)
-    more, more_truth = _run(original, finalists, ordered[MIN_PHOTOS:], "comparing the best")
-    if len(more_truth):
-        answers = {one: np.concatenate([answers[one], more[one]]) for one in finalists}
-        truth = np.concatenate([truth, more_truth])
-    scores = _scores({one: answers[one] for one in finalists}, truth, kind, has_background)
-
+    scores, earlier, answers, truth = _tournament(original, tried, ordered, facts)
+    if len(truth) < MIN_PHOTOS:
+        raise UsageError(
+            f"--check: {len(truth)} of its {len(labelled)} labelled photos can be read; {MIN_PHOTOS} are needed"
+        )
     best = scores[0]
     if _is_chance(best, truth):
         _require_no_better_order(original, scores, truth)
@@ -181,15 +176,14 @@ def choose(original, photos, declared, options):
         )
         if stated is None:
             raise UsageError(f"{original.path}: {text}")
-        return Choice(stated, "declared", len(truth), scores, [], [text], _table(first, scores, stated, [], facts))
+        return Choice(stated, "declared", len(truth), scores, [], [text], _table(scores, earlier, stated, [], facts))
     equal = [score for score in scores if not is_better(best, score, len(scores) - 1)]
     chosen, decided_by = _among_equals(equal, tried, facts)
     order_warnings = _require_no_better_order(original, [chosen], truth)
-    if has_background:
-        proof.background(original, answers[chosen.preprocessing])
+    proof.background(original, answers[chosen.preprocessing])
     warnings = _contradiction(scores, chosen, facts, declared) + order_warnings
     others = [score.preprocessing for score in equal if score is not chosen]
-    table = _table(first, scores, chosen.preprocessing, others, facts)
+    table = _table(scores, earlier, chosen.preprocessing, others, facts)
     table += "\n" + _decision(chosen, decided_by, others)
     return Choice(chosen.preprocessing, decided_by, len(truth), scores, others, warnings, table)
 
@@ -211,7 +205,42 @@ def is_better(best, other, comparisons=1):
     return bool(np.percentile(_resamples(len(differences)).dot(differences), tail) > _NEGLIGIBLE)
 
 
-@functools.lru_cache(maxsize=1)
+def _tournament(original, tried, photos, facts):
+    """Scores all candidates on a few photos, and ever fewer of them on more.
+
+    Args:
+        tried: list of Preprocessing.
+        photos: list of (path, index of the true class), the classes in turn.
+        facts: result of _stated_facts.
+
+    Returns:
+        (Scores of those that are left, on all photos, the best first; Scores of the others, on fewer photos; the
+        original's answers to those that are left; int [n], the true classes of the photos that can be read).
+    """
+    left = tried
+    earlier: typing.List[Score] = []
+    answers: typing.Dict[Preprocessing, list] = {one: [] for one in tried}
+    truth, start, kind = np.zeros(0, int), 0, None
+    for stop, most in _ROUNDS + ((len(photos), 0),):
+        more, more_truth = _run(original, left, photos[start:stop], f"{len(left)} preprocessings")
+        start = stop
+        if not len(more_truth):
+            continue
+        truth = np.concatenate([truth, more_truth])
+        kind = kind or _kind(original, more)
+        rows = {one: np.concatenate([*answers[one], more[one]]) for one in left}
+        answers = {one: [row] for one, row in rows.items()}
+        scores = _scores(rows, truth, *kind)
+        if most:
+            left = _remaining(scores, truth, facts, most)
+        earlier = [score for score in scores if score.preprocessing not in left] + earlier
+    if kind is None:
+        return [], [], {}, truth
+    scores = [score for score in scores if score.preprocessing in left]
+    return scores, earlier, rows, truth
+
+
+@functools.lru_cache(maxsize=len(_ROUNDS) + 1)
 def _resamples(photos):
     """Returns the weight of each photo in each resample, float64 [resamples, photos]."""
     draws = np.random.RandomState(0).multinomial(photos, np.full(photos, 1.0 / photos), _RESAMPLES)
@@ -305,14 +334,15 @@ def _information(score):
     return float(entropy(probabilities.mean(axis=0)) - entropy(probabilities).mean())
 
 
-def _finalists(scores, facts, merits):
-    """Returns the Preprocessings of the Scores that are best by each merit, and of the best that is as declared."""
-    finalists = []
-    for merit in merits:
-        ranked = sorted(scores, key=merit, reverse=True)
-        agreeing = [score for score in ranked if _agreement(score.preprocessing, facts) == len(facts)]
-        finalists += ranked[:_FINALISTS] + agreeing[:1]
-    return list(dict.fromkeys(score.preprocessing for score in finalists))
+def _remaining(scores, truth, facts, most):
+    """Returns the Preprocessings that go on: those that are not clearly worse, and the best that is as declared."""
+    left = [score for score in scores if not is_better(scores[0], score, _CLEARLY)]
+    left = (left if len(left) >= _LEAST else scores[:_LEAST])[:most]
+    if _is_chance(scores[0], truth):  # perhaps the order of the labels is wrong: ways to judge that do not need it
+        for merit in (_information, lambda score: _best_order(score.probabilities, truth)[1].mean()):
+            left += sorted(scores, key=merit, reverse=True)[:_FINALISTS]
+    left += [score for score in scores if _agreement(score.preprocessing, facts) == len(facts)][:1]
+    return list(dict.fromkeys(score.preprocessing for score in left))
 
 
 def _stated_facts(original, declared):
@@ -377,24 +407,23 @@ def _percent(score):
 
 
 def _decision(chosen, decided_by, others):
-    taken = f"taken: {_name(chosen.preprocessing)}"
+    start = f"taken: {_name(chosen.preprocessing)}"
     if decided_by == "photos":
-        return f"{taken}; it is better than each other one beyond a 95 % interval"
+        return f"{start}; it is better than each other one beyond a 95 % interval"
     reason = "what is declared decides" if decided_by == "declared" else "the simplest is taken"
-    return f"{taken}; the photos cannot tell it from {'; '.join(map(_name, others))}: {reason}"
+    return f"{start}; the photos cannot tell it from {'; '.join(map(_name, others))}: {reason}"
 
 
-def _table(first, scores, chosen, others, facts):
-    """Returns all candidates as text: the finalists on all photos, the others on the first ones."""
-    final = {score.preprocessing for score in scores}
+def _table(scores, earlier, chosen, others, facts):
+    """Returns all candidates as text: those that were left on all photos, the others on fewer."""
     rows = []
-    for score in scores + [score for score in first if score.preprocessing not in final]:
+    for number, score in enumerate(scores + earlier):
         one = score.preprocessing
         notes = ["taken"] if one == chosen else ["not told apart"] if one in others else []
         if facts and _agreement(one, facts) == len(facts):
             notes.append("declared")
         resize, channels, scale = _name(one).split(", ")
-        accuracy = _percent(score) if one in final else f"{100 * score.accuracy:.1f} %"
+        accuracy = _percent(score) if number < len(scores) else f"{100 * score.accuracy:.1f} %"
         photos, loss = str(len(score.right)), f"{score.loss:.3f}"
         rows.append([resize, channels, scale, photos, accuracy, loss, ", ".join(notes)])
     return console.format_table(["resize", "channels", "scale", "photos", "accuracy", "log loss", ""], rows)
@@ -409,9 +438,10 @@ def _require_no_better_order(original, scores, truth):
     orders = [(score, _best_order(score.probabilities, truth)) for score in scores]
     score, (order, held_out) = max(orders, key=lambda one: one[1][1].mean())
     gained, lost = (int(np.sum(marks)) for marks in (held_out & ~score.right, score.right & ~held_out))
+    if gained <= lost:
+        return []
     # McNemar's exact test, of the best of so many orders.
-    by_chance = require("scipy.stats").binom.sf(gained - 1, gained + lost, 0.5)
-    if by_chance > (1 - CONFIDENCE) / 2 / len(orders):
+    if require("scipy.special").bdtrc(gained - 1, gained + lost, 0.5) > (1 - CONFIDENCE) / 2 / len(orders):
         return []
     names = original.class_names
     predicted = score.probabilities.argmax(axis=1)
@@ -428,10 +458,10 @@ def _require_no_better_order(original, scores, truth):
     if share_interval(right, len(truth))[1] >= held_out.mean():
         suggestion = f"{how}, accuracy would be {right / float(len(truth)):.2f}"
     else:
-        shown = ", ".join(printable(names[index]) for index in order[:_SHOWN_LABELS])
+        start = ", ".join(printable(names[index]) for index in order[:_SHOWN_LABELS])
         more = f" and {len(order) - _SHOWN_LABELS} more" if len(order) > _SHOWN_LABELS else ""
         suggestion = (
-            f"in this order, accuracy would be {held_out.mean():.2f} (on photos that did not choose it): {shown}{more}"
+            f"in this order, accuracy would be {held_out.mean():.2f} (on photos that did not choose it): {start}{more}"
         )
     text = f"the labels may be in the wrong order: accuracy is {_percent(score)}; with the labels {suggestion}"
     if score.accuracy <= held_out.mean() / 2:

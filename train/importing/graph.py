@@ -102,7 +102,7 @@ class _Nodes:
 
     def constant(self, values, dtype, what):
         name = f"picnic_{self.prefix}_{what}"
-        self.graph.initializer.append(self.onnx.numpy_helper.from_array(np.asarray(values, dtype), name))
+        self.graph.initializer.append(require("onnx.numpy_helper").from_array(np.asarray(values, dtype), name))
         return name
 
     def add(self, kind, source, output=None, **attributes):

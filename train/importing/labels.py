@@ -2,11 +2,13 @@
 
 import ast
 import re
+import typing
 
 from edge_runtime.errors import UsageError
 from edge_runtime.text import printable
 
 _MAX_BYTES = 16 << 20
+_MAX_LITERAL = 4 << 20  # characters; parsing takes a hundred times as much memory
 _NUMBERED = re.compile(r"(\d+)[ \t:,]+(.*)")
 
 
@@ -44,8 +46,8 @@ def read_class_names(path):
 
 def _without_numbers(path, lines):
     """Returns lines without the numbers in front; as they are where not every line has one that counts up."""
-    matches = [_NUMBERED.match(line) for line in lines]
-    if not lines or not all(matches):
+    matches = [match for match in map(_NUMBERED.match, lines) if match]
+    if not lines or len(matches) < len(lines):
         return lines
     numbers = [int(match.group(1)) for match in matches]
     first = min(numbers)
@@ -71,7 +73,7 @@ def checked_names(names, source):
         UsageError: an empty name, the same name twice, or fewer than two.
     """
     names = [str(name).strip() for name in names]
-    seen = {}
+    seen: typing.Dict[str, int] = {}
     for index, name in enumerate(names):
         if not name:
             raise UsageError(f"{source}: class {index} has no name")
@@ -100,6 +102,8 @@ def names_of_mapping(value, source):
         UsageError: it is something else, or an index is missing.
     """
     if isinstance(value, str):
+        if len(value) > _MAX_LITERAL:
+            raise UsageError(f"{source}: the names of the classes take more than {_MAX_LITERAL >> 20} MiB")
         try:
             value = ast.literal_eval(value)
         except (ValueError, SyntaxError, MemoryError, RecursionError):

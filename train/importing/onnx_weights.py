@@ -45,6 +45,8 @@ def load(path):
         for tensor in _tensors(path, model):
             if tensor.data_location == onnx.TensorProto.EXTERNAL:
                 _load_external(path, tensor)
+        if names_other_files(model.SerializeToString()):
+            raise UsageError(f"{path}: a function or a loop in it keeps weights in other files, which are not read")
     return model, is_split
 
 

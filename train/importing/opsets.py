@@ -6,6 +6,7 @@ table below knows how, and else named. Whoever calls this compares the numbers.
 """
 
 import collections
+import typing
 
 import numpy as np
 
@@ -20,15 +21,22 @@ def opset_of(model):
     return max([entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")] or [1])
 
 
+def inferred_values(model):
+    """Returns the ValueInfoProtos of a model's tensors, as far as onnx can work them out."""
+    inference = require("onnx.shape_inference")
+    try:
+        graph = inference.infer_shapes(model).graph
+    except (inference.InferenceError, RuntimeError, ValueError):
+        graph = model.graph
+    return list(graph.value_info) + list(graph.input) + list(graph.output)
+
+
 def in_opset_13(model):
     """Returns (a copy of an onnx.ModelProto in opset 13, []), or (None, the operators that opset 13 lacks)."""
-    onnx = require("onnx")
     opset = opset_of(model)
     if opset < OPSET:
-        try:
-            return require("onnx.version_converter").convert_version(model, OPSET), []
-        except (RuntimeError, ValueError, onnx.checker.ValidationError):
-            return None, sorted({node.op_type for node in model.graph.node})
+        return _upwards(model)
+    onnx = require("onnx")
     changed = onnx.ModelProto()
     changed.CopyFrom(model)
     editor = _Editor(changed)
@@ -50,6 +58,29 @@ def in_opset_13(model):
     return changed, []
 
 
+def _upwards(model):
+    """Returns what in_opset_13 does, for a model of an older opset."""
+    onnx = require("onnx")
+    listed = onnx.ModelProto()
+    listed.CopyFrom(model)
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    known = {value.name for value in model.graph.input}
+    listed.graph.input.extend(  # onnx 1.10 does not know them else
+        onnx.helper.make_tensor_value_info(name, tensor.data_type, list(tensor.dims))
+        for name, tensor in constants.items()
+        if name not in known
+    )
+    try:
+        changed = require("onnx.version_converter").convert_version(listed, OPSET)
+    except (RuntimeError, ValueError, IndexError, onnx.checker.ValidationError):
+        return None, sorted({node.op_type for node in model.graph.node})
+    inputs = [value for value in changed.graph.input if value.name not in constants]
+    del changed.graph.input[:]
+    changed.graph.input.extend(inputs)
+    changed.ir_version = IR_VERSION
+    return changed, []
+
+
 class _Editor:
     """Makes nodes and constants with new names, and finds the values of constants."""
 
@@ -57,7 +88,7 @@ class _Editor:
         self._onnx = require("onnx")
         self._model = model
         self._ranks = None
-        self._count = collections.Counter()
+        self._count: typing.Counter[str] = collections.Counter()
         self._values = {value.name: value for value in model.graph.initializer}
         for node in model.graph.node:
             if node.op_type == "Constant" and node.attribute and node.attribute[0].name == "value":
@@ -68,7 +99,7 @@ class _Editor:
     def value(self, name):
         """Returns a constant as an array, None where the tensor is computed."""
         tensor = self._values.get(name)
-        return None if tensor is None else self._onnx.numpy_helper.to_array(tensor)
+        return None if tensor is None else require("onnx.numpy_helper").to_array(tensor)
 
     def name(self, what):
         """Returns a name that no tensor has yet."""
@@ -82,7 +113,7 @@ class _Editor:
     def constant(self, array, what):
         """Adds a constant and returns its name."""
         name = self.name(what)
-        self.constants.append(self._onnx.numpy_helper.from_array(np.asarray(array), name))
+        self.constants.append(require("onnx.numpy_helper").from_array(np.asarray(array), name))
         return name
 
     def node(self, kind, inputs, output=None, **attributes):
@@ -92,10 +123,9 @@ class _Editor:
     def rank(self, name):
         """Returns how many dimensions a tensor has, None where that is not known."""
         if self._ranks is None:
-            inferred = self._onnx.shape_inference.infer_shapes(self._model).graph
             self._ranks = {
                 value.name: len(value.type.tensor_type.shape.dim)
-                for value in list(inferred.value_info) + list(inferred.input) + list(inferred.output)
+                for value in inferred_values(self._model)
                 if value.type.tensor_type.HasField("shape")
             }
         return self._ranks.get(name)

@@ -40,7 +40,7 @@ class Proof(typing.NamedTuple):
         accuracy_ours, accuracy_theirs: on those, 0..1; None where there are none.
         interval_ours, interval_theirs: 95 % intervals of the accuracies, or None.
         largest_difference: of a probability, between the two on their own pictures each.
-        graph_difference: of a probability, between the bundle and the original on the same pictures.
+        graph_difference: of a probability, between the bundle and the original on the sample's pictures.
         temperature: to divide the logits by (with_temperature); 1.0 where no photo has a true label.
         metrics: dict for the manifest, as train writes it: figures after calibration.
         sample: edge_runtime.bundle.reading.Sample: the bundle's pictures, and the original's own answers to them,
@@ -211,48 +211,55 @@ def prove(original, preprocessing, infer, photos, class_names, exact):
             f"checked on. Give a folder or a table with --check: {SAMPLE_PHOTOS} photos are enough, without labels, too"
         )
     require_finite(original, preprocessing)
-    theirs_spec = preprocessing.input_spec
-    ours_spec = theirs_spec if exact else theirs_spec._replace(filter="area")
-    kept, rows, pictures = [], collections.defaultdict(list), []
-    for part in _parts(progress(photos, what="comparing")):
-        loaded = list(zip(part, read_pictures([path for path, _ in part], [ours_spec, theirs_spec])))
-        for (path, _), pair in loaded:
-            if isinstance(pair, ImageError):
-                say(f"{printable(path)}: {pair} (left out)")
-        loaded = [(photo, pair) for photo, pair in loaded if not isinstance(pair, ImageError)]
-        if not loaded:
+    turns = class_turns(np.array([-1 if index is None else index for _, index in photos]))
+    device_spec = preprocessing.input_spec if exact else preprocessing.input_spec._replace(filter="area")
+    kept: typing.List[tuple] = []
+    theirs, ours = [], []
+    own: typing.List[np.ndarray] = []  # the original's answers to the bundle's pictures
+    pictures: typing.List[np.ndarray] = []  # these
+    for part in _parts(progress([photos[turn] for turn in turns], what="comparing")):
+        read_photos, batches = _read_part(part, [preprocessing.input_spec, device_spec])
+        if not read_photos:
             continue
-        kept += [photo for photo, _ in loaded]
-        ours, theirs = (np.stack(images) for images in zip(*(pair for _, pair in loaded)))
-        pictures += list(ours)
-        rows["original, theirs"].append(original.run(as_input(original, preprocessing, theirs)))
-        rows["original, ours"].append(original.run(as_input(original, preprocessing, ours)))
-        rows["bundle, ours"].append(infer(ours))
-        rows["bundle, theirs"].append(infer(theirs))
+        kept += read_photos
+        theirs.append(original.run(as_input(original, preprocessing, batches[0])))
+        ours.append(infer(batches[1]))
+        if len(pictures) < SAMPLE_PHOTOS:
+            own.append(theirs[-1] if exact else original.run(as_input(original, preprocessing, batches[1])))
+            pictures += list(batches[1])
     if not kept:
         raise UsageError(f"--check: none of the {len(photos)} photos can be read")
-    answers = {name: np.concatenate(parts) for name, parts in rows.items()}
-    raw = answers["original, theirs"]
+    raw = np.concatenate(theirs)
     kind = logits_or_probabilities(original, raw) if len(kept) > 1 else _kind_of_one(raw)
     dropped = background(original._replace(class_names=class_names), raw)
-    logits = answers["original, ours"] if kind == "logits" else None
-    for name in ("original, theirs", "original, ours"):
-        answers[name] = as_probabilities(answers[name], kind, dropped)
-    _require_agreement(original, preprocessing, answers, exact)
-    calibrated = functools.partial(_calibrated, answers["original, ours"], logits, dropped)
-    return _proof(kept, np.stack(pictures), answers, class_names, calibrated)
+    expected, answers = as_probabilities(raw, kind, dropped), np.concatenate(ours)
+    same = answers.argmax(axis=1) == expected.argmax(axis=1)
+    if same.mean() < MIN_AGREEMENT:
+        raise _refusal(original, preprocessing, infer, kept, expected.argmax(axis=1), same, exact)
+    calibrated = functools.partial(_calibrated, np.concatenate(own), kind, dropped)
+    return _proof(kept, expected, answers, calibrated, np.stack(pictures), class_names)
 
 
-def _calibrated(probabilities, logits, without_background, temperature):
-    """Returns the original's probabilities after a temperature, from its logits where there are any.
+def _calibrated(answers, kind, without_background, temperature):
+    """Returns an original's answers as probabilities, after a temperature.
 
-    Where it is nearly certain, float32 probabilities end at 0, and a temperature could not bring them back.
+    Logits are divided themselves: where the network is nearly certain, probabilities end at 0, and no temperature could
+    bring them back.
     """
-    if temperature == 1:
-        return probabilities
-    if logits is None:
-        return calibrate.apply_temperature(probabilities, temperature)
-    return as_probabilities(np.asarray(logits, np.float64) / temperature, "logits", without_background)
+    if kind == "logits":
+        return as_probabilities(np.asarray(answers, np.float64) / temperature, kind, without_background)
+    probabilities = as_probabilities(answers, kind, without_background)
+    return probabilities if temperature == 1 else calibrate.apply_temperature(probabilities, temperature)
+
+
+def _read_part(photos, specs):
+    """Returns (those photos that can be read, their pictures, one array per InputSpec); says which cannot."""
+    loaded = list(zip(photos, read_pictures([path for path, _ in photos], specs)))
+    for (path, _), pictures in loaded:
+        if isinstance(pictures, ImageError):
+            say(f"{printable(path)}: {pictures} (left out)")
+    loaded = [(photo, pictures) for photo, pictures in loaded if not isinstance(pictures, ImageError)]
+    return [photo for photo, _ in loaded], [np.stack(batch) for batch in zip(*(pictures for _, pictures in loaded))]
 
 
 def _parts(items):
@@ -264,28 +271,36 @@ def _kind_of_one(row):
     return "probabilities" if abs(float(row.sum()) - 1) <= _SUM_TOLERANCE and row.min() >= 0 else "logits"
 
 
-def _require_agreement(original, preprocessing, answers, exact):
-    """Raises ParityError where too few labels are the same, with the cause: the resize or the graph."""
-    labels = {name: rows.argmax(axis=1) for name, rows in answers.items()}
-    expected = labels["original, theirs"]
-    same = labels["bundle, ours"] == expected
-    if same.mean() >= MIN_AGREEMENT:
-        return
-    same_graph = labels["bundle, theirs"] == expected
+def _refusal(original, preprocessing, infer, photos, expected, same, exact):
+    """Returns the ParityError for too few equal labels, with the cause: the resize or the graph.
+
+    Args:
+        photos: list of (path, anything).
+        expected: int [photos], the original's labels on its makers' pictures.
+        same: bool [photos], whether the bundle gives them.
+    """
     text = (
-        f"{original.path}: the bundle gives the original's label on {_share(same)} photos, "
-        f"less than {100 * MIN_AGREEMENT:.0f} %; nothing was written.\n"
+        f"{original.path}: the bundle gives the original's label on {_share(same)} photos, less than "
+        f"{100 * MIN_AGREEMENT:.0f} %; nothing was written.\n"
     )
+    same_graph = same
+    if not exact:
+        labels = []
+        for part in _parts(progress(photos, what="looking for the cause")):
+            labels.append(infer(_read_part(part, [preprocessing.input_spec])[1][0]).argmax(axis=1))
+        same_graph = np.concatenate(labels) == expected
     if not exact and same_graph.mean() >= MIN_AGREEMENT:
-        raise ParityError(
-            text + f"The cause is the resize: on pictures of Pillow's {preprocessing.input_spec.filter} filter, which "
-            f"the makers use, the bundle gives the original's label on {_share(same_graph)}. Add --exact-resize: the "
+        text += (
+            f"The cause is the resize: on pictures of Pillow's {preprocessing.input_spec.filter} filter, which the "
+            f"makers use, the bundle gives the original's label on {_share(same_graph)}. Add --exact-resize: the "
             "device then resizes with that filter, too, which takes longer"
         )
-    raise ParityError(
-        text + f"The cause is the graph, not the resize: on the very same pictures it is {_share(same_graph)}. Please "
-        "report it with the model"
-    )
+    else:
+        text += (
+            f"The cause is the graph, not the resize: on the very same pictures it is {_share(same_graph)}. Please "
+            "report it with the model"
+        )
+    return ParityError(text)
 
 
 def _share(same):
@@ -296,32 +311,47 @@ def _count(marks):
     return int(np.sum(marks))
 
 
-def _proof(photos, pictures, answers, class_names, calibrated):
-    theirs, ours = answers["original, theirs"], answers["bundle, ours"]
-    same = _count(theirs.argmax(axis=1) == ours.argmax(axis=1))
-    graph_difference = float(np.abs(answers["original, ours"] - ours).max())
+def _proof(photos, theirs, ours, calibrated, pictures, class_names):
+    """Returns the Proof of photos, the classes in turn.
+
+    Args:
+        theirs: float32 [photos, classes], the original's answers to its makers' pictures.
+        ours: likewise, the bundle's to its own.
+        calibrated: function of a temperature: float32 [n, classes], the original's answers to the bundle's pictures of
+            the first n photos.
+        pictures: uint8 [n, height, width, 3], these.
+    """
+    same = theirs.argmax(axis=1) == ours.argmax(axis=1)
+    own = calibrated(1.0)
+    graph_difference = float(np.abs(own - ours[: len(own)]).max())
     truth = np.array([-1 if index is None else index for _, index in photos])
     known = truth >= 0
     figures: typing.Dict[str, typing.Any] = {
         "agreement": {
             "model.onnx": {
                 "max_abs_difference": graph_difference,
-                "top1_equal": _count(answers["original, ours"].argmax(axis=1) == ours.argmax(axis=1)),
-                "photos": len(photos),
+                "top1_equal": _count(own.argmax(axis=1) == ours[: len(own)].argmax(axis=1)),
+                "photos": len(own),
             }
         }
     }
-    temperature, accuracies, intervals = 1.0, (None, None), (None, None)
+    temperature = 1.0
+    accuracies: typing.List[typing.Any] = [None, None]
+    intervals: typing.List[typing.Any] = [None, None]
     if known.any():
         temperature = calibrate.fit_temperature(ours[known], truth[known])
         figures.update(_figures(ours[known], truth[known], class_names, temperature))
         right = [_count(rows[known].argmax(axis=1) == truth[known]) for rows in (ours, theirs)]
-        accuracies = tuple(count / known.sum() for count in right)
-        intervals = tuple(share_interval(count, _count(known)) for count in right)
+        accuracies = [float(count / known.sum()) for count in right]
+        intervals = [share_interval(count, _count(known)) for count in right]
+    labels = ["" if index < 0 else class_names[index] for index in truth]
+    names = [printable(path) for path, _ in photos]
+    sample = slice(min(len(own), SAMPLE_PHOTOS))
+    probabilities = calibrated(temperature)
     return Proof(
         photos=len(photos),
-        same_label=same,
-        interval=share_interval(same, len(photos)),
+        same_label=_count(same),
+        interval=share_interval(_count(same), len(photos)),
         labelled=_count(known),
         accuracy_ours=accuracies[0],
         accuracy_theirs=accuracies[1],
@@ -331,7 +361,7 @@ def _proof(photos, pictures, answers, class_names, calibrated):
         graph_difference=graph_difference,
         temperature=temperature,
         metrics=figures,
-        sample=_sample(photos, pictures, calibrated(temperature), truth, class_names),
+        sample=Sample(names[sample], pictures[sample], labels[sample], probabilities[sample]),
     )
 
 
@@ -351,14 +381,6 @@ def _figures(probabilities, truth, class_names, temperature):
         },
         "per_class": [row._asdict() for row in table],
     }
-
-
-def _sample(photos, pictures, probabilities, truth, class_names):
-    """Returns the Sample for the bundle: the classes in turn, as train's."""
-    chosen = class_turns(truth)[:SAMPLE_PHOTOS]
-    names = [printable(photos[index][0]) for index in chosen]
-    labels = ["" if truth[index] < 0 else class_names[truth[index]] for index in chosen]
-    return Sample(names, pictures[chosen], labels, probabilities[chosen])
 
 
 def class_turns(truth):
@@ -393,7 +415,7 @@ def with_temperature(model, temperature):
     prefix = "temperature"
     while prefix in names:
         prefix += "_"
-    graph.initializer.append(onnx.numpy_helper.from_array(np.float32(1 / temperature), prefix))
+    graph.initializer.append(require("onnx.numpy_helper").from_array(np.float32(1 / temperature), prefix))
     if last.op_type == "Softmax":
         scaled = prefix + "_logits"
         node = onnx.helper.make_node("Mul", [last.input[0], prefix], [scaled])
@@ -403,7 +425,7 @@ def with_temperature(model, temperature):
     # Of what is no softmax at the end the logarithms serve: softmax(log p / T). As float32 they end at 1e-30.
     steps = [prefix + "_" + step for step in ("probabilities", "at_least", "log", "logits")]
     last.output[list(last.output).index(output)] = steps[0]
-    graph.initializer.append(onnx.numpy_helper.from_array(np.float32(1e-30), prefix + "_least"))
+    graph.initializer.append(require("onnx.numpy_helper").from_array(np.float32(1e-30), prefix + "_least"))
     graph.node.extend(
         [
             onnx.helper.make_node("Max", [steps[0], prefix + "_least"], [steps[1]]),

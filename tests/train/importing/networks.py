@@ -64,3 +64,12 @@ def write_blocks(folder, count, sizes=((40, 60), (60, 40))):
         paths.append(os.path.join(str(folder), "%03d.png" % number))
         write_photo(paths[-1], cv2.resize(blocks, (width, height), interpolation=cv2.INTER_NEAREST))
     return paths
+
+
+def write_noise(folder, count):
+    """Writes photos of random pixels, on which every filter gives another picture; returns their paths."""
+    random, paths = np.random.RandomState(1), []
+    for number in range(count):
+        paths.append(os.path.join(str(folder), "%03d.png" % number))
+        write_photo(paths[-1], random.randint(0, 256, (96, 96, 3)).astype(np.uint8))
+    return paths

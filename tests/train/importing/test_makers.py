@@ -51,11 +51,17 @@ def test_ultralytics_metadata(tmp_path):
         ({"names": "{0: open('x')}"}, "cannot be read"),
         ({"imgsz": "64"}, "imgsz"),
         ({"imgsz": "exit()"}, "imgsz"),
+        ({"names": "[" + "'a'," * (1 << 21) + "]"}, "more than 4 MiB"),
     ],
 )
 def test_ultralytics_that_is_refused(tmp_path, settings, words):
     with pytest.raises(UsageError, match=words):
         read_original(save(tmp_path, ultralytics(**settings)), Options())
+
+
+def test_names_of_the_user_s_own_count_where_the_file_s_are_wrong(tmp_path):
+    path = save(tmp_path, ultralytics(names="{0: 'a', 1: 'a', 2: 'b'}"))
+    assert read_original(path, Options(labels="labels.txt")).class_names is None
 
 
 # --- Hugging Face
@@ -173,6 +179,8 @@ def test_generic_names_are_none(tmp_path, quick_onnx):
         ({"architectures": ["DetrForObjectDetection"]}, "DetrForObjectDetection, no image classifier"),
         ({"problem_type": "multi_label_classification"}, "several labels per photo"),
         ({"id2label": {"0": "a", "1": "a", "2": "b"}}, "same name"),
+        ({"id2label": 3}, "expected the names"),
+        ({"architectures": "CLIPModel", "pretrained_cfg": []}, "CLIPModel"),
     ],
 )
 def test_configs_that_are_refused(tmp_path, quick_onnx, config, words):

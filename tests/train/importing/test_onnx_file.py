@@ -78,7 +78,14 @@ def class_token():
     return nodes, {"sides": np.array([1, 1, 3], np.int64), "token": np.full((1, 1, 3), 0.25, np.float32)}
 
 
-@pytest.mark.parametrize("middle", [fixed_reshape, class_token])
+def computed_class_token():
+    nodes, constants = class_token()
+    nodes[1].input[0] = "expanded"
+    constants["three"] = np.array([1, 1, 3], np.int64)
+    return [node("Identity", "token", "same"), node("Expand", "same three", "expanded")] + nodes, constants
+
+
+@pytest.mark.parametrize("middle", [fixed_reshape, class_token, computed_class_token])
 def test_a_fixed_batch_is_freed(tmp_path, middle):
     original = read(tmp_path, classifier(batch=1, middle=middle))
     built = check(original)
@@ -173,14 +180,11 @@ def test_a_map_of_labels_is_cut_off_and_gives_the_names(tmp_path):
             )
         ]
     )
-    one.graph.output[0].CopyFrom(
-        helper.make_value_info(
-            "loss",
-            helper.make_sequence_type_proto(
-                helper.make_map_type_proto(TensorProto.STRING, helper.make_tensor_type_proto(TensorProto.FLOAT, []))
-            ),
-        )
-    )
+    answers = onnx.ValueInfoProto(name="loss")
+    mapping = answers.type.sequence_type.elem_type.map_type
+    mapping.key_type = TensorProto.STRING
+    mapping.value_type.tensor_type.elem_type = TensorProto.FLOAT
+    one.graph.output[0].CopyFrom(answers)
     one.opset_import.extend([helper.make_opsetid("ai.onnx.ml", 1)])
     assert read(tmp_path, one).class_names == NAMES
 
@@ -335,6 +339,8 @@ REFUSED = {
         r"end \(int64.*--output NAME",
     ),
     "grey": (lambda: classifier(shape=["n", 1, 64, 64]), "no dimension of 3 colours"),
+    "huge pictures": (lambda: classifier(side=1 << 20), "1048576 x 1048576.*32 to 1024"),
+    "huge batch": (lambda: classifier(batch=1 << 30), "1073741824 pictures at a time"),
     "without a batch": (lambda: classifier(shape=[3, 64, 64]), "a batch in front"),
     "int8 pixels": (int8_pixels, "before it is quantized"),
     "several outputs": (lambda: with_more_outputs(classifier(), "colour"), "2 outputs: logits.*--output NAME"),

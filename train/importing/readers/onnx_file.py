@@ -12,14 +12,17 @@ from edge_runtime.engines.onnxruntime import session
 from edge_runtime.errors import UsageError
 from edge_runtime.machine import cpu
 from edge_runtime.machine.libraries import require
+from edge_runtime.photos.spec import MAX_SIDE, MIN_SIDE
 from edge_runtime.text import printable
 from train.importing import batch, labels, onnx_weights, opsets, trial
 from train.importing.original import Declared, Original
 from train.importing.readers import custom_vision, ultralytics
+from train.model.tf_setup import nothing_on_stderr
 
 _SUBGRAPHS = ("Loop", "Scan", "If", "SequenceMap")
 _TRIAL_SIDE = 224  # of the pictures that a model of any size is tried with
 _TRIAL_PICTURES = 3
+_MAX_BATCH = 256
 
 
 def recognizes(path):
@@ -44,7 +47,7 @@ def read(path, options):
     onnx = require("onnx")
     model, changed = onnx_weights.load(path)
     metadata = {entry.key: entry.value for entry in model.metadata_props}
-    kind, class_names, declared = _said(path, metadata)
+    kind, class_names, declared = _said(path, metadata, options)
     if model.functions if hasattr(model, "functions") else ():
         model, changed = _inlined(path, model), True
     output, zipped_names = _choose_output(path, model, options.output)
@@ -55,6 +58,7 @@ def read(path, options):
 
     data = model.SerializeToString() if changed or cut else onnx_weights.bytes_of(path)
     sides = (height or declared.height or _TRIAL_SIDE, width or declared.width or _TRIAL_SIDE)
+    _check_sides(f"{path}: its metadata says that it", sides)
     pictures = _noise(layout, dtype, sides)
     batches = [_fill(pictures[:1], fixed)] if fixed else [pictures[:1], pictures]
     answers = trial.run_limited(path, data, batches)
@@ -90,14 +94,16 @@ def read(path, options):
     )
 
 
-def _said(path, metadata):
+def _said(path, metadata, options):
     """Returns (kind, class names or None, Declared) by what the makers' tools write into a file."""
+    if options.labels:  # these names count; the file's may be wrong
+        metadata = dict(metadata, names="")
     if ultralytics.is_theirs(metadata):
         return ultralytics.said(path, metadata)
     if custom_vision.is_theirs(metadata):
         return "Custom Vision ONNX model", None, custom_vision.declared(path, metadata)
     names = None
-    if "names" in metadata:  # YOLOv5 writes no more than that
+    if metadata.get("names"):  # YOLOv5 writes no more than that
         names = labels.names_of_mapping(metadata["names"], f"{path}, names in its metadata")
     return "ONNX model", names, Declared()
 
@@ -178,11 +184,12 @@ def _dims(value):
 
 def _listed(values):
     """Returns inputs or outputs as text: name, type, shape."""
-    return ", ".join(
-        f"{printable(value.name)} ({_TYPES.get(_elem_type(value), 'no tensor')}"
-        + (f" {_shape_text(value)})" if _elem_type(value) else ")")
-        for value in list(values)[:8]
-    )
+    return ", ".join(f"{printable(value.name)} ({_type_text(value)})" for value in list(values)[:8])
+
+
+def _type_text(value):
+    number = _elem_type(value)
+    return f"{_TYPES.get(number, f'type {number}')} {_shape_text(value)}" if number else "no tensor"
 
 
 def _shape_text(value):
@@ -222,13 +229,10 @@ def _cut(path, model, wanted, output):
     if model.ir_version < 4:  # constants are inputs there
         result.graph.input.extend(value for value in graph.input if value.name in constants and value.name in needed)
     known = [value for value in graph.output if value.name == output and _elem_type(value)]
-    result.graph.output.extend(known or [onnx.ValueInfoProto(name=output)])
-    if not known:  # its type and shape are worked out
-        inferred = {value.name: value for value in onnx.shape_inference.infer_shapes(model).graph.value_info}
-        if output in inferred:
-            result.graph.output[0].CopyFrom(inferred[output])
-        else:
-            result.graph.output[0].CopyFrom(onnx.helper.make_tensor_value_info(output, onnx.TensorProto.FLOAT, None))
+    if not known:  # its type is worked out; the trial tells its shape
+        known = [value for value in opsets.inferred_values(result) if value.name == output and _elem_type(value)]
+    unknown = [onnx.helper.make_tensor_value_info(output, onnx.TensorProto.FLOAT, None)]
+    result.graph.output.extend(known or unknown)
     return result, not is_whole
 
 
@@ -266,7 +270,7 @@ def _check_operators(path, model):
 def _describe_input(path, model):
     """Returns (layout, dtype, height, width, the fixed batch or None) of a model's input; None for any size."""
     value = model.graph.input[0]
-    dtype, dims = _TYPES.get(_elem_type(value), "no tensor"), _dims(value)
+    dtype, dims = _TYPES.get(_elem_type(value), "another type"), _dims(value)
     said = f"{path}: its input {_listed([value])}"
     if len(dims) == 3 and 3 in (dims[0], dims[2]):
         raise UsageError(f"{said} takes a single picture; export it with a batch in front")
@@ -284,7 +288,17 @@ def _describe_input(path, model):
         raise UsageError(f"{said} has no dimension of 3 colours: grey or other pictures cannot be imported")
     height, width = dims[2:] if layout == "NCHW" else dims[1:3]
     sides = [side if isinstance(side, int) else None for side in (height, width)]
+    _check_sides(said, sides)
+    if isinstance(dims[0], int) and dims[0] > _MAX_BATCH:
+        raise UsageError(f"{said} takes {dims[0]} pictures at a time; export it with a free batch")
     return layout, dtype, sides[0], sides[1], dims[0] if isinstance(dims[0], int) else None
+
+
+def _check_sides(said, sides):
+    if any(side is not None and not MIN_SIDE <= side <= MAX_SIDE for side in sides):
+        raise UsageError(
+            f"{said} takes pictures of {sides[0]} x {sides[1]} (height x width); {MIN_SIDE} to {MAX_SIDE} pixels fit"
+        )
 
 
 def _layout(model, dims):
@@ -387,9 +401,10 @@ def _close(rows, expected, limit):
 def _same_numbers(model, pictures, expected, limit):
     """Tells whether a changed model gives the original's answers, to one picture and to several at once."""
     try:
-        changed = session(model.SerializeToString(), cpu.core_count(), optimize=True)
-        run = functools.partial(_run, changed, None)
-        return _close(run(pictures), expected, limit) and _close(run(pictures[:1]), expected[:1], limit)
+        with nothing_on_stderr():  # what ONNX Runtime says of a change that was no good
+            changed = session(model.SerializeToString(), cpu.core_count(), optimize=True)
+            run = functools.partial(_run, changed, None)
+            return _close(run(pictures), expected, limit) and _close(run(pictures[:1]), expected[:1], limit)
     except Exception:  # ONNX Runtime raises classes of its own
         return False
 
@@ -397,9 +412,10 @@ def _same_numbers(model, pictures, expected, limit):
 def _with_free_batch(path, model, fixed, same):
     if fixed is None:
         return model
-    freed = batch.freed(model, fixed)
-    if same(freed):
-        return freed
+    for prepare in (lambda: model, lambda: batch.folded(model)):
+        freed = batch.freed(prepare(), fixed)
+        if same(freed):
+            return freed
     raise UsageError(
         f"{path}: takes exactly {fixed} picture{'s' if fixed > 1 else ''} at a time, and its graph cannot be freed of "
         f"that ({', '.join(batch.suspects(model)) or 'the number is inside'}). Export it with a free batch: for "
