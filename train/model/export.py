@@ -20,7 +20,6 @@ from edge_runtime.console import progress, say
 from edge_runtime.engines.kinds import create_engine
 from edge_runtime.engines.record import EngineInfo
 from edge_runtime.errors import ImageError, ParityError, UsageError
-from edge_runtime.machine import cpu
 from edge_runtime.machine.libraries import require
 from edge_runtime.photos import read, spec
 from edge_runtime.pipeline.classify_items import classify_items
@@ -233,7 +232,7 @@ def _compare(kind, path, input_spec, photos, expected, max_difference):
     with create_engine(info, input_spec.shape, expected.shape[1], _CHECK_BATCH, None).open() as engine:
         paths = (photo.path for photo in progress(photos, what="check " + os.path.basename(path)))
         read_photo = _reader(input_spec)
-        for answer in classify_items(paths, read_photo, input_spec, engine, _CHECK_BATCH, cpu.core_count()):
+        for answer in classify_items(paths, read_photo, input_spec, engine, _CHECK_BATCH):
             if answer.error:
                 raise ParityError(f"export: {os.path.basename(path)}: {answer.item}: {answer.error}")
             rows.append(answer.probabilities)
