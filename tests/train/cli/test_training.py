@@ -510,6 +510,13 @@ def no_reading(monkeypatch):
     monkeypatch.setattr(train, "read_dataset", None)
 
 
+@pytest.mark.parametrize("size", ["95", "513", "224.5", "large"])
+def test_a_size_out_of_range_exits_with_2(tmp_path, no_reading, capsys, size):
+    with pytest.raises(SystemExit) as refused:
+        train.main(["t.tsv", "--out", str(tmp_path / "bundle"), "--size", size])
+    assert refused.value.code == 2 and "--size" in capsys.readouterr().err
+
+
 def test_an_out_that_is_something_else_is_refused_and_left_alone(tmp_path, no_reading):
     folder = tmp_path / "holiday"
     folder.mkdir()
