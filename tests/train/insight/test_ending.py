@@ -30,7 +30,7 @@ def write_bundle(folder, ending, **constants):
         ending: list of (operator, inputs, output, attributes); the last output is "probabilities".
         constants: arrays that it uses, besides kernel [3, classes] and bias [classes].
     """
-    onnx = pytest.importorskip("onnx")
+    onnx, numpy_helper = pytest.importorskip("onnx"), pytest.importorskip("onnx.numpy_helper")
     constants = dict({"scale": np.float32(1 / 255.0), "kernel": KERNEL, "bias": BIAS}, **constants)
     start = [
         ("Cast", ["images"], "pixels", {"to": onnx.TensorProto.FLOAT}),
@@ -43,7 +43,7 @@ def write_bundle(folder, ending, **constants):
         "ending",
         [onnx.helper.make_tensor_value_info("images", onnx.TensorProto.UINT8, ["batch", SIDE, SIDE, 3])],
         [onnx.helper.make_tensor_value_info("probabilities", onnx.TensorProto.FLOAT, ["batch", len(NAMES)])],
-        [onnx.numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
     )
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 13)])
     model.ir_version = 7
