@@ -364,7 +364,7 @@ def test_a_smaller_network_is_converted_and_explained(bundle, samples, tmp_path,
     explain.main([copy, *photos, "--out", str(tmp_path / "out")])
     assert "by occlusion" not in capsys.readouterr().err
     page = (tmp_path / "out" / "explain.html").read_text(encoding="utf-8")
-    assert "have 3 x 3 places" in page and "<b>mixed10</b>: 3 x 3 places, 2048 channels" in page
+    assert "3 x 3 places: finer" in page and "<b>mixed10</b>: 3 x 3 places, 2048 channels" in page
     assert read.read_large(str(tmp_path / "out" / "001-heat.png"), 1000).shape == (SIZE, SIZE, 3)
 
 
