@@ -118,6 +118,28 @@ EXACT = {
             "end": np.array([2**31], np.int64),
         },
     ),
+    "a temperature of probabilities without a background": (
+        PLAIN[:2]
+        + [
+            ("Gemm", ["flat", "more", "more_bias"], "logits", {}),
+            ("Softmax", ["logits"], "all", {"axis": 1}),
+            ("Gather", ["all", "classes"], "some", {"axis": 1}),
+            ("MatMul", ["some", "ones"], "sum", {}),
+            ("Div", ["some", "sum"], "shares", {}),
+            ("Max", ["shares", "least"], "positive", {}),
+            ("Log", ["positive"], "logarithms", {}),
+            ("Mul", ["logarithms", "cooler"], "warm", {}),
+            ("Softmax", ["warm"], "probabilities", {"axis": 1}),
+        ],
+        {
+            "more": 2 * np.hstack([BACKGROUND, KERNEL]),
+            "more_bias": 2 * np.append(np.float32(0.3), BIAS),
+            "classes": np.array([1, 2, 3], np.int64),
+            "ones": np.ones((3, 1), np.float32),
+            "least": np.float32(1e-30),
+            "cooler": np.float32(0.5),
+        },
+    ),
     "another order": (
         PLAIN[:2]
         + [
