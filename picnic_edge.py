@@ -20,6 +20,7 @@ __version__ = "0.2.0"
 VERBS = {
     "explore": ("train.cli.explore", "show what labelled photos contain and which problems they have, as a page"),
     "train": ("train.cli.train", "train a classifier on labelled photos and write it as a bundle"),
+    "import": ("train.cli.import_model", "make a bundle of a classifier that was trained elsewhere, and check it"),
     "evaluate": ("train.cli.evaluate", "measure accuracy, macro-F1 and each class's scores on labelled photos"),
     "predict": ("train.cli.predict", "label the photos of a TSV or folder, as a table with columns file and label"),
     "explain": ("train.cli.explain", "show what the network looks at in a photo: heat maps and feature maps"),

@@ -43,6 +43,7 @@ TRAIN = ONNX + [
     "scikit-learn>=0.24",
     PANDAS,  # train.insight.evaluate.evaluate, in notebooks
 ]
+IMPORT = ONNX + ONNXRUNTIME + ["scikit-learn>=0.24", "scipy>=1.5"]
 REPORTS = ONNX + [
     "jinja2>=3,<4",  # the pages
     "matplotlib>=3.3,<4",  # their plots
@@ -112,6 +113,7 @@ setup(
         "int8": INT8 + ONNXRUNTIME + OPENVINO,  # convert --precision int8
         "tensorrt-rtx": TENSORRT_RTX + ONNX + ONNXRUNTIME,  # convert --to tensorrt-rtx; to run them pycuda, too
         "train": TRAIN + ONNXRUNTIME,  # train, export, evaluate
+        "import": IMPORT,  # import ONNX files; Keras and TensorFlow's also need train
         "reports": REPORTS + ONNXRUNTIME,  # explore, explain, and the HTML page of evaluate --report
         "parquet": PARQUET,  # classify --out FILE.parquet
         "tables": TABLES,  # lists of photos as .xlsx and .parquet

@@ -44,6 +44,8 @@ class Declared(typing.NamedTuple):
         filter: of edge_runtime.photos.spec.FILTERS without "area".
         channels: "RGB" or "BGR".
         mean, std: three numbers each, in the order of the channels, for pixels 0 to 255: (pixel - mean) / std goes in.
+        colour: for "letterbox": of the bars, (red, green, blue), 0 to 255 each.
+        height, width: in pixels, of what it was trained with; counts where the graph takes any size.
     """
 
     source: str = ""
@@ -53,3 +55,6 @@ class Declared(typing.NamedTuple):
     channels: typing.Optional[str] = None
     mean: typing.Optional[typing.Tuple[float, ...]] = None
     std: typing.Optional[typing.Tuple[float, ...]] = None
+    colour: typing.Optional[typing.Tuple[int, ...]] = None
+    height: typing.Optional[int] = None
+    width: typing.Optional[int] = None

@@ -3,11 +3,8 @@
 import collections
 import contextlib
 import functools
-import gc
 import itertools
-import logging
 import os
-import threading
 
 import cv2
 import numpy as np
@@ -25,8 +22,8 @@ from edge_runtime.photos import read, spec
 from edge_runtime.pipeline.classify_items import classify_items
 from edge_runtime.text import printable
 from train.model.network import scale
+from train.model.to_onnx import to_onnx
 
-OPSET = 13  # the newest that TensorRT 8.2 on the Jetson TX2 supports
 MAX_DIFFERENCE = 1e-5  # of a probability, between the Keras model and an exported file, in fp32
 # Random features vary little about a large mean, so that rounding matters more: with them TensorFlow's results differ
 # by up to 1e-5 between batch sizes.
@@ -64,7 +61,7 @@ def export_bundle(out, network, class_names, photos, probabilities, metrics, tra
         _save_onnx(graph, os.path.join(folder, "model.onnx"))
         if sample is None:
             sample = take_sample(photos[:SAMPLE_PHOTOS], probabilities[:SAMPLE_PHOTOS], _reader(network.input_spec))
-        _save_sample(os.path.join(folder, "sample"), sample)
+        save_sample(os.path.join(folder, "sample"), sample)
         agreement = {
             name: _compare(kind, os.path.join(folder, name), network.input_spec, photos, probabilities, max_difference)
             for kind, name in (("tensorflow", "saved_model"), ("onnxruntime", "model.onnx"))
@@ -116,14 +113,8 @@ def _save_model(graph, folder, input_spec):
 
 
 def _save_onnx(graph, path):
-    """Writes the graph as ONNX. tf2onnx folds the batch norms into the convolutions; a transpose stays at the input."""
-    logging.getLogger("tf2onnx").setLevel(logging.ERROR)
-    tf2onnx = require("tf2onnx")
     (source,), (target,) = graph.inputs, graph.outputs
-    with _frequent_garbage_collection():
-        model, _ = tf2onnx.convert.from_graph_def(
-            graph.graph.as_graph_def(), input_names=[source.name], output_names=[target.name], opset=OPSET
-        )
+    model = to_onnx(graph.graph.as_graph_def(), source.name, target.name)
     renamed = {source.name: INPUT_NAME, target.name: OUTPUT_NAME}
     for node in model.graph.node:
         node.input[:] = [renamed.get(name, name) for name in node.input]
@@ -133,33 +124,6 @@ def _save_onnx(graph, path):
         value.type.tensor_type.shape.dim[0].dim_param = "batch"
     with open(path, "wb") as file:
         file.write(model.SerializeToString())
-
-
-@contextlib.contextmanager
-def _frequent_garbage_collection():
-    """Collects garbage every half second within the block.
-
-    Each pass of tf2onnx leaves a copy of the graph, weights included, in reference cycles. Python collects these too
-    rarely for copies of 90 MB: memory would rise from 1.6 to 7.3 GiB (with this, to 3.2). The half a million objects
-    from before the block are frozen: looking through them each time took longer than tf2onnx itself.
-    """
-    stopped = threading.Event()
-
-    def collect():
-        while not stopped.wait(0.5):
-            gc.collect()
-
-    thread = threading.Thread(target=collect, daemon=True)
-    if hasattr(gc, "freeze"):  # not in Python 3.6
-        gc.freeze()
-    thread.start()
-    try:
-        yield
-    finally:
-        stopped.set()
-        thread.join()
-        if hasattr(gc, "freeze"):
-            gc.unfreeze()
 
 
 def _reader(input_spec):
@@ -189,7 +153,7 @@ def _picture(path, load):
         raise UsageError(f"{path}: {error}; it could be read before: put it back")
 
 
-def _save_sample(folder, sample):
+def save_sample(folder, sample):
     """Writes photos as the network sees them (PNG: lossless) and the model's probabilities, for the converter."""
     os.makedirs(folder)
     for number, rgb in enumerate(sample.images):

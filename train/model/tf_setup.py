@@ -24,7 +24,7 @@ def load_tensorflow():
             # By default TensorFlow uses oneDNN's convolutions only on CPUs with AVX512-VNNI. Others train faster
             # with them too (docs/experiments/training.md).
             os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
-        with _nothing_on_stderr():  # with oneDNN it prints two messages, before any log level has an effect
+        with nothing_on_stderr():  # with oneDNN it prints two messages, before any log level has an effect
             require("tensorflow")
     tensorflow = require("tensorflow")
     tensorflow.get_logger().setLevel("ERROR")
@@ -33,7 +33,7 @@ def load_tensorflow():
 
 
 @contextlib.contextmanager
-def _nothing_on_stderr():
+def nothing_on_stderr():
     """Within the block everything written to stderr is discarded, also by C++ libraries."""
     sys.stderr.flush()
     stderr = os.dup(2)

@@ -109,7 +109,7 @@ def test_an_older_bundle_is_replaced_in_one_piece(older, tmp_path, photos, answe
     assert sorted(os.listdir(str(tmp_path))) == ["bundle", "photos"]
 
 
-@pytest.mark.parametrize("step", ["_freeze", "_save_model", "_save_onnx", "_save_sample", "_compare", "write_manifest"])
+@pytest.mark.parametrize("step", ["_freeze", "_save_model", "_save_onnx", "save_sample", "_compare", "write_manifest"])
 @pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError, OSError])
 def test_whatever_stops_the_export_leaves_the_older_bundle(
     older, tmp_path, photos, answers, tiny_network, monkeypatch, step, error
@@ -133,7 +133,7 @@ def test_a_picture_that_the_disk_does_not_take_stops_the_export(older, photos, a
     assert helpers.content_of(out) == before
 
 
-@pytest.mark.parametrize("step", ["_save_model", "_save_onnx", "_save_sample"])
+@pytest.mark.parametrize("step", ["_save_model", "_save_onnx", "save_sample"])
 def test_a_full_disk_is_named_whatever_the_library_calls_it(older, photos, answers, tiny_network, monkeypatch, step):
     out, before = older
     usage = shutil.disk_usage(out)

@@ -1,0 +1,197 @@
+"""The bundle's model.onnx: the original with its preprocessing inside, from uint8 pixels to probabilities."""
+
+import numpy as np
+
+from edge_runtime.bundle.manifest import INPUT_NAME, OUTPUT_NAME
+from edge_runtime.engines.onnxruntime import session
+from edge_runtime.errors import ParityError, UsageError
+from edge_runtime.machine import cpu
+from edge_runtime.machine.libraries import require
+from train.importing import onnx_weights, opsets
+from train.importing.preprocessing import as_input
+from train.importing.proof import as_probabilities
+
+MAX_DIFFERENCE = 1e-5  # of a probability, between the original and the bundle's model, on the same pixels
+# float16 keeps eleven bits, and each library adds up in an order of its own.
+MAX_DIFFERENCE_FLOAT16 = 5e-3
+_PICTURES = 3
+
+
+def bundle_model(original, preprocessing, kind, without_background=False):
+    """Returns the onnx.ModelProto of a bundle.
+
+    It takes "images", uint8 [n, height, width, 3], RGB, and answers "probabilities", float32 [n, classes]. The first
+    node is a Cast to float32: TensorRT takes a uint8 input for nothing else.
+
+    Args:
+        original: train.importing.original.Original.
+        preprocessing: train.importing.preprocessing.Preprocessing of its makers; height and width are the model's.
+        kind: what the original answers, "logits" or "probabilities".
+        without_background: leave out the first output; the other probabilities then sum to 1.
+
+    Raises:
+        UsageError: the result is larger than one ONNX file may be.
+        MissingRequirement: onnx is not installed.
+    """
+    onnx = require("onnx")
+    model = onnx.ModelProto()
+    model.CopyFrom(original.model)
+    graph = model.graph
+    _make_room(graph)
+    source, target = graph.input[0].name, graph.output[0].name
+    before = _Nodes(onnx, graph, "prepare")
+    _from_pixels(before, original, preprocessing, source)
+    after = _Nodes(onnx, graph, "answer")
+    _to_probabilities(after, target, kind, without_background)
+    rest = [_copy(onnx, node) for node in graph.node]
+    del graph.node[:], graph.value_info[:]
+    graph.node.extend(before.nodes + rest + after.nodes)
+    del graph.input[:], graph.output[:]
+    height, width = preprocessing.input_spec.height, preprocessing.input_spec.width
+    types = onnx.TensorProto
+    graph.input.extend([onnx.helper.make_tensor_value_info(INPUT_NAME, types.UINT8, ["batch", height, width, 3])])
+    classes = original.outputs - bool(without_background)
+    graph.output.extend([onnx.helper.make_tensor_value_info(OUTPUT_NAME, types.FLOAT, ["batch", classes])])
+    model.ir_version = max(model.ir_version, 4)  # before that, constants had to be inputs
+    if opsets.opset_of(model) <= opsets.OPSET:
+        model.ir_version = min(model.ir_version, opsets.IR_VERSION)
+    model.producer_name, model.producer_version, model.doc_string = "picnic-edge", "", ""
+    del model.metadata_props[:]
+    size_bytes = model.ByteSize()
+    if size_bytes > onnx_weights.MAX_BYTES:
+        raise UsageError(
+            f"{original.path}: becomes a model of {size_bytes >> 20} MiB; one file may have less than 2 GiB"
+        )
+    onnx.checker.check_model(model)
+    return model
+
+
+def check_numbers(model, original, preprocessing, kind, without_background=False):
+    """Compares a model of bundle_model, run by ONNX Runtime, with the original, on the same pictures.
+
+    Returns:
+        the largest difference of a probability.
+
+    Raises:
+        ParityError: it is more than MAX_DIFFERENCE (float16: MAX_DIFFERENCE_FLOAT16).
+    """
+    shape = (_PICTURES,) + preprocessing.input_spec.shape
+    pictures = np.random.RandomState(0).randint(0, 256, shape).astype(np.uint8)
+    expected = as_probabilities(original.run(as_input(original, preprocessing, pictures)), kind, without_background)
+    run = session(model.SerializeToString(), cpu.core_count(), optimize=True).run
+    difference = max(
+        float(np.abs(run([OUTPUT_NAME], {INPUT_NAME: part})[0] - expected[: len(part)]).max())
+        for part in (pictures[:1], pictures)
+    )
+    limit = MAX_DIFFERENCE_FLOAT16 if original.dtype == "float16" else MAX_DIFFERENCE
+    if not difference <= limit:  # also for NaN
+        raise ParityError(
+            f"{original.path}: as one ONNX graph its probabilities differ by up to {difference:.2g} from its own (at "
+            f"most {limit:.0e} is allowed); nothing was written. The conversion to ONNX is at fault: export the model "
+            "as ONNX where it was trained, and import that"
+        )
+    return difference
+
+
+class _Nodes:
+    """Nodes in a row, each of which takes the output of the one before."""
+
+    def __init__(self, onnx, graph, prefix):
+        self.onnx, self.prefix, self.nodes = onnx, prefix, []
+        self.graph = graph
+
+    def constant(self, values, dtype, what):
+        name = f"picnic_{self.prefix}_{what}"
+        self.graph.initializer.append(require("onnx.numpy_helper").from_array(np.asarray(values, dtype), name))
+        return name
+
+    def add(self, kind, source, output=None, **attributes):
+        """Adds a node and returns its output; source is a name or a list of names."""
+        output = output or f"picnic_{self.prefix}_{kind.lower()}_{len(self.nodes)}"
+        sources = [source] if isinstance(source, str) else source
+        self.nodes.append(self.onnx.helper.make_node(kind, sources, [output], name=output, **attributes))
+        return output
+
+
+def _from_pixels(nodes, original, preprocessing, source):
+    """Adds what turns pixels into the original's input, which is called source."""
+    types = nodes.onnx.TensorProto
+    channel_axis = {"NCHW": 1, "NHWC": 3}[original.layout]
+    last = INPUT_NAME
+    casts = []
+    if original.dtype == "uint8":
+        # Where the original casts its pixels first, that Cast goes in front of what is added here.
+        users = [node for node in nodes.graph.node if source in node.input]
+        if users and all(node.op_type == "Cast" and node.attribute[0].i == types.FLOAT for node in users):
+            casts = users
+    if original.dtype != "uint8" or casts:
+        last = nodes.add("Cast", last, to=types.FLOAT)
+    if original.layout == "NCHW":
+        last = nodes.add("Transpose", last, perm=[0, 3, 1, 2])
+    if preprocessing.channels == "BGR":
+        last = nodes.add("Gather", [last, nodes.constant([2, 1, 0], np.int64, "bgr")], axis=channel_axis)
+    if original.dtype != "uint8":
+        mean, std = (np.asarray(values, np.float32) for values in (preprocessing.mean, preprocessing.std))
+        shape = (3, 1, 1) if original.layout == "NCHW" else (3,)
+        if mean.any():
+            last = nodes.add("Sub", [last, nodes.constant(_short(mean, shape), np.float32, "mean")])
+        if (std != 1).any():
+            last = nodes.add("Div", [last, nodes.constant(_short(std, shape), np.float32, "std")])
+    if original.dtype == "float16":
+        last = nodes.add("Cast", last, to=types.FLOAT16)
+    replaced = {source: last}
+    for node in casts:
+        replaced[node.output[0]] = last
+        nodes.graph.node.remove(node)
+    for node in nodes.graph.node:
+        node.input[:] = [replaced.get(name, name) for name in node.input]
+    if nodes.graph.output[0].name in replaced:
+        raise UsageError(f"{original.path}: answers with its own input; it is no classifier")
+
+
+def _short(values, shape):
+    """Returns one number where all are the same, else the values in a shape that fits the channels."""
+    return values[0] if (values == values[0]).all() else values.reshape(shape)
+
+
+def _to_probabilities(nodes, last, kind, without_background):
+    """Adds what turns the original's output, called last, into probabilities."""
+    if without_background:
+        # Gather and MatMul are the same in all opsets; Slice and ReduceSum are not.
+        classes = nodes.graph.output[0].type.tensor_type.shape.dim[1].dim_value
+        last = nodes.add("Gather", [last, nodes.constant(np.arange(1, classes), np.int64, "classes")], axis=1)
+        if kind == "probabilities":
+            total = nodes.add("MatMul", [last, nodes.constant(np.ones((classes - 1, 1)), np.float32, "ones")])
+            last = nodes.add("Div", [last, total])
+    if kind == "logits":
+        nodes.add("Softmax", last, OUTPUT_NAME, axis=1)
+    elif nodes.nodes:
+        nodes.nodes[-1].output[0] = OUTPUT_NAME
+    else:  # the original's own softmax stays the last node
+        for node in nodes.graph.node:
+            node.input[:] = [OUTPUT_NAME if name == last else name for name in node.input]
+            node.output[:] = [OUTPUT_NAME if name == last else name for name in node.output]
+
+
+def _make_room(graph):
+    """Renames tensors of the original that have the names of the bundle's input and output, in place."""
+    names = {name for node in graph.node for name in list(node.input) + list(node.output)}
+    renamed = {}
+    for taken_name in (INPUT_NAME, OUTPUT_NAME):
+        if taken_name in names:
+            new = taken_name + "_of_original"
+            while new in names:
+                new += "_"
+            renamed[taken_name] = new
+    for node in graph.node:
+        node.input[:] = [renamed.get(name, name) for name in node.input]
+        node.output[:] = [renamed.get(name, name) for name in node.output]
+    for value in list(graph.input) + list(graph.output) + list(graph.initializer):
+        value.name = renamed.get(value.name, value.name)
+
+
+def _copy(onnx, node):
+    """Returns a copy: deleting a graph's nodes frees those that are still referred to."""
+    result = onnx.NodeProto()
+    result.CopyFrom(node)
+    return result
