@@ -200,3 +200,69 @@ def test_without_signature_or_for_training_only(tensorflow, tmp_path):
         builder.save()
     with pytest.raises(UsageError, match="'serve'.*train"):
         saved_model.read(str(tmp_path / "train"), options())
+
+
+def writes(tensorflow, path, image):
+    """An operation of each kind that a file's makers could write a file with, or read one, as the graph is run."""
+    raw = tensorflow.raw_ops
+    name, names = tensorflow.constant(path), tensorflow.constant([path])
+    yield lambda: tensorflow.print("trap", output_stream="file://" + path)
+    yield lambda: raw.WriteFile(filename=name, contents="trap")
+    yield lambda: raw.SaveV2(prefix=name, tensor_names=["x"], shape_and_slices=[""], tensors=[image])
+    yield lambda: raw.Save(filename=name, tensor_names=["x"], data=[image])
+    yield lambda: raw.MergeV2Checkpoints(checkpoint_prefixes=names, destination_prefix=name, delete_old_dirs=True)
+    yield lambda: raw.ImmutableConst(dtype="float32", shape=[4], memory_region_name=path)
+    yield lambda: raw.DebugIdentityV2(input=image, debug_urls=["file://" + path])
+
+
+@pytest.mark.parametrize("kind", range(7))
+def test_operations_that_write_or_read_files_are_refused(tensorflow, save, classify, tmp_path, kind):
+    trace = tmp_path / "trace"
+
+    def write(image, weights):
+        list(writes(tensorflow, str(trace), image))[kind]()
+        return classify(image, weights)
+
+    folder = save({"serving_default": write})
+    with pytest.raises(UsageError, match="operation (Print|Write|Save|Merge|Immutable|Debug).*--trust"):
+        saved_model.read(folder, options())
+    assert not trace.exists()
+    if kind == 0:  # it is a trap
+        tensorflow.saved_model.load(folder).signatures["serving_default"](image=tensorflow.constant(PICTURES))
+        assert trace.exists()
+
+
+@pytest.mark.parametrize("place", ["main op", "restore"])
+def test_tensorflow_1_runs_operations_when_it_is_loaded(tensorflow, tmp_path, place):
+    v1, trace = tensorflow.compat.v1, tmp_path / "trace"
+    with tensorflow.Graph().as_default(), v1.Session() as session:
+        image = v1.placeholder("float32", [None, 32, 32, 3], name="image")
+        weights = v1.get_variable("weights", initializer=WEIGHTS)
+        scores = tensorflow.nn.softmax(tensorflow.matmul(tensorflow.reduce_mean(image, [1, 2]), weights))
+        session.run(v1.global_variables_initializer())
+        with tensorflow.control_dependencies([tensorflow.raw_ops.WriteFile(filename=str(trace), contents="trap")]):
+            trap = tensorflow.no_op("trap")
+        saver = v1.train.Saver()
+        if place == "restore":
+            session.graph.get_operation_by_name(saver.saver_def.restore_op_name)._add_control_input(trap)
+        signature = v1.saved_model.predict_signature_def({"image": image}, {"scores": scores})
+        builder = v1.saved_model.Builder(str(tmp_path / "model"))
+        main_op = trap if place == "main op" else None
+        builder.add_meta_graph_and_variables(
+            session, ["serve"], {"serving_default": signature}, main_op=main_op, saver=saver
+        )
+        builder.save()
+    with pytest.raises(UsageError, match="operation WriteFile.*--trust"):
+        saved_model.read(str(tmp_path / "model"), options())
+    assert not trace.exists()
+
+
+def test_functions_that_tensorflow_may_call_are_looked_at_too(tensorflow, classify, tmp_path):
+    module = tensorflow.Module()
+    spec = [tensorflow.TensorSpec((None, 32, 32, 3))]
+    module.answer = tensorflow.function(lambda image: classify(image, tensorflow.constant(WEIGHTS)), spec)
+    target = "file://" + str(tmp_path / "trace")
+    module.other = tensorflow.function(lambda: [tensorflow.print("trap", output_stream=target), 1][1], [])
+    tensorflow.saved_model.save(module, str(tmp_path / "model"), signatures=module.answer)
+    with pytest.raises(UsageError, match="PrintV2"):
+        saved_model.read(str(tmp_path / "model"), options())

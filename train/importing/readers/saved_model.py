@@ -1,7 +1,6 @@
 """TensorFlow SavedModels: of TensorFlow 2, run by their signature, and of TensorFlow 1, run by a session."""
 
 import os
-import re
 
 import numpy as np
 
@@ -10,17 +9,12 @@ from edge_runtime.machine.libraries import require
 from edge_runtime.text import printable
 from train.importing import archives
 from train.importing.original import Declared, Original
-from train.importing.readers import tensorflow_graph
+from train.importing.readers import tensorflow_graph, tensorflow_operations
 
 _GRAPH = "saved_model.pb"
 _DEFAULT = "serving_default"
 _INIT = "__saved_model_init_op"  # a signature that only sets variables
 _TAG = "serve"
-# Operations that read or write files, or call Python. A graph is run as it is loaded; to classify, none is needed.
-_DANGEROUS = re.compile(
-    "(EagerPyFunc|PyFunc|PyFuncStateless|ReadFile|WriteFile|MatchingFiles|LoadAndRemapMatrix|(Text|TF|Whole|FixedLength)"
-    "[A-Za-z]*(Reader|Dataset)(V2)?|CreateSummaryFileWriter|(Save|Load)Dataset(V2)?|DatasetToTFRecord|RpcCall)$"
-)
 
 
 def recognizes(path):
@@ -53,7 +47,7 @@ def read(path, options):
         with tensorflow_graph.quiet_tensorflow():
             meta = _meta_graph(path, folder)
             if not options.trust:
-                _refuse_dangerous(path, meta)
+                tensorflow_operations.refuse_others(path, meta)
             _check_variables(path, folder, meta)
             name, signature, wanted = _signature(path, meta, options.output)
             source = _only_input(path, signature)
@@ -100,18 +94,6 @@ def _meta_graph(path, folder):
             "it for serving"
         )
     return tagged[0]
-
-
-def _refuse_dangerous(path, meta):
-    nodes = list(meta.graph_def.node)
-    for function in meta.graph_def.library.function:
-        nodes += function.node_def
-    for node in nodes:
-        if _DANGEROUS.match(node.op):
-            raise UsageError(
-                f"{path}: its graph reads or writes files or calls Python (operation {node.op}, "
-                f"{printable(node.name)}), which no classifier of pixels needs. If you trust who made it: --trust"
-            )
 
 
 def _check_variables(path, folder, meta):
