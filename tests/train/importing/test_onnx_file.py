@@ -97,6 +97,13 @@ def test_a_larger_fixed_batch_is_freed_too(tmp_path):
     check(read(tmp_path, classifier(batch=2)))
 
 
+@pytest.mark.parametrize("any_number", [-1, 0])
+def test_a_batch_that_is_no_number_of_pictures_is_free(tmp_path, any_number):
+    original = read(tmp_path, classifier(batch=any_number))
+    assert original.run(np.zeros((5, 3, 64, 64), np.float32)).shape == (5, 3)
+    check(original)
+
+
 def test_a_fixed_batch_that_cannot_be_freed_is_refused_with_what_to_do(tmp_path):
     def split():
         nodes = [
