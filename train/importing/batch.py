@@ -157,7 +157,7 @@ def freed(model, fixed):
             ]
             node.input[place] = repeated
         nodes.append(node)
-    nodes = [_copy(onnx, node) for node in nodes]
+    nodes = [copied(onnx, node) for node in nodes]
     del graph.node[:]
     graph.node.extend(nodes)
     return changed
@@ -223,8 +223,8 @@ def _one(onnx, graph, new, tensor, name):
     return single
 
 
-def _copy(onnx, node):
-    """Returns a copy: deleting a graph's nodes frees those that are still referred to."""
+def copied(onnx, node):
+    """Returns a copy of a node: deleting a graph's nodes frees those that are still referred to."""
     result = onnx.NodeProto()
     result.CopyFrom(node)
     return result

@@ -16,7 +16,7 @@ from edge_runtime.photos.spec import MAX_SIDE, MIN_SIDE
 from edge_runtime.text import printable
 from train.importing import batch, labels, onnx_weights, opsets, trial
 from train.importing.original import Declared, Original
-from train.importing.readers import custom_vision, ultralytics
+from train.importing.readers import custom_vision, tensorflow_graph, ultralytics
 
 _SUBGRAPHS = ("Loop", "Scan", "If", "SequenceMap")
 _MAX_BATCH = 256
@@ -60,6 +60,7 @@ def read(path, options):
     batches = [_fill(pictures[:1], fixed)] if fixed else [pictures[:1], pictures]
     answers = trial.run_limited(path, data, batches)
     _check_answers(path, answers[0], len(batches[0]))
+    tensorflow_graph.check_head(path, model, int(np.prod(answers[0].shape[1:])), has_labels=True)
     run = functools.partial(_run, session(data, cpu.core_count(), optimize=True), fixed)
     expected = run(pictures)
     alone = np.concatenate([run(pictures[place : place + 1]) for place in range(len(pictures))])
