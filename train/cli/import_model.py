@@ -143,6 +143,7 @@ def _write(arguments, options, original, declared, choice, photos):
     proven = proof.prove(original, chosen, _infer(model), photos, original.class_names, options.exact_resize)
     print(proof.describe(proven))
     model = proof.with_temperature(model, proven.temperature)
+    graph.check_sample(model, original, proven.sample)
     input_spec = chosen.input_spec if options.exact_resize else chosen.input_spec._replace(filter="area")
     with files.named(f"--out {options.out}"), files.atomic_folder(options.out) as folder:
         files.remove_abandoned(os.path.dirname(os.path.realpath(options.out)))
