@@ -78,7 +78,7 @@ PRESETS = {
         rounding=round,
     ),
     "timm": Preset(
-        "timm.data.create_transform with its defaults: crop_pct 0.875, bicubic",
+        "timm.data.resolve_data_config without a pretrained_cfg of its own",
         "crop",
         "bicubic",
         "imagenet",
@@ -92,7 +92,7 @@ PRESETS = {
     "custom-vision": Preset(
         "Microsoft's example for exported ONNX models: Pillow, BGR, 0 to 255", "squash", "bicubic", "0..255", "BGR"
     ),
-    "jetson-inference": Preset("jetson-inference's imageNet::preProcess", "squash", "bilinear", "imagenet"),
+    "jetson-inference": Preset("jetson-inference's imageNet::PreProcess", "squash", "nearest", "imagenet"),
     "tf-hub": Preset("TensorFlow Hub's common signatures for images: 0 to 1", "squash", "bilinear", "0..1"),
 }
 

@@ -278,6 +278,7 @@ def pytorch_zip(content):
         ("best.pt", pytorch_zip(b"ultralytics.nn.tasks"), "yolo export model=best.pt format=onnx"),
         ("model.pt", b"anything", "torch.onnx.export"),
         ("model.safetensors", b"\x10\0\0\0\0\0\0\0" + b'{"weight": 1}   ', "optimum-cli export onnx"),
+        ("saved_model.pb", b"\x08\x01\x12\x00", "give the SavedModel's folder"),
         ("model.engine", b"ftrt and more", "TensorRT engine"),
         ("model.h5", b"", "is empty"),
     ],
