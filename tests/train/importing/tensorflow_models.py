@@ -4,7 +4,10 @@ import types
 
 import numpy as np
 
+from edge_runtime.photos.spec import InputSpec
 from tests.helpers import content_of
+from train.importing import graph
+from train.importing.preprocessing import SCALES, Preprocessing
 
 PICTURES = np.random.RandomState(0).uniform(0, 255, (3, 32, 32, 3)).astype(np.float32)
 
@@ -14,24 +17,24 @@ def options(labels=None, output=None, trust=False):
     return types.SimpleNamespace(labels=labels, input=None, output=output, trust=trust)
 
 
-def onnx_answers(original, pictures=PICTURES):
-    """Returns what the ONNX model of an Original answers, one by one where its batch is fixed."""
+def check(original, expected, pictures=PICTURES):
+    """Asserts that an Original answers pictures as expected: by its own framework, as ONNX, and as a bundle's model."""
     from edge_runtime.engines.onnxruntime import session
 
-    opened = session(original.model.SerializeToString(), 1, optimize=True)
-    source = opened.get_inputs()[0]
-    batches = [picture[None] for picture in pictures] if source.shape[0] == 1 else [pictures]
-    return np.concatenate([opened.run(None, {source.name: batch})[0] for batch in batches])
-
-
-def check(original, expected, pictures=PICTURES):
-    """Asserts that an Original answers pictures as expected, by its own framework and as ONNX."""
     answers = original.run(pictures)
     assert answers.dtype == np.float32 and answers.shape == (len(pictures), original.outputs)
     np.testing.assert_allclose(answers, expected, rtol=1e-5, atol=2e-6)
-    np.testing.assert_allclose(onnx_answers(original, pictures), expected, rtol=1e-5, atol=2e-6)
+    opened = session(original.model.SerializeToString(), 1, optimize=True)
+    as_onnx = opened.run(None, {opened.get_inputs()[0].name: pictures})[0]
+    np.testing.assert_allclose(as_onnx, expected, rtol=1e-5, atol=2e-6)
     assert [entry.version for entry in original.model.opset_import if entry.domain == ""] == [13]
     assert len(original.model.graph.input) == len(original.model.graph.output) == 1
+    # With the shorter scale, logits are not so far apart that every probability is 0 or 1.
+    sides = pictures.shape[1:3] if original.layout == "NHWC" else pictures.shape[2:]
+    preprocessing = Preprocessing(InputSpec(*sides, filter="bilinear"), *SCALES["0..1"])
+    kind = "probabilities" if np.allclose(np.sum(expected, axis=1), 1, atol=1e-3) else "logits"
+    model = graph.bundle_model(original, preprocessing, kind)
+    graph.check_numbers(model, original, preprocessing, kind)
 
 
 def read_unchanged(reader, path, **settings):

@@ -304,6 +304,8 @@ def with_layer(tmp_path, kind):
 
 
 def test_what_keras_3_does_not_know_goes_to_tf_keras(keras, tmp_path, monkeypatch):
+    import h5py
+
     path = with_layer(tmp_path, "DropoutOfOld")
     if keras.__version__.startswith("2"):
         with pytest.raises(UsageError, match="DropoutOfOld(.|\n)*SavedModel"):
@@ -315,9 +317,20 @@ def test_what_keras_3_does_not_know_goes_to_tf_keras(keras, tmp_path, monkeypatc
 
     source = keras.layers.Input((32, 32, 3))
     model = keras.Model(source, network(keras, source))
-    models = types.SimpleNamespace(load_model=lambda opened, compile: model if opened == path else None)
+    calls = []
+
+    def load_model(opened, compile, safe_mode):
+        """Keras 2 gets the checked copy, with the configuration as Keras 2 wrote it."""
+        calls.append((os.path.realpath(opened) != os.path.realpath(path), compile, safe_mode))
+        with h5py.File(opened, "r") as file, h5py.File(path, "r") as before:
+            assert json.loads(file.attrs["model_config"]) == json.loads(before.attrs["model_config"])
+        return model
+
+    models = types.SimpleNamespace(load_model=load_model)
     monkeypatch.setitem(sys.modules, "tf_keras", types.SimpleNamespace(models=models))
     check(keras_file.read(path, options()), model(PICTURES).numpy())
+    keras_file.read(path, options(trust=True))
+    assert calls == [(True, False, True), (True, False, False)]
 
 
 @pytest.mark.parametrize(

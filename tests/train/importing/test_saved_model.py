@@ -99,6 +99,23 @@ def test_a_zip_and_a_batch_of_one(save, classify, tmp_path):
     check(read_unchanged(saved_model, path), expected())
 
 
+def test_a_batch_of_two_in_the_graph(tensorflow, save):
+    def classify(image, weights):
+        means = tensorflow.reduce_mean(tensorflow.reshape(image, [2, 32 * 32, 3]), 1)
+        return {"scores": tensorflow.nn.softmax(means @ weights)}
+
+    check(read_unchanged(saved_model, save({"serving_default": classify}, (2, 32, 32, 3))), expected())
+
+
+def test_a_batch_that_cannot_be_freed(tensorflow, save):
+    def classify(image, weights):
+        means = tensorflow.reduce_mean(image, [1, 2])
+        return {"scores": tensorflow.nn.softmax((means - tensorflow.reduce_mean(means, 0)) @ (weights * 1000.0))}
+
+    with pytest.raises(UsageError, match="exactly 2 pictures"):
+        saved_model.read(save({"serving_default": classify}, (2, 32, 32, 3)), options())
+
+
 def test_any_size_and_float16(tensorflow, save):
     def classify(image, weights):
         means = tensorflow.cast(tensorflow.reduce_mean(tensorflow.cast(image, "float32"), [1, 2]), "float32")
@@ -228,7 +245,8 @@ def test_operations_that_write_or_read_files_are_refused(tensorflow, save, class
         saved_model.read(folder, options())
     assert not trace.exists()
     if kind == 0:  # it is a trap
-        tensorflow.saved_model.load(folder).signatures["serving_default"](image=tensorflow.constant(PICTURES))
+        loaded = tensorflow.saved_model.load(folder)
+        loaded.signatures["serving_default"](image=tensorflow.constant(PICTURES))
         assert trace.exists()
 
 

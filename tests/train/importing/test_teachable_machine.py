@@ -68,6 +68,13 @@ def test_a_saved_model_export(export):
     assert saved_model.recognizes(str(export))  # without the labels it is one
 
 
+def test_labels_of_the_user_replace_those_that_cannot_be_read(export):
+    (export / "labels.txt").write_text("0 Cat\n1 Cat\n2 Owl\n")
+    with pytest.raises(UsageError, match="same name.*--labels"):
+        teachable_machine.read(str(export), options())
+    assert teachable_machine.read(str(export), options(labels="labels.txt")).class_names is None
+
+
 def test_a_quantized_export_says_what_to_choose(export):
     os.rename(str(export / "keras_model.h5"), str(export / "model.tflite"))
     with pytest.raises(UsageError, match="quantized.*Export Model > Tensorflow > Keras"):

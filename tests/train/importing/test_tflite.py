@@ -75,6 +75,39 @@ def test_labels_packed_behind_the_model(write, tmp_path):
         assert read_unchanged(tflite, packed).class_names == expected
 
 
+def test_labels_of_the_user_replace_those_that_cannot_be_read(write, tmp_path):
+    path = write[0]("twice.tflite")
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("labels.txt", "cat\ncat\nowl\n")
+    with pytest.raises(UsageError, match="same name.*--labels"):
+        tflite.read(path, options())
+    assert tflite.read(path, options(labels="labels.txt")).class_names is None
+
+
+@pytest.mark.parametrize("shape", [(None, None, None, 3), (2, 32, 32, 3)])
+def test_any_size_and_a_fixed_batch(tmp_path, shape):
+    from train.model import tf_setup
+
+    tf_setup.load_tensorflow()
+    import tensorflow
+
+    keras = tensorflow.keras
+    source = keras.layers.Input(batch_shape=shape)
+    x = keras.layers.Conv2D(8, 3, strides=2, activation="relu")(source)
+    x = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(8, 3)(x))
+    model = keras.Model(source, keras.layers.Dense(3, activation="softmax")(keras.layers.Rescaling(1 / 255.0)(x)))
+    with tf_setup.nothing_on_stderr():
+        data = tensorflow.lite.TFLiteConverter.from_keras_model(model).convert()
+    (tmp_path / "model.tflite").write_bytes(data)
+    original = read_unchanged(tflite, tmp_path / "model.tflite")
+    assert original.height == shape[1]
+    for side in (32, 48) if shape[1] is None else (32,):
+        pictures = np.random.RandomState(1).uniform(0, 255, (4, side, side, 3)).astype(np.float32)
+        expected = np.concatenate([model(pictures[start : start + 2]).numpy() for start in (0, 2)])
+        check(original, expected, pictures)
+        check(original, expected[:3], pictures[:3])
+
+
 def test_damaged_models(write, tmp_path):
     with open(write[0]("whole.tflite"), "rb") as file:
         data = file.read()

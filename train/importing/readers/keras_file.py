@@ -7,6 +7,7 @@ import re
 import shutil
 import tempfile
 import zipfile
+from copy import deepcopy
 
 from edge_runtime.errors import MissingRequirement, UsageError, is_out_of_memory
 from edge_runtime.machine.libraries import require
@@ -52,12 +53,12 @@ def read(path, options):
         with open(path, "rb") as file:
             is_hdf5 = file.read(len(_HDF5)) == _HDF5
         if is_hdf5:
-            config, version, copy = _read_hdf5(path, folder, options)
+            configs, version, copy = _read_hdf5(path, folder, options)
         else:
             with archives.unpacked(path) as content:
-                config, version, copy = _read_archive(path, content, folder, options)
+                configs, version, copy = _read_archive(path, content, folder, options)
         with tensorflow_graph.quiet_tensorflow() as tensorflow:
-            model = _load(path, copy, config, version, options.trust, tensorflow)
+            model = _load(path, copy, configs, version, options.trust, tensorflow)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     if len(model.inputs) != 1:
@@ -75,7 +76,7 @@ def read(path, options):
         call,
         [None] + list(source.shape)[1:],
         tensorflow.as_dtype(source.dtype).name,
-        keras_config.declared(config),
+        keras_config.declared(configs[0]),
         options.labels is not None,
     )
 
@@ -90,7 +91,7 @@ def _layer_name(model, index):
 
 
 def _read_hdf5(path, folder, options):
-    """Checks an .h5 file. Returns (configuration for this Keras, version that saved it, path of a copy with it)."""
+    """Checks an .h5 file. Returns (configs of _checked, version that saved it, path of a copy with the first)."""
     h5py = require("h5py")
     with _opened(h5py, path, path) as file:
         keys = list(file)
@@ -101,13 +102,12 @@ def _read_hdf5(path, folder, options):
         if len(text) > _MAX_CONFIG_BYTES:
             raise UsageError(f"{path}: its configuration has {len(text)} bytes; at most {_MAX_CONFIG_BYTES} are read")
         largest = _check_weights(h5py, file, path)
-    config = _checked(keras_config.parse(text, path), path, version, largest, options)
+    configs = _checked(keras_config.parse(text, path), path, version, largest, options)
     copy = os.path.join(folder, "model.h5")
     shutil.copyfile(path, copy)
     os.chmod(copy, 0o600)
-    with h5py.File(copy, "r+") as file:
-        file.attrs["model_config"] = keras_config.to_text(config)
-    return config, version or "2", copy
+    _write_config(copy, configs[0])
+    return configs, version or "2", copy
 
 
 def _read_archive(path, content, folder, options):
@@ -125,13 +125,28 @@ def _read_archive(path, content, folder, options):
     h5py = require("h5py")
     with _opened(h5py, os.path.join(content, _WEIGHTS), path) as file:
         largest = _check_weights(h5py, file, path)
-    config = _checked(keras_config.parse(texts[0], path), path, version, largest, options)
+    configs = _checked(keras_config.parse(texts[0], path), path, version, largest, options)
     copy = os.path.join(folder, "model.keras")
     with zipfile.ZipFile(copy, "w", allowZip64=True) as archive:
-        archive.writestr(_CONFIG, keras_config.to_text(config))
+        archive.writestr(_CONFIG, keras_config.to_text(configs[0]))
         archive.writestr(_METADATA, texts[1])
         archive.write(os.path.join(content, _WEIGHTS), _WEIGHTS)
-    return config, version or "3", copy
+    return configs, version or "3", copy
+
+
+def _write_config(copy, config):
+    """Replaces the configuration in a copy of a model."""
+    if copy.endswith(".h5"):
+        with require("h5py").File(copy, "r+") as file:
+            file.attrs["model_config"] = keras_config.to_text(config)
+        return
+    changed = copy + ".changed"
+    with zipfile.ZipFile(copy) as old, zipfile.ZipFile(changed, "w", allowZip64=True) as archive:
+        archive.writestr(_CONFIG, keras_config.to_text(config))
+        archive.writestr(_METADATA, old.read(_METADATA))
+        with old.open(_WEIGHTS) as source, archive.open(_WEIGHTS, "w", force_zip64=True) as target:
+            shutil.copyfileobj(source, target)
+    os.replace(changed, copy)
 
 
 @contextlib.contextmanager
@@ -189,7 +204,7 @@ def _check_weights(h5py, file, path):
 
 
 def _checked(config, path, version, largest, options):
-    """Returns a configuration without code, in float32, and as Keras 3 takes it where that is here."""
+    """Returns (a configuration without code, in float32, for the Keras that is here; the same for its own Keras)."""
     try:
         keras_config.refuse_code(config, path, options.trust)
         width, layer = keras_config.largest_layer(config)
@@ -198,15 +213,17 @@ def _checked(config, path, version, largest, options):
         with tensorflow_graph.quiet_tensorflow() as tensorflow:
             here = tensorflow.keras.__version__
         keras_config.in_float32(config)
+        own = deepcopy(config)
         if not version.startswith("3") and here.startswith("3"):
             keras_config.for_keras_3(config)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         raise UsageError(f"{path}: its configuration is damaged ({type(error).__name__}: {printable(str(error))})")
-    return config
+    return config, own
 
 
-def _load(path, copy, config, version, trust, tensorflow):
-    """Returns the Keras model of a checked copy."""
+def _load(path, copy, configs, version, trust, tensorflow):
+    """Returns the Keras model of a checked copy; configs are those of _checked."""
+    config, own = configs
     keras = tensorflow.keras
     here = tuple(int(part) for part in keras.__version__.split(".")[:2])
     is_archive = copy.endswith(".keras")
@@ -218,7 +235,7 @@ def _load(path, copy, config, version, trust, tensorflow):
     may_need_keras_2 = here[0] >= 3 and not version.startswith("3")
     unknown = keras_config.unknown_layers(config, lambda name: hasattr(keras.layers, name))
     if unknown and may_need_keras_2:
-        return _load_with_keras_2(path, version, f"unknown layers: {', '.join(unknown)}")
+        return _load_with_keras_2(path, copy, own, version, trust, f"unknown layers: {', '.join(unknown)}")
     settings = {} if here < _SAFE_MODE_SINCE else {"safe_mode": not trust}
     try:
         return keras.models.load_model(copy, custom_objects=_tf_layers(tensorflow), compile=False, **settings)
@@ -226,7 +243,7 @@ def _load(path, copy, config, version, trust, tensorflow):
         if is_out_of_memory(error):
             raise
         if may_need_keras_2:
-            return _load_with_keras_2(path, version, _first_line(error))
+            return _load_with_keras_2(path, copy, own, version, trust, _first_line(error))
         raise UsageError(f"{_not_opened(path, version, _first_line(error))}To import it, {keras_config.SAVE_AS}")
 
 
@@ -234,10 +251,12 @@ def _not_opened(path, version, reason):
     return f"{path}: Keras {version} saved it, and Keras does not open it here ({printable(reason)}).\n"
 
 
-def _load_with_keras_2(path, version, reason):
+def _load_with_keras_2(path, copy, config, version, trust, reason):
     """Returns a model that Keras 3 does not open, by the package tf_keras, which is Keras 2, where it is installed.
 
     Args:
+        copy: checked copy of the model, in which the configuration is replaced.
+        config: configuration for Keras 2.
         reason: why Keras 3 does not.
     """
     message = _not_opened(path, version, reason)
@@ -248,7 +267,8 @@ def _load_with_keras_2(path, version, reason):
             message + f"Keras 2 may: pip install tf_keras, and give the same command again. Or {keras_config.SAVE_AS}"
         )
     try:
-        return tf_keras.models.load_model(path, compile=False)
+        _write_config(copy, config)
+        return tf_keras.models.load_model(copy, compile=False, safe_mode=not trust)
     except Exception as error:  # as above
         if is_out_of_memory(error):
             raise

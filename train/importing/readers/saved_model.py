@@ -188,5 +188,6 @@ def _read_1(path, folder, kind, signature, source, target, pictures, has_labels)
     def answer(pictures):
         return np.asarray(session.run(answers, {source: pictures}))
 
-    run = tensorflow_graph.one_by_one(answer, shape)
+    run = tensorflow_graph.in_batches(answer, shape[0] if shape is not None else None)
+    model = tensorflow_graph.with_free_batch(path, model, layout, dtype, height, width, run)
     return Original(path, kind, model, layout, dtype, height, width, count, None, Declared(), run)

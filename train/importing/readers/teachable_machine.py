@@ -37,8 +37,8 @@ def read(path, options):
     """Opens an export of Teachable Machine; in a folder with several, the Keras file.
 
     Returns:
-        train.importing.original.Original, with the names of labels.txt and the preprocessing of Teachable Machine's own
-        example: the photo's centre, Lanczos filter, -1 to 1.
+        train.importing.original.Original, with the names of labels.txt (with --labels None) and the preprocessing of
+        Teachable Machine's own example: the photo's centre, Lanczos filter, -1 to 1.
 
     Raises:
         UsageError: it is quantized, or one of its files is damaged. MissingRequirement: TensorFlow is missing.
@@ -53,7 +53,8 @@ def read(path, options):
             )
         reader = keras_file if model in _KERAS else tflite if model == _FLOAT else saved_model
         original = reader.read(os.path.join(folder, model), options)
-        class_names = labels.read_class_names(os.path.join(folder, _LABELS))
+        # With --labels they may be what is to be replaced.
+        class_names = None if options.labels else labels.read_class_names(os.path.join(folder, _LABELS))
     channels, mean, std = SCALES["-1..1"]
     declared = Declared(
         source="Teachable Machine's example",

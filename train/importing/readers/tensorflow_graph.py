@@ -10,6 +10,7 @@ from edge_runtime.errors import UsageError, is_out_of_memory
 from edge_runtime.machine.libraries import require
 from edge_runtime.photos.spec import MAX_SIDE, MIN_SIDE
 from edge_runtime.text import printable
+from train.importing import batch
 from train.importing.original import Original
 from train.model import tf_setup, to_onnx
 
@@ -156,19 +157,42 @@ def from_function(path, kind, call, shape, dtype, declared, has_labels):
     def answer(pictures, _network=call):  # the variables live only as long as their network
         return graph(tensorflow.constant(pictures)).numpy()
 
-    return Original(path, kind, model, layout, dtype, height, width, count, None, declared, one_by_one(answer, shape))
+    run = in_batches(answer, shape[0] if shape is not None else None)
+    model = with_free_batch(path, model, layout, dtype, height, width, run)
+    return Original(path, kind, model, layout, dtype, height, width, count, None, declared, run)
 
 
-def one_by_one(answer, shape):
-    """Returns Original.run of a function from pictures to numbers, which gets them one by one where the batch is 1."""
+def in_batches(answer, fixed):
+    """Returns Original.run of a function from pictures to numbers.
+
+    Args:
+        answer: the function.
+        fixed: how many pictures it takes at a time, None for any number. The last batch is filled up
+            with its last picture.
+    """
 
     def run(pictures):
         pictures = np.ascontiguousarray(pictures)
-        if shape is not None and shape[0] == 1:
-            return np.concatenate([answer(picture[None]) for picture in pictures]).astype(np.float32)
-        return answer(pictures).astype(np.float32)
+        rows = []
+        for start in range(0, len(pictures), fixed or max(len(pictures), 1)):
+            part = pictures[start : start + fixed] if fixed else pictures
+            places = np.minimum(np.arange(fixed or len(part)), len(part) - 1)
+            rows.append(answer(part[places])[: len(part)])
+        return np.concatenate(rows).astype(np.float32)
 
     return run
+
+
+def with_free_batch(path, model, layout, dtype, height, width, run):
+    """Returns an onnx.ModelProto that takes any number of pictures; the other arguments are attributes of Original.
+
+    Raises:
+        UsageError: its batch is fixed, and cannot be freed without changing the answers.
+    """
+    if batch.fixed_batch(model) is None:
+        return model
+    pictures = batch.noise(layout, dtype, height, width)
+    return batch.with_free_batch(path, model, batch.same_answers(pictures, run(pictures)))
 
 
 def converted(path, graph_def, source, target):

@@ -8,7 +8,7 @@ import numpy as np
 from edge_runtime.errors import UsageError
 from edge_runtime.machine.libraries import require
 from edge_runtime.text import printable
-from train.importing import archives, labels
+from train.importing import archives, batch, labels
 from train.importing.original import Declared, Original
 from train.importing.readers import tensorflow_graph
 from train.model import tf_setup, to_onnx
@@ -36,7 +36,7 @@ def read(path, options):
         options: see train.importing.readers.read_original; --output names one of several outputs.
 
     Returns:
-        train.importing.original.Original. LiteRT runs it, one photo at a time.
+        train.importing.original.Original. LiteRT runs it, one photo at a time or as many as the file says.
 
     Raises:
         UsageError: it is damaged, quantized, or no classifier of photos.
@@ -48,6 +48,10 @@ def read(path, options):
     try:
         with tf_setup.nothing_on_stderr():
             interpreter = litert.Interpreter(model_content=data)
+            for detail in interpreter.get_input_details():
+                sides = [side or batch.TRIAL_SIDE for side in _shape(detail)]
+                if None in _shape(detail)[1:]:  # it is written down as 1, for which the network may be too deep
+                    interpreter.resize_tensor_input(detail["index"], [_shape(detail)[0] or 1] + sides[1:])
             interpreter.allocate_tensors()
     except (ValueError, RuntimeError) as error:
         reason = printable(str(error).strip().splitlines()[0][:200])
@@ -68,13 +72,18 @@ def read(path, options):
     model = _to_onnx(path, target["name"])
     tensorflow_graph.check_head(path, model, outputs, options.labels is not None)
 
-    def answer(picture):
-        interpreter.set_tensor(source["index"], picture)
+    def answer(pictures):
+        if list(interpreter.get_input_details()[0]["shape"]) != list(pictures.shape):  # it takes any size
+            interpreter.resize_tensor_input(source["index"], pictures.shape)
+            interpreter.allocate_tensors()
+        interpreter.set_tensor(source["index"], pictures)
         interpreter.invoke()
         return interpreter.get_tensor(target["index"])
 
-    run = tensorflow_graph.one_by_one(answer, [1])
-    kind, class_names = "TensorFlow Lite model", _class_names(path, outputs)
+    run = tensorflow_graph.in_batches(answer, _shape(source)[0] or 1)
+    model = tensorflow_graph.with_free_batch(path, model, layout, dtype, height, width, run)
+    kind = "TensorFlow Lite model"
+    class_names = None if options.labels else _class_names(path, outputs)  # which may be what is to be replaced
     return Original(path, kind, model, layout, dtype, height, width, outputs, class_names, Declared(), run)
 
 
