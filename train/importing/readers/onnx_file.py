@@ -15,7 +15,7 @@ from edge_runtime.machine.libraries import require
 from edge_runtime.photos.spec import MAX_SIDE, MIN_SIDE
 from edge_runtime.text import printable
 from train.importing import batch, labels, onnx_weights, opsets, trial
-from train.importing.original import Declared, Original
+from train.importing.original import Original
 from train.importing.readers import custom_vision, tensorflow_graph, ultralytics
 
 _SUBGRAPHS = ("Loop", "Scan", "If", "SequenceMap")
@@ -100,7 +100,7 @@ def _said(path, metadata, options):
     names = None
     if metadata.get("names"):  # YOLOv5 writes no more than that
         names = labels.names_of_mapping(metadata["names"], f"{path}, names in its metadata")
-    return "ONNX model", names, Declared()
+    return "ONNX model", names, custom_vision.declared(path, metadata)
 
 
 # --- what is in it
