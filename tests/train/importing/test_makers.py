@@ -214,6 +214,11 @@ def test_a_config_that_is_no_json(tmp_path):
         read_original(path, Options())
 
 
+def test_names_that_are_there_twice_are_repaired_with_labels(tmp_path, quick_onnx):
+    path = hugging_face(tmp_path, id2label={"0": "a", "1": "a", "2": "b"})
+    assert read_original(path, Options(labels="labels.txt")).class_names is None
+
+
 # --- Custom Vision
 
 PROPERTIES = {"Image.BitmapPixelFormat": "Bgr8", "Image.NominalPixelRange": "NominalRange_0_255"}
@@ -305,6 +310,9 @@ def pytorch_zip(content):
         ("model.bin", pickle.dumps(Evil()), "torch.onnx.export"),
         ("model.pth", pytorch_zip(pickle.dumps(Evil())), "torch.onnx.export"),
         ("best.pt", pytorch_zip(b"ultralytics.nn.tasks"), "yolo export model=best.pt format=onnx"),
+        ("model.pkl", pickle.dumps({"sklearn": 1}), "is a pickle"),
+        ("model.mlmodel", b"\x08\x01\x12\x00", "Core ML"),
+        ("renamed", b"\x08\x01\x12\x00", "expected an .onnx file"),
         ("model.pt", b"anything", "torch.onnx.export"),
         ("model.safetensors", b"\x10\0\0\0\0\0\0\0" + b'{"weight": 1}   ', "optimum-cli export onnx"),
         ("saved_model.pb", b"\x08\x01\x12\x00", "give the SavedModel's folder"),
@@ -339,3 +347,9 @@ def test_folders_without_a_model_say_what_to_do(tmp_path, names, words):
 def test_nothing_there(tmp_path):
     with pytest.raises(UsageError, match="no such file"):
         read_original(str(tmp_path / "model.onnx"), Options())
+
+
+def test_a_name_of_the_input_is_for_onnx_models(tmp_path):
+    (tmp_path / "model.tflite").write_bytes(b"\0\0\0\0TFL3" + bytes(8))
+    with pytest.raises(UsageError, match="--input pixels"):
+        read_original(str(tmp_path / "model.tflite"), Options(input="pixels"))

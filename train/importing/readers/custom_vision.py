@@ -1,5 +1,6 @@
 """Microsoft Custom Vision: a zip (or its folder) with cvexport.manifest, labels.txt and the model."""
 
+import math
 import os
 
 from edge_runtime.errors import UsageError
@@ -102,15 +103,16 @@ def _scale(said):
     known = _RANGES.get(said.get(_RANGE, ""))
     try:
         mean, std = (
-            [float(number) for number in said.get(_NORMALIZE + what, start).strip("[] ").split(",")] * 3
-            for what, start in (("mean", "0"), ("std", "1"))
+            [float(number) for number in said.get(_NORMALIZE + what, start).strip("[] ").split(",")]
+            for what, start in (("mean", "0,0,0"), ("std", "1,1,1"))
         )
     except ValueError:
         return None, None
-    if known is None or len(mean) not in (3, 9) or len(std) not in (3, 9) or not all(value > 0 for value in std):
+    fits = len(mean) == len(std) == 3 and all(map(math.isfinite, mean + std)) and min(std) > 0
+    if known is None or not fits:
         return None, None
     shift, factor = known
-    return tuple(shift + factor * value for value in mean[:3]), tuple(factor * value for value in std[:3])
+    return tuple(shift + factor * value for value in mean), tuple(factor * value for value in std)
 
 
 def _of_export(by_model):
