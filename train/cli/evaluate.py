@@ -22,7 +22,7 @@ def parser():
         "Several bundles are compared on the same photos, best first.",
         epilog="example: picnic-edge evaluate bundle test.tsv --images photos/ --report report",
     )
-    this.add_argument("bundles", metavar="BUNDLE", nargs="+", help="folder written by `picnic-edge train`")
+    this.add_argument("bundles", metavar="BUNDLE", nargs="+", help="folder written by `picnic-edge train` or `import`")
     this.add_argument(
         "labels", metavar="TSV", help="table with the columns file and label, or a folder of class folders"
     )

@@ -23,7 +23,7 @@ def parser():
         "some blocks, and a page with both.",
         epilog="example: picnic-edge explain bundle photo.jpg --out explained",
     )
-    this.add_argument("bundle", help="folder written by `picnic-edge train`")
+    this.add_argument("bundle", help="folder written by `picnic-edge train` or `import`")
     this.add_argument(
         "sources",
         nargs="+",

@@ -32,7 +32,7 @@ def parser():
         description="Make a bundle of a classifier that was trained elsewhere: ONNX, ultralytics, Hugging Face, Keras, "
         "SavedModel, TensorFlow Lite, Teachable Machine, Custom Vision. How its makers prepared photos is looked for, "
         "and the bundle's labels are compared with the original's.",
-        epilog="example: picnic-edge import model.onnx --labels labels.txt --check val.tsv --out bundle",
+        epilog="example: picnic-edge import model.onnx --check val.tsv --out bundle",
     )
     this.add_argument("model", metavar="MODEL", help="its file, folder or zip; it is not changed")
     this.add_argument("--out", metavar="BUNDLE", required=True, help="the folder to write; an older bundle is replaced")

@@ -23,7 +23,7 @@ def parser():
         description="Label the photos of a table, in its order, as a submission with the columns file and label.",
         epilog="example: picnic-edge predict bundle test.tsv --images photos --out labels.tsv",
     )
-    this.add_argument("bundle", help="folder written by `picnic-edge train`")
+    this.add_argument("bundle", help="folder written by `picnic-edge train` or `import`")
     this.add_argument("photos", metavar="TSV", help="table with the column file, or a folder of photos")
     this.add_argument(
         "--images", metavar="DIR", help="where the table's file names start (default: the table's folder)"

@@ -39,10 +39,11 @@ def bundle_model(original, preprocessing, kind, without_background=False):
     graph = model.graph
     _make_room(graph)
     source, target = graph.input[0].name, graph.output[0].name
-    before = _Nodes(onnx, graph, "prepare")
+    names = _names(graph)
+    before = _Nodes(onnx, graph, names)
     _from_pixels(before, original, preprocessing, source)
-    after = _Nodes(onnx, graph, "answer")
-    _to_probabilities(after, target, kind, without_background)
+    after = _Nodes(onnx, graph, names)
+    _to_probabilities(after, target, kind, original.outputs if without_background else None)
     rest = [_copy(onnx, node) for node in graph.node]
     del graph.node[:], graph.value_info[:]
     graph.node.extend(before.nodes + rest + after.nodes)
@@ -94,20 +95,28 @@ def check_numbers(model, original, preprocessing, kind, without_background=False
 
 
 class _Nodes:
-    """Nodes in a row, each of which takes the output of the one before."""
+    """New nodes of a graph, in a row: each takes the output of the one before."""
 
-    def __init__(self, onnx, graph, prefix):
-        self.onnx, self.prefix, self.nodes = onnx, prefix, []
-        self.graph = graph
+    def __init__(self, onnx, graph, names):
+        self.onnx, self.graph, self.nodes = onnx, graph, []
+        self._names = names  # of all tensors
+
+    def _new(self, name):
+        name = f"picnic_{name}"
+        while name in self._names:  # also where a bundle's model is imported once more
+            name += "_"
+        self._names.add(name)
+        return name
 
     def constant(self, values, dtype, what):
-        name = f"picnic_{self.prefix}_{what}"
+        """Adds a constant and returns its name."""
+        name = self._new(what)
         self.graph.initializer.append(require("onnx.numpy_helper").from_array(np.asarray(values, dtype), name))
         return name
 
     def add(self, kind, source, output=None, **attributes):
         """Adds a node and returns its output; source is a name or a list of names."""
-        output = output or f"picnic_{self.prefix}_{kind.lower()}_{len(self.nodes)}"
+        output = output or self._new(kind.lower())
         sources = [source] if isinstance(source, str) else source
         self.nodes.append(self.onnx.helper.make_node(kind, sources, [output], name=output, **attributes))
         return output
@@ -154,14 +163,19 @@ def _short(values, shape):
     return values[0] if (values == values[0]).all() else values.reshape(shape)
 
 
-def _to_probabilities(nodes, last, kind, without_background):
-    """Adds what turns the original's output, called last, into probabilities."""
-    if without_background:
+def _to_probabilities(nodes, last, kind, background_and_classes):
+    """Adds what turns the original's output, called last, into probabilities.
+
+    Args:
+        background_and_classes: how many outputs there are, where the first is to be left out; else None.
+    """
+    if background_and_classes:
         # Gather and MatMul are the same in all opsets; Slice and ReduceSum are not.
-        classes = nodes.graph.output[0].type.tensor_type.shape.dim[1].dim_value
-        last = nodes.add("Gather", [last, nodes.constant(np.arange(1, classes), np.int64, "classes")], axis=1)
+        places = np.arange(1, background_and_classes)
+        last = nodes.add("Gather", [last, nodes.constant(places, np.int64, "classes")], axis=1)
         if kind == "probabilities":
-            total = nodes.add("MatMul", [last, nodes.constant(np.ones((classes - 1, 1)), np.float32, "ones")])
+            ones = nodes.constant(np.ones((len(places), 1)), np.float32, "ones")
+            total = nodes.add("MatMul", [last, ones])
             last = nodes.add("Div", [last, total])
     if kind == "logits":
         nodes.add("Softmax", last, OUTPUT_NAME, axis=1)
@@ -175,7 +189,7 @@ def _to_probabilities(nodes, last, kind, without_background):
 
 def _make_room(graph):
     """Renames tensors of the original that have the names of the bundle's input and output, in place."""
-    names = {name for node in graph.node for name in list(node.input) + list(node.output)}
+    names = _names(graph)
     renamed = {}
     for taken_name in (INPUT_NAME, OUTPUT_NAME):
         if taken_name in names:
@@ -188,6 +202,10 @@ def _make_room(graph):
         node.output[:] = [renamed.get(name, name) for name in node.output]
     for value in list(graph.input) + list(graph.output) + list(graph.initializer):
         value.name = renamed.get(value.name, value.name)
+
+
+def _names(graph):
+    return {name for node in graph.node for name in list(node.input) + list(node.output)}
 
 
 def _copy(onnx, node):

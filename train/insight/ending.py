@@ -27,9 +27,9 @@ class Ending(typing.NamedTuple):
 def ending_of(graph, output):
     """Finds the last layers of a graph by walking back from its output.
 
-    On its way to the dense layer (MatMul or Gemm, or a Conv of one place) may be: softmax, changes of shape and type,
-    products and sums with constants (bias, temperature), and a choice of some of its outputs (Slice, Gather: without a
-    background class, in another order).
+    On its way to the dense layer (MatMul or Gemm, or a Conv of one place) may be: softmax, its logarithm, changes of
+    shape and type, products and sums with constants (bias, temperature), and a choice of some of its outputs (Slice,
+    Gather: without a background class, in another order), divided by their sum.
 
     Args:
         graph: onnx.GraphProto with shapes (onnx.shape_inference), as far as they are known.
@@ -118,7 +118,8 @@ class _Walk:
     def before(self, node):
         """Returns (name of the tensor that a node changes, the change or None); None where it does anything else."""
         kind, source = node.op_type, node.input[0] if node.input else ""
-        if kind in _SHAPES + ("Softmax",):
+        # The logarithm of a softmax's result (not below the least float) is its input, up to a number for all classes.
+        if kind in _SHAPES + ("Softmax", "Log") or (kind == "Max" and self.constant(node.input[-1]) is not None):
             return source, None
         if kind in ("Slice", "Gather"):
             chosen = self._chosen(node)
@@ -130,8 +131,7 @@ class _Walk:
         else:
             other = node.input[1]
         value = self.constant(other)
-        maker = self.makers.get(other)
-        if kind == "Div" and maker is not None and maker.op_type == "ReduceSum" and maker.input[0] == source:
+        if kind == "Div" and self._is_sum(other, source):
             return source, None  # probabilities without the background's, which sum to 1 again
         if value is None or value.size != max(value.shape or (1,)) or not np.isfinite(value).all():
             return None
@@ -168,6 +168,16 @@ class _Walk:
         """Tells whether a tensor [n, c, height, width] has one place only."""
         shape = self._ranks.get(name)
         return (shape is not None and shape[2:] == [1, 1]) or self.places(name)[0] is not None
+
+    def _is_sum(self, name, source):
+        """Tells whether a tensor is the sum of another one over the classes."""
+        node = self.makers.get(name)
+        if node is None or node.input[0] != source:
+            return False
+        if node.op_type == "MatMul":
+            ones = self.constant(node.input[1])
+            return ones is not None and ones.shape[-1] == 1 and bool((ones == 1).all())
+        return node.op_type == "ReduceSum"
 
     def _chosen(self, node):
         """Returns what a node chooses of the last axis of [n, classes], as an index; None for anything else."""

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 
 from edge_runtime.bundle.manifest import OUTPUT_NAME
+from edge_runtime.console import progress
 from train.insight import inner
 
 _MAX_OPACITY = 0.7  # of the colour where the heat is 1
@@ -37,11 +38,12 @@ def heat_maps(bundle, pixels, classes):
     """
     session = open_session(bundle)
     outputs = session.run(pixels)
-    maps = []
-    for number, rgb in enumerate(pixels):
-        own = {name: values[number] for name, values in outputs.items()}
-        maps.append(maps_of(session, rgb, own, classes[number]))
-    return np.stack(maps), places_of(outputs)
+    places, numbers = places_of(outputs), range(len(pixels))
+    maps = [
+        maps_of(session, pixels[number], {name: values[number] for name, values in outputs.items()}, classes[number])
+        for number in (numbers if places else progress(numbers, len(pixels), "heat maps by occlusion"))
+    ]
+    return np.stack(maps), places
 
 
 def open_session(bundle, where_there=()):

@@ -32,6 +32,15 @@ def teachable_machine():
     return keras.Sequential([base, top])
 
 
+def others():
+    """What else Keras 3 refuses: names with slashes, arguments and classes that it lacks, tensors that are added."""
+    source = layers.Input((32, 32, 3))
+    x = layers.Conv2D(4, 3, strides=2, name="conv1/conv")(source / 255.0)
+    x = layers.SeparableConv2D(4, 3, padding="same")(x) + layers.Conv2DTranspose(4, 3, padding="same")(x)
+    x = layers.experimental.SyncBatchNormalization(name="conv1/bn")(tf.nn.relu(x))
+    return keras.Model(source, layers.Dense(3)(layers.Flatten()(x)))
+
+
 if __name__ == "__main__":
     os.chdir(os.path.dirname(os.path.abspath(__file__)))
     pictures = np.random.RandomState(0).uniform(0, 255, (3, 32, 32, 3)).astype(np.float32)
@@ -39,6 +48,7 @@ if __name__ == "__main__":
     for name, build in [
         ("teachable_machine", teachable_machine),
         ("transfer", lambda: transfer(keras.applications.mobilenet_v2.preprocess_input)),
+        ("others", others),
         ("caffe", lambda: transfer(keras.applications.resnet50.preprocess_input)),
     ]:
         tf.random.set_seed(0)

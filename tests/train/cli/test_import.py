@@ -216,20 +216,11 @@ def test_a_bundle_that_is_refused_leaves_the_older_one(tmp_path, tiny_bundle, ph
     assert content_of(tiny_bundle) == before
 
 
-def test_a_uint8_original_keeps_its_own_scaling(tmp_path, photos):
-    out = tmp_path / "bundle"
+def test_a_uint8_original_keeps_its_own_scaling_and_a_bundle_s_model_is_one(tmp_path, photos):
     model = save(tmp_path, classifier("NHWC", kind=TensorProto.UINT8))
-    run(
-        model,
-        "--labels",
-        labels_file(tmp_path),
-        "--check",
-        photos,
-        "--channels",
-        "RGB",
-        "--resize",
-        "squash",
-        "--out",
-        out,
-    )
-    assert "original's own graph" in Bundle.open(str(out)).manifest["input_spec"]["scaling"]
+    given = ("--labels", labels_file(tmp_path), "--check", photos, "--channels", "RGB", "--resize", "squash")
+    for number in range(2):
+        out = tmp_path / ("bundle %d" % number)
+        run(model, *given, "--out", out)
+        assert "original's own graph" in Bundle.open(str(out)).manifest["input_spec"]["scaling"]
+        model = str(out / "model.onnx")

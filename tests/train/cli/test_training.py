@@ -364,7 +364,7 @@ def test_a_smaller_network_is_converted_and_explained(bundle, samples, tmp_path,
     explain.main([copy, *photos, "--out", str(tmp_path / "out")])
     assert "by occlusion" not in capsys.readouterr().err
     page = (tmp_path / "out" / "explain.html").read_text(encoding="utf-8")
-    assert "have 3 x 3 places" in page and "<b>mixed10</b>: 3 x 3 places, 2048 channels" in page
+    assert "3 x 3 places: finer" in page and "<b>mixed10</b>: 3 x 3 places, 2048 channels" in page
     assert read.read_large(str(tmp_path / "out" / "001-heat.png"), 1000).shape == (SIZE, SIZE, 3)
 
 
@@ -508,6 +508,13 @@ def test_ctrl_c_leaves_a_bundle_of_the_best_so_far(samples, tmp_path):
 @pytest.fixture
 def no_reading(monkeypatch):
     monkeypatch.setattr(train, "read_dataset", None)
+
+
+@pytest.mark.parametrize("size", ["95", "513", "224.5", "large"])
+def test_a_size_out_of_range_exits_with_2(tmp_path, no_reading, capsys, size):
+    with pytest.raises(SystemExit) as refused:
+        train.main(["t.tsv", "--out", str(tmp_path / "bundle"), "--size", size])
+    assert refused.value.code == 2 and "--size" in capsys.readouterr().err
 
 
 def test_an_out_that_is_something_else_is_refused_and_left_alone(tmp_path, no_reading):

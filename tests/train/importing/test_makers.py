@@ -59,6 +59,11 @@ def test_ultralytics_that_is_refused(tmp_path, settings, words):
         read_original(save(tmp_path, ultralytics(**settings)), Options())
 
 
+def test_names_of_the_user_s_own_count_where_the_file_s_are_wrong(tmp_path):
+    path = save(tmp_path, ultralytics(names="{0: 'a', 1: 'a', 2: 'b'}"))
+    assert read_original(path, Options(labels="labels.txt")).class_names is None
+
+
 # --- Hugging Face
 
 
@@ -174,6 +179,8 @@ def test_generic_names_are_none(tmp_path, quick_onnx):
         ({"architectures": ["DetrForObjectDetection"]}, "DetrForObjectDetection, no image classifier"),
         ({"problem_type": "multi_label_classification"}, "several labels per photo"),
         ({"id2label": {"0": "a", "1": "a", "2": "b"}}, "same name"),
+        ({"id2label": 3}, "expected the names"),
+        ({"architectures": "CLIPModel", "pretrained_cfg": []}, "CLIPModel"),
     ],
 )
 def test_configs_that_are_refused(tmp_path, quick_onnx, config, words):
@@ -271,6 +278,7 @@ def pytorch_zip(content):
         ("best.pt", pytorch_zip(b"ultralytics.nn.tasks"), "yolo export model=best.pt format=onnx"),
         ("model.pt", b"anything", "torch.onnx.export"),
         ("model.safetensors", b"\x10\0\0\0\0\0\0\0" + b'{"weight": 1}   ', "optimum-cli export onnx"),
+        ("saved_model.pb", b"\x08\x01\x12\x00", "give the SavedModel's folder"),
         ("model.engine", b"ftrt and more", "TensorRT engine"),
         ("model.h5", b"", "is empty"),
     ],

@@ -387,7 +387,7 @@ def test_the_trial_ends_what_takes_too_long(tmp_path):
 @pytest.mark.parametrize("kind", ["probabilities", "logits"])
 def test_a_background_class_is_left_out(tmp_path, kind):
     original = read(tmp_path, classifier(end=kind))
-    preprocessing = Preprocessing(InputSpec(64, 64, filter="bilinear"), "RGB", BLACK, (255.0,) * 3)
+    preprocessing = Preprocessing(InputSpec(64, 64, filter="bilinear"), "BGR", BLACK, (255.0,) * 3)
     built = graph.bundle_model(original, preprocessing, kind, without_background=True)
     graph.check_numbers(built, original, preprocessing, kind, without_background=True)
     assert built.graph.output[0].type.tensor_type.shape.dim[1].dim_value == 2

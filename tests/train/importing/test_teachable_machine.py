@@ -2,13 +2,15 @@
 
 import json
 import os
+import re
 import shutil
 import zipfile
 
 import pytest
 
+from edge_runtime.bundle.reading import Bundle
 from edge_runtime.errors import UsageError
-from tests.helpers import ROOT
+from tests.helpers import ROOT, picnic_edge, write_photos
 from tests.train.importing.tensorflow_models import check, options, read_unchanged
 from train.importing.readers import keras_file, saved_model, teachable_machine
 
@@ -88,3 +90,15 @@ def test_others_are_not_recognized(export):
     os.remove(str(export / "cvexport.manifest"))
     os.remove(str(export / "labels.txt"))
     assert not teachable_machine.recognizes(str(export))
+
+
+def test_the_command_makes_a_bundle_and_keeps_tensorflow_quiet(export, tmp_path):
+    write_photos(tmp_path / "photos", per_class=2)
+    out = tmp_path / "bundle"
+    done = picnic_edge("import", zipped(export), "--out", out, "--check", tmp_path / "photos" / "red")
+    assert done.returncode == 0, done.stderr
+    assert "same label as the original on 2 of 2 photos" in done.stdout.decode()
+    assert not re.search("tensorflow/|WARNING|oneDNN|XNNPACK|deprecated", done.stderr + done.stdout.decode())
+    assert Bundle.open(str(out)).class_names == ["Cat", "Dog house", "Owl"]
+    rows = picnic_edge("classify", out, tmp_path / "photos" / "red").stdout.decode().splitlines()[1:]
+    assert len(rows) == 2 and {row.split("\t")[1] for row in rows} <= {"Cat", "Dog house", "Owl"}

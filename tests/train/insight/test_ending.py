@@ -30,7 +30,7 @@ def write_bundle(folder, ending, **constants):
         ending: list of (operator, inputs, output, attributes); the last output is "probabilities".
         constants: arrays that it uses, besides kernel [3, classes] and bias [classes].
     """
-    onnx = pytest.importorskip("onnx")
+    onnx, numpy_helper = pytest.importorskip("onnx"), pytest.importorskip("onnx.numpy_helper")
     constants = dict({"scale": np.float32(1 / 255.0), "kernel": KERNEL, "bias": BIAS}, **constants)
     start = [
         ("Cast", ["images"], "pixels", {"to": onnx.TensorProto.FLOAT}),
@@ -43,7 +43,7 @@ def write_bundle(folder, ending, **constants):
         "ending",
         [onnx.helper.make_tensor_value_info("images", onnx.TensorProto.UINT8, ["batch", SIDE, SIDE, 3])],
         [onnx.helper.make_tensor_value_info("probabilities", onnx.TensorProto.FLOAT, ["batch", len(NAMES)])],
-        [onnx.numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
     )
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 13)])
     model.ir_version = 7
@@ -116,6 +116,28 @@ EXACT = {
             "more_bias": np.append(np.float32(0.3), BIAS),
             "one": np.array([1], np.int64),
             "end": np.array([2**31], np.int64),
+        },
+    ),
+    "a temperature of probabilities without a background": (
+        PLAIN[:2]
+        + [
+            ("Gemm", ["flat", "more", "more_bias"], "logits", {}),
+            ("Softmax", ["logits"], "all", {"axis": 1}),
+            ("Gather", ["all", "classes"], "some", {"axis": 1}),
+            ("MatMul", ["some", "ones"], "sum", {}),
+            ("Div", ["some", "sum"], "shares", {}),
+            ("Max", ["shares", "least"], "positive", {}),
+            ("Log", ["positive"], "logarithms", {}),
+            ("Mul", ["logarithms", "cooler"], "warm", {}),
+            ("Softmax", ["warm"], "probabilities", {"axis": 1}),
+        ],
+        {
+            "more": 2 * np.hstack([BACKGROUND, KERNEL]),
+            "more_bias": 2 * np.append(np.float32(0.3), BIAS),
+            "classes": np.array([1, 2, 3], np.int64),
+            "ones": np.ones((3, 1), np.float32),
+            "least": np.float32(1e-30),
+            "cooler": np.float32(0.5),
         },
     ),
     "another order": (

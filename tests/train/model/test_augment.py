@@ -107,9 +107,9 @@ def test_pictures_of_any_size_are_changed_in_proportion(height, width):
     for seed in range(20):
         changed, like = (augment(one, np.random.RandomState(seed)) for one in (small, large))
         assert (changed.shape, changed.dtype) == (small.shape, np.uint8)
-        if height == width:  # the same view and light
+        if height == width:  # the same view and light; what is hidden is drawn anew
             difference = fit_image(like, spec.squash(height, width)).astype(int) - changed
-            assert np.abs(difference).mean() < 4
+            assert np.median(np.abs(difference)) <= 2
     pictures = np.stack([small, small[::-1]])
     for kind in MIXES:
         mixed, _, shares = mix(pictures, np.random.RandomState(0), kind)

@@ -1,6 +1,7 @@
 """The feature cache: each photo is computed once, and a damaged file costs no more than the damaged records."""
 
 import fcntl
+import hashlib
 import os
 import resource
 
@@ -35,7 +36,7 @@ class Base:
         self.seen.append(training)
         tensorflow = self._tensorflow
         pixels = tensorflow.ensure_shape(
-            tensorflow.numpy_function(count, [pixels], tensorflow.float32), [None, 299, 299, 3]
+            tensorflow.numpy_function(count, [pixels], tensorflow.float32), [None, None, None, 3]
         )
         return tensorflow.repeat(tensorflow.reduce_mean(pixels, [1, 2, 3])[:, None], network.FEATURES, 1) * self._weight
 
@@ -63,10 +64,8 @@ def photos(tmp_path):
     return photos
 
 
-def compute(base, photos):
-    return features.compute_features(
-        base, spec.INCEPTION_V3, photos, {photo.path: sha256_of(photo.path) for photo in photos}
-    )
+def compute(base, photos, input_spec=spec.INCEPTION_V3):
+    return features.compute_features(base, input_spec, photos, {photo.path: sha256_of(photo.path) for photo in photos})
 
 
 def assert_right(table):
@@ -96,6 +95,20 @@ def test_a_photo_is_computed_once_whatever_its_name(tensorflow, cache, photos, t
     again = Base(tensorflow)
     assert_right(compute(again, photos))
     assert again.photos == 0
+
+
+def test_each_size_of_the_input_has_features_of_its_own(tensorflow, cache, photos):
+    compute(Base(tensorflow), photos)
+    # What version 0.1 called it: a cache that it filled is still used.
+    old = [("channels", "RGB"), ("dtype", "uint8"), ("layout", "NHWC")]
+    old += [("resize", spec.to_manifest(spec.INCEPTION_V3)["resize"]), ("scaling", "x / 127.5 - 1, inside the graph")]
+    digest = hashlib.sha256(repr(old + [("shape", [299, 299, 3])]).encode())
+    for weight in Base(tensorflow).get_weights():
+        digest.update(weight.tobytes())
+    assert os.listdir(str(cache)) == [digest.hexdigest()[:32]]
+    smaller = Base(tensorflow)
+    assert_right(compute(smaller, photos, spec.squash(96)))
+    assert smaller.photos == 19 and len(os.listdir(str(cache))) == 2
 
 
 def test_a_table_in_use_does_not_hold_the_cache(tensorflow, cache, photos, capsys):

@@ -83,6 +83,11 @@ def _refuse_others(path):
             f"{path}: holds weights alone, without the network. Export it: optimum-cli export onnx --model FOLDER OUT, "
             "then: picnic-edge import OUT --out BUNDLE"
         )
+    if path.endswith(".pb"):
+        raise UsageError(
+            f"{path}: is a TensorFlow graph without its variables; give the SavedModel's folder, or export the model "
+            "as a SavedModel or as ONNX"
+        )
     if start[:4] == b"ftrt" or path.endswith((".engine", ".plan")):
         raise UsageError(
             f"{path}: is a TensorRT engine, which only its own GPU runs; give the .onnx that it was built of"

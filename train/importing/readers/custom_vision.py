@@ -41,7 +41,7 @@ def read(path, options):
             said = declared(path, _json(path, folder, "metadata_properties.json"))
         original = onnx_file.read(os.path.join(folder, name), options)
         names = original.class_names
-        if os.path.isfile(os.path.join(folder, "labels.txt")):
+        if not options.labels and os.path.isfile(os.path.join(folder, "labels.txt")):
             listed = labels.read_class_names(os.path.join(folder, "labels.txt"))
             if names is not None and sorted(names) != sorted(listed):
                 raise UsageError(f"{path}: the labels in its labels.txt are not those in its model; download it again")

@@ -33,12 +33,14 @@ def read(path, options):
         _require_classifier(os.path.join(folder, _CONFIG), config)
         preprocessor = _json(folder, _PREPROCESSOR) if os.path.isfile(os.path.join(folder, _PREPROCESSOR)) else {}
         name = next(name for name in _MODELS if os.path.isfile(os.path.join(folder, name)))
+        names = None if options.labels else _class_names(os.path.join(folder, _CONFIG), config)
+        declared = _declared(folder, config, preprocessor)
         original = onnx_file.read(os.path.join(folder, name), options)
         return original._replace(
             path=path,
             kind="Hugging Face folder",
-            class_names=_class_names(os.path.join(folder, _CONFIG), config) or original.class_names,
-            declared=_declared(folder, config, preprocessor) or original.declared,
+            class_names=names or original.class_names,
+            declared=declared or original.declared,
         )
 
 
@@ -55,7 +57,8 @@ def _json(folder, name):
 
 
 def _require_classifier(path, config):
-    kinds = [str(kind) for kind in config.get("architectures") or []]
+    kinds = config.get("architectures") or []
+    kinds = [str(kind) for kind in (kinds if isinstance(kinds, list) else [kinds])]
     if kinds and not any("ImageClassification" in kind for kind in kinds):
         raise UsageError(
             f"{path}: is a {printable(', '.join(kinds[:3]))}, no image classifier (...ForImageClassification): a "

@@ -43,6 +43,15 @@ TF_FUNCTIONS = (
     "nn.sigmoid",
     "nn.softmax",
 )
+# What Keras 2 wrote of a layer, and Keras 3 has no such argument: groups of 1, and settings that the layer did not use.
+_KERNEL = ("kernel_initializer", "kernel_regularizer", "kernel_constraint")
+_DROPPED = {
+    "Conv2DTranspose": ("groups",),
+    "DepthwiseConv2D": ("groups",) + _KERNEL,
+    "SeparableConv2D": ("groups",) + _KERNEL,
+}
+# They classify alike.
+_RENAMED = {"SyncBatchNormalization": "BatchNormalization", "BatchNormalizationV1": "BatchNormalization"}
 TF_LAYERS = ("TFOpLambda", "SlicingOpLambda")
 # Layers that compute with the pixels as they come, or leave them alone.
 _BEFORE_THE_NETWORK = re.compile(
@@ -62,7 +71,7 @@ _APPLICATIONS = (
     ("ResNetV2", r"resnet\d+v2$|conv5_block1_preact_bn$", "-1..1"),
     ("Xception", r"xception$|block14_sepconv2$", "-1..1"),
     ("DenseNet", r"densenet\d+$|conv5_block16_concat$", "imagenet"),
-    ("ResNet", r"resnet(50|101|152)$|conv5_block1_0_bn$", "caffe"),
+    ("ResNet", r"resnet(50|101|152)$|conv5_block1_add$", "caffe"),
     ("VGG", r"vgg1[69]$|block5_conv3$", "caffe"),
 )
 
@@ -218,8 +227,10 @@ def for_keras_3(config):
     """Changes a configuration of Keras 2, in place, to one that Keras 3 opens as the same network."""
     for entry in _objects(config):
         settings = _settings(entry)
-        if entry["class_name"] == "DepthwiseConv2D" and settings.get("groups") == 1:
-            del settings["groups"]  # Keras 2 wrote it for every such layer, Keras 3 has no such argument
+        entry["class_name"] = _RENAMED.get(entry["class_name"], entry["class_name"])
+        for argument in _DROPPED.get(entry["class_name"], ()):
+            if argument != "groups" or settings.get("groups") == 1:
+                settings.pop(argument, None)
         if entry["class_name"] in _MODELS and "input_layers" in settings:
             _connect(settings)
 
@@ -227,14 +238,16 @@ def for_keras_3(config):
 def _connect(settings):
     """Changes how the layers of a Functional model refer to each other."""
     layers = settings["layers"]
-    for layer in layers:  # [name, 0, 0, {}] alone stands for a list of one, for layers that are TensorFlow's functions
+    for layer in layers:
+        # For layers that are TensorFlow's functions, [name, 0, 0, {}] alone stands for a list of one.
         layer["inbound_nodes"] = [
-            [node] if isinstance(node, list) and node and isinstance(node[0], str) else node
+            _with_tensors(node) if isinstance(node, list) and node and isinstance(node[0], str) else node
             for node in layer.get("inbound_nodes", [])
         ]
     for key in ("input_layers", "output_layers"):  # with a list of one, a model within another gives a list, too
         if len(settings[key]) == 1 and isinstance(settings[key][0], list):
             settings[key] = settings[key][0]
+    _without_slashes(settings)
     # Keras 2 counted the calls of a model within a model from 1, as it had been called once to be made.
     references: typing.Dict[str, list] = {}
     for layer in layers:
@@ -246,6 +259,41 @@ def _connect(settings):
         if layer["class_name"] in _MODELS and own and max(reference[1] for reference in own) >= calls:
             for reference in own:
                 reference[1] -= 1
+
+
+def _with_tensors(node):
+    """Returns a call of a function of TensorFlow as a list of tensors, those among its arguments, too: x + y."""
+    name, index, tensor, arguments = node
+    named = {key: value for key, value in arguments.items() if _is_reference(value)}
+    rest = {key: value for key, value in arguments.items() if key not in named}
+    if named:
+        rest["tensors"] = sorted(named)
+    return [[name, index, tensor, rest]] + [list(named[key]) + [rest] for key in sorted(named)]
+
+
+def _is_reference(value):
+    return isinstance(value, list) and len(value) == 3 and isinstance(value[0], str) and isinstance(value[1], int)
+
+
+def _without_slashes(settings):
+    """Changes the names of layers: Keras 3 takes none with /, as DenseNet's are. Weights go by the layers' order."""
+    for layer in settings["layers"]:
+        for named in (layer, layer["config"]):
+            if isinstance(named.get("name"), str):
+                named["name"] = named["name"].replace("/", "_")
+    rest = [
+        settings["input_layers"],
+        settings["output_layers"],
+        [layer["inbound_nodes"] for layer in settings["layers"]],
+    ]
+    while rest:
+        value = rest.pop()
+        if not isinstance(value, list):
+            continue
+        if value and isinstance(value[0], str):
+            value[0] = value[0].replace("/", "_")
+        else:
+            rest.extend(value)
 
 
 def declared(config):

@@ -1,7 +1,9 @@
 """Keras models: .h5 and .keras. Layers that are code are refused before Keras sees the file."""
 
+import contextlib
 import importlib
 import os
+import re
 import shutil
 import tempfile
 import zipfile
@@ -132,11 +134,14 @@ def _read_archive(path, content, folder, options):
     return config, version or "3", copy
 
 
-def _opened(h5py, path, shown):
+@contextlib.contextmanager
+def _opened(h5py, path, name):
+    """Yields an open HDF5 file. Raises UsageError if it cannot be opened, or the block finds it damaged."""
     try:
-        return h5py.File(path, "r")
-    except OSError as error:
-        raise UsageError(f"{shown}: is damaged or not whole ({printable(str(error))}); copy or save it again")
+        with h5py.File(path, "r") as file:
+            yield file
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:  # what h5py raises
+        raise UsageError(f"{name}: is damaged or not whole ({printable(str(error))}); copy or save it again")
 
 
 def _text(value):
@@ -170,6 +175,8 @@ def _check_weights(h5py, file, path):
             if isinstance(item, h5py.Group):
                 rest.append(item)
                 continue
+            if not isinstance(item, h5py.Dataset):
+                continue  # a named type
             if item.external or item.is_virtual:
                 raise UsageError(f"{path}: {printable(name)} lies in another file; expected all weights in this one")
             total_bytes += item.size * item.dtype.itemsize
@@ -208,8 +215,9 @@ def _load(path, copy, config, version, trust, tensorflow):
             f"{path}: Keras {version} saved it, and here is Keras {keras.__version__}. Import it on a computer with "
             "TensorFlow 2.17 or newer (pip install tensorflow), Python 3.10 or newer; the bundle then runs anywhere"
         )
+    may_need_keras_2 = here[0] >= 3 and not version.startswith("3")
     unknown = keras_config.unknown_layers(config, lambda name: hasattr(keras.layers, name))
-    if unknown and not version.startswith("3"):
+    if unknown and may_need_keras_2:
         return _load_with_keras_2(path, version, f"unknown layers: {', '.join(unknown)}")
     settings = {} if here < _SAFE_MODE_SINCE else {"safe_mode": not trust}
     try:
@@ -217,18 +225,22 @@ def _load(path, copy, config, version, trust, tensorflow):
     except Exception as error:  # Keras raises ValueError, TypeError, KeyError, NotImplementedError, ...
         if is_out_of_memory(error):
             raise
-        return _load_with_keras_2(path, version, _first_line(error))
+        if may_need_keras_2:
+            return _load_with_keras_2(path, version, _first_line(error))
+        raise UsageError(f"{_not_opened(path, version, _first_line(error))}To import it, {keras_config.SAVE_AS}")
+
+
+def _not_opened(path, version, reason):
+    return f"{path}: Keras {version} saved it, and Keras does not open it here ({printable(reason)}).\n"
 
 
 def _load_with_keras_2(path, version, reason):
-    """Returns a model that this Keras does not open, by the package tf_keras, which is Keras 2, where it is installed.
+    """Returns a model that Keras 3 does not open, by the package tf_keras, which is Keras 2, where it is installed.
 
     Args:
-        reason: why this Keras does not.
+        reason: why Keras 3 does not.
     """
-    message = f"{path}: Keras {version} saved it, and Keras does not open it here ({printable(reason)}).\n"
-    if version.startswith("3"):
-        raise UsageError(message + f"To import it, {keras_config.SAVE_AS}")
+    message = _not_opened(path, version, reason)
     try:
         tf_keras = importlib.import_module("tf_keras")
     except ImportError:
@@ -244,8 +256,11 @@ def _load_with_keras_2(path, version, reason):
 
 
 def _first_line(error):
-    text = str(error).rpartition("Exception encountered: ")[2].strip()  # of the layer within all models around it
-    return printable((text or type(error).__name__).splitlines()[0][:300])
+    text = str(error).rpartition("Exception encountered: ")[2]  # of the layer within all models around it
+    lines = [line for line in re.sub("\x1b\\[[0-9;]*m", "", text).splitlines() if line.strip()]
+    if len(lines) > 1 and lines[0].startswith("Exception encountered when calling"):
+        del lines[0]
+    return printable((lines or [type(error).__name__])[0][:300])
 
 
 def _tf_layers(tensorflow):
@@ -258,9 +273,14 @@ def _tf_layers(tensorflow):
             super().__init__(**settings)
             self.function = function
 
-        def call(self, pictures, name=None, slice_spec=None, **arguments):
+        def call(self, pictures, name=None, slice_spec=None, tensors=(), **arguments):
             if slice_spec is not None:
                 return pictures[tuple(_slice(part) for part in slice_spec)]
+            if tensors:
+                arguments.update(zip(tensors, pictures[1:]))
+                pictures = pictures[0]
+            if self.function == "__operators__.add":
+                return tensorflow.add(pictures, arguments["y"])
             function = tensorflow
             for part in self.function.split("."):
                 function = getattr(function, part)

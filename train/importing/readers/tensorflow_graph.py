@@ -6,7 +6,7 @@ import warnings
 
 import numpy as np
 
-from edge_runtime.errors import UsageError
+from edge_runtime.errors import UsageError, is_out_of_memory
 from edge_runtime.machine.libraries import require
 from edge_runtime.photos.spec import MAX_SIDE, MIN_SIDE
 from edge_runtime.text import printable
@@ -51,16 +51,16 @@ def picture_input(path, shape, dtype):
         raise UsageError(f"{path}: takes numbers of type {dtype}; expected {', '.join(DTYPES)}")
     if shape is None:
         return "NHWC", None, None
-    shown = _shown(shape)
+    text = _shown(shape)
     if len(shape) != 4:
-        raise UsageError(f"{path}: takes {shown}; expected one photo, [n, height, width, 3]")
+        raise UsageError(f"{path}: takes {text}; expected one photo, [n, height, width, 3]")
     layout = "NCHW" if shape[1] == 3 and shape[3] != 3 else "NHWC"
     height, width, channels = shape[2:] + shape[1:2] if layout == "NCHW" else shape[1:]
     if channels not in (3, None):
-        raise UsageError(f"{path}: takes {shown}, {channels} channels; expected photos in colour, of 3")
+        raise UsageError(f"{path}: takes {text}, {channels} channels; expected photos in colour, of 3")
     for side in (height, width):
         if side is not None and not MIN_SIDE <= side <= MAX_SIDE:
-            raise UsageError(f"{path}: takes {shown}; expected {MIN_SIDE} to {MAX_SIDE} pixels of height and width")
+            raise UsageError(f"{path}: takes {text}; expected {MIN_SIDE} to {MAX_SIDE} pixels of height and width")
     return layout, height, width
 
 
@@ -111,16 +111,16 @@ def one_output(path, names, wanted, what="outputs"):
         UsageError: there is no such one, or several and none was named.
     """
     names = list(names)
-    shown = ", ".join(printable(name) for name in sorted(names)[:8])
+    listed = ", ".join(printable(name) for name in sorted(names)[:8])
     if wanted is not None:
         if wanted not in names:
-            raise UsageError(f"--output {wanted}: {path} has no such one; it has {shown}")
+            raise UsageError(f"--output {wanted}: {path} has no such one; it has {listed}")
         return wanted
     if len(names) == 1:
         return names[0]
     if any(word in name.lower() for name in names for word in _BOXES):
-        raise UsageError(f"{path}: is a detector (its outputs: {shown}); expected a classifier of whole photos")
-    raise UsageError(f"{path}: has {len(names)} {what} ({shown}); name the one with the classes: --output NAME")
+        raise UsageError(f"{path}: is a detector (its outputs: {listed}); expected a classifier of whole photos")
+    raise UsageError(f"{path}: has {len(names)} {what} ({listed}); name the one with the classes: --output NAME")
 
 
 def from_function(path, kind, call, shape, dtype, declared, has_labels):
@@ -144,11 +144,12 @@ def from_function(path, kind, call, shape, dtype, declared, has_labels):
             answers = call(pictures)
             return tensorflow.cast(answers, tensorflow.float32) if answers.dtype.is_floating else answers
 
-        graph = tensorflow.function(in_float32, input_signature=[spec], autograph=False).get_concrete_function()
+        function = tensorflow.function(in_float32, input_signature=[spec], autograph=False)
+        graph = _or_error(path, function.get_concrete_function)
         (output,) = graph.outputs
         dims = None if output.shape.rank is None else output.shape.as_list()
         count = row_of_numbers(path, dims, output.dtype.base_dtype.name)
-        frozen = constants.convert_variables_to_constants_v2(graph, lower_control_flow=False)
+        frozen = _or_error(path, lambda: constants.convert_variables_to_constants_v2(graph, lower_control_flow=False))
         model = converted(path, frozen.graph.as_graph_def(), frozen.inputs[0].name, frozen.outputs[0].name)
     check_head(path, model, count, has_labels)
 
@@ -172,22 +173,16 @@ def one_by_one(answer, shape):
 
 def converted(path, graph_def, source, target):
     """Returns a frozen graph as onnx.ModelProto. Raises UsageError: an operation of it has no counterpart in ONNX."""
-    try:
-        model = to_onnx.to_onnx(graph_def, source, target)
-    except (ValueError, KeyError, NotImplementedError, RuntimeError) as error:
-        raise cannot_convert(path, error)
-    refuse_unknown_operators(path, model)
-    return model
+    return checked_conversion(path, lambda: to_onnx.to_onnx(graph_def, source, target))
 
 
-def cannot_convert(path, error):
-    """Returns the UsageError for what tf2onnx raised."""
-    reason = printable((str(error).strip() or type(error).__name__).splitlines()[0][:200])
-    return UsageError(f"{path}: cannot be converted to ONNX ({reason}); export it as ONNX where it was trained")
+def checked_conversion(path, convert):
+    """Returns the onnx.ModelProto that convert() returns.
 
-
-def refuse_unknown_operators(path, model):
-    """Raises UsageError where tf2onnx left an operation of TensorFlow as it is: no other library runs it."""
+    Raises:
+        UsageError: it fails, or leaves an operation of TensorFlow as it is, which no other library runs.
+    """
+    model = _or_error(path, convert)
     defs = require("onnx").defs
     for node in model.graph.node:
         if node.domain not in ("", "ai.onnx") or not defs.has(node.op_type):
@@ -195,6 +190,18 @@ def refuse_unknown_operators(path, model):
                 f"{path}: its operation {printable(node.op_type)} has no counterpart in ONNX; export the model "
                 "without it"
             )
+    return model
+
+
+def _or_error(path, convert):
+    """Returns what convert() returns. Raises UsageError for what TensorFlow or tf2onnx raise, which is of any kind."""
+    try:
+        return convert()
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        reason = printable((str(error).strip() or type(error).__name__).splitlines()[0][:200])
+        raise UsageError(f"{path}: cannot be converted to ONNX ({reason}); export it as ONNX where it was trained")
 
 
 def check_head(path, model, outputs, has_labels):

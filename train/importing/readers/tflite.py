@@ -86,12 +86,9 @@ def _to_onnx(path, output):
     """Returns the model as onnx.ModelProto with the one output of that name."""
     tf2onnx = to_onnx.quiet_tf2onnx()
     with tensorflow_graph.quiet_tensorflow(), tf_setup.nothing_on_stderr(), to_onnx.frequent_garbage_collection():
-        try:
-            model, _ = tf2onnx.convert.from_tflite(path, output_names=[output], opset=to_onnx.OPSET)
-        except Exception as error:  # its reader raises whatever a strange file leads to
-            raise tensorflow_graph.cannot_convert(path, error)
-    tensorflow_graph.refuse_unknown_operators(path, model)
-    return model
+        return tensorflow_graph.checked_conversion(
+            path, lambda: tf2onnx.convert.from_tflite(path, output_names=[output], opset=to_onnx.OPSET)[0]
+        )
 
 
 def _class_names(path, outputs):

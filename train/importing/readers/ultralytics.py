@@ -19,7 +19,11 @@ def is_theirs(metadata):
 
 
 def said(path, metadata):
-    """Returns (kind, class names, Declared) by a file's metadata, {name: text}. Raises UsageError: no classifier."""
+    """Returns (kind, class names or None, Declared) by a file's metadata, {name: text}.
+
+    Raises:
+        UsageError: it is no classifier, or the metadata cannot be read.
+    """
     task = metadata["task"]
     if task != "classify":
         raise UsageError(
@@ -27,7 +31,7 @@ def said(path, metadata):
             "wanted: one whose name ends in -cls"
         )
     source = f"{path}, its metadata"
-    names = labels.names_of_mapping(metadata["names"], source)
+    names = labels.names_of_mapping(metadata["names"], source) if metadata["names"] else None
     try:
         height, width = ast.literal_eval(metadata["imgsz"])
         height, width = int(height), int(width)
