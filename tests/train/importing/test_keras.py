@@ -36,7 +36,8 @@ def keras_3(keras):
 
 
 def network(keras, source, activation="softmax", classes=3):
-    x = keras.layers.Conv2D(4, 3, strides=2, activation="relu")(source)
+    small = keras.initializers.RandomNormal(stddev=0.002, seed=0)  # large logits would round too much to compare
+    x = keras.layers.Conv2D(4, 3, strides=2, activation="relu", kernel_initializer=small)(source)
     x = keras.layers.GlobalAveragePooling2D()(keras.layers.DepthwiseConv2D(3)(x))
     return keras.layers.Dense(classes, activation=activation, name="classes")(x)
 
