@@ -177,7 +177,8 @@ def choose(original, photos, declared, options):
         if stated is None:
             raise UsageError(f"{original.path}: {text}")
         return Choice(stated, "declared", len(truth), scores, [], [text], _table(scores, earlier, stated, [], facts))
-    equal = [score for score in scores if not is_better(best, score, len(scores) - 1)]
+    distinct = {score.losses.tobytes() for score in scores}  # on square photos some candidates have the same pictures
+    equal = [score for score in scores if not is_better(best, score, len(distinct) - 1)]
     chosen, decided_by = _among_equals(equal, tried, facts)
     order_warnings = _require_no_better_order(original, [chosen], truth)
     proof.background(original, answers[chosen.preprocessing])

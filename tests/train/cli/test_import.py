@@ -235,3 +235,10 @@ def test_the_model_that_is_written_is_the_one_that_was_compared(tmp_path, photos
     with pytest.raises(ParityError, match="differ"):
         run(save(tmp_path, classifier()), *(given + PRESET))
     assert not (tmp_path / "bundle").exists()
+
+
+def test_missing_photos_are_told_before_the_model_is_opened(tmp_path):
+    (tmp_path / "model.onnx").write_text("no model")
+    for given in ((), ("--check", tmp_path / "nowhere")):
+        with pytest.raises(UsageError, match="--check"):
+            run(tmp_path / "model.onnx", "--out", tmp_path / "bundle", *given)

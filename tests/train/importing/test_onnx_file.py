@@ -219,6 +219,11 @@ def test_a_map_of_labels_is_cut_off_and_gives_the_names(tmp_path):
     one.graph.output[0].CopyFrom(answers)
     one.opset_import.extend([helper.make_opsetid("ai.onnx.ml", 1)])
     assert read(tmp_path, one).class_names == NAMES
+    zip_map = next(other for other in one.graph.node if other.op_type == "ZipMap")
+    zip_map.attribute[0].strings[1] = zip_map.attribute[0].strings[0]
+    with pytest.raises(UsageError, match="same name.*--labels"):
+        read(tmp_path, one)
+    assert read(tmp_path, one, labels="labels.txt").class_names is None
 
 
 def test_an_output_inside_can_be_chosen(tmp_path):

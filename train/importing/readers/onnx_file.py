@@ -15,7 +15,7 @@ from edge_runtime.machine.libraries import require
 from edge_runtime.photos.spec import MAX_SIDE, MIN_SIDE
 from edge_runtime.text import printable
 from train.importing import batch, labels, onnx_weights, opsets, trial
-from train.importing.original import Declared, Original
+from train.importing.original import Original
 from train.importing.readers import custom_vision, tensorflow_graph, ultralytics
 
 _SUBGRAPHS = ("Loop", "Scan", "If", "SequenceMap")
@@ -26,7 +26,7 @@ def recognizes(path):
     """Tells whether a file is an ONNX model, by its name or its content."""
     if not os.path.isfile(path):
         return False
-    if path.lower().endswith((".onnx", ".pb")):  # a SavedModel's .pb begins in the same way
+    if path.lower().endswith((".onnx", ".pb", ".mlmodel")):  # a SavedModel and Core ML begin in the same way
         return path.lower().endswith(".onnx")
     with open(path, "rb") as file:
         if file.read(1) != b"\x08" or os.path.getsize(path) > onnx_weights.MAX_BYTES:  # its first field: ir_version
@@ -34,9 +34,10 @@ def recognizes(path):
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             try:
                 names_other_files(data)
-            except ValueError:
+                model = require("onnx").ModelProto.FromString(data[:])
+            except Exception:  # protobuf raises classes of its own
                 return False
-    return True
+    return model.HasField("graph") and bool(model.opset_import)
 
 
 def read(path, options):
@@ -47,7 +48,7 @@ def read(path, options):
     kind, class_names, declared = _said(path, metadata, options)
     if getattr(model, "functions", ()):
         model, changed = _inlined(path, model), True
-    output, zipped_names = _choose_output(path, model, options.output)
+    output, zipped_names = _choose_output(path, model, options)
     class_names = class_names or zipped_names
     model, cut = _cut(path, model, options.input, output)
     _check_operators(path, model)
@@ -100,7 +101,7 @@ def _said(path, metadata, options):
     names = None
     if metadata.get("names"):  # YOLOv5 writes no more than that
         names = labels.names_of_mapping(metadata["names"], f"{path}, names in its metadata")
-    return "ONNX model", names, Declared()
+    return "ONNX model", names, custom_vision.declared(path, metadata)
 
 
 # --- what is in it
@@ -115,9 +116,9 @@ def _inlined(path, model):
     return inliner.inline_local_functions(model)
 
 
-def _choose_output(path, model, wanted):
+def _choose_output(path, model, options):
     """Returns (name of the tensor to answer with, class names that are in the graph or None)."""
-    graph = model.graph
+    graph, wanted = model.graph, options.output
     producers = {name: node for node in graph.node for name in node.output}
     known = [output.name for output in graph.output]
     if wanted is not None:
@@ -136,7 +137,7 @@ def _choose_output(path, model, wanted):
     if not tensors and len(zipped) == 1:
         producer = next(iter(zipped.values()))
         names = [name for one in producer.attribute if one.name == "classlabels_strings" for name in one.strings]
-        text = [name.decode("utf-8", "replace") for name in names]
+        text = [] if options.labels else [name.decode("utf-8", "replace") for name in names]
         return producer.input[0], labels.checked_names(text, path) if text else None
     if len(tensors) == 1:
         return tensors[0], None
