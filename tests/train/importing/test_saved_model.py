@@ -153,6 +153,7 @@ def test_tensorflow_1(tensorflow, tmp_path, resource):
         (lambda tf, x: {"y": tf.argmax(x[:, 0, 0], 1)}, (None, 32, 32, 3), "float32", r"\[n\]|int64"),
         (lambda tf, x: {"y": tf.sigmoid(x[:, 0, 0])}, (None, 32, 32, 3), "float32", "sigmoid"),
         (lambda tf, x: {"y": tf.reduce_mean(x, [1, 2])}, (None, 32, 32, 3), "float32", "features"),
+        (lambda tf, x: {"y": x[:, 0, 0]}, (10**6, 32, 32, 3), "float32", "1000000 photos at a time"),
         (lambda tf, x: {"y": tf.zeros([1, 3])}, (None,), "string", "text or encoded"),
         (lambda tf, x: {"y": tf.zeros([1, 3])}, (None, 32, 32, 3), "int32", "int32"),
         (
