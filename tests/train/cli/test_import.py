@@ -60,7 +60,7 @@ def test_an_imported_bundle_works_with_the_other_verbs(tmp_path, photos):
 def test_photos_without_labels_are_enough_where_the_files_say_how(tmp_path, photos, capsys):
     out = tmp_path / "bundle"
     flat = tmp_path / "flat"
-    write_photos(flat, 2)
+    write_photos(flat, 20)
     options = ("--scale", "0..1", "--channels", "RGB", "--resize", "crop:0.875:bicubic", "--exact-resize")
     run(
         save(tmp_path, classifier()), "--labels", labels_file(tmp_path), "--check", flat / "red", "--out", out, *options
