@@ -185,6 +185,7 @@ def choose(original, photos, declared, options):
     best = scores[0]
     if _is_chance(scores, truth):
         _require_no_better_order(original, scores, truth)
+        say(_table(scores, earlier, None, [], facts))
         raise UsageError(
             f"{original.path}: no way to prepare the photos labels them better than chance: the best one "
             f"{_percent(best)} on {len(truth)} photos. Do the photos and labels belong to this model? "
