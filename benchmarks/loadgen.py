@@ -260,7 +260,7 @@ def parser():
         description=f"Run a scenario of MLPerf's LoadGen on an engine. {NAME}.",
         epilog="example: python -m benchmarks.loadgen bundle --engine onnxruntime --scenario Offline",
     )
-    this.add_argument("bundle", help="folder written by `picnic-edge train`; its sample photos are used")
+    this.add_argument("bundle", help="folder written by `picnic-edge train` or `import`; its sample photos are used")
     this.add_argument("--engine", default="auto", metavar="NAME", help="default auto: the fastest that runs here")
     this.add_argument("--scenario", choices=SCENARIOS, default="SingleStream", help="default SingleStream")
     this.add_argument("--mode", choices=MODES, default="quick", help="quick (default): seconds; full: at least 600 s")

@@ -53,7 +53,7 @@ def parser():
         "photos. An engine that differs too much is refused.",
         epilog="example: picnic-edge convert bundle --to openvino --precision int8",
     )
-    this.add_argument("bundle", help="folder written by `picnic-edge train`")
+    this.add_argument("bundle", help="folder written by `picnic-edge train` or `import`")
     this.add_argument("--to", required=True, choices=list(TARGETS), help="library that will run the engine")
     this.add_argument(
         "--precision",

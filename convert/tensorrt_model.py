@@ -19,11 +19,11 @@ def check_model(model):
     """
     opsets = [entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")]
     if not opsets or max(opsets) > MAX_OPSET:
-        raise BundleError(f"its model.onnx has opset {opsets}, TensorRT can read up to {MAX_OPSET}; train again")
+        raise BundleError(f"its model.onnx has opset {opsets}, TensorRT reads up to {MAX_OPSET}; use another engine")
     uint8 = require("onnx").TensorProto.UINT8
     inputs = [(value.name, value.type.tensor_type.elem_type) for value in model.graph.input]
     if inputs != [(INPUT_NAME, uint8)]:
-        raise BundleError(f"its model.onnx has the inputs {inputs}, not one of uint8; train again")
+        raise BundleError(f"its model.onnx has the inputs {inputs}, not one of uint8; make the bundle again")
 
 
 def cast_comes_first(model):
@@ -47,7 +47,7 @@ def with_float_input(model):
         BundleError: the graph does something else with its input.
     """
     if not cast_comes_first(model):
-        raise BundleError("its model.onnx does not begin with a Cast of its uint8 input; train again")
+        raise BundleError("its model.onnx does not begin with a Cast of its uint8 input; make the bundle again")
     onnx = require("onnx")
     changed = onnx.ModelProto()
     changed.CopyFrom(model)

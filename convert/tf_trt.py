@@ -80,7 +80,7 @@ def convert(source, target, precision, max_batch, workspace_mib, input_shape):
     tf_trt.require_tensorrt(versions)
     gpu = tf_trt.require_gpu()
     if not os.path.isdir(source):
-        raise BundleError(f"{source}: is missing, which TF-TRT converts; train again")
+        raise BundleError(f"{source}: is missing, which TF-TRT converts; make the bundle again")
     slow = tf_trt.slow_protobuf()
     if slow:
         say("warning: " + slow)

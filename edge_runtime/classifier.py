@@ -94,7 +94,7 @@ class Classifier:
         """Opens a bundle.
 
         Args:
-            bundle: folder that `picnic-edge train` wrote.
+            bundle: folder that `picnic-edge train` or `import` wrote.
             engine: "auto" for the engine valid on this machine that `picnic-edge convert` measured as fastest, else the
                 bundle's own model; an engine's name ("onnxruntime-fp32"), or a kind for its fastest ("openvino").
             batch_size: photos per call of the engine; None for what the engine was made for (8 for the bundle's own).

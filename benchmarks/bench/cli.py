@@ -37,7 +37,7 @@ def parser():
         "(for a bundle named compare write ./compare).",
         epilog="example: picnic-edge bench bundle --images photos/ --batch 1,8",
     )
-    this.add_argument("bundle", help="folder written by `picnic-edge train`")
+    this.add_argument("bundle", help="folder written by `picnic-edge train` or `import`")
     this.add_argument("--engine", nargs="+", default=["all"], metavar="NAME", help="engines to measure (default all)")
     this.add_argument("--images", metavar="DIR", help="photos for the end-to-end run (default: the bundle's sample)")
     this.add_argument(

@@ -26,7 +26,7 @@ def main(argv=None):
         description="Write what photos become on this machine: their pixels and engines' answers, as an .npz file.",
         epilog="example: python -m benchmarks.board.answers bundle photos here.npz --engine litert-int8",
     )
-    this.add_argument("bundle", help="folder written by `picnic-edge train`")
+    this.add_argument("bundle", help="folder written by `picnic-edge train` or `import`")
     this.add_argument("images", help="folder of photos; no folders in it")
     this.add_argument("out", help=".npz file to write")
     this.add_argument("--engine", nargs="+", default=[], metavar="NAME", help="(default: none)")

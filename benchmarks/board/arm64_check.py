@@ -47,7 +47,7 @@ def main(argv=None):
         description="Install the wheel into an emulated Debian for Arm, and compare its answers with this machine's.",
         epilog="example: make arm64-check BUNDLE=bundle IMAGES=photos",
     )
-    this.add_argument("bundle", help="folder written by `picnic-edge train`")
+    this.add_argument("bundle", help="folder written by `picnic-edge train` or `import`")
     this.add_argument("--images", metavar="DIR", required=True, help="folder of photos")
     this.add_argument("--photos", type=int, default=2, metavar="N", help="how many of them (default %(default)s)")
     this.add_argument("--suite", choices=list(SUITES), default="bookworm", help="of Debian (default %(default)s)")

@@ -85,7 +85,7 @@ def main(argv=None):
         description="Run on a board everything that is only simulated elsewhere, and write a report to send back.",
         epilog="example: make jetson-check BUNDLE=bundle",
     )
-    this.add_argument("bundle", help="folder written by `picnic-edge train`; the new engines are added to it")
+    this.add_argument("bundle", help="folder written by `picnic-edge train` or `import`; new engines are added")
     this.add_argument("--images", metavar="DIR", help="photos to classify and to time (default: the bundle's sample)")
     this.add_argument(
         "--out", default="jetson-report.json", metavar="FILE", help="report to write (default jetson-report.json)"
@@ -217,7 +217,7 @@ def _problem_of(bundle):
         with open(os.path.join(bundle, "manifest.json"), encoding="utf-8") as file:
             json.load(file)
     except (OSError, ValueError) as error:
-        return f"is no bundle ({error}); give a folder that `picnic-edge train` wrote: make jetson-check BUNDLE=FOLDER"
+        return f"is no bundle ({error}); give one that train or import wrote: make jetson-check BUNDLE=FOLDER"
     return ""
 
 

@@ -42,7 +42,7 @@ def main(argv=None):
         description="Build, check and time engines of TensorRT for RTX on this GPU, and write a report to send back.",
         epilog="example: python -m benchmarks.board.rtx_check bundle",
     )
-    this.add_argument("bundle", help="folder written by `picnic-edge train`; it does not change")
+    this.add_argument("bundle", help="folder written by `picnic-edge train` or `import`; it does not change")
     this.add_argument("--out", default="rtx-report.json", metavar="FILE", help="report (default rtx-report.json)")
     options = this.parse_args(argv)
     report: typing.Dict[str, typing.Any] = {"python": sys.version, "steps": [], "engines": {}, "benches": {}}

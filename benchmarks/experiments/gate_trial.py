@@ -66,7 +66,7 @@ def main(argv=None):
 
 def _parser():
     this = argparse.ArgumentParser(prog="python -m benchmarks.experiments.gate_trial", description=__doc__)
-    this.add_argument("bundle", help="folder written by `picnic-edge train`")
+    this.add_argument("bundle", help="folder written by `picnic-edge train` or `import`")
     this.add_argument(
         "--engines",
         default="onnxruntime-fp32,openvino-fp32,openvino-bf16,openvino-int8,onnxruntime-int8",

@@ -29,7 +29,7 @@ def main(argv=None):
         description=__doc__.split("\n")[0],
         epilog="example: python -m benchmarks.experiments.overhead bundle --rounds 10",
     )
-    this.add_argument("bundle", help="folder written by `picnic-edge train`")
+    this.add_argument("bundle", help="folder written by `picnic-edge train` or `import`")
     this.add_argument("--rounds", type=positive, default=10, metavar="N", help="turns of each (default 10)")
     options = this.parse_args(argv)
     bundle = Bundle.open(options.bundle)

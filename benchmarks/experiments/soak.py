@@ -29,7 +29,7 @@ _MAX_DELAY_S = 0.05
 def parser():
     """Returns the argument parser."""
     this = argparse.ArgumentParser(prog="python -m benchmarks.experiments.soak", description=__doc__.split("\n\n")[0])
-    this.add_argument("bundle", help="folder written by `picnic-edge train`")
+    this.add_argument("bundle", help="folder written by `picnic-edge train` or `import`")
     this.add_argument("source", help="rtsp://..., camera:N, csi:N, or a video file, which is played in real time")
     this.add_argument("--minutes", type=float, default=60, metavar="N", help="how long (default 60)")
     this.add_argument("--every", type=float, default=60, metavar="S", help="seconds between two lines (default 60)")

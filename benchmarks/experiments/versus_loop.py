@@ -84,7 +84,7 @@ def main(argv=None):
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.experiments.versus_loop", description=__doc__.split("\n")[0]
     )
-    parser.add_argument("bundle", help="folder written by `picnic-edge train`")
+    parser.add_argument("bundle", help="folder written by `picnic-edge train` or `import`")
     parser.add_argument("photos", metavar="DIR", help="folder of readable photos")
     parser.add_argument("--engine", nargs="+", default=["onnxruntime"], metavar="NAME", help="(default onnxruntime)")
     parser.add_argument("--rounds", type=int, default=3, help="repetitions, the median counts (default 3)")

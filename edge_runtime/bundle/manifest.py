@@ -10,7 +10,7 @@ from edge_runtime.errors import BundleError, UsageError
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 INPUT_NAME, OUTPUT_NAME = "images", "probabilities"  # of model.onnx
-ADVICE = "train again, or copy the bundle again"
+ADVICE = "make the bundle again, or copy it again"
 _MAX_JSON_BYTES = 256 << 20  # a manifest has 20 per photo of the training
 
 
@@ -41,12 +41,12 @@ def read_manifest(path):
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror})")
     except (ValueError, RecursionError) as error:
-        raise BundleError(f"{path}: its {MANIFEST} is no JSON ({error}); train again, or copy it again")
+        raise BundleError(f"{path}: its {MANIFEST} is no JSON ({error}); make the bundle again, or copy it again")
     version = manifest.get("format_version") if isinstance(manifest, dict) else None
     if version != FORMAT_VERSION:
         raise BundleError(
             f"{path}: has bundle format {version}, this version reads {FORMAT_VERSION}; "
-            "update picnic-edge, or train again"
+            "update picnic-edge, or make the bundle again"
         )
     return manifest
 

@@ -74,9 +74,9 @@ class Bundle:
             lists_fit = isinstance(bundle.files, dict) and "model.onnx" in bundle.files
             lists_fit = lists_fit and all(isinstance(manifest.get(part, {}), dict) for part in ("metrics", "training"))
         except KeyError as error:
-            raise BundleError(f"{path}: the manifest lacks {error}; train again")
+            raise BundleError(f"{path}: the manifest lacks {error}; make the bundle again")
         if not names_fit or not lists_fit or bundle.id != identity_of(manifest):
-            raise BundleError(f"{path}: the manifest was changed after training; train again")
+            raise BundleError(f"{path}: the manifest was changed after training; make the bundle again")
         try:
             bundle.input_spec = spec.from_manifest(manifest.get("input_spec"))
         except ValueError as error:
@@ -136,4 +136,4 @@ class Bundle:
                 raise ValueError(f"probabilities.npy has the shape {probabilities.shape}")
             return Sample(names, np.stack(pixels), labels, probabilities)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError, ImageError, EOFError) as error:
-            raise BundleError(f"{self.path}: its sample cannot be read ({error}); train again")
+            raise BundleError(f"{self.path}: its sample cannot be read ({error}); make the bundle again")

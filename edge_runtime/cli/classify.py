@@ -30,7 +30,7 @@ def parser():
         "an empty label and the reason.",
         epilog="example: picnic-edge classify bundle photos/ --out labels.tsv",
     )
-    parser.add_argument("bundle", help="folder written by `picnic-edge train`")
+    parser.add_argument("bundle", help="folder written by `picnic-edge train` or `import`")
     parser.add_argument(
         "sources",
         metavar="source",

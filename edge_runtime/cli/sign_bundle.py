@@ -26,7 +26,7 @@ def main(argv=None):
         f"{signing.KEY_FILE} names the file with the key.",
         epilog=f"example: {signing.KEY_FILE}=key python -m edge_runtime.cli.sign_bundle bundle",
     )
-    parser.add_argument("bundle", help="folder written by `picnic-edge train`")
+    parser.add_argument("bundle", help="folder written by `picnic-edge train` or `import`")
     options = parser.parse_args(argv)
     if not signing.key():
         raise UsageError(f"{signing.KEY_FILE} is not set: set it to the name of the file with the key")

@@ -195,7 +195,7 @@ def test_what_a_conversion_reads_is_checked_first(tiny_bundle, target, name):
     helpers.flip_byte(os.path.join(tiny_bundle, name))
     done = helpers.picnic_edge("convert", tiny_bundle, "--to", target)
     assert done.returncode == 5 and done.stdout == b""
-    assert "its file %s is not the one that was written; train again, or copy" % name in done.stderr
+    assert "its file %s is not the one that was written; make the bundle again, or copy" % name in done.stderr
     assert not os.path.exists(os.path.join(tiny_bundle, "engines"))
 
 

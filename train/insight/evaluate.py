@@ -63,7 +63,7 @@ def evaluate(bundle, labels, images_folder=None, engine="auto"):
     """Scores a bundle on labelled photos, for a notebook.
 
     Args:
-        bundle: folder written by `picnic-edge train`.
+        bundle: folder written by `picnic-edge train` or `import`.
         labels: table with the columns file and label, or a folder of class folders.
         images_folder: where the table's file names start (default: the table's folder).
         engine: name of an engine; "auto" for the fastest valid one.

@@ -100,7 +100,7 @@ def test_one_changed_byte_is_found_when_the_file_is_used_and_not_before(tiny_bun
     use = open_engine if name == "model.onnx" else Bundle.sample
     text = refusal(tiny_bundle, use)
     assert text.startswith(f"{tiny_bundle}: its file {name} is not the one that was written; ")
-    assert text.endswith("train again, or copy the bundle again")
+    assert text.endswith("make the bundle again, or copy it again")
 
 
 def test_a_changed_saved_model_is_found_when_tensorflow_is_to_load_it(tiny_bundle):
@@ -401,7 +401,7 @@ def test_the_command_ends_with_5_and_names_the_file(tiny_bundle, tmp_path, spoil
     assert done.returncode == 5
     assert done.stdout == b""
     assert done.stderr.startswith(f"picnic-edge: {tiny_bundle}: ") and named in done.stderr
-    assert "train again" in done.stderr
+    assert "make the bundle again" in done.stderr
     assert "Traceback" not in done.stderr
 
 
