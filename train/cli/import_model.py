@@ -63,7 +63,7 @@ def parser():
         metavar="R",
         help="squash, crop:SHARE (of the scaled photo that the centre is) or letterbox:R,G,B (the colour of the bars)",
     )
-    this.add_argument("--input", metavar="NAME", help="the model's input, where it has several")
+    this.add_argument("--input", metavar="NAME", help="the name that an ONNX model's input must have")
     this.add_argument("--output", metavar="NAME", help="the model's output or signature, where it has several")
     this.add_argument(
         "--exact-resize",
@@ -79,14 +79,13 @@ def main(argv=None):
     arguments = sys.argv[1:] if argv is None else argv
     options = parser().parse_args(arguments)
     _check_options(options)
+    given_names = labels.read_class_names(options.labels) if options.labels else None
     require("onnx")
     original = read_original(options.model, options)
-    original = original._replace(class_names=_class_names(original, options.labels))
+    original = original._replace(class_names=_class_names(original, options.labels, given_names))
     say(f"{options.model}: {original.kind}, {original.outputs} outputs, {len(original.class_names)} classes")
-    photos = None
-    if options.check:
-        photos, problems = check_photos.read_check(options.check, options.images, original.class_names)
-        checks.report_problems(problems, None, False)
+    photos, problems = check_photos.read_check(options.check, options.images, original.class_names)
+    checks.report_problems(problems, None, False)
     declared = preprocessing.from_options(original, options)
     choice = find.choose(original, photos, declared, options)
     if choice.table:
@@ -107,16 +106,23 @@ def _check_options(options):
         raise UsageError(f"--out {options.out}: is in MODEL, {options.model}, which is not written to")
     if options.images is not None and not options.check:
         raise UsageError(f"--images {options.images}: needs --check, the table of these photos")
+    if not options.check:  # before minutes of conversion
+        raise UsageError(
+            f"{options.model}: give photos with --check, a folder or a table: the bundle is compared with the original "
+            f"on them, and its engines are later ({proof.SAMPLE_PHOTOS} are enough, labels are not needed)"
+        )
+    if not os.path.lexists(options.check):
+        raise UsageError(f"--check {options.check}: no such table or folder")
 
 
-def _class_names(original, path):
-    """Returns the class names: of --labels, else of the model's files."""
-    if path is None and original.class_names is None:
+def _class_names(original, path, given_names):
+    """Returns the class names: those of --labels, a file at path, else of the model's files."""
+    if given_names is None and original.class_names is None:
         raise UsageError(
             f"{original.path}: its files do not name its {original.outputs} classes; give a text file with one name a "
             "line, in the order of its outputs: --labels FILE"
         )
-    names = original.class_names if path is None else labels.read_class_names(path)
+    names = given_names or original.class_names
     if len(names) not in (original.outputs, original.outputs - 1):
         raise UsageError(
             f"{path or original.path}: {len(names)} class names; the model has {original.outputs} outputs. Expected "
@@ -136,6 +142,7 @@ def _write(arguments, options, original, declared, choice, photos):
     proven = proof.prove(original, choice, _infer(model), photos, options.exact_resize)
     print(proof.describe(proven))
     model = proof.with_temperature(model, proven.temperature)
+    graph.check_sample(model, original, proven.sample)
     input_spec = chosen.input_spec if options.exact_resize else chosen.input_spec._replace(filter="area")
     with files.named(f"--out {options.out}"), files.atomic_folder(options.out) as folder:
         files.remove_abandoned(os.path.dirname(os.path.realpath(options.out)))

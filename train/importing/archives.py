@@ -1,6 +1,7 @@
 """Zip archives that a model comes in: looked into and unpacked without trusting what they claim."""
 
 import contextlib
+import json
 import os
 import shutil
 import stat
@@ -70,6 +71,23 @@ def unpacked(path):
             raise type(error)(str(error).replace(top, path))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def json_object(folder, name, max_bytes):
+    """Returns the dict in a JSON file of a model's folder.
+
+    Raises:
+        UsageError: it cannot be read, is larger than max_bytes, or holds no object.
+    """
+    path = os.path.join(folder, name)
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            value = json.loads(file.read(max_bytes))
+        if not isinstance(value, dict):
+            raise ValueError("no object")
+    except (OSError, ValueError, RecursionError) as error:
+        raise UsageError(f"{path}: cannot be read ({error}); download or export it again")
+    return value
 
 
 @contextlib.contextmanager

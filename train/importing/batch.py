@@ -6,7 +6,94 @@ import typing
 
 import numpy as np
 
+from edge_runtime.engines.onnxruntime import session
+from edge_runtime.errors import UsageError
+from edge_runtime.machine import cpu
 from edge_runtime.machine.libraries import require
+from train.model.tf_setup import nothing_on_stderr
+
+TRIAL_SIDE = 224  # of the pictures that a model of any size is tried with
+_TRIAL_PICTURES = 3
+
+
+def with_free_batch(path, model, same):
+    """Returns an onnx.ModelProto that takes any number of pictures: the model itself where it does so already.
+
+    Args:
+        path: the file, for messages.
+        model: onnx.ModelProto with one input and one output.
+        same: result of same_answers.
+
+    Raises:
+        UsageError: the batch is fixed, and cannot be freed without changing the answers.
+    """
+    fixed = fixed_batch(model)
+    if fixed is None:
+        return model
+    for prepare in (lambda: model, lambda: folded(model)):
+        changed = freed(prepare(), fixed)
+        if same(changed):
+            return changed
+    raise UsageError(
+        f"{path}: takes exactly {fixed} picture{'s' if fixed > 1 else ''} at a time, and its graph cannot be freed of "
+        f"that ({', '.join(suspects(model)) or 'the number is inside'}). Export it with a free batch: for "
+        'torch.onnx.export dynamic_axes={"INPUT": {0: "batch"}}, for ultralytics dynamic=True, for TensorFlow an '
+        "input of shape [None, height, width, 3]"
+    )
+
+
+def fixed_batch(model):
+    """Returns the number of pictures that a model takes at a time, None where any number goes."""
+    number = model.graph.input[0].type.tensor_type.shape.dim[0].dim_value
+    return number if number > 0 else None  # some exporters write -1 for any number
+
+
+def noise(layout, dtype, height, width):
+    """Returns a few pictures of noise to try a model with, in its layout and dtype; None for a side: any goes."""
+    sides = (height or TRIAL_SIDE, width or TRIAL_SIDE)
+    shape = (_TRIAL_PICTURES, 3) + sides if layout == "NCHW" else (_TRIAL_PICTURES,) + sides + (3,)
+    random = np.random.RandomState(0)
+    return (
+        random.randint(0, 256, shape).astype(np.uint8)
+        if dtype == "uint8"
+        else random.random_sample(shape).astype(dtype)
+    )
+
+
+def same_answers(pictures, expected):
+    """Returns a function that tells whether an onnx.ModelProto answers as expected, to one picture and to several.
+
+    Args:
+        pictures: array [n, ...] in the model's layout and dtype.
+        expected: float32 [n, outputs], the original's answers.
+    """
+    limit = largest_difference(pictures, expected)
+
+    def same(model):
+        try:
+            with nothing_on_stderr():  # what ONNX Runtime says of a change that was no good
+                run = session(model.SerializeToString(), cpu.core_count(), optimize=True).run
+                name = model.graph.input[0].name
+                several, single = (run(None, {name: part})[0] for part in (pictures, pictures[:1]))
+            return close(several, expected, limit) and close(single, expected[:1], limit)
+        except Exception:  # ONNX Runtime raises classes of its own
+            return False
+
+    return same
+
+
+def largest_difference(pictures, expected):
+    """Returns how far answers may differ and still count as the same.
+
+    Probabilities of many classes are small numbers: differences count in terms of the largest answer.
+    """
+    return (2e-2 if pictures.dtype == np.float16 else 1e-3) * max(float(np.abs(expected).max()), 1e-6)
+
+
+def close(rows, expected, limit):
+    """Tells whether answers, one row per picture, are the expected ones, each number within limit."""
+    rows = np.asarray(rows, np.float32).reshape(len(rows), -1)
+    return bool(rows.shape == expected.shape and np.allclose(rows, expected, rtol=0, atol=limit, equal_nan=True))
 
 
 def freed(model, fixed):
@@ -25,7 +112,8 @@ def freed(model, fixed):
     graph = changed.graph
     del graph.value_info[:]  # shapes with the fixed batch
     for value in (graph.input[0], graph.output[0]):
-        value.type.tensor_type.shape.dim[0].dim_param = "batch"
+        for side in value.type.tensor_type.shape.dim[:1]:  # an output's shape may be missing
+            side.dim_param = "batch"
     constants = {tensor.name: tensor for tensor in graph.initializer}
     for node in graph.node:
         if node.op_type == "Constant" and node.attribute[0].name == "value":
@@ -69,7 +157,7 @@ def freed(model, fixed):
             ]
             node.input[place] = repeated
         nodes.append(node)
-    nodes = [_copy(onnx, node) for node in nodes]
+    nodes = [copied(onnx, node) for node in nodes]
     del graph.node[:]
     graph.node.extend(nodes)
     return changed
@@ -135,8 +223,8 @@ def _one(onnx, graph, new, tensor, name):
     return single
 
 
-def _copy(onnx, node):
-    """Returns a copy: deleting a graph's nodes frees those that are still referred to."""
+def copied(onnx, node):
+    """Returns a copy of a node: deleting a graph's nodes frees those that are still referred to."""
     result = onnx.NodeProto()
     result.CopyFrom(node)
     return result

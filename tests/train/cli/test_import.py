@@ -118,7 +118,7 @@ def constant():
 
 PRESET = ("--preset", "tf-hub")
 REFUSED = {
-    "no photos": (classifier, (), "--check"),
+    "no photos": (classifier, PRESET, "give photos with --check"),
     "nothing known, few photos": (classifier, ("--check", "FEW"), "30 labelled photos are too few|--preset, one of"),
     "sigmoid": (with_end("end", node("Sigmoid", "logits", "end")), ("--check", "FEW") + PRESET, "sigmoid"),
     "embedding": (
@@ -195,9 +195,11 @@ def test_labels_of_another_model(tmp_path, photos):
 
 def test_the_model_is_never_written_to(tmp_path, photos):
     model = save(tmp_path, classifier())
+    before = files.sha256_of(model)
     for out in (tmp_path, tmp_path / "model.onnx"):
-        with pytest.raises(UsageError):
+        with pytest.raises(UsageError, match="--out"):
             run(model, "--out", out, "--labels", labels_file(tmp_path), "--check", photos)
+        assert files.sha256_of(model) == before
     with pytest.raises(UsageError, match="is in MODEL"):
         run(tmp_path, "--out", tmp_path / "bundle", "--check", photos)
 
@@ -227,3 +229,19 @@ def test_a_uint8_original_keeps_its_own_scaling_and_a_bundle_s_model_is_one(tmp_
         run(model, *given, "--out", out)
         assert "original's own graph" in Bundle.open(str(out)).manifest["input_spec"]["scaling"]
         model = str(out / "model.onnx")
+
+
+def test_the_model_that_is_written_is_the_one_that_was_compared(tmp_path, photos, monkeypatch):
+    add = import_model.proof.with_temperature
+    monkeypatch.setattr(import_model.proof, "with_temperature", lambda model, temperature: add(model, 2 * temperature))
+    given = ("--labels", labels_file(tmp_path), "--check", photos, "--out", tmp_path / "bundle")
+    with pytest.raises(ParityError, match="differ"):
+        run(save(tmp_path, classifier()), *(given + PRESET))
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_missing_photos_are_told_before_the_model_is_opened(tmp_path):
+    (tmp_path / "model.onnx").write_text("no model")
+    for given in ((), ("--check", tmp_path / "nowhere")):
+        with pytest.raises(UsageError, match="--check"):
+            run(tmp_path / "model.onnx", "--out", tmp_path / "bundle", *given)

@@ -115,7 +115,7 @@ PREPROCESSORS = {
     ),
     "EfficientNet": (
         dict(HALF, image_processor_type="EfficientNetImageProcessor", size=64, rescale_offset=True, include_top=True),
-        ("squash", None, "nearest", (64, 64), 255, 63.75),
+        ("squash", None, "nearest", (64, 64), 382.5, 63.75),  # 1 is subtracted, then 0.5,
     ),
     "timm": (
         {
@@ -129,6 +129,10 @@ PREPROCESSORS = {
             },
         },
         ("crop", 71, "bicubic", (64, 64), 127.5, 127.5),
+    ),
+    "timm without filter and scale": (
+        {"data_config": {"input_size": [3, 64, 64], "crop_pct": 1.0}},
+        ("crop", 64, "bicubic", (64, 64), (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),
     ),
     "timm squash": (
         {
@@ -159,8 +163,8 @@ def test_preprocessor_configs(tmp_path, quick_onnx, name):
     resize, shorter_side, filter_name, sides, mean, std = PREPROCESSORS[name][1]
     assert (declared.resize, declared.shorter_side, declared.filter) == (resize, shorter_side, filter_name)
     assert (declared.height, declared.width) == sides
-    np.testing.assert_allclose(declared.mean, [mean] * 3, atol=1e-4)
-    np.testing.assert_allclose(declared.std, [std] * 3, rtol=1e-6)
+    np.testing.assert_allclose(declared.mean, np.broadcast_to(mean, 3), atol=1e-4)
+    np.testing.assert_allclose(declared.std, np.broadcast_to(std, 3), rtol=1e-6)
 
 
 def test_a_hugging_face_folder_names_its_classes(tmp_path):
@@ -210,6 +214,11 @@ def test_a_config_that_is_no_json(tmp_path):
         read_original(path, Options())
 
 
+def test_names_that_are_there_twice_are_repaired_with_labels(tmp_path, quick_onnx):
+    path = hugging_face(tmp_path, id2label={"0": "a", "1": "a", "2": "b"})
+    assert read_original(path, Options(labels="labels.txt")).class_names is None
+
+
 # --- Custom Vision
 
 PROPERTIES = {"Image.BitmapPixelFormat": "Bgr8", "Image.NominalPixelRange": "NominalRange_0_255"}
@@ -238,6 +247,31 @@ def test_custom_vision(tmp_path):
         (1.0,) * 3,
     )
     assert original.run(np.zeros((1, 3, 64, 64), np.float32)).shape == (1, 3)  # after the files were removed
+
+
+CV, RANGE, FORMAT = "CustomVision.Preprocess.", "Image.NominalPixelRange", "Image.BitmapPixelFormat"
+
+
+@pytest.mark.parametrize(
+    "metadata, expected",
+    [
+        ({RANGE: "Normalized_1_1", FORMAT: "Rgb8"}, ("", None, "RGB", 127.5, 127.5)),
+        ({RANGE: "Normalized_0_1", FORMAT: "Gray8"}, ("", None, None, 0, 255)),
+        ({RANGE: "NominalRange_16_235"}, ("", None, None, None, None)),
+        ({CV + "CropMethod": "NoCrop"}, ("Custom Vision ", "squash", "BGR", 0, 1)),
+        ({CV + "NormalizeMean": "[0.5, 0.5, 0.5]", RANGE: "Normalized_0_1"}, (None, "squash", "BGR", 127.5, 255)),
+        ({CV.lower() + "normalizestd": "[2,2,2]", FORMAT.lower(): "RGB8"}, (None, "squash", "RGB", 0, 2)),
+        ({CV + "NormalizeStd": "wide"}, (None, "squash", "BGR", None, None)),
+        ({"author": "somebody"}, ("", None, None, None, None)),
+    ],
+)
+def test_image_metadata_of_onnx_files(tmp_path, metadata, expected):
+    original = read_original(save(tmp_path, with_metadata(classifier(), **metadata)), Options())
+    kind, resize, channels, mean, std = expected
+    declared = original.declared
+    assert kind is None or original.kind == kind + "ONNX model"
+    assert (declared.resize, declared.channels) == (resize, channels)
+    assert (declared.mean, declared.std) == tuple(None if one is None else (one,) * 3 for one in (mean, std))
 
 
 @pytest.mark.parametrize(
@@ -276,6 +310,9 @@ def pytorch_zip(content):
         ("model.bin", pickle.dumps(Evil()), "torch.onnx.export"),
         ("model.pth", pytorch_zip(pickle.dumps(Evil())), "torch.onnx.export"),
         ("best.pt", pytorch_zip(b"ultralytics.nn.tasks"), "yolo export model=best.pt format=onnx"),
+        ("model.pkl", pickle.dumps({"sklearn": 1}), "is a pickle"),
+        ("model.mlmodel", b"\x08\x01\x12\x00", "Core ML"),
+        ("renamed", b"\x08\x01\x12\x00", "expected an .onnx file"),
         ("model.pt", b"anything", "torch.onnx.export"),
         ("model.safetensors", b"\x10\0\0\0\0\0\0\0" + b'{"weight": 1}   ', "optimum-cli export onnx"),
         ("saved_model.pb", b"\x08\x01\x12\x00", "give the SavedModel's folder"),
@@ -310,3 +347,9 @@ def test_folders_without_a_model_say_what_to_do(tmp_path, names, words):
 def test_nothing_there(tmp_path):
     with pytest.raises(UsageError, match="no such file"):
         read_original(str(tmp_path / "model.onnx"), Options())
+
+
+def test_a_name_of_the_input_is_for_onnx_models(tmp_path):
+    (tmp_path / "model.tflite").write_bytes(b"\0\0\0\0TFL3" + bytes(8))
+    with pytest.raises(UsageError, match="--input pixels"):
+        read_original(str(tmp_path / "model.tflite"), Options(input="pixels"))

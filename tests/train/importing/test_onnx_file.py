@@ -8,7 +8,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from edge_runtime.errors import UsageError
+from edge_runtime.errors import ParityError, UsageError
 from edge_runtime.photos.spec import InputSpec
 from tests.train.importing.onnx_models import NAMES, WEIGHTS, Options, classifier, head, model, node, save, value
 from train.importing import graph, trial
@@ -49,6 +49,31 @@ def test_layouts_and_types(tmp_path, layout, kind):
     assert (original.layout, original.height, original.outputs) == (layout, 64, 3)
     built = check(original, "BGR")
     assert [one.op_type for one in built.graph.node if "images" in one.input] == ["Cast"]
+
+
+def test_uint8_that_is_moved_before_it_is_cast(tmp_path):
+    one = classifier("NHWC", kind=TensorProto.UINT8)
+    nodes = {other.op_type: other for other in one.graph.node}
+    nodes["Transpose"].input[0], nodes["Transpose"].output[0] = "pixels", "moved"
+    nodes["Cast"].input[0] = "moved"
+    nodes["GlobalAveragePool"].input[0] = "unit"
+    order = [nodes["Transpose"]] + [other for other in one.graph.node if other.op_type != "Transpose"]
+    order = [onnx.NodeProto.FromString(other.SerializeToString()) for other in order]
+    del one.graph.node[:]
+    one.graph.node.extend(order)
+    built = check(read(tmp_path, one), "BGR")
+    assert [other.op_type for other in built.graph.node if "images" in other.input] == ["Cast"]
+    assert [other.op_type for other in built.graph.node].count("Cast") == 1
+
+
+def test_uint8_that_is_used_before_it_is_cast(tmp_path):
+    one = classifier("NHWC", kind=TensorProto.UINT8)
+    for other in one.graph.node:
+        other.input[:] = ["taken" if name == "pixels" else name for name in other.input]
+    one.graph.node.insert(0, node("Gather", "pixels order", "taken", axis=3))
+    one.graph.initializer.extend([numpy_helper.from_array(np.array([2, 0, 1], np.int64), "order")])
+    built = check(read(tmp_path, one), "BGR")
+    assert [other.op_type for other in built.graph.node if "images" in other.input] == ["Cast"]
 
 
 def test_any_size_with_the_names_that_optimum_gives(tmp_path):
@@ -95,6 +120,13 @@ def test_a_fixed_batch_is_freed(tmp_path, middle):
 
 def test_a_larger_fixed_batch_is_freed_too(tmp_path):
     check(read(tmp_path, classifier(batch=2)))
+
+
+@pytest.mark.parametrize("any_number", [-1, 0])
+def test_a_batch_that_is_no_number_of_pictures_is_free(tmp_path, any_number):
+    original = read(tmp_path, classifier(batch=any_number))
+    assert original.run(np.zeros((5, 3, 64, 64), np.float32)).shape == (5, 3)
+    check(original)
 
 
 def test_a_fixed_batch_that_cannot_be_freed_is_refused_with_what_to_do(tmp_path):
@@ -187,6 +219,11 @@ def test_a_map_of_labels_is_cut_off_and_gives_the_names(tmp_path):
     one.graph.output[0].CopyFrom(answers)
     one.opset_import.extend([helper.make_opsetid("ai.onnx.ml", 1)])
     assert read(tmp_path, one).class_names == NAMES
+    zip_map = next(other for other in one.graph.node if other.op_type == "ZipMap")
+    zip_map.attribute[0].strings[1] = zip_map.attribute[0].strings[0]
+    with pytest.raises(UsageError, match="same name.*--labels"):
+        read(tmp_path, one)
+    assert read(tmp_path, one, labels="labels.txt").class_names is None
 
 
 def test_an_output_inside_can_be_chosen(tmp_path):
@@ -318,6 +355,7 @@ def rows_of_numbers():
 
 
 REFUSED = {
+    "sigmoid": (lambda: of_answers("Sigmoid", shape=["n", 3]), "ends in a sigmoid"),
     "two inputs": (two_inputs, "2 inputs: pixels.*size"),
     "custom operator": (custom_operator, "com.example.Secret"),
     "loop": (endless_loop, "holds Loop"),
@@ -391,3 +429,27 @@ def test_a_background_class_is_left_out(tmp_path, kind):
     built = graph.bundle_model(original, preprocessing, kind, without_background=True)
     graph.check_numbers(built, original, preprocessing, kind, without_background=True)
     assert built.graph.output[0].type.tensor_type.shape.dim[1].dim_value == 2
+
+
+def test_a_background_that_has_all_of_it_gives_no_nan(tmp_path):
+    one = classifier(end="probabilities")
+    bias = next(tensor for tensor in one.graph.initializer if tensor.name == "bias")
+    bias.CopyFrom(numpy_helper.from_array(np.array([1000, 0, 0], np.float32), "bias"))
+    original = read(tmp_path, one)
+    preprocessing = Preprocessing(InputSpec(64, 64, filter="bilinear"), "RGB", BLACK, (255.0,) * 3)
+    built = graph.bundle_model(original, preprocessing, "probabilities", without_background=True)
+    graph.check_numbers(built, original, preprocessing, "probabilities", without_background=True)
+
+
+def test_a_model_that_takes_one_picture_alone_is_no_bundle_s(tmp_path):
+    original = read(tmp_path, classifier())
+    wrong = original._replace(model=classifier(middle=fixed_reshape))
+    with pytest.raises(ParityError, match="does not run|it answers"):
+        check(wrong)
+
+
+def test_noise_that_the_original_answers_nan_to_is_not_the_conversion_s_fault(tmp_path):
+    original = read(tmp_path, classifier())
+    broken = original._replace(run=lambda pictures: np.full((len(pictures), 3), np.nan, np.float32))
+    with pytest.raises(UsageError, match="NaN"):
+        check(broken)

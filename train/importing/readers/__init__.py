@@ -18,6 +18,11 @@ READERS = (
     "saved_model",
     "tflite",
 )
+_WITH_ONNX = ("hugging_face", "custom_vision", "onnx_file")
+_PICKLE = (
+    "is a pickle, which is code that runs when it is opened. It is not opened. Where the model was trained, export it "
+    "as ONNX (PyTorch: torch.onnx.export) and import that"
+)
 _PYTORCH = (
     "is a PyTorch file: a pickle, which is code that runs when it is opened. It is not opened. Where the model was "
     "trained, export it:\n"
@@ -26,6 +31,7 @@ _PYTORCH = (
     '                      dynamic_axes={"images": {0: "batch"}, "logits": {0: "batch"}})\n'
     "with the model's own size in place of 224; then: picnic-edge import model.onnx --out BUNDLE"
 )
+_PYTORCH_NAMES = (".pt", ".pth", ".ckpt")
 _ULTRALYTICS = (
     "is a PyTorch file of ultralytics: a pickle, which is code that runs when it is opened. It is not opened. Export "
     "it where ultralytics is installed:\n    yolo export model={name} format=onnx opset=13 dynamic=True\n"
@@ -60,6 +66,8 @@ def read_original(path, options):
     for name in READERS:
         reader = importlib.import_module(f"train.importing.readers.{name}")
         if reader.recognizes(path):
+            if options.input is not None and name not in _WITH_ONNX:
+                raise UsageError(f"--input {options.input}: {path} holds no ONNX model; leave it out")
             return reader.read(path, options)
     raise UsageError(f"{path}: is no model that can be imported: {_hint(path)}")
 
@@ -75,8 +83,9 @@ def _refuse_others(path):
     pickled = _pickle_in(path, start)
     if pickled is not None:
         name = os.path.basename(path)
-        is_theirs = b"ultralytics" in pickled
-        advice = _ULTRALYTICS.format(name=name, stem=os.path.splitext(name)[0]) if is_theirs else _PYTORCH
+        advice = _PYTORCH if b"torch" in pickled or name.endswith(_PYTORCH_NAMES) else _PICKLE
+        if b"ultralytics" in pickled:
+            advice = _ULTRALYTICS.format(name=name, stem=os.path.splitext(name)[0])
         raise UsageError(f"{path}: {advice}")
     if start[8:10] == b'{"' and path.endswith(".safetensors"):
         raise UsageError(
@@ -108,7 +117,7 @@ def _pickle_in(path, start):
                             return file.read(1 << 20)
         except (zipfile.BadZipFile, NotImplementedError, RuntimeError, OSError, ValueError):
             return None
-    return b"" if path.endswith((".pt", ".pth", ".pkl", ".ckpt")) else None
+    return b"" if path.endswith(_PYTORCH_NAMES) else None
 
 
 def _hint(path):

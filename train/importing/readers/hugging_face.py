@@ -1,6 +1,5 @@
 """Folders of Hugging Face: an ONNX file, config.json, preprocessor_config.json in transformers' or timm's dialect."""
 
-import json
 import math
 import os
 
@@ -8,6 +7,7 @@ from edge_runtime.errors import UsageError
 from edge_runtime.text import printable
 from train.importing import archives, labels
 from train.importing.original import Declared
+from train.importing.preprocessing import SCALES
 from train.importing.readers import onnx_file
 
 _CONFIG, _PREPROCESSOR = "config.json", "preprocessor_config.json"
@@ -29,9 +29,11 @@ def recognizes(path):
 def read(path, options):
     """Reads a classifier from such a folder. The arguments and errors are those of readers.read_original."""
     with archives.unpacked(path) as folder:
-        config = _json(folder, _CONFIG)
+        config = archives.json_object(folder, _CONFIG, _MAX_BYTES)
         _require_classifier(os.path.join(folder, _CONFIG), config)
-        preprocessor = _json(folder, _PREPROCESSOR) if os.path.isfile(os.path.join(folder, _PREPROCESSOR)) else {}
+        preprocessor = {}
+        if os.path.isfile(os.path.join(folder, _PREPROCESSOR)):
+            preprocessor = archives.json_object(folder, _PREPROCESSOR, _MAX_BYTES)
         name = next(name for name in _MODELS if os.path.isfile(os.path.join(folder, name)))
         names = None if options.labels else _class_names(os.path.join(folder, _CONFIG), config)
         declared = _declared(folder, config, preprocessor)
@@ -42,18 +44,6 @@ def read(path, options):
             class_names=names or original.class_names,
             declared=declared or original.declared,
         )
-
-
-def _json(folder, name):
-    path = os.path.join(folder, name)
-    try:
-        with open(path, encoding="utf-8-sig") as file:
-            value = json.loads(file.read(_MAX_BYTES))
-        if not isinstance(value, dict):
-            raise ValueError("no object")
-    except (OSError, ValueError, RecursionError) as error:
-        raise UsageError(f"{path}: cannot be read ({error}); download it again")
-    return value
 
 
 def _require_classifier(path, config):
@@ -106,16 +96,18 @@ def _by_timm(name, data):
     share, mode = float(data.get("crop_pct") or 0.875), data.get("crop_mode") or "center"
     shorter_side = int(math.floor(max(height, width) / share))
     resize = {"center": "crop"}.get(mode, "squash" if mode == "squash" and share == 1 else None)
-    mean, std = (_three(data[key]) for key in ("mean", "std"))
+    _, mean, std = SCALES["imagenet"]  # timm's defaults, as bicubic is
+    mean = tuple(255 * value for value in _three(data["mean"])) if data.get("mean") else mean
+    std = tuple(255 * value for value in _positive(_three(data["std"]))) if data.get("std") else std
     interpolation = data.get("interpolation")
     return Declared(
         source=name,
         resize=resize,
         shorter_side=shorter_side if resize == "crop" else None,
-        filter=interpolation if interpolation in _PILLOW.values() else "bilinear",
+        filter=interpolation if interpolation in _PILLOW.values() else "bicubic",
         channels="RGB",
-        mean=tuple(255 * value for value in mean),
-        std=tuple(255 * value for value in _positive(std)),
+        mean=mean,
+        std=std,
         height=height,
         width=width,
     )
@@ -186,7 +178,7 @@ def _scale_of(data, kind, flag):
     factor, offset = 1.0, 0.0
     if flag("do_rescale", True):
         factor = float(data.get("rescale_factor") or 1 / 255.0)
-        offset = 127.5 * factor if flag("rescale_offset", False) else 0.0
+        offset = 1.0 if flag("rescale_offset", False) else 0.0  # pixel * factor - 1
     mean, std = (0.0,) * 3, (1.0,) * 3
     if flag("do_normalize", not kind.startswith("MobileViT")):
         if data.get("image_mean") is None or data.get("image_std") is None:

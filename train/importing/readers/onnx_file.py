@@ -15,13 +15,10 @@ from edge_runtime.machine.libraries import require
 from edge_runtime.photos.spec import MAX_SIDE, MIN_SIDE
 from edge_runtime.text import printable
 from train.importing import batch, labels, onnx_weights, opsets, trial
-from train.importing.original import Declared, Original
-from train.importing.readers import custom_vision, ultralytics
-from train.model.tf_setup import nothing_on_stderr
+from train.importing.original import Original
+from train.importing.readers import custom_vision, tensorflow_graph, ultralytics
 
 _SUBGRAPHS = ("Loop", "Scan", "If", "SequenceMap")
-_TRIAL_SIDE = 224  # of the pictures that a model of any size is tried with
-_TRIAL_PICTURES = 3
 _MAX_BATCH = 256
 
 
@@ -29,7 +26,7 @@ def recognizes(path):
     """Tells whether a file is an ONNX model, by its name or its content."""
     if not os.path.isfile(path):
         return False
-    if path.lower().endswith((".onnx", ".pb")):  # a SavedModel's .pb begins in the same way
+    if path.lower().endswith((".onnx", ".pb", ".mlmodel")):  # a SavedModel and Core ML begin in the same way
         return path.lower().endswith(".onnx")
     with open(path, "rb") as file:
         if file.read(1) != b"\x08" or os.path.getsize(path) > onnx_weights.MAX_BYTES:  # its first field: ir_version
@@ -37,9 +34,10 @@ def recognizes(path):
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             try:
                 names_other_files(data)
-            except ValueError:
+                model = require("onnx").ModelProto.FromString(data[:])
+            except Exception:  # protobuf raises classes of its own
                 return False
-    return True
+    return model.HasField("graph") and bool(model.opset_import)
 
 
 def read(path, options):
@@ -50,33 +48,32 @@ def read(path, options):
     kind, class_names, declared = _said(path, metadata, options)
     if getattr(model, "functions", ()):
         model, changed = _inlined(path, model), True
-    output, zipped_names = _choose_output(path, model, options.output)
+    output, zipped_names = _choose_output(path, model, options)
     class_names = class_names or zipped_names
     model, cut = _cut(path, model, options.input, output)
     _check_operators(path, model)
     layout, dtype, height, width, fixed = _describe_input(path, model)
 
     data = model.SerializeToString() if changed or cut else onnx_weights.bytes_of(path)
-    sides = (height or declared.height or _TRIAL_SIDE, width or declared.width or _TRIAL_SIDE)
+    sides = (height or declared.height, width or declared.width)
     _check_sides(f"{path}: its metadata says that it", sides)
-    pictures = _noise(layout, dtype, sides)
+    pictures = batch.noise(layout, dtype, *sides)
     batches = [_fill(pictures[:1], fixed)] if fixed else [pictures[:1], pictures]
     answers = trial.run_limited(path, data, batches)
     _check_answers(path, answers[0], len(batches[0]))
+    tensorflow_graph.check_head(path, model, int(np.prod(answers[0].shape[1:])), has_labels=True)
     run = functools.partial(_run, session(data, cpu.core_count(), optimize=True), fixed)
     expected = run(pictures)
-    # Probabilities of many classes are small numbers: differences count in terms of the largest answer.
-    limit = (2e-2 if dtype == "float16" else 1e-3) * max(float(np.abs(expected).max()), 1e-6)
     alone = np.concatenate([run(pictures[place : place + 1]) for place in range(len(pictures))])
-    if not fixed and not _close(alone, expected, limit):
+    if not fixed and not batch.close(alone, expected, batch.largest_difference(pictures, expected)):
         raise UsageError(
             f"{path}: a photo's answer depends on the other photos of its batch, or on chance: it was exported while "
             "training. Export it after model.eval()"
         )
 
     _end_in_rows(onnx, model, answers[0])
-    same = functools.partial(_same_numbers, pictures=pictures, expected=expected, limit=limit)
-    model = _with_free_batch(path, model, fixed, same)
+    same = batch.same_answers(pictures, expected)
+    model = batch.with_free_batch(path, model, same)
     model = _in_opset_13(path, model, same)
     return Original(
         path=path,
@@ -104,7 +101,7 @@ def _said(path, metadata, options):
     names = None
     if metadata.get("names"):  # YOLOv5 writes no more than that
         names = labels.names_of_mapping(metadata["names"], f"{path}, names in its metadata")
-    return "ONNX model", names, Declared()
+    return "ONNX model", names, custom_vision.declared(path, metadata)
 
 
 # --- what is in it
@@ -119,9 +116,9 @@ def _inlined(path, model):
     return inliner.inline_local_functions(model)
 
 
-def _choose_output(path, model, wanted):
+def _choose_output(path, model, options):
     """Returns (name of the tensor to answer with, class names that are in the graph or None)."""
-    graph = model.graph
+    graph, wanted = model.graph, options.output
     producers = {name: node for node in graph.node for name in node.output}
     known = [output.name for output in graph.output]
     if wanted is not None:
@@ -140,7 +137,7 @@ def _choose_output(path, model, wanted):
     if not tensors and len(zipped) == 1:
         producer = next(iter(zipped.values()))
         names = [name for one in producer.attribute if one.name == "classlabels_strings" for name in one.strings]
-        text = [name.decode("utf-8", "replace") for name in names]
+        text = [] if options.labels else [name.decode("utf-8", "replace") for name in names]
         return producer.input[0], labels.checked_names(text, path) if text else None
     if len(tensors) == 1:
         return tensors[0], None
@@ -196,7 +193,7 @@ def _shape_text(value):
 
 
 def _cut(path, model, wanted, output):
-    """Returns (the model with what output needs and nothing else, whether anything was left out)."""
+    """Returns (the model with what output needs and nothing else, whether anything was changed)."""
     onnx = require("onnx")
     graph = model.graph
     producers = {name: node for node in graph.node for name in node.output}
@@ -232,7 +229,16 @@ def _cut(path, model, wanted, output):
         known = [value for value in opsets.inferred_values(result) if value.name == output and _elem_type(value)]
     unknown = [onnx.helper.make_tensor_value_info(output, onnx.TensorProto.FLOAT, None)]
     result.graph.output.extend(known or unknown)
-    return result, not is_whole
+    were_numbers = [_make_free(value) for value in list(result.graph.input) + list(result.graph.output)]
+    return result, not is_whole or any(were_numbers)
+
+
+def _make_free(value):
+    """Makes dimensions of -1 or 0, which some write for any size, free, in place; tells whether there were any."""
+    sides = [dim for dim in value.type.tensor_type.shape.dim if dim.HasField("dim_value") and dim.dim_value <= 0]
+    for dim in sides:
+        dim.ClearField("dim_value")
+    return bool(sides)
 
 
 def _check_operators(path, model):
@@ -321,16 +327,6 @@ def _layout(model, dims):
 # --- what it answers
 
 
-def _noise(layout, dtype, sides):
-    shape = (_TRIAL_PICTURES, 3) + sides if layout == "NCHW" else (_TRIAL_PICTURES,) + sides + (3,)
-    random = np.random.RandomState(0)
-    return (
-        random.randint(0, 256, shape).astype(np.uint8)
-        if dtype == "uint8"
-        else random.random_sample(shape).astype(dtype)
-    )
-
-
 def _fill(pictures, fixed):
     """Returns pictures, the last repeated, so that there are as many as the fixed batch has."""
     return np.concatenate([pictures, np.repeat(pictures[-1:], fixed - len(pictures), axis=0)])
@@ -388,38 +384,8 @@ def _end_in_rows(onnx, model, answers):
             result += "_"
         graph.node.append(onnx.helper.make_node(kind, [name], [result], **attributes))
         name = result
-    first = graph.input[0].type.tensor_type.shape.dim[0]
-    sides = [first.dim_value or first.dim_param or "batch", int(np.prod(answers.shape[1:]))]
+    sides = [_dims(graph.input[0])[0] or "batch", int(np.prod(answers.shape[1:]))]
     graph.output[0].CopyFrom(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, sides))
-
-
-def _close(rows, expected, limit):
-    return bool(rows.shape == expected.shape and np.allclose(rows, expected, rtol=0, atol=limit, equal_nan=True))
-
-
-def _same_numbers(model, pictures, expected, limit):
-    """Tells whether a changed model gives the original's answers, to one picture and to several at once."""
-    try:
-        with nothing_on_stderr():  # what ONNX Runtime says of a change that was no good
-            changed = session(model.SerializeToString(), cpu.core_count(), optimize=True)
-            run = functools.partial(_run, changed, None)
-            return _close(run(pictures), expected, limit) and _close(run(pictures[:1]), expected[:1], limit)
-    except Exception:  # ONNX Runtime raises classes of its own
-        return False
-
-
-def _with_free_batch(path, model, fixed, same):
-    if fixed is None:
-        return model
-    for prepare in (lambda: model, lambda: batch.folded(model)):
-        freed = batch.freed(prepare(), fixed)
-        if same(freed):
-            return freed
-    raise UsageError(
-        f"{path}: takes exactly {fixed} picture{'s' if fixed > 1 else ''} at a time, and its graph cannot be freed of "
-        f"that ({', '.join(batch.suspects(model)) or 'the number is inside'}). Export it with a free batch: for "
-        'torch.onnx.export dynamic_axes={"INPUT": {0: "batch"}}, for ultralytics dynamic=True'
-    )
 
 
 def _in_opset_13(path, model, same):
