@@ -209,7 +209,7 @@ def choose(original, photos, declared, options):
         without_background=without_background,
         decided_by=decided_by,
         photos=len(truth),
-        used=frozenset(path for path, _ in ordered),
+        used=frozenset(path for path, _ in ordered if len(tried) > 1),
         scores=scores,
         equal=others,
         warnings=warnings,
@@ -418,7 +418,7 @@ def _agreement(preprocessing, facts):
 def _among_equals(equal, tried, facts):
     """Returns (the Score to take, what decided) of those that the photos cannot tell apart, the best first."""
     if len(equal) == 1:
-        return equal[0], "photos"
+        return equal[0], "photos" if len(tried) > 1 else "declared"
     resizes = list(dict.fromkeys(one.input_spec for one in tried))  # the simplest first
     agreements = [_agreement(score.preprocessing, facts) for score in equal]
     agreeing = [score for score, agreement in zip(equal, agreements) if agreement == max(agreements)]
@@ -452,6 +452,8 @@ def _percent(score):
 
 def _decision(chosen, decided_by, others, left, tried):
     start = f"taken: {_name(chosen.preprocessing)}"
+    if tried == 1:
+        return f"{start}; what is given leaves no other way"
     if decided_by == "photos":
         return (
             f"{start}; it is better than each other one still compared on all {len(chosen.right)} photos ({left} of "

@@ -93,6 +93,14 @@ def test_what_an_option_says_is_fixed(blocks):
     choice = choose(model, labelled(blocks, preprocessing()), scale="imagenet", channels="RGB")
     assert {score.preprocessing.mean for score in choice.scores} == {preprocessing("imagenet").mean}
     assert {score.preprocessing.channels for score in choice.scores} == {"RGB"}
+    assert len(choice.used) == PHOTOS
+
+
+def test_where_all_is_given_the_photos_choose_nothing(blocks):
+    model, photos = networks.original(preprocessing()), labelled(blocks, preprocessing())
+    choice = choose(model, photos, scale="-1..1", channels="RGB", resize="squash")
+    assert (choice.decided_by, choice.photos, choice.used) == ("declared", PHOTOS, frozenset())
+    assert "no other way" in choice.table
 
 
 def test_a_preset_is_checked_like_a_file(blocks):
