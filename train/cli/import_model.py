@@ -4,14 +4,12 @@ import argparse
 import os
 import sys
 
-import numpy as np
-
 from edge_runtime import files
 from edge_runtime.bundle import writing
 from edge_runtime.bundle.manifest import INPUT_NAME, OUTPUT_NAME, require_outside
 from edge_runtime.console import say
 from edge_runtime.engines.onnxruntime import session
-from edge_runtime.errors import ImageError, UsageError
+from edge_runtime.errors import UsageError
 from edge_runtime.machine import cpu, libraries
 from edge_runtime.machine.libraries import require
 from edge_runtime.photos import spec
@@ -22,7 +20,6 @@ from train.importing.readers import read_original
 from train.model.export import save_sample
 
 _VERSIONS = ("picnic-edge", "onnx", "onnxruntime", "tensorflow", "keras", "tf2onnx", "numpy", "pillow")
-_KIND_PHOTOS = 32  # that tell logits from probabilities
 
 
 def parser():
@@ -137,11 +134,12 @@ def _class_names(original, path, given_names):
 def _write(arguments, options, original, declared, choice, photos):
     """Writes the bundle atomically; prints what was compared."""
     chosen = choice.preprocessing
-    say(f"preprocessing: {preprocessing.describe(chosen)}")
-    kind, without_background = _answers_are(original, chosen, photos)
+    assumed = f" (nothing names the filter: {chosen.input_spec.filter} is assumed)" if choice.filter_assumed else ""
+    say(f"preprocessing: {preprocessing.describe(chosen)}{assumed}")
+    kind, without_background = choice.kind, choice.without_background
     model = graph.bundle_model(original, chosen, kind, without_background)
     graph.check_numbers(model, original, chosen, kind, without_background)
-    proven = proof.prove(original, chosen, _infer(model), photos, original.class_names, options.exact_resize)
+    proven = proof.prove(original, choice, _infer(model), photos, options.exact_resize)
     print(proof.describe(proven))
     model = proof.with_temperature(model, proven.temperature)
     graph.check_sample(model, original, proven.sample)
@@ -156,23 +154,8 @@ def _write(arguments, options, original, declared, choice, photos):
             original.class_names,
             spec.to_manifest(input_spec, _scaling_text(original, chosen)),
             proven.metrics,
-            _record(arguments, original, declared, choice, options),
+            _record(arguments, original, declared, choice, options, proven),
         )
-
-
-def _answers_are(original, chosen, photos):
-    """Returns ("logits" or "probabilities", whether the first output is a background class), by some photos."""
-    pictures = []
-    for start in range(0, len(photos), _KIND_PHOTOS):
-        part = photos[start : start + _KIND_PHOTOS]
-        loaded = proof.read_pictures([path for path, _ in part], [chosen.input_spec])
-        pictures += [one[0] for one in loaded if not isinstance(one, ImageError)]
-        if len(pictures) >= _KIND_PHOTOS:
-            break
-    if not pictures:
-        raise UsageError(f"--check: none of the {len(photos)} photos can be read")
-    answers = original.run(preprocessing.as_input(original, chosen, np.stack(pictures)))
-    return proof.logits_or_probabilities(original, answers), proof.background(original, answers)
 
 
 def _infer(model):
@@ -188,7 +171,7 @@ def _scaling_text(original, chosen):
     return f"{chosen.channels}, (x - ({mean})) / ({std}), inside the graph"
 
 
-def _record(arguments, original, declared, choice, options):
+def _record(arguments, original, declared, choice, options, proven):
     """Returns where the model comes from and what was chosen, for the manifest."""
     return {
         "command": ["picnic-edge", "import"] + [printable(argument) for argument in arguments],
@@ -197,9 +180,11 @@ def _record(arguments, original, declared, choice, options):
         "source_sha256": _sums(options.model),
         "declared": {name: value for name, value in declared._asdict().items() if value is not None},
         "preprocessing": preprocessing.describe(choice.preprocessing),
+        "filter_assumed": choice.filter_assumed,
         "decided_by": choice.decided_by,
         "decided_on_photos": choice.photos,
         "not_told_apart": [preprocessing.describe(one) for one in choice.equal],
+        "metrics_on_photos_that_chose": not proven.independent,
         "warnings": choice.warnings,
         "versions": {name: libraries.library_version(name) for name in _VERSIONS},
         "machine": cpu.describe(),

@@ -34,7 +34,7 @@ from edge_runtime.photos import read
 from train.data.labels import read_labels
 from train.importing import find, graph, preprocessing, proof
 from train.importing.original import Declared, Original
-from train.importing.preprocessing import SCALES, Preprocessing, as_input, input_spec, scale_name
+from train.importing.preprocessing import SCALES, Preprocessing, input_spec, scale_name
 
 WAYS = 24
 _RESIZES = (("squash", None), ("crop", 0.875), ("crop", 1.0), ("letterbox", None))
@@ -312,8 +312,7 @@ def _try(network, way, class_names, photos, options):
     choice = find.choose(original, photos, preprocessing.from_options(original, nothing), nothing)
     chosen = choice.preprocessing
     pictures = _pictures(paths, chosen)
-    answers = original.run(as_input(original, chosen, pictures))
-    kind, background = proof.logits_or_probabilities(original, answers), proof.background(original, answers)
+    kind, background = choice.kind, choice.without_background
     model = graph.bundle_model(original, chosen, kind, background)
     rows, same = min(options.rows, len(photos)), 0
     imported = session(model.SerializeToString(), cpu.core_count(), True)

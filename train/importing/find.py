@@ -5,6 +5,7 @@ overconfident network on the right pictures would else lose against flat answers
 """
 
 import functools
+import hashlib
 import itertools
 import re
 import typing
@@ -30,7 +31,7 @@ from train.importing.preprocessing import (
 )
 from train.model import calibrate
 
-MIN_PHOTOS = 50  # labelled ones, to choose by
+MIN_PHOTOS = proof.MIN_LABELLED  # labelled ones, to choose by
 MAX_PHOTOS = 400  # labelled ones that are used
 _FINALISTS = 8  # candidates that are scored on more than MIN_PHOTOS photos, at most
 # (photos, candidates that go on at most): most candidates are hopeless, and a network may take long.
@@ -38,9 +39,11 @@ _ROUNDS = ((16, 16), (MIN_PHOTOS, _FINALISTS))
 _LEAST = 4  # candidates that go on, at least
 _CLEARLY = 100  # comparisons by which a 95 % interval is corrected before a candidate is given up
 _RESIZES = (("squash", None), ("crop", 0.875), ("crop", 1.0), ("letterbox", None))  # the simplest first
-_RESAMPLES = 4000
+_RESAMPLES = 20000  # of 40 candidates the corrected tail has a dozen of them
+_PERMUTATIONS = 2000
 _NEGLIGIBLE = 1e-4  # nats: less log loss than that is rounding
 _SHOWN_LABELS = 30  # of a suggested order
+_KIND_PHOTOS = 64  # that tell logits from probabilities, where none are labelled
 
 
 class Score(typing.NamedTuple):
@@ -70,12 +73,16 @@ class Score(typing.NamedTuple):
 
 
 class Choice(typing.NamedTuple):
-    """The preprocessing that a model is taken to expect.
+    """The preprocessing that a model is taken to expect, and what its answers are.
 
     Attributes:
         preprocessing: Preprocessing.
+        filter_assumed: neither the files nor the preset nor the options name the filter.
+        kind: of the answers, "logits" or "probabilities".
+        without_background: the first output is the class "background", which is left out.
         decided_by: "photos"; "declared": the files, the preset or the options; "simplest": neither tells.
         photos: how many labelled ones the candidates were scored on; 0: none was scored.
+        used: the file names of the labelled photos that chose.
         scores: list of Score on all of these photos, the best first.
         equal: list of Preprocessing that the photos cannot tell from the chosen one.
         warnings: list of text: the files say otherwise; another order of the labels would be better.
@@ -83,8 +90,12 @@ class Choice(typing.NamedTuple):
     """
 
     preprocessing: Preprocessing
+    filter_assumed: bool
+    kind: str
+    without_background: bool
     decided_by: str
     photos: int
+    used: typing.FrozenSet[str]
     scores: typing.List[Score]
     equal: typing.List[Preprocessing]
     warnings: typing.List[str]
@@ -145,8 +156,9 @@ def choose(original, photos, declared, options):
         Choice. Nothing of it is printed yet.
 
     Raises:
-        UsageError: there are too few labelled photos to choose by, and too little is declared; the original is no
-            classifier; its labels are too many, too few or in another order than its outputs.
+        UsageError: there are too few labelled photos to choose by, and too little is declared; no candidate is better
+            than chance; the original is no classifier; its labels are too many, too few or in another order than its
+            outputs.
     """
     stated, lacking = of_declared(original, declared)
     labelled = [(path, index) for path, index in photos or [] if index is not None]
@@ -155,7 +167,10 @@ def choose(original, photos, declared, options):
             raise UsageError(_too_little_known(original, lacking, len(labelled)))
         if labelled:
             say(f"{len(labelled)} labelled photos are too few to choose the preprocessing by ({MIN_PHOTOS} or more)")
-        return Choice(stated, "declared", 0, [], [], [], "")
+        kind = proof.logits_or_probabilities(original, _some_answers(original, photos or [], stated))
+        without_background = proof.background(original)
+        assumed = declared.filter is None
+        return Choice(stated, assumed, kind, without_background, "declared", 0, frozenset(), [], [], [], "")
     turns = proof.class_turns(np.array([index for _, index in labelled]))[:MAX_PHOTOS]
     ordered = [labelled[index] for index in turns]
     fixed = [name for name in ("scale", "channels", "resize") if getattr(options, name) is not None]
@@ -168,25 +183,48 @@ def choose(original, photos, declared, options):
             f"--check: {len(truth)} of its {len(labelled)} labelled photos can be read; {MIN_PHOTOS} are needed"
         )
     best = scores[0]
-    if _is_chance(best, truth):
+    if _is_chance(scores, truth):
         _require_no_better_order(original, scores, truth)
-        text = (
-            f"no way to prepare the photos labels them better than chance: the best one {_percent(best)} on "
-            f"{len(truth)} photos. Do the photos and labels belong to this model?"
+        say(_table(scores, earlier, None, [], facts))
+        raise UsageError(
+            f"{original.path}: no way to prepare the photos labels them better than chance: the best one "
+            f"{_percent(best)} on {len(truth)} photos. Do the photos and labels belong to this model? "
+            "Are the labels in the order of its outputs?"
         )
-        if stated is None:
-            raise UsageError(f"{original.path}: {text}")
-        return Choice(stated, "declared", len(truth), scores, [], [text], _table(scores, earlier, stated, [], facts))
-    distinct = {score.losses.tobytes() for score in scores}  # on square photos some candidates have the same pictures
+    # All that were tried could have won by luck; on square photos some have the same pictures, and count as one.
+    distinct = {score.losses.tobytes() for score in scores + earlier}
     equal = [score for score in scores if not is_better(best, score, len(distinct) - 1)]
     chosen, decided_by = _among_equals(equal, tried, facts)
     order_warnings = _require_no_better_order(original, [chosen], truth)
-    proof.background(original, answers[chosen.preprocessing])
+    kind = proof.logits_or_probabilities(original, answers[chosen.preprocessing])
+    without_background = proof.background(original, answers[chosen.preprocessing])
     warnings = _contradiction(scores, chosen, facts, declared) + order_warnings
     others = [score.preprocessing for score in equal if score is not chosen]
     table = _table(scores, earlier, chosen.preprocessing, others, facts)
-    table += "\n" + _decision(chosen, decided_by, others)
-    return Choice(chosen.preprocessing, decided_by, len(truth), scores, others, warnings, table)
+    table += "\n" + _decision(chosen, decided_by, others, len(scores), len(tried))
+    return Choice(
+        preprocessing=chosen.preprocessing,
+        filter_assumed=declared.filter is None,
+        kind=kind,
+        without_background=without_background,
+        decided_by=decided_by,
+        photos=len(truth),
+        used=frozenset(path for path, _ in ordered if len(tried) > 1),
+        scores=scores,
+        equal=others,
+        warnings=warnings,
+        table=table,
+    )
+
+
+def _some_answers(original, photos, stated):
+    """Returns an original's answers, float [n, outputs], to some of all photos."""
+    turns = proof.class_turns(np.array([-1 if index is None else index for _, index in photos], int))
+    some = [(photos[turn][0], -1) for turn in turns[:_KIND_PHOTOS]]
+    answers, read = _run(original, [stated], some, "answers")
+    if not len(read):
+        raise proof.too_few(0, len(photos))
+    return answers[stated]
 
 
 def is_better(best, other, comparisons=1):
@@ -281,12 +319,12 @@ def _run(original, preprocessings, photos, what):
         if not loaded:
             continue
         batches = {spec: np.stack(pictures) for spec, pictures in zip(specs, zip(*loaded))}
-        done = {}  # square photos look the same squashed and cut: run once
+        sums = {spec: hashlib.sha1(batch.tobytes()).digest() for spec, batch in batches.items()}
+        done: typing.Dict[tuple, np.ndarray] = {}  # square photos look the same squashed and cut: run once
         for one in preprocessings:
-            batch = batches[one.input_spec]
-            same = batch.tobytes(), one.channels, one.mean, one.std
+            same = sums[one.input_spec], one.channels, one.mean, one.std
             if same not in done:
-                done[same] = np.asarray(original.run(as_input(original, one, batch)))
+                done[same] = np.asarray(original.run(as_input(original, one, batches[one.input_spec])))
             answers[one].append(done[same])
     return {one: np.concatenate(parts) for one, parts in answers.items() if parts}, np.array(truth, int)
 
@@ -319,10 +357,15 @@ def _scores(answers, truth, kind, has_background):
     return sorted(result, key=lambda score: score.loss)
 
 
-def _is_chance(score, truth):
-    """Whether a Score's accuracy may be that of naming one class always (95 %)."""
-    low, _ = share_interval(int(score.right.sum()), len(truth))
-    return low <= np.bincount(truth).max() / float(len(truth))
+def _is_chance(scores, truth):
+    """Whether the best Score may label photos no better than the answers to others of these photos would (95 %).
+
+    The true classes are permuted, and the best of all Scores counts each time. Unlike a comparison with the share of
+    the most frequent class, this holds for photos that are nearly all of one class, too.
+    """
+    random, predicted = np.random.RandomState(0), np.stack([score.probabilities.argmax(axis=1) for score in scores])
+    most = [(predicted == random.permutation(truth)).sum(axis=1).max() for _ in range(_PERMUTATIONS)]
+    return scores[0].right.sum() <= np.percentile(most, 100 * (1 + CONFIDENCE) / 2)
 
 
 def _information(score):
@@ -339,8 +382,8 @@ def _remaining(scores, truth, facts, most):
     """Returns the Preprocessings that go on: those that are not clearly worse, and the best that is as declared."""
     left = [score for score in scores if not is_better(scores[0], score, _CLEARLY)]
     left = (left if len(left) >= _LEAST else scores[:_LEAST])[:most]
-    if _is_chance(scores[0], truth):  # perhaps the order of the labels is wrong: ways to judge that do not need it
-        for merit in (_information, lambda score: _best_order(score.probabilities, truth)[1].mean()):
+    if _is_chance(scores, truth):  # perhaps the order of the labels is wrong: ways to judge that do not need it
+        for merit in (_information, lambda score: best_order(score.probabilities, truth)[1].mean()):
             left += sorted(scores, key=merit, reverse=True)[:_FINALISTS]
     left += [score for score in scores if _agreement(score.preprocessing, facts) == len(facts)][:1]
     return list(dict.fromkeys(score.preprocessing for score in left))
@@ -375,7 +418,7 @@ def _agreement(preprocessing, facts):
 def _among_equals(equal, tried, facts):
     """Returns (the Score to take, what decided) of those that the photos cannot tell apart, the best first."""
     if len(equal) == 1:
-        return equal[0], "photos"
+        return equal[0], "photos" if len(tried) > 1 else "declared"
     resizes = list(dict.fromkeys(one.input_spec for one in tried))  # the simplest first
     agreements = [_agreement(score.preprocessing, facts) for score in equal]
     agreeing = [score for score, agreement in zip(equal, agreements) if agreement == max(agreements)]
@@ -407,10 +450,15 @@ def _percent(score):
     return f"{100 * score.accuracy:.1f} % (95 %: {100 * low:.1f} to {100 * high:.1f})"
 
 
-def _decision(chosen, decided_by, others):
+def _decision(chosen, decided_by, others, left, tried):
     start = f"taken: {_name(chosen.preprocessing)}"
+    if tried == 1:
+        return f"{start}; what is given leaves no other way"
     if decided_by == "photos":
-        return f"{start}; it is better than each other one beyond a 95 % interval"
+        return (
+            f"{start}; it is better than each other one still compared on all {len(chosen.right)} photos ({left} of "
+            f"{tried}) beyond a 95 % interval"
+        )
     reason = "what is declared decides" if decided_by == "declared" else "the simplest is taken"
     return f"{start}; the photos cannot tell it from {'; '.join(map(_name, others))}: {reason}"
 
@@ -436,7 +484,7 @@ def _require_no_better_order(original, scores, truth):
     Returns:
         a warning, as a list, where they are more often right beyond a 95 % interval.
     """
-    orders = [(score, _best_order(score.probabilities, truth)) for score in scores]
+    orders = [(score, best_order(score.probabilities, truth)) for score in scores]
     score, (order, held_out) = max(orders, key=lambda one: one[1][1].mean())
     gained, lost = (int(np.sum(marks)) for marks in (held_out & ~score.right, score.right & ~held_out))
     if gained <= lost:
@@ -474,7 +522,7 @@ def _natural(name):
     return [(int(part), "") if part.isdigit() else (-1, part.lower()) for part in re.split("([0-9]+)", name) if part]
 
 
-def _best_order(probabilities, truth):
+def best_order(probabilities, truth):
     """Finds the order of the labels that fits labelled photos best.
 
     Args:
@@ -499,11 +547,11 @@ def _best_order(probabilities, truth):
 
 def _assigned(probabilities, truth):
     """Returns the class of each output, int [classes], by the largest sum of probabilities (Hungarian method)."""
-    classes = probabilities.shape[1]
-    sums = np.zeros((classes, classes))  # [true class, output]
-    np.add.at(sums, truth, probabilities)
-    sums += 1e-3 * np.eye(classes)  # what has no photos keeps its place
+    some = np.unique(np.concatenate([truth, probabilities.argmax(axis=1)]))  # of what may be thousands
+    sums = np.zeros((len(some), len(some)))  # [true class, output]
+    np.add.at(sums, np.searchsorted(some, truth), probabilities[:, some])
+    sums += 1e-3 * np.eye(len(some))  # what has no photos keeps its place
     classes_of, outputs = require("scipy.optimize").linear_sum_assignment(-sums)
-    order = np.empty(classes, int)
-    order[outputs] = classes_of
+    order = np.arange(probabilities.shape[1])
+    order[some[outputs]] = some[classes_of]
     return order

@@ -20,12 +20,13 @@ from train.importing.preprocessing import as_input
 from train.model import calibrate, metrics
 
 MIN_AGREEMENT = 0.99  # share of the photos that must get the label that they get in the makers' own way
+MIN_PHOTOS = 20  # that are compared; fewer prove nothing
+MIN_LABELLED = 50  # labelled photos that can decide something
 SAMPLE_PHOTOS = 128  # kept in the bundle
 IMAGENET_WITH_BACKGROUND = 1001
 BATCH = 16
 _SUM_TOLERANCE = 5e-3  # of a row of probabilities; float16 rounds a thousand of them
 _MAX_BACKGROUND = 0.01  # share of photos of real things that a background class may win
-_MIN_PHOTOS_BACKGROUND = 20
 
 
 class Proof(typing.NamedTuple):
@@ -36,7 +37,8 @@ class Proof(typing.NamedTuple):
         same_label: of them, how many get the same label from the bundle, on its own pictures, as from the original on
             its makers' own pictures.
         interval: 95 % interval of that share among all photos like these, 0..1 each.
-        labelled: how many photos have a true label.
+        labelled: how many photos with a true label the accuracies and metrics are measured on.
+        independent: none of these chose the preprocessing.
         accuracy_ours, accuracy_theirs: on those, 0..1; None where there are none.
         interval_ours, interval_theirs: 95 % intervals of the accuracies, or None.
         largest_difference: of a probability, between the two on their own pictures each.
@@ -51,6 +53,7 @@ class Proof(typing.NamedTuple):
     same_label: int
     interval: typing.Tuple[float, float]
     labelled: int
+    independent: bool
     accuracy_ours: typing.Optional[float]
     accuracy_theirs: typing.Optional[float]
     interval_ours: typing.Optional[typing.Tuple[float, float]]
@@ -67,7 +70,7 @@ def logits_or_probabilities(original, answers):
 
     Args:
         original: train.importing.original.Original.
-        answers: float [n, outputs], its answers to n photos; ten or more tell.
+        answers: float [n, outputs], its answers to n photos of several classes; ten or more tell.
 
     Returns:
         "logits" or "probabilities".
@@ -86,8 +89,7 @@ def logits_or_probabilities(original, answers):
             f"{path}: answers with one number per photo (a yes or no by sigmoid, or a measure); expected one per "
             "class, 2 or more"
         )
-    if not np.isfinite(answers).all():
-        raise UsageError(f"{path}: answers NaN or infinity on {_count(~np.isfinite(answers).all(axis=1))} photos")
+    _require_finite_answers(original, answers)
     if len(answers) > 1 and float(np.ptp(answers, axis=0).max()) <= 1e-7 * max(1.0, float(np.abs(answers).max())):
         raise UsageError(
             f"{path}: answers the same to {len(answers)} different photos. Its weights may be missing, or its scale "
@@ -116,7 +118,9 @@ def background(original, answers=None):
 
     Args:
         original: train.importing.original.Original with class_names.
-        answers: float [n, outputs] to photos of real things, or None.
+        answers: float [n, outputs] to labelled photos of real things, most of which get the right label where the first
+            output is left out (a label that lacks elsewhere would shift the others); None where there are no such
+            photos: then only TensorFlow's ImageNet networks have one.
 
     Raises:
         UsageError: the number of labels does not fit the number of outputs.
@@ -125,17 +129,30 @@ def background(original, answers=None):
     if outputs == labels:
         return False
     if outputs == labels + 1:
-        if outputs == IMAGENET_WITH_BACKGROUND:
+        share = 0.0 if answers is None else float(np.mean(np.argmax(answers, axis=1) == 0))
+        if share <= _MAX_BACKGROUND and (answers is not None or outputs == IMAGENET_WITH_BACKGROUND):
+            say(
+                f"{original.path}: has {outputs} outputs and {labels} labels: the first output is taken for a "
+                f"background class and left out; the second one is {printable(original.class_names[0])}"
+            )
             return True
-        if answers is not None and len(answers) >= _MIN_PHOTOS_BACKGROUND:
-            share = float(np.mean(np.argmax(answers, axis=1) == 0))
-            if share <= _MAX_BACKGROUND:
-                return True
+        if answers is not None:
             raise UsageError(
                 f"{original.path}: has {outputs} outputs and {labels} labels. The first output is no background class: "
                 f"it is the best on {100 * share:.0f} % of the photos. Give one label per output with --labels"
             )
+        raise UsageError(
+            f"{original.path}: has {outputs} outputs and {labels} labels. Is the first output a background class, or "
+            f"does a label lack? {MIN_LABELLED} labelled photos or more with --check tell; else give one label per "
+            "output with --labels"
+        )
     raise UsageError(f"{original.path}: has {outputs} outputs and {labels} labels; give one per output with --labels")
+
+
+def _require_finite_answers(original, answers):
+    finite = np.isfinite(answers).all(axis=1)
+    if not finite.all():
+        raise UsageError(f"{original.path}: answers NaN or infinity on {_count(~finite)} photos")
 
 
 def as_probabilities(answers, kind, without_background):
@@ -186,30 +203,25 @@ def _read_one(path, input_specs):
         return error
 
 
-def prove(original, preprocessing, infer, photos, class_names, exact):
+def prove(original, choice, infer, photos, exact):
     """Compares a bundle's model with the original that it was made from, and calibrates it.
 
     Args:
-        original: train.importing.original.Original.
-        preprocessing: of its makers, train.importing.preprocessing.Preprocessing.
+        original: train.importing.original.Original with class_names.
+        choice: train.importing.find.Choice: its makers' preprocessing, and what its answers are.
         infer: function from uint8 [n, height, width, 3], RGB, to float32 [n, classes], probabilities: the bundle's
             model, of temperature 1.
         photos: list of (path, index of the true class or None).
-        class_names: of the bundle, in its order.
         exact: the bundle uses the makers' filter; else the device's own, which is faster.
 
     Returns:
         Proof.
 
     Raises:
-        UsageError: there is no readable photo, or the original is no classifier.
+        UsageError: fewer than MIN_PHOTOS photos can be read, or the original answers NaN.
         ParityError: fewer than MIN_AGREEMENT of the photos get the same label; the message says what causes it.
     """
-    if not photos:
-        raise UsageError(
-            f"{original.path}: without photos nothing can be proven, and the bundle needs some that its engines are "
-            f"checked on. Give a folder or a table with --check: {SAMPLE_PHOTOS} photos are enough, without labels, too"
-        )
+    preprocessing, class_names = choice.preprocessing, original.class_names
     require_finite(original, preprocessing)
     turns = class_turns(np.array([-1 if index is None else index for _, index in photos]))
     device_spec = preprocessing.input_spec if exact else preprocessing.input_spec._replace(filter="area")
@@ -227,17 +239,25 @@ def prove(original, preprocessing, infer, photos, class_names, exact):
         if len(pictures) < SAMPLE_PHOTOS:
             own.append(theirs[-1] if exact else original.run(as_input(original, preprocessing, batches[1])))
             pictures += list(batches[1])
-    if not kept:
-        raise UsageError(f"--check: none of the {len(photos)} photos can be read")
-    raw = np.concatenate(theirs)
-    kind = logits_or_probabilities(original, raw) if len(kept) > 1 else _kind_of_one(raw)
-    dropped = background(original._replace(class_names=class_names), raw)
+    if len(kept) < MIN_PHOTOS:
+        raise too_few(len(kept), len(photos))
+    raw, kind, dropped = np.concatenate(theirs), choice.kind, choice.without_background
+    _require_finite_answers(original, raw)
     expected, answers = as_probabilities(raw, kind, dropped), np.concatenate(ours)
     same = answers.argmax(axis=1) == expected.argmax(axis=1)
     if same.mean() < MIN_AGREEMENT:
-        raise _refusal(original, preprocessing, infer, kept, expected.argmax(axis=1), same, exact)
+        raise _refusal(original, choice, infer, kept, expected.argmax(axis=1), same, exact)
     calibrated = functools.partial(_calibrated, np.concatenate(own), kind, dropped)
-    return _proof(kept, expected, answers, calibrated, np.stack(pictures), class_names)
+    return _proof(kept, expected, answers, calibrated, np.stack(pictures), class_names, choice.used)
+
+
+def too_few(readable, given):
+    """Returns the UsageError for so few photos that nothing can be proven."""
+    return UsageError(
+        f"--check: {readable} of its {given} photos can be read; expected {MIN_PHOTOS} or more: the bundle is compared "
+        f"with the original on them, and its engines later. Give a folder or a table with --check ({SAMPLE_PHOTOS} "
+        "photos are enough, without labels, too)"
+    )
 
 
 def _calibrated(answers, kind, without_background, temperature):
@@ -267,11 +287,7 @@ def _parts(items):
     return iter(lambda: list(itertools.islice(items, BATCH)), [])
 
 
-def _kind_of_one(row):
-    return "probabilities" if abs(float(row.sum()) - 1) <= _SUM_TOLERANCE and row.min() >= 0 else "logits"
-
-
-def _refusal(original, preprocessing, infer, photos, expected, same, exact):
+def _refusal(original, choice, infer, photos, expected, same, exact):
     """Returns the ParityError for too few equal labels, with the cause: the resize or the graph.
 
     Args:
@@ -283,17 +299,23 @@ def _refusal(original, preprocessing, infer, photos, expected, same, exact):
         f"{original.path}: the bundle gives the original's label on {_share(same)} photos, less than "
         f"{100 * MIN_AGREEMENT:.0f} %; nothing was written.\n"
     )
-    same_graph = same
+    if len(same) * (1 - MIN_AGREEMENT) < 1 and share_interval(_count(same), len(same))[1] >= MIN_AGREEMENT:
+        text += (
+            f"So few photos cannot tell whether it is {100 * MIN_AGREEMENT:.0f} % of all: give "
+            f"{int(round(1 / (1 - MIN_AGREEMENT)))} or more with --check; {SAMPLE_PHOTOS} are better.\n"
+        )
+    same_graph, spec = same, choice.preprocessing.input_spec
     if not exact:
         labels = []
         for part in _parts(progress(photos, what="looking for the cause")):
-            labels.append(infer(_read_part(part, [preprocessing.input_spec])[1][0]).argmax(axis=1))
+            labels.append(infer(_read_part(part, [spec])[1][0]).argmax(axis=1))
         same_graph = np.concatenate(labels) == expected
     if not exact and same_graph.mean() >= MIN_AGREEMENT:
+        whose = "assumed: no file or option names the makers' own" if choice.filter_assumed else "the makers' own"
         text += (
-            f"The cause is the resize: on pictures of Pillow's {preprocessing.input_spec.filter} filter, which the "
-            f"makers use, the bundle gives the original's label on {_share(same_graph)}. Add --exact-resize: the "
-            "device then resizes with that filter, too, which takes longer"
+            f"The cause is the resize: on pictures of Pillow's {spec.filter} filter ({whose}) the bundle gives the "
+            f"original's label on {_share(same_graph)}. Add --exact-resize: the device then resizes with that filter, "
+            "too, which takes longer"
         )
     else:
         text += (
@@ -311,7 +333,7 @@ def _count(marks):
     return int(np.sum(marks))
 
 
-def _proof(photos, theirs, ours, calibrated, pictures, class_names):
+def _proof(photos, theirs, ours, calibrated, pictures, class_names, used):
     """Returns the Proof of photos, the classes in turn.
 
     Args:
@@ -320,12 +342,16 @@ def _proof(photos, theirs, ours, calibrated, pictures, class_names):
         calibrated: function of a temperature: float32 [n, classes], the original's answers to the bundle's pictures of
             the first n photos.
         pictures: uint8 [n, height, width, 3], these.
+        used: file names of the photos that chose the preprocessing.
     """
     same = theirs.argmax(axis=1) == ours.argmax(axis=1)
     own = calibrated(1.0)
     graph_difference = float(np.abs(own - ours[: len(own)]).max())
     truth = np.array([-1 if index is None else index for _, index in photos])
     known = truth >= 0
+    chose = np.array([path in used for path, _ in photos])
+    independent = not (known & chose).any() or _count(known & ~chose) >= MIN_LABELLED
+    measured = known & ~chose if independent else known
     figures: typing.Dict[str, typing.Any] = {
         "agreement": {
             "model.onnx": {
@@ -340,10 +366,10 @@ def _proof(photos, theirs, ours, calibrated, pictures, class_names):
     intervals: typing.List[typing.Any] = [None, None]
     if known.any():
         temperature = calibrate.fit_temperature(ours[known], truth[known])
-        figures.update(_figures(ours[known], truth[known], class_names, temperature))
-        right = [_count(rows[known].argmax(axis=1) == truth[known]) for rows in (ours, theirs)]
-        accuracies = [float(count / known.sum()) for count in right]
-        intervals = [share_interval(count, _count(known)) for count in right]
+        figures.update(_figures(ours[measured], truth[measured], class_names, temperature))
+        right = [_count(rows[measured].argmax(axis=1) == truth[measured]) for rows in (ours, theirs)]
+        accuracies = [float(count / measured.sum()) for count in right]
+        intervals = [share_interval(count, _count(measured)) for count in right]
     labels = ["" if index < 0 else class_names[index] for index in truth]
     names = [printable(path) for path, _ in photos]
     sample = slice(min(len(own), SAMPLE_PHOTOS))
@@ -352,7 +378,8 @@ def _proof(photos, theirs, ours, calibrated, pictures, class_names):
         photos=len(photos),
         same_label=_count(same),
         interval=share_interval(_count(same), len(photos)),
-        labelled=_count(known),
+        labelled=_count(measured),
+        independent=independent,
         accuracy_ours=accuracies[0],
         accuracy_theirs=accuracies[1],
         interval_ours=intervals[0],
@@ -367,7 +394,7 @@ def _proof(photos, theirs, ours, calibrated, pictures, class_names):
 
 def _figures(probabilities, truth, class_names, temperature):
     """Returns the figures that train writes into a manifest, of labelled photos."""
-    calibrated = calibrate.apply_temperature(probabilities, temperature)
+    calibrated = _calibrated_by_halves(probabilities, truth)
     predicted = [class_names[best] for best in probabilities.argmax(axis=1)]
     accuracy, macro_f1, table = metrics.score([class_names[index] for index in truth], predicted, class_names)
     return {
@@ -383,16 +410,29 @@ def _figures(probabilities, truth, class_names, temperature):
     }
 
 
+def _calibrated_by_halves(probabilities, truth):
+    """Returns probabilities, each half after the temperature that the other half gives: no photo fits its own."""
+    half, result = np.random.RandomState(0).permutation(len(truth)) % 2, probabilities.copy()
+    for number in (0, 1):
+        own, other = half == number, half != number
+        if own.any() and other.any():
+            temperature = calibrate.fit_temperature(probabilities[other], truth[other])
+            result[own] = calibrate.apply_temperature(probabilities[own], temperature)
+    return result
+
+
 def class_turns(truth):
     """Returns indices of all photos, the classes in turn: any first part has about as many photos of each class.
+
+    The classes and the photos of each are shuffled, always in the same way: a first part is no run of one folder.
 
     Args:
         truth: int [n], indices of classes.
     """
     by_class = collections.defaultdict(list)
-    for index, label in enumerate(truth):
-        by_class[int(label)].append(index)
-    turns = itertools.zip_longest(*(by_class[label] for label in sorted(by_class)))
+    for index in np.random.RandomState(0).permutation(len(truth)):
+        by_class[int(truth[index])].append(int(index))
+    turns = itertools.zip_longest(*by_class.values())
     return [index for turn in turns for index in turn if index is not None]
 
 
@@ -454,6 +494,8 @@ def describe(proof):
             )
         )
         lines.append(f"accuracy on {proof.labelled} labelled photos: bundle {ours}, original {theirs}")
+        if not proof.independent:
+            lines.append("the same photos chose the preprocessing: on other photos accuracy may be lower")
         calibration = proof.metrics["calibration"]
         lines.append(
             f"calibration: temperature {proof.temperature:.2f}, expected calibration error "

@@ -45,7 +45,10 @@ def test_an_imported_bundle_works_with_the_other_verbs(tmp_path, photos):
     bundle = Bundle.open(str(out))
     check_manifest(bundle)
     assert bundle.class_names == NAMES and bundle.manifest["metrics"]["val_accuracy"] == 1
-    assert bundle.manifest["training"]["source_sha256"] == before
+    record = bundle.manifest["training"]
+    assert record["source_sha256"] == before
+    assert record["filter_assumed"] and record["metrics_on_photos_that_chose"]
+    assert "bilinear is assumed" in done.stderr and b"the same photos chose" in done.stdout
     assert bundle.sample().images.shape[1:] == (64, 64, 3)
     model = onnx.load(str(out / "model.onnx"))
     tensorrt_model.check_model(model)
@@ -60,7 +63,7 @@ def test_an_imported_bundle_works_with_the_other_verbs(tmp_path, photos):
 def test_photos_without_labels_are_enough_where_the_files_say_how(tmp_path, photos, capsys):
     out = tmp_path / "bundle"
     flat = tmp_path / "flat"
-    write_photos(flat, 2)
+    write_photos(flat, 20)
     options = ("--scale", "0..1", "--channels", "RGB", "--resize", "crop:0.875:bicubic", "--exact-resize")
     run(
         save(tmp_path, classifier()), "--labels", labels_file(tmp_path), "--check", flat / "red", "--out", out, *options

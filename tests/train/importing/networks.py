@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 
 from tests.helpers import write_photo
+from train.importing import find
 from train.importing.original import Declared, Original
 from train.importing.preprocessing import SCALES, Preprocessing, input_spec
 
@@ -42,6 +43,12 @@ def original(expected, layout="NCHW", declared=None, names=NAMES, finish=lambda 
     outputs = finish(np.zeros((1, CLASSES), np.float32)).shape[1]
     said = declared or Declared()
     return Original("model.onnx", "ONNX model", None, layout, "float32", SIZE, SIZE, outputs, list(names), said, run)
+
+
+def choice(expected, kind="logits", without_background=False, used=(), filter_assumed=True):
+    """Returns the Choice of a Preprocessing that is declared."""
+    rest = ("declared", len(used), frozenset(used), [], [], [], "")
+    return find.Choice(expected, filter_assumed, kind, without_background, *rest)
 
 
 def softmax(values):

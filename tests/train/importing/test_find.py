@@ -9,7 +9,7 @@ from tests.train.importing import networks
 from tests.train.importing.networks import NAMES, options, preprocessing, softmax
 from train.importing import find
 from train.importing.original import Declared
-from train.importing.preprocessing import as_input, from_options, of_declared
+from train.importing.preprocessing import as_input, from_options
 
 PHOTOS = 64
 
@@ -93,6 +93,14 @@ def test_what_an_option_says_is_fixed(blocks):
     choice = choose(model, labelled(blocks, preprocessing()), scale="imagenet", channels="RGB")
     assert {score.preprocessing.mean for score in choice.scores} == {preprocessing("imagenet").mean}
     assert {score.preprocessing.channels for score in choice.scores} == {"RGB"}
+    assert len(choice.used) == PHOTOS
+
+
+def test_where_all_is_given_the_photos_choose_nothing(blocks):
+    model, photos = networks.original(preprocessing()), labelled(blocks, preprocessing())
+    choice = choose(model, photos, scale="-1..1", channels="RGB", resize="squash")
+    assert (choice.decided_by, choice.photos, choice.used) == ("declared", PHOTOS, frozenset())
+    assert "no other way" in choice.table
 
 
 def test_a_preset_is_checked_like_a_file(blocks):
@@ -175,24 +183,33 @@ class TestOrderOfLabels:
         photos = [(path, number % 5) for number, path in enumerate(blocks)]
         with pytest.raises(UsageError, match="better than chance") as caught:
             choose(networks.original(preprocessing()), photos)
-        assert "order" not in str(caught.value)
+        assert "wrong order" not in str(caught.value)
 
-    def test_random_labels_leave_the_choice_to_what_is_declared(self, blocks):
+    def test_random_labels_are_refused_even_where_all_is_declared(self, blocks):
         photos = [(path, number % 5) for number, path in enumerate(blocks)]
-        choice = choose(networks.original(preprocessing()), photos, preset="vit")
-        assert choice.preprocessing == of_declared(*stated_by("vit"))[0]
-        assert choice.decided_by == "declared" and "better than chance" in choice.warnings[0]
+        with pytest.raises(UsageError, match="better than chance"):
+            choose(networks.original(preprocessing()), photos, preset="vit")
 
-
-def stated_by(preset):
-    model = networks.original(preprocessing())
-    return model, from_options(model, options(preset=preset))
+    def test_only_classes_that_occur_are_put_into_an_order(self):
+        truth = np.array([7, 20000, 7, 20000, 3, 3])
+        probabilities = np.zeros((6, 21000), np.float32)
+        probabilities[np.arange(6), [20000, 7, 20000, 7, 3, 3]] = 1
+        order, right = find.best_order(probabilities, truth)
+        assert right.all() and (order[7], order[20000], order[3], order[5]) == (20000, 7, 3, 5)
 
 
 class TestBackground:
     def test_one_output_more_is_a_background_class_where_no_photo_is_of_it(self, blocks):
         model = networks.original(preprocessing(), finish=lambda logits: np.pad(logits, ((0, 0), (1, 0)), "minimum"))
         assert choose(model, labelled(blocks, preprocessing())).preprocessing == preprocessing()
+
+    def test_a_lost_label_is_no_background_class_either(self, blocks):
+        model = networks.original(preprocessing(), names=NAMES[:4])  # the last one lacks: all others would shift
+        photos = [(path, output) for path, output in labelled(blocks, preprocessing()) if output < 4]
+        with pytest.raises(UsageError):
+            choose(model, photos)
+        with pytest.raises(UsageError, match="5 outputs and 4 labels"):  # without labels, too
+            choose(model, [(path, None) for path, _ in photos], preset="vit")
 
     def test_a_lacking_label_is_no_background_class(self, blocks):
         photos = [(path, max(output - 1, 0)) for path, output in labelled(blocks, preprocessing())]
@@ -203,6 +220,19 @@ class TestBackground:
         model = networks.original(preprocessing(), names=NAMES + ["more"])
         with pytest.raises(UsageError, match="5 outputs and 6 labels"):
             choose(model, labelled(blocks, preprocessing()))
+
+
+def test_a_good_model_on_photos_of_nearly_one_class_is_not_chance(blocks):
+    model = networks.original(preprocessing())
+    photos = labelled(blocks, preprocessing())
+    counts = np.bincount([output for _, output in photos], minlength=5)
+    common, rare = counts.argmax(), np.argsort(counts)[-2]
+    of = {label: [path for path, output in photos if output == label] * 20 for label in (common, rare)}
+    # 190 and 10 of 200, 98 % right: naming the common class always is right on 95 %.
+    many = [(path, common) for path in of[common][:188] + of[rare][:2]]
+    many += [(path, rare) for path in of[rare][2:10] + of[common][188:190]]
+    choice = choose(model, many)
+    assert choice.preprocessing == preprocessing() and choice.kind == "logits"
 
 
 def test_probabilities_are_scored_as_they_are(blocks):

@@ -29,10 +29,10 @@ def infer(pictures):
     return softmax(networks.logits(pictures.astype(np.float32)))
 
 
-def prove(paths, model=None, one=infer, exact=True, labels=None):
+def prove(paths, model=None, one=infer, exact=True, labels=None, used=()):
     photos = list(zip(paths, labels or [None] * len(paths)))
     model = model or networks.original(preprocessing())
-    return proof.prove(model, preprocessing(), one, photos, NAMES, exact)
+    return proof.prove(model, networks.choice(preprocessing(), used=used), one, photos, exact)
 
 
 class TestKindOfAnswers:
@@ -66,9 +66,10 @@ class TestKindOfAnswers:
 
 
 class TestBackground:
-    def test_of_imagenet(self):
+    def test_of_imagenet(self, capsys):
         names = ["class %d" % number for number in range(1000)]
         assert proof.background(networks.original(preprocessing(), names=names)._replace(outputs=1001))
+        assert "first output" in capsys.readouterr().err
 
     def test_none(self):
         assert not proof.background(networks.original(preprocessing()))
@@ -77,6 +78,11 @@ class TestBackground:
         rows = proof.as_probabilities(LOGITS, "logits", True)
         assert rows.shape == (20, 4) and np.allclose(rows, softmax(LOGITS[:, 1:]), atol=1e-6)
         assert np.allclose(proof.as_probabilities(softmax(LOGITS), "probabilities", True), rows, atol=1e-6)
+
+    def test_without_labelled_photos_one_label_less_is_refused(self):
+        names = ["class %d" % number for number in range(999)]
+        with pytest.raises(UsageError, match="1000 outputs and 999 labels.*50 labelled photos"):
+            proof.background(networks.original(preprocessing(), names=names)._replace(outputs=1000))
 
     @pytest.mark.parametrize("count", [2, 4, 9])
     def test_other_numbers_of_labels_are_refused(self, count):
@@ -96,7 +102,8 @@ class TestProve:
 
     def test_the_sample_has_the_originals_own_answers_to_the_bundles_pictures(self, blocks):
         wrong = prove(blocks, one=lambda pictures: infer(pictures) * 0.9 + 0.02)  # the same labels
-        expected = infer(np.stack([read_image(path, preprocessing().input_spec) for path in blocks]))
+        names = wrong.sample.names
+        expected = infer(np.stack([read_image(path, preprocessing().input_spec) for path in names]))
         assert np.allclose(wrong.sample.probabilities, expected, atol=1e-5)
         assert wrong.sample.probabilities.dtype == np.float32
         assert wrong.graph_difference > 0.01
@@ -111,7 +118,7 @@ class TestProve:
         assert figures["calibration"]["temperature"] == done.temperature > 1  # random labels: no confidence is due
         assert figures["calibration"]["ece_after"] < figures["calibration"]["ece_before"]
         assert {row["label"] for row in figures["per_class"]} <= set(NAMES)
-        assert done.sample.labels[:5] == NAMES  # the classes in turn
+        assert set(done.sample.labels[:5]) == set(NAMES)  # the classes in turn
         order = [blocks.index(name) for name in done.sample.names]
         pictures = np.stack([read_image(blocks[index], preprocessing().input_spec) for index in order])
         expected = calibrate.apply_temperature(infer(pictures), done.temperature)
@@ -129,9 +136,12 @@ class TestProve:
         with pytest.raises(ParityError, match="--exact-resize") as caught:
             nearest = preprocessing()._replace(input_spec=preprocessing().input_spec._replace(filter="nearest"))
             model = networks.original(preprocessing())
-            proof.prove(model, nearest, infer, [(path, None) for path in paths], NAMES, False)
-        assert "nearest" in str(caught.value)
-        done = proof.prove(model, nearest, infer, [(path, None) for path in paths], NAMES, True)
+            proof.prove(model, networks.choice(nearest), infer, [(path, None) for path in paths], False)
+        assert "nearest filter (assumed" in str(caught.value)
+        named = networks.choice(nearest, filter_assumed=False)
+        with pytest.raises(ParityError, match="nearest filter .the makers' own"):
+            proof.prove(model, named, infer, [(path, None) for path in paths], False)
+        done = proof.prove(model, networks.choice(nearest), infer, [(path, None) for path in paths], True)
         assert done.same_label == 40
 
     @pytest.mark.parametrize("exact", [True, False])
@@ -142,18 +152,51 @@ class TestProve:
     def test_nothing_is_proven_without_photos(self, tmp_path, capsys):
         with pytest.raises(UsageError, match="--check"):
             prove([])
-        with pytest.raises(UsageError, match="none of the 1 photos"):
+        with pytest.raises(UsageError, match="0 of its 1 photos"):
             prove([str(tmp_path / "missing.jpg")])
         assert "missing.jpg" in capsys.readouterr().err
 
-    def test_one_photo_is_enough_for_a_sample(self, blocks):
-        assert prove(blocks[:1]).photos == 1
+    def test_fewer_than_20_photos_prove_nothing(self, blocks):
+        with pytest.raises(UsageError, match="19 of its 19 photos.*20 or more"):
+            prove(blocks[:19])
+        assert prove(blocks[:20]).photos == 20
+
+    def test_one_other_label_of_few_photos_asks_for_more(self, blocks):
+        def one_wrong(pictures):
+            answers = infer(pictures)
+            answers[first[0]] = answers[first[0], ::-1]
+            first[0] = slice(0, 0)
+            return answers
+
+        first = [0]
+        with pytest.raises(ParityError, match="39 of 40.*\n.*give 100 or more"):
+            prove(blocks, one=one_wrong)
+
+    def test_figures_are_of_photos_that_did_not_choose(self, tmp_path):
+        paths = networks.write_blocks(tmp_path, 120)
+        pictures = np.stack([read_image(path, preprocessing().input_spec) for path in paths])
+        labels = infer(pictures).argmax(axis=1)
+        labels[60:70] = (labels[60:70] + 1) % 5
+        done = prove(paths, labels=list(labels), used=paths[:60])
+        assert (done.labelled, done.independent, done.accuracy_ours) == (60, True, 50 / 60.0)
+        assert done.metrics["val_photos"] == 60 and done.photos == 120
+        done = prove(paths, labels=list(labels), used=paths[:100])  # 20 others are too few
+        assert (done.labelled, done.independent) == (120, False)
+        assert "same photos chose" in proof.describe(done)
 
     def test_nan_on_a_black_picture_is_refused(self, blocks):
         model = networks.original(preprocessing())
         divided = model._replace(run=lambda values: model.run(values) * (np.nan if values.max() == values.min() else 1))
         with pytest.raises(UsageError, match="black"):
             prove(blocks, divided)
+
+
+def test_photos_in_turn_are_not_the_first_of_a_list():
+    truth = np.repeat(np.arange(40), 5)
+    turns = proof.class_turns(truth)
+    assert sorted(turns) == list(range(200)) and turns == proof.class_turns(truth)
+    assert len(set(truth[turns[:40]])) == 40
+    assert truth[turns[:20]].max() >= 20 and not all(turn % 5 == 0 for turn in turns[:40])
 
 
 class TestTemperature:

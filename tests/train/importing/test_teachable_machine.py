@@ -100,12 +100,12 @@ def test_others_are_not_recognized(export):
 
 
 def test_the_command_makes_a_bundle_and_keeps_tensorflow_quiet(export, tmp_path):
-    write_photos(tmp_path / "photos", per_class=2)
+    write_photos(tmp_path / "photos", per_class=20)
     out = tmp_path / "bundle"
     done = picnic_edge("import", zipped(export), "--out", out, "--check", tmp_path / "photos" / "red")
     assert done.returncode == 0, done.stderr
-    assert "same label as the original on 2 of 2 photos" in done.stdout.decode()
+    assert "same label as the original on 20 of 20 photos" in done.stdout.decode()
     assert not re.search("tensorflow/|WARNING|oneDNN|XNNPACK|deprecated", done.stderr + done.stdout.decode())
     assert Bundle.open(str(out)).class_names == ["Cat", "Dog house", "Owl"]
     rows = picnic_edge("classify", out, tmp_path / "photos" / "red").stdout.decode().splitlines()[1:]
-    assert len(rows) == 2 and {row.split("\t")[1] for row in rows} <= {"Cat", "Dog house", "Owl"}
+    assert len(rows) == 20 and {row.split("\t")[1] for row in rows} <= {"Cat", "Dog house", "Owl"}
