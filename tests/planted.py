@@ -13,9 +13,8 @@ class AnswersOfASample(Engine):
     """Answers with the sample's own probabilities, which a function of one batch may change."""
 
     def __init__(self, sample, change=lambda rows: rows, max_batch=12):
-        super().__init__(
-            types.SimpleNamespace(name="planted", precision="fp32"), sample.probabilities.shape[1], max_batch, 1
-        )
+        info = types.SimpleNamespace(name="planted", precision="fp32")
+        super().__init__(info, sample.images.shape[1:], sample.probabilities.shape[1], max_batch, 1)
         self.known = {picture.tobytes(): row for picture, row in zip(sample.images, sample.probabilities)}
         self.change = change
         self.sizes = []

@@ -110,7 +110,7 @@ def test_a_changed_saved_model_is_found_when_tensorflow_is_to_load_it(tiny_bundl
     flip_byte(os.path.join(tiny_bundle, "saved_model", "saved_model.pb"))
     open_engine(Bundle.open(tiny_bundle), "onnxruntime").close()
     text = refusal(tiny_bundle, lambda opened: open_engine(opened, "tensorflow"))
-    assert "its file saved_model/saved_model.pb is not the one" in text and "copy the bundle again" in text
+    assert "its file saved_model/saved_model.pb is not the one" in text and "or copy it again" in text
 
 
 @pytest.mark.parametrize("name", LISTED)
