@@ -12,6 +12,7 @@ from edge_runtime.machine import cpu
 from edge_runtime.machine.libraries import require
 from train.model.tf_setup import nothing_on_stderr
 
+MAX_BATCH = 256  # the largest fixed one that a model may have
 TRIAL_SIDE = 224  # of the pictures that a model of any size is tried with
 _TRIAL_PICTURES = 3
 

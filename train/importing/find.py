@@ -24,6 +24,7 @@ from train.importing.preprocessing import (
     SCALES,
     Preprocessing,
     as_input,
+    in_order,
     input_spec,
     of_declared,
     resize_name,
@@ -131,16 +132,12 @@ def _scales(original, declared, fixed, channels):
         return [SCALES["0..255"][1:]]
     result = []
     if declared.mean:
-        result.append(_in_order(declared.mean, declared.std, (declared.channels or "RGB") == channels))
+        result.append(in_order(declared.mean, declared.std, (declared.channels or "RGB") == channels))
     if "scale" in fixed:
         return result
     stated = scale_name(channels, *result[0]) if result else None
-    known = [(name, _in_order(mean, std, order == channels)) for name, (order, mean, std) in SCALES.items()]
+    known = [(name, in_order(mean, std, order == channels)) for name, (order, mean, std) in SCALES.items()]
     return result + [scale for name, scale in known if name != stated]
-
-
-def _in_order(mean, std, same):
-    return (tuple(mean), tuple(std)) if same else (tuple(mean)[::-1], tuple(std)[::-1])
 
 
 def choose(original, photos, declared, options):
@@ -397,7 +394,7 @@ def _stated_facts(original, declared):
     if declared.channels:
         facts["channels"] = declared.channels
     if declared.mean and original.dtype != "uint8":
-        facts["scale"] = _in_order(declared.mean, declared.std, (declared.channels or "RGB") == "RGB")
+        facts["scale"] = in_order(declared.mean, declared.std, (declared.channels or "RGB") == "RGB")
     return facts
 
 
@@ -405,7 +402,7 @@ def _facts(preprocessing):
     return {
         "resize": preprocessing.input_spec,
         "channels": preprocessing.channels,
-        "scale": _in_order(preprocessing.mean, preprocessing.std, preprocessing.channels == "RGB"),
+        "scale": in_order(preprocessing.mean, preprocessing.std, preprocessing.channels == "RGB"),
     }
 
 

@@ -128,9 +128,9 @@ def from_options(original, options):
     if options.scale is not None:
         order, mean, std = _parse_scale(options.scale)
         channels = channels or order
-        changes.update(_in_order(mean, std, order is None or channels == order))
+        changes["mean"], changes["std"] = in_order(mean, std, order is None or channels == order)
     elif options.channels is not None and declared.mean and declared.channels:  # a colour keeps its mean
-        changes.update(_in_order(declared.mean, declared.std, declared.channels == channels))
+        changes["mean"], changes["std"] = in_order(declared.mean, declared.std, declared.channels == channels)
     changes["channels"] = channels
     if options.resize is not None:
         changes.update(_parse_resize(options.resize, max(height, width), declared.filter))
@@ -263,14 +263,14 @@ def _declared_by_preset(name, longer_side):
         raise UsageError(f"--preset {name}: expected one of {', '.join(PRESETS)}")
     preset = PRESETS[name]
     order, mean, std = SCALES[preset.scale]
-    scale = _in_order(mean, std, order == preset.channels)
+    mean, std = in_order(mean, std, order == preset.channels)
     shorter_side = _shorter_side(longer_side, preset.share, preset.rounding) if preset.resize == "crop" else None
-    return Declared(f"--preset {name}", preset.resize, shorter_side, preset.filter, preset.channels, **scale)
+    return Declared(f"--preset {name}", preset.resize, shorter_side, preset.filter, preset.channels, mean, std)
 
 
-def _in_order(mean, std, same):
-    """Returns mean and std by name, turned round where their channels are to be in the other order."""
-    return {"mean": mean, "std": std} if same else {"mean": mean[::-1], "std": std[::-1]}
+def in_order(mean, std, same):
+    """Returns (mean, std) as tuples, turned round where their channels are to be in the other order."""
+    return (tuple(mean), tuple(std)) if same else (tuple(mean)[::-1], tuple(std)[::-1])
 
 
 def _shorter_side(longer_side, share, rounding):

@@ -19,7 +19,6 @@ from train.importing.original import Original
 from train.importing.readers import custom_vision, tensorflow_graph, ultralytics
 
 _SUBGRAPHS = ("Loop", "Scan", "If", "SequenceMap")
-_MAX_BATCH = 256
 
 
 def recognizes(path):
@@ -294,7 +293,7 @@ def _describe_input(path, model):
     height, width = dims[2:] if layout == "NCHW" else dims[1:3]
     sides = [side if isinstance(side, int) else None for side in (height, width)]
     _check_sides(said, sides)
-    if isinstance(dims[0], int) and dims[0] > _MAX_BATCH:
+    if isinstance(dims[0], int) and dims[0] > batch.MAX_BATCH:
         raise UsageError(f"{said} takes {dims[0]} pictures at a time; export it with a free batch")
     return layout, dtype, sides[0], sides[1], dims[0] if isinstance(dims[0], int) else None
 

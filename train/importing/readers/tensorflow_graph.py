@@ -15,7 +15,6 @@ from train.importing.original import Original
 from train.model import tf_setup, to_onnx
 
 DTYPES = ("float32", "float16", "uint8")
-_MAX_BATCH = 256
 MAX_BYTES = 2 << 30  # of all weights together: what an ONNX file of one piece can hold
 # What stands between the layer that decides and the output, in ONNX.
 _PASSED = ("Identity", "Cast", "Reshape", "Squeeze", "Flatten", "Add", "BatchNormalization", "Mul", "Div", "Transpose")
@@ -56,7 +55,7 @@ def picture_input(path, shape, dtype):
     text = _shown(shape)
     if len(shape) != 4:
         raise UsageError(f"{path}: takes {text}; expected one photo, [n, height, width, 3]")
-    if shape[0] is not None and shape[0] > _MAX_BATCH:
+    if shape[0] is not None and shape[0] > batch.MAX_BATCH:
         raise UsageError(f"{path}: takes {shape[0]} photos at a time; export it with a free batch")
     layout = "NCHW" if shape[1] == 3 and shape[3] != 3 else "NHWC"
     height, width, channels = shape[2:] + shape[1:2] if layout == "NCHW" else shape[1:]
